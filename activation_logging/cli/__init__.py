@@ -1,0 +1,31 @@
+"""The command line: one module per group of commands, assembled here."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from activation_logging.cli import analysis, evaluation, serving, stores
+from activation_logging.cli.terminal import errors
+from activation_logging.errors import ActivationLoggingError
+
+_app = typer.Typer(
+    name="activation-logging",
+    help="Log the activations of a language model while vLLM serves it, label its answers, "
+    "and find out what tells a hallucination from a fact.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (serving, stores, evaluation, analysis):
+    group.register(_app)
+
+
+def app() -> None:
+    """Entry point of ``activation-logging``: a wrong input is one sentence and exit code 1."""
+    try:
+        _app()
+    except ActivationLoggingError as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        sys.exit(1)

@@ -1,0 +1,79 @@
+"""Every exception that this package raises on purpose.
+
+::
+
+    ActivationLoggingError
+    ├── SettingsError (ValueError)          an option or environment variable that makes no sense
+    │   └── RequestOptionError              the same, in one request: HTTP 400
+    ├── UnsupportedEngineError              this vLLM, or this mode of it, cannot be logged
+    ├── StoreError
+    │   ├── StoreNotFound (FileNotFoundError)
+    │   ├── NotAStore                       something else lies at that path
+    │   ├── StoreVersionError               written by another format version
+    │   ├── StoreReadOnly (PermissionError) opened without ``writable=True``, or no write access
+    │   ├── StoreCorrupt                    a record that cannot be what it says
+    │   ├── EntryNotFound (KeyError)
+    │   └── RowsMissing (LookupError)       the entry exists, these activations do not
+    └── DemoModelError                      the default model could not be prepared
+"""
+
+from __future__ import annotations
+
+
+class ActivationLoggingError(Exception):
+    """Base of all errors raised on purpose; its text is one sentence that says what to do."""
+
+
+class SettingsError(ActivationLoggingError, ValueError):
+    """An option or environment variable has a value that makes no sense."""
+
+
+class RequestOptionError(SettingsError):
+    """One request asked for something that cannot be: the server answers HTTP 400."""
+
+    def __init__(self, parameter: str, message: str) -> None:
+        super().__init__(f"{parameter}: {message}")
+        self.parameter = parameter
+
+
+class UnsupportedEngineError(ActivationLoggingError):
+    """This version or mode of vLLM cannot be logged; start-up stops rather than log nothing."""
+
+
+class StoreError(ActivationLoggingError):
+    """Base of everything that can be wrong with a store."""
+
+
+class StoreNotFound(StoreError, FileNotFoundError):
+    """There is no store at that path."""
+
+
+class NotAStore(StoreError):
+    """Something lies at that path that this package did not write."""
+
+
+class StoreVersionError(StoreError):
+    """The store was written by another version of the format."""
+
+
+class StoreReadOnly(StoreError, PermissionError):
+    """A write was asked of a store that is open for reading only."""
+
+
+class StoreCorrupt(StoreError):
+    """A record in the store cannot be what it says it is."""
+
+
+class EntryNotFound(StoreError, KeyError):
+    """No entry has that key."""
+
+    # KeyError prints the repr of its argument; a sentence should stay a sentence.
+    __str__ = Exception.__str__
+
+
+class RowsMissing(StoreError, LookupError):
+    """The entry exists, but the activations asked for were not logged or never arrived."""
+
+
+class DemoModelError(ActivationLoggingError):
+    """The default model could not be prepared."""

@@ -1,0 +1,103 @@
+"""What lies where in the LMDB file: names, keys and values, and nothing else.
+
+One environment holds the unnamed main database and a few named ones. Every key is a
+byte string, every value JSON (UTF-8) or raw bytes, so that the plain ``lmdb`` package and
+ten lines of any language read a store::
+
+    (main)        <sha256 of the prompt>[#n]   -> the entry, JSON
+    ~log          sequence number, 8 bytes BE  -> key of the entry, in order of writing
+    ~repeats      <sha256>                     -> next n for that prompt, decimal
+    ~requests     request id (duplicates)      -> keys of its entries, one per choice
+    ~captures     capture id                   -> which rows belong to it, JSON
+    ~segments     segment id                   -> number of captures that use it, decimal
+    ~rows         segment id + layer, 2 bytes BE -> rows, C order, little endian
+    ~evaluations  <entry key> NUL <name>       -> the label, JSON
+    ~writers      writer id                    -> who wrote, and its counters, JSON
+    ~meta         "format"                     -> {"format": ..., "version": ...}
+
+Entries sit in the main database so that ``txn.get(sha256_hex)`` finds one; the names of
+the others begin with ``~``, which sorts behind every hexadecimal key.
+
+An entry is written by vLLM's front end, a capture and its segments by the worker that ran
+the model; ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that
+one request computed. A capture lists slices of segments, because a prompt served from
+vLLM's prefix cache shares the rows of the request that computed it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+from activation_logging.errors import StoreCorrupt
+
+FORMAT_NAME = "activation-logging"
+FORMAT_VERSION = 1
+
+MAIN = b""
+META, LOG, REPEATS, REQUESTS = b"~meta", b"~log", b"~repeats", b"~requests"
+CAPTURES, SEGMENTS, ROWS = b"~captures", b"~segments", b"~rows"
+EVALUATIONS, WRITERS = b"~evaluations", b"~writers"
+DUPLICATES = frozenset({REQUESTS})
+DATABASES = (META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS, EVALUATIONS, WRITERS)
+
+FORMAT_KEY = b"format"
+FIRST_NAME = b"~"
+"""Where the keys of entries end and the names of databases begin."""
+
+_MAX_KEY = 511
+"""LMDB's limit for keys and for duplicate values, in bytes."""
+
+
+def prompt_key(prompt: str) -> str:
+    """Lower-case hex SHA-256 of the prompt's UTF-8 text.
+
+    Lone surrogates, which UTF-8 proper cannot hold, are encoded the way Python's
+    ``surrogatepass`` does.
+    """
+    return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def id_key(identifier: str) -> bytes:
+    """A request or capture id as a key; ids too long for LMDB are hashed."""
+    raw = identifier.encode("utf-8", "surrogatepass")
+    return raw if 0 < len(raw) <= _MAX_KEY else b"sha256:" + hashlib.sha256(raw).hexdigest().encode()
+
+
+def sequence_key(number: int) -> bytes:
+    return struct.pack(">Q", number)
+
+
+def sequence_number(key: bytes) -> int:
+    return int(struct.unpack(">Q", key)[0])
+
+
+def rows_key(segment: bytes, layer: int) -> bytes:
+    return segment + struct.pack(">H", layer)
+
+
+def evaluation_key(entry_key: str, name: str) -> bytes:
+    return f"{entry_key}\0{name}".encode()
+
+
+def dump(value: Mapping[str, Any]) -> bytes:
+    """JSON with ASCII escapes: any text at all survives, lone surrogates and NUL included."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=True).encode("ascii")
+
+
+def load(raw: bytes | memoryview, what: str) -> dict[str, Any]:
+    """Parse one JSON record.
+
+    Raises:
+        StoreCorrupt: it is not a JSON object; ``what`` names it.
+    """
+    try:
+        value = json.loads(bytes(raw))
+    except (ValueError, RecursionError) as error:
+        raise StoreCorrupt(f"{what} is not readable JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise StoreCorrupt(f"{what} is not a JSON object")
+    return value

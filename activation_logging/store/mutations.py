@@ -1,0 +1,156 @@
+"""Every change to a store, each as a function on one open write transaction.
+
+The background writer, the reader's ``put_evaluation`` and the repair tools all go through
+these, so that the databases of :mod:`.layout` never disagree with each other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from activation_logging.errors import EntryNotFound
+from activation_logging.records import LABELS, Capture, Evaluation, SegmentSlice
+from activation_logging.store import layout
+from activation_logging.store.environment import Environment
+
+MAX_NAME_BYTES = 128
+
+
+class Mutations:
+    """Changes to one environment. Every method takes the transaction it is part of."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._db = environment.database
+
+    def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
+        """Add an entry under the next free key of its prompt, and return that key."""
+        base = layout.prompt_key(document["prompt"])
+        repeats = txn.get(base.encode(), db=self._db(layout.REPEATS))
+        number = int(bytes(repeats)) if repeats is not None else 0
+        key = f"{base}#{number}" if number else base
+        txn.put(base.encode(), b"%d" % (number + 1), db=self._db(layout.REPEATS))
+
+        sequence = self._next_sequence(txn)
+        record = {**document, "key": key, "sequence": sequence}
+        txn.put(key.encode(), layout.dump(record), db=self._db(layout.MAIN))
+        txn.put(
+            layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True
+        )
+        for name in {document["request_id"], document["capture"]}:
+            txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
+        return key
+
+    def put_capture(self, txn: Any, capture: Capture) -> None:
+        """Add a request's rows; slices of segments that are gone turn it into a dropped one."""
+        for segment in capture.segments:
+            for layer, block in segment.rows.items():
+                txn.put(layout.rows_key(segment.id, layer), block.data, db=self._db(layout.ROWS))
+        known = {segment.id for segment in capture.segments}
+        dropped = capture.dropped
+        for part in capture.slices:
+            if part.segment not in known and self._uses(txn, part.segment) is None:
+                dropped = "its prompt's rows were those of an entry that has been deleted"
+        if dropped is None:
+            for name in dict.fromkeys(part.segment for part in capture.slices):
+                txn.put(
+                    name,
+                    b"%d" % ((self._uses(txn, name) or 0) + 1),
+                    db=self._db(layout.SEGMENTS),
+                )
+        record = {
+            "layers": list(capture.layers),
+            "num_layers": capture.num_layers,
+            "hidden_size": capture.hidden_size,
+            "dtype": capture.dtype,
+            "first": capture.first,
+            "slices": []
+            if dropped
+            else [[part.segment.hex(), part.start, part.count] for part in capture.slices],
+        }
+        if dropped:
+            record["dropped"] = dropped
+        txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
+
+    def put_evaluation(self, txn: Any, key: str, evaluation: Evaluation) -> None:
+        """Add or replace one evaluator's label of an entry; other evaluators' stay.
+
+        Raises:
+            EntryNotFound: no entry has that key.
+            ValueError: the label is not one of :data:`LABELS`, or the name is unusable.
+        """
+        if evaluation.label not in LABELS:
+            raise ValueError(f"label {evaluation.label!r} is not one of {', '.join(LABELS)}")
+        if not 0 < len(evaluation.name.encode()) <= MAX_NAME_BYTES or "\0" in evaluation.name:
+            raise ValueError(f"an evaluator's name has 1 to {MAX_NAME_BYTES} bytes and no NUL")
+        if len(key) > 100 or txn.get(key.encode(), db=self._db(layout.MAIN)) is None:
+            raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
+        record = {
+            "label": evaluation.label,
+            "score": evaluation.score,
+            "judge": evaluation.judge,
+            "details": dict(evaluation.details),
+            "created": evaluation.created if evaluation.created is not None else time.time(),
+        }
+        txn.put(
+            layout.evaluation_key(key, evaluation.name),
+            layout.dump(record),
+            db=self._db(layout.EVALUATIONS),
+        )
+
+    def delete_entry(self, txn: Any, key: str) -> None:
+        """Remove an entry, its labels, and those of its rows that no other entry uses.
+
+        Raises:
+            EntryNotFound: no entry has that key.
+        """
+        raw = txn.pop(key.encode(), db=self._db(layout.MAIN)) if len(key) <= 100 else None
+        if raw is None:
+            raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
+        document = layout.load(raw, f"entry {key}")
+        txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
+        for name in {document["request_id"], document["capture"]}:
+            txn.delete(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
+        self._delete_prefix(txn, layout.EVALUATIONS, layout.evaluation_key(key, ""))
+        base = key.partition("#")[0].encode()
+        cursor = txn.cursor(self._db(layout.MAIN))
+        if not (cursor.set_range(base) and bytes(cursor.key()).startswith(base)):
+            txn.delete(base, db=self._db(layout.REPEATS))
+        self.delete_capture(txn, document["capture"])
+
+    def delete_capture(self, txn: Any, capture_id: str) -> None:
+        """Remove a capture, if it is there, and those of its rows that no other one uses."""
+        raw = txn.pop(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
+        if raw is None:
+            return
+        slices = layout.load(raw, f"capture {capture_id}")["slices"]
+        for segment in dict.fromkeys(bytes.fromhex(part[0]) for part in slices):
+            uses = (self._uses(txn, segment) or 1) - 1
+            if uses:
+                txn.put(segment, b"%d" % uses, db=self._db(layout.SEGMENTS))
+            else:
+                txn.delete(segment, db=self._db(layout.SEGMENTS))
+                self._delete_prefix(txn, layout.ROWS, segment)
+
+    def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
+        txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
+
+    def _uses(self, txn: Any, segment: bytes) -> int | None:
+        raw = txn.get(segment, db=self._db(layout.SEGMENTS))
+        return None if raw is None else int(bytes(raw))
+
+    def _next_sequence(self, txn: Any) -> int:
+        cursor = txn.cursor(self._db(layout.LOG))
+        return layout.sequence_number(bytes(cursor.key())) + 1 if cursor.last() else 0
+
+    def _delete_prefix(self, txn: Any, database: bytes, prefix: bytes) -> None:
+        cursor = txn.cursor(self._db(database))
+        found = cursor.set_range(prefix)
+        while found and bytes(cursor.key()).startswith(prefix):
+            found = cursor.delete()
+
+
+def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
+    """The slices of a capture record, as written by :meth:`Mutations.put_capture`."""
+    return [SegmentSlice(bytes.fromhex(name), start, count) for name, start, count in record["slices"]]
