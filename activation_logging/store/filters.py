@@ -1,0 +1,85 @@
+"""Choosing entries by what they are: the command line and the HTTP routes share this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import NamedTuple, get_args
+
+from activation_logging.errors import SettingsError
+from activation_logging.records import LABELS, Status
+from activation_logging.store.reader import Entry, Store
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+class LabelFilter(NamedTuple):
+    """A label, given by one evaluator or, with ``name=None``, by any."""
+
+    name: str | None
+    label: str
+
+    @classmethod
+    def parse(cls, text: str) -> LabelFilter:
+        """Read ``LABEL`` or ``NAME=LABEL``.
+
+        Raises:
+            SettingsError: the label is not one of :data:`LABELS`.
+        """
+        name, equals, label = text.rpartition("=")
+        if label not in LABELS:
+            raise SettingsError(
+                f"label: {label[:80]!r} is not one of {', '.join(LABELS)} "
+                "(write LABEL, or NAME=LABEL for one evaluator)"
+            )
+        return cls(name if equals else None, label)
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether the entry carries this label."""
+        return any(
+            found.label == self.label and self.name in (None, name)
+            for name, found in entry.evaluations.items()
+        )
+
+
+def select(
+    store: Store,
+    *,
+    model: str | None = None,
+    status: str | None = None,
+    label: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    newest_first: bool = True,
+    limit: int | None = None,
+    offset: int = 0,
+) -> Iterator[Entry]:
+    """The entries that match every filter given, in order of writing.
+
+    Args:
+        store: where to look.
+        model: the model's name as it was served, or the last part of it (after the last ``/``).
+        status: one of :data:`STATUSES`.
+        label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
+        tags: every one of these tags must be there with this value.
+        newest_first: begin with the entry that was written last.
+        limit: at most so many entries; None for all.
+        offset: leave out so many matching entries first.
+
+    Raises:
+        SettingsError: a filter has a value that cannot be; raised at once, not while iterating.
+    """
+    if status is not None and status not in STATUSES:
+        raise SettingsError(f"status: {status[:80]!r} is not one of {', '.join(STATUSES)}")
+    for name, number in (("limit", limit), ("offset", offset)):
+        if number is not None and number < 0:
+            raise SettingsError(f"{name}: {number} is negative")
+    wanted = None if label is None else LabelFilter.parse(label)
+    matching = (
+        entry
+        for entry in store.entries(newest_first=newest_first)
+        if (model is None or model in (entry.model, entry.model.rpartition("/")[2]))
+        and (not tags or tags.items() <= entry.tags.items())
+        and (wanted is None or wanted.matches(entry))
+        and (status is None or entry.status == status)
+    )
+    return islice(matching, offset, None if limit is None else offset + limit)
