@@ -14,6 +14,11 @@
     │   ├── StoreCorrupt                    a record that cannot be what it says
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
+    ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
+    │   └── LeakError                       the same entity is in the training and the test part
+    ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
+    ├── OutputExists (FileExistsError)      something is already where the output should go
+    ├── ExtraMissing (ImportError)          an optional package is not installed
     └── DemoModelError                      the default model could not be prepared
 """
 
@@ -73,6 +78,26 @@ class EntryNotFound(StoreError, KeyError):
 
 class RowsMissing(StoreError, LookupError):
     """The entry exists, but the activations asked for were not logged or never arrived."""
+
+
+class DatasetError(ActivationLoggingError, ValueError):
+    """The labelled answers of a store cannot be turned into a data set as they are."""
+
+
+class LeakError(DatasetError):
+    """The same entity is in the training and in the test part."""
+
+
+class ProbeError(ActivationLoggingError, ValueError):
+    """A saved probe is broken, or was fitted on another model."""
+
+
+class OutputExists(ActivationLoggingError, FileExistsError):
+    """Something is already where the output should go."""
+
+
+class ExtraMissing(ActivationLoggingError, ImportError):
+    """A package that belongs to an optional extra is not installed."""
 
 
 class DemoModelError(ActivationLoggingError):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from activation_logging.records import Evaluation, Label, Status
 from activation_logging.store import environment, layout
 from activation_logging.store.environment import Environment, Snapshot
 from activation_logging.store.mutations import Mutations, slices_of
+
+if TYPE_CHECKING:
+    from activation_logging.dataset import Dataset
 
 _STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 
@@ -139,6 +142,19 @@ class Store(Mapping[str, "Entry"]):
         evaluation = Evaluation(name, label, score, judge, details or {})
         self._transact(lambda change, txn: change.put_evaluation(txn, key, evaluation))
 
+    def dataset(self, label: str | None = None, **options: Any) -> Dataset:
+        """Features and labels of the answers that one evaluator has judged.
+
+        The options (``layer``, ``position``, ``positive``, ``tags``, ...) are those of
+        :func:`activation_logging.dataset.make_dataset`.
+
+        Raises:
+            DatasetError: the labelled answers cannot be learned from; the message says why.
+        """
+        from activation_logging.dataset import make_dataset
+
+        return make_dataset(self, label, **options)
+
     def delete(self, key: str) -> None:
         """Remove an entry with its labels, and the rows that no other entry shares.
 
@@ -245,6 +261,11 @@ class Entry:
     @property
     def response_token_ids(self) -> list[int]:
         return list(self._document["response_token_ids"])
+
+    @property
+    def response_tokens(self) -> list[str] | None:
+        """The text of each response token, as vLLM's tokenizer decodes it by itself."""
+        return self._document.get("response_tokens")
 
     @property
     def logprobs(self) -> list[float | None] | None:
@@ -366,12 +387,15 @@ class Entry:
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        stored = self.stored(layer)
-        if self.dtype != "bfloat16":
-            return stored
-        wide = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
-        wide.flags.writeable = False
-        return wide
+        return self._widen(self.stored(layer))
+
+    def rows(self, layer: int | Literal["last"], start: int, stop: int) -> npt.NDArray[Any]:
+        """Rows ``start`` to ``stop`` (not included) of :meth:`layer`; the others are not touched.
+
+        Raises:
+            RowsMissing: the layer was not logged, or the rows never arrived.
+        """
+        return self._widen(self.stored(layer)[start:stop])
 
     def stored(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
         """One layer exactly as stored; bfloat16 appears as its bits in ``uint16``.
@@ -397,6 +421,13 @@ class Entry:
         joined = joined[: self._num_rows]
         joined.flags.writeable = False
         return joined
+
+    def _widen(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if self.dtype != "bfloat16":
+            return stored
+        wide = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+        wide.flags.writeable = False
+        return wide
 
     @property
     def response_activations(self) -> npt.NDArray[Any]:
