@@ -42,15 +42,13 @@ class Segment:
     """Consecutive rows that one request computed, one block per layer.
 
     ``rows[layer]`` is a C-contiguous array ``[count, hidden]`` whose element type is the
-    stored one; bfloat16 travels as ``uint16``, since numpy has no such type.
+    stored one; bfloat16 travels as ``uint16``, since numpy has no such type. Reading ``rows``
+    may wait for a copy from the accelerator, ``nbytes`` never does.
     """
 
     id: bytes
     rows: Mapping[int, npt.NDArray[Any]]
-
-    @property
-    def nbytes(self) -> int:
-        return sum(block.nbytes for block in self.rows.values())
+    nbytes: int
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,13 @@ _app = typer.Typer(
     rich_markup_mode="markdown",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+
+@_app.callback()
+def _group() -> None:
+    """Keeps the command's name on the line, however few commands are installed."""
+
+
 for group in (serving, stores, evaluation, analysis):
     group.register(_app)
 

@@ -15,12 +15,12 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import lmdb
 
-from activation_logging.errors import StoreError
+from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import Capture
 from activation_logging.settings import FullPolicy
 from activation_logging.store import environment
@@ -34,18 +34,31 @@ GATHER_S = 0.1
 """How long the writer waits for more to come before it commits, seconds."""
 
 _RETRY_S = 1.0
+_COMPLAIN_S = 60.0
 _DOCUMENT_BYTES = 2048
+
+Document: TypeAlias = Mapping[str, Any]
+_Item: TypeAlias = Callable[[], Document] | Capture
+
+# What lies with the record itself and no amount of trying again will mend, and what may pass.
+_HOPELESS = (lmdb.BadValsizeError, StoreCorrupt)
+_PASSING = (lmdb.Error, OSError, StoreError)
 
 
 @dataclasses.dataclass
 class WriterStats:
-    """Counters since the start of one writer; stored beside the data at every commit."""
+    """Counters since the start of one writer; stored beside the data at every commit.
+
+    ``dropped`` counts requests whose rows the policy gave up, ``lost`` records that could not
+    be written at all (each with an error in the log), ``errors`` failed attempts.
+    """
 
     entries: int = 0
     captures: int = 0
     rows: int = 0
     bytes: int = 0
     dropped: int = 0
+    lost: int = 0
     commits: int = 0
     errors: int = 0
     queue_bytes_max: int = 0
@@ -54,7 +67,8 @@ class WriterStats:
 class StoreWriter:
     """Puts entries and captures into a store from a thread of its own.
 
-    Several writers, in several processes, may write one store. Use one per process and role.
+    Several writers, in several processes, may write one store. Use one per process and role,
+    and make it after any fork.
     """
 
     def __init__(
@@ -69,6 +83,7 @@ class StoreWriter:
         self._mutations = Mutations(self._environment)
         self._policy = policy
         self._limit = queue_bytes
+        self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
         self.id = secrets.token_hex(8)
         self.stats = WriterStats()
         self._who = {
@@ -77,26 +92,47 @@ class StoreWriter:
             "host": socket.gethostname(),
             "started": time.time(),
         }
-        self._queue: deque[Mapping[str, Any] | Capture] = deque()
+        self._queue: deque[_Item] = deque()
         self._queued = 0
         self._submitted = self._written = 0
         self._urgent = self._closing = False
+        self._deadline = float("inf")
+        self._complained = float("-inf")
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="activation-writer", daemon=True)
         self._thread.start()
 
-    def put_entry(self, document: Mapping[str, Any]) -> None:
-        """Queue an entry. Entries are never dropped: they are small, and say what was."""
-        self._submit(document, _DOCUMENT_BYTES)
+    def put_entry(self, document: Document | Callable[[], Document]) -> None:
+        """Queue an entry, or what will build it in the writer's own thread.
 
-    def put_capture(self, capture: Capture) -> None:
-        """Queue a request's rows; waits, or drops them, while the queue is full."""
-        if self._policy == "drop" and self._queued + capture.nbytes > self._limit and self._queued:
-            self.stats.dropped += 1
-            capture = dataclasses.replace(
-                capture, segments=(), slices=(), dropped="the write queue was full"
-            )
-        self._submit(capture, capture.nbytes + _DOCUMENT_BYTES)
+        Entries are never dropped: they are small, and say what was.
+        """
+        self._submit(document if callable(document) else lambda: document, _DOCUMENT_BYTES)
+
+    def put_capture(self, capture: Capture) -> bool:
+        """Queue a request's rows; waits, or drops them, while the queue is full.
+
+        Rows that are larger than the whole queue are taken when it is empty.
+
+        Returns:
+            False if the rows were dropped; the store then gets the reason in their place.
+        """
+        size = capture.nbytes + _DOCUMENT_BYTES
+
+        def fits() -> bool:
+            return not self._queued or self._queued + size <= self._limit
+
+        with self._wake:
+            if self._policy == "block":
+                self._wake.wait_for(lambda: fits() or self._closing)
+            elif not fits():
+                self.stats.dropped += 1
+                reason = "the write queue was full"
+                capture = dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
+                self._submit(capture, _DOCUMENT_BYTES)
+                return False
+            self._submit(capture, size)
+            return True
 
     def flush(self, timeout: float | None = 60.0) -> None:
         """Return once everything submitted before this call is committed and synced.
@@ -115,20 +151,31 @@ class StoreWriter:
                 )
 
     def close(self, timeout: float = 60.0) -> None:
-        """Write what is queued, note the farewell, and stop. A second call does nothing."""
+        """Write what is queued, note the farewell, and stop. A second call does nothing.
+
+        What the disk still refuses after ``timeout`` seconds is lost; the log says how much.
+        """
         with self._wake:
             if self._closing:
                 return
             self._closing = True
+            self._deadline = time.monotonic() + timeout
             self._wake.notify_all()
-        self._thread.join(timeout)
+        self._thread.join(timeout + _RETRY_S)
+        if self._thread.is_alive():
+            logger.error(
+                "%d records for %s were not written within %g s of shutdown",
+                self._submitted - self._written,
+                self._environment.path,
+                timeout,
+            )
 
-    def _submit(self, item: Mapping[str, Any] | Capture, size: int) -> None:
+    def _submit(self, item: _Item, size: int) -> None:
         with self._wake:
             if self._closing:
                 raise StoreError("this writer has been closed")
-            if isinstance(item, Capture):
-                self._wake.wait_for(lambda: not self._queued or self._queued + size <= self._limit)
+            if self._environment.pid != os.getpid():
+                raise StoreError("this writer belongs to the process that forked this one")
             self._queue.append(item)
             self._queued += size
             self._submitted += 1
@@ -141,29 +188,68 @@ class StoreWriter:
                 self._wake.wait_for(lambda: self._queue or self._closing)
                 if not self._queue:
                     break
-                self._wake.wait_for(
-                    lambda: self._urgent or self._closing or self._queued >= COMMIT_BYTES, GATHER_S
-                )
-                batch, size = self._take()
-            self._write(batch)
+                self._wake.wait_for(self._has_reason_to_commit, GATHER_S)
+                items, size = self._take()
+            self._write(self._build(items))
             with self._wake:
                 self._queued -= size
-                self._written += len(batch)
+                self._written += len(items)
                 self._urgent = self._urgent and bool(self._queue)
                 self._wake.notify_all()
+            del items
         self._say_goodbye()
 
-    def _take(self) -> tuple[list[Mapping[str, Any] | Capture], int]:
-        batch: list[Mapping[str, Any] | Capture] = []
-        size = 0
-        while self._queue and size < COMMIT_BYTES:
-            item = self._queue.popleft()
-            batch.append(item)
-            size += _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
-        return batch, size
+    def _has_reason_to_commit(self) -> bool:
+        return self._urgent or self._closing or self._queued >= self._commit_bytes
 
-    def _write(self, batch: list[Mapping[str, Any] | Capture]) -> None:
-        """Commit a batch; try again for as long as the disk refuses."""
+    def _take(self) -> tuple[list[_Item], int]:
+        items: list[_Item] = []
+        size = 0
+        while self._queue and size < self._commit_bytes:
+            item = self._queue.popleft()
+            items.append(item)
+            size += _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
+        return items, size
+
+    def _build(self, items: Sequence[_Item]) -> list[Document | Capture]:
+        built: list[Document | Capture] = []
+        for item in items:
+            try:
+                built.append(item if isinstance(item, Capture) else item())
+            except Exception:
+                self._lose(1)
+                logger.exception("an entry could not be built and is lost")
+        return built
+
+    def _write(self, batch: Sequence[Document | Capture]) -> None:
+        """Commit a batch, trying again for as long as the disk refuses.
+
+        A record that cannot be stored at all is lost alone, with an error in the log.
+        """
+        while batch:
+            try:
+                self._commit(batch)
+            except _HOPELESS:
+                self._write_one_by_one(batch)
+            except _PASSING as error:
+                if self._waits_after(error):
+                    continue
+                self._lose(len(batch))
+                logger.error("%d records were lost at shutdown", len(batch))  # noqa: TRY400
+            except Exception:
+                self._write_one_by_one(batch)
+            return
+
+    def _write_one_by_one(self, batch: Sequence[Document | Capture]) -> None:
+        if len(batch) > 1:
+            for item in batch:
+                self._write([item])
+            return
+        self._lose(1)
+        kind = "capture" if isinstance(batch[0], Capture) else "entry"
+        logger.exception("a record (%s) cannot be stored and is lost", kind)
+
+    def _commit(self, batch: Sequence[Document | Capture]) -> None:
         stats = dataclasses.replace(self.stats, commits=self.stats.commits + 1)
         for item in batch:
             if isinstance(item, Capture):
@@ -181,27 +267,34 @@ class StoreWriter:
                     self._mutations.put_entry(txn, item)
             self._mutations.put_writer(txn, self.id, {**self._who, **dataclasses.asdict(stats)})
 
-        while True:
-            try:
-                self._environment.transact(action)
-            except (lmdb.Error, OSError, StoreError) as error:
-                self.stats.errors += 1
-                stats.errors += 1
-                logger.error(
-                    "cannot write to %s: %s; trying again", self._environment.path, error
-                )
-                if self._closing:
-                    logger.error("%d records were lost at shutdown", len(batch))
-                    return
-                time.sleep(_RETRY_S)
-            else:
-                stats.dropped, stats.queue_bytes_max = self.stats.dropped, self.stats.queue_bytes_max
-                self.stats = stats
-                return
+        self._environment.transact(action)
+        with self._wake:
+            # The two that other threads count, too.
+            stats.dropped = self.stats.dropped
+            stats.queue_bytes_max = self.stats.queue_bytes_max
+            self.stats = stats
+
+    def _waits_after(self, error: Exception) -> bool:
+        """Count and report a failed attempt; False when there is no time for another."""
+        with self._wake:
+            self.stats.errors += 1
+            now = time.monotonic()
+            if now - self._complained >= _COMPLAIN_S:
+                self._complained = now
+                logger.error("cannot write to %s: %s; trying again", self._environment.path, error)
+            if self._closing and now >= self._deadline:
+                return False
+        time.sleep(_RETRY_S)
+        return True
+
+    def _lose(self, count: int) -> None:
+        with self._wake:
+            self.stats.errors += 1
+            self.stats.lost += count
 
     def _say_goodbye(self) -> None:
         record = {**self._who, **dataclasses.asdict(self.stats), "stopped": time.time()}
         try:
             self._environment.transact(lambda txn: self._mutations.put_writer(txn, self.id, record))
-        except (lmdb.Error, OSError, StoreError) as error:
-            logger.error("cannot write to %s: %s", self._environment.path, error)
+        except _PASSING as error:
+            logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400

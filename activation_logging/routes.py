@@ -1,0 +1,281 @@
+"""``/v1/activations``: the store over HTTP, inside vLLM's own server and behind its API key.
+
+Reading goes through the same :class:`~activation_logging.store.Store` as everywhere else, so
+what is listed is what has been committed; ``POST /v1/activations/flush`` waits for the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+
+import numpy as np
+from fastapi import APIRouter, HTTPException, Query, Request, Response
+from pydantic import BaseModel, Field
+
+from activation_logging.errors import (
+    ActivationLoggingError,
+    EntryNotFound,
+    RowsMissing,
+    SettingsError,
+)
+from activation_logging.records import Label
+from activation_logging.settings import Settings
+from activation_logging.store import Entry, Store, open_store
+from activation_logging.store.filters import select
+
+router = APIRouter(prefix="/v1/activations", tags=["activations"])
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+PAGE = 50
+MAX_PAGE = 1000
+_BFLOAT16 = "BF16"
+
+
+class NewEvaluation(BaseModel):
+    """A label to put beside an entry."""
+
+    name: str = Field(min_length=1, max_length=128, description="The evaluator's name.")
+    label: Label
+    score: float | None = None
+    judge: str | None = Field(default=None, max_length=1000)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+@router.get("")
+async def list_entries(
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
+    offset: Annotated[int, Query(ge=0)] = 0,
+    request_id: Annotated[str | None, Query(max_length=4096)] = None,
+    prompt: Annotated[str | None, Query(max_length=100_000)] = None,
+    model: Annotated[str | None, Query(max_length=4096)] = None,
+    status: Annotated[str | None, Query(max_length=100)] = None,
+    label: Annotated[str | None, Query(max_length=300)] = None,
+    tag: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006 - FastAPI copies it
+) -> dict[str, Any]:
+    """Entries, newest first, as summaries; filters may be combined.
+
+    ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``.
+    """
+    tags = dict(pair.partition("=")[::2] for pair in tag)
+
+    def read(store: Store) -> dict[str, Any]:
+        if request_id is not None or prompt is not None:
+            found = (
+                store.for_prompt(prompt) if request_id is None else store.for_request(request_id)
+            )
+            entries = [e for e in found if prompt is None or e.prompt == prompt][offset:]
+            page = entries[: limit + 1]
+        else:
+            page = list(
+                select(
+                    store,
+                    model=model,
+                    status=status,
+                    label=label,
+                    tags=tags or None,
+                    limit=limit + 1,
+                    offset=offset,
+                )
+            )
+        more = len(page) > limit
+        return {
+            "object": "list",
+            "data": [_summary(entry) for entry in page[:limit]],
+            "next": offset + limit if more else None,
+        }
+
+    return await _in_store(read)
+
+
+@router.get("/counters")
+async def counters() -> dict[str, Any]:
+    """How much has been logged: per process that writes, and in all."""
+    return await _in_store(_counters)
+
+
+@router.post("/flush")
+async def flush(request: Request) -> dict[str, Any]:
+    """Return once everything answered before this call is in the store, rows included."""
+    processor = getattr(request.app.state.engine_client, "output_processor", None)
+    with _http_errors():
+        await processor.tap.flush_async()  # type: ignore[union-attr]
+    return {"flushed": True, "entries": await _in_store(len)}
+
+
+@router.get("/{key}")
+async def get_entry(key: str) -> dict[str, Any]:
+    """One entry whole, without its tensor."""
+    return await _in_store(lambda store: _whole(store[key]))
+
+
+@router.get("/{key}/tensor")
+async def get_tensor(
+    key: str,
+    layer: Annotated[str, Query(pattern=r"^(last|\d{1,5})$")] = "last",
+    format: Annotated[Literal["npy", "safetensors"], Query()] = "npy",  # noqa: A002 - the query's name
+) -> Response:
+    """One layer's rows: ``npy`` (bfloat16 widened to float32) or ``safetensors`` (as stored).
+
+    The safetensors file holds ``activations`` ``[rows, hidden]`` and ``positions`` ``[rows]``.
+    """
+    number: int | Literal["last"] = "last" if layer == "last" else int(layer)
+
+    def read(store: Store) -> bytes:
+        entry = store[key]
+        return _as_npy(entry, number) if format == "npy" else _as_safetensors(entry, number)
+
+    name = f"{key.replace('#', '_')}_layer_{layer}.{format}"
+    return Response(
+        await _in_store(read),
+        media_type="application/octet-stream",
+        headers={"Content-Disposition": f'attachment; filename="{_ascii(name)}"'},
+    )
+
+
+@router.post("/{key}/evaluations", status_code=201)
+async def add_evaluation(key: str, evaluation: NewEvaluation) -> dict[str, Any]:
+    """Put one evaluator's label beside an entry, replacing only its own earlier one."""
+    await _in_store(
+        lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
+    )
+    return {"key": key, "name": evaluation.name, "label": evaluation.label}
+
+
+def register_metrics() -> None:
+    """Show the counters of every writing process as ``activation_logging_*`` on ``/metrics``."""
+    from prometheus_client import REGISTRY
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+    from prometheus_client.registry import Collector
+
+    class StoreCollector(Collector):
+        def collect(self) -> Iterator[Any]:
+            with open_store(Settings.from_env().lmdb_path) as store:
+                found = _counters(store)
+            yield GaugeMetricFamily(
+                "activation_logging_store_entries", "Entries in the store.", found["entries"]
+            )
+            for name, text in _METRICS.items():
+                family = GaugeMetricFamily if name.endswith("_max") else CounterMetricFamily
+                metric = family(f"activation_logging_{name}", text, labels=["role", "writer"])
+                for writer, record in found["writers"].items():
+                    metric.add_metric([record["role"], writer], record[name])
+                yield metric
+
+    if not any(type(known).__name__ == "StoreCollector" for known in REGISTRY._collector_to_names):
+        REGISTRY.register(StoreCollector())
+
+
+_METRICS = {
+    "entries": "Entries written.",
+    "captures": "Requests whose activations were written.",
+    "rows": "Rows of activations written, each of all layers.",
+    "bytes": "Bytes of activations written.",
+    "dropped": "Requests whose activations were dropped because the queue was full.",
+    "commits": "Commits to the store.",
+    "errors": "Failed attempts to write.",
+    "queue_bytes_max": "High-water mark of the write queue, bytes.",
+}
+
+
+def _counters(store: Store) -> dict[str, Any]:
+    writers = store.writers()
+    totals = {name: sum(record[name] for record in writers.values()) for name in _METRICS}
+    # High-water marks do not add up.
+    totals["queue_bytes_max"] = max(
+        (record["queue_bytes_max"] for record in writers.values()), default=0
+    )
+    return {"entries": len(store), "totals": totals, "writers": writers}
+
+
+async def _in_store(action: Callable[[Store], T], *, writable: bool = False) -> T:
+    """Run ``action`` on the server's store in a thread, turning our errors into HTTP's."""
+
+    def run() -> T:
+        with open_store(Settings.from_env().lmdb_path, writable=writable) as store:
+            return action(store)
+
+    with _http_errors():
+        return await asyncio.to_thread(run)
+
+
+@contextmanager
+def _http_errors() -> Iterator[None]:
+    try:
+        yield
+    except (EntryNotFound, RowsMissing) as error:
+        raise HTTPException(404, str(error)) from None
+    except (SettingsError, ValueError) as error:
+        raise HTTPException(400, str(error)) from None
+    except ActivationLoggingError as error:
+        raise HTTPException(503, str(error)) from None
+
+
+def _summary(entry: Entry) -> dict[str, Any]:
+    return {
+        "key": entry.key,
+        "request_id": entry.request_id,
+        "choice": entry.choice,
+        "model": entry.model,
+        "prompt": entry.prompt,
+        "response": entry.response,
+        "finish_reason": entry.finish_reason,
+        "status": entry.status,
+        "created": entry.created,
+        "tags": entry.tags,
+        "evaluations": {name: found.label for name, found in entry.evaluations.items()},
+    }
+
+
+def _whole(entry: Entry) -> dict[str, Any]:
+    whole = {**entry.document, **_summary(entry), "status_reason": entry.status_reason}
+    whole["evaluations"] = {
+        name: {"label": found.label, "score": found.score, "judge": found.judge}
+        | {"details": dict(found.details), "created": found.created}
+        for name, found in entry.evaluations.items()
+    }
+    if entry.status == "complete":
+        whole["activations"] = {
+            "layers": entry.layers,
+            "num_layers": entry.num_layers,
+            "dtype": entry.dtype,
+            "shape": [len(entry.positions), entry.hidden_size],
+            "positions": entry.positions.tolist(),
+        }
+    return whole
+
+
+def _as_npy(entry: Entry, layer: int | Literal["last"]) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, entry.layer(layer), allow_pickle=False)
+    return buffer.getvalue()
+
+
+def _as_safetensors(entry: Entry, layer: int | Literal["last"]) -> bytes:
+    from safetensors.numpy import save
+
+    stored = entry.stored(layer)
+    tensors = {"activations": np.ascontiguousarray(stored), "positions": entry.positions}
+    saved = save(tensors, metadata={"key": entry.key, "layer": str(layer), "dtype": entry.dtype})
+    return _relabel_bfloat16(saved) if entry.dtype == "bfloat16" else saved
+
+
+def _relabel_bfloat16(saved: bytes) -> bytes:
+    """numpy has no bfloat16, so its bits were saved as U16: name them what they are."""
+    import json
+
+    size = int.from_bytes(saved[:8], "little")
+    header = json.loads(saved[8 : 8 + size])
+    header["activations"]["dtype"] = _BFLOAT16
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + saved[8 + size :]
+
+
+def _ascii(text: str) -> str:
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "_" for c in text)

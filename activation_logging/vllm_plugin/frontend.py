@@ -1,0 +1,240 @@
+"""The front-end tap: every request that ends becomes an entry, whatever way it ended.
+
+vLLM's ``OutputProcessor`` sees each request (each choice of an ``n > 1`` by itself) come and
+go, in the server as in offline use. :class:`TappedOutputProcessor` extends the four methods
+through which requests pass, and changes nothing of what they return.
+"""
+
+from __future__ import annotations
+
+import atexit
+import weakref
+from collections import deque
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import vllm
+from vllm import SamplingParams
+from vllm.v1.engine.output_processor import OutputProcessor, RequestState
+
+from activation_logging.settings import RequestOptions, Settings
+from activation_logging.store import StoreWriter
+from activation_logging.vllm_plugin.context import HttpRequest, http_request
+from activation_logging.vllm_plugin.text import prompt_text, response_pieces
+
+if TYPE_CHECKING:
+    from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
+    from vllm.v1.engine.parallel_sampling import ParentRequest
+
+_SAMPLING_FIELDS = (
+    *("n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed"),
+    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"),
+    *("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "logprobs"),
+    *("prompt_logprobs", "skip_special_tokens", "allowed_token_ids", "truncate_prompt_tokens"),
+)
+_DEFAULTS = SamplingParams()
+_FLUSHED_AT_ONCE = 10_000
+
+
+class _Accepted(NamedTuple):
+    """What is known when a request comes in, and is not kept by vLLM until it ends."""
+
+    http: HttpRequest | None
+    options: RequestOptions
+    sampling: SamplingParams
+    arrival_time: float
+    index: int
+
+
+class FrontEndTap:
+    """Turns the requests of one engine into entries of the store."""
+
+    def __init__(self, engine: Any, settings: Settings) -> None:
+        config = engine.vllm_config.model_config
+        served = config.served_model_name
+        self._model = (served[0] if isinstance(served, list) else served) or config.model
+        self._settings = settings
+        self._engine = weakref.ref(engine)
+        self._processor: TappedOutputProcessor = engine.output_processor
+        # Offline engines answer in the caller's own thread: nothing else flushes for it.
+        self.offline = not hasattr(engine, "output_handler")
+        self.writer = StoreWriter(
+            settings.lmdb_path, role="front end", policy=settings.full_policy
+        )
+        self._accepted: dict[str, _Accepted] = {}
+        self._finished: deque[str] = deque(maxlen=_FLUSHED_AT_ONCE)
+        atexit.register(self.close)
+
+    def attach(self) -> None:
+        """Put the tap on the engine's output processor."""
+        self._processor.__class__ = TappedOutputProcessor
+        self._processor.tap = self
+
+    def accept(self, request: EngineCoreRequest, index: int) -> None:
+        """Note a request that comes in.
+
+        Raises:
+            RequestOptionError: its ``activation_*`` arguments make no sense.
+        """
+        if request.sampling_params is None:
+            return
+        options = RequestOptions.parse(
+            request.sampling_params.extra_args, allowed_layers=self._settings.layers
+        )
+        if options.enabled:
+            self._accepted[request.request_id] = _Accepted(
+                http_request.get(), options, request.sampling_params, request.arrival_time, index
+            )
+
+    def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
+        """Queue the entry of a request that has ended; a second call for it does nothing."""
+        accepted = self._accepted.pop(state.request_id, None)
+        if accepted is None:
+            return
+        self._finished.append(state.request_id)
+        self.writer.put_entry(lambda: self._document(state, accepted, reason, error))
+
+    def flush(self) -> None:
+        """Offline: return when everything finished so far is in the store, rows included."""
+        engine = self._engine()
+        if engine is not None:
+            engine.collective_rpc("flush_activations", args=(self._take_finished(),))
+        self.writer.flush()
+
+    async def flush_async(self) -> None:
+        """The same for a server; the wait for the disk is short and happens off the loop."""
+        import asyncio
+
+        engine = self._engine()
+        if engine is not None:
+            await engine.collective_rpc("flush_activations", args=(self._take_finished(),))
+        await asyncio.to_thread(self.writer.flush)
+
+    def close(self) -> None:
+        """Record what is still in flight as aborted, and wait for the store."""
+        for state in list(self._processor.request_states.values()):
+            self.finish(state, "abort")
+        self.writer.close()
+        atexit.unregister(self.close)
+
+    def _take_finished(self) -> list[str]:
+        taken = list(self._finished)
+        self._finished.clear()
+        return taken
+
+    def _document(
+        self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
+    ) -> dict[str, Any]:
+        http, options, sampling, created, index = accepted
+        tokenizer = self._processor.tokenizer
+        response_ids = list(state.detokenizer.output_token_ids) if state.detokenizer else []
+        request_id, choice = _answer_of(state, http, index)
+        document: dict[str, Any] = {
+            "prompt": prompt_text(state, tokenizer),
+            "response": state.detokenizer.output_text if state.detokenizer else "",
+            "model": state.lora_name or self._model,
+            "messages": http.messages if http else None,
+            "request_id": request_id,
+            "choice": choice,
+            "capture": state.request_id,
+            "prompt_token_ids": list(state.prompt_token_ids or []),
+            "response_token_ids": response_ids,
+            "response_tokens": response_pieces(response_ids, tokenizer),
+            **_logprobs(state, response_ids),
+            "finish_reason": reason,
+            "error": error,
+            "sampling": _sampling(sampling),
+            "tokens": options.tokens or self._settings.tokens,
+            "tags": options.tags,
+            "created": created,
+            "vllm_version": vllm.__version__,
+        }
+        return {name: value for name, value in document.items() if value is not None}
+
+
+class TappedOutputProcessor(OutputProcessor):
+    """vLLM's output processor, which also tells the tap of every request."""
+
+    tap: FrontEndTap
+    _reasons: Mapping[str, str] = MappingProxyType({})
+
+    def add_request(
+        self,
+        request: EngineCoreRequest,
+        prompt: str | None,
+        parent_req: ParentRequest | None = None,
+        request_index: int = 0,
+        queue: Any = None,
+    ) -> None:
+        if request.request_id not in self.request_states:
+            self.tap.accept(request, request_index)
+        super().add_request(request, prompt, parent_req, request_index, queue)
+
+    def process_outputs(
+        self, engine_core_outputs: list[EngineCoreOutput], *args: Any, **kwargs: Any
+    ) -> Any:
+        # What the engine says of the end; a stop string is found here, and not in there.
+        self._reasons = {
+            output.request_id: str(output.finish_reason)
+            for output in engine_core_outputs
+            if output.finish_reason is not None
+        }
+        processed = super().process_outputs(engine_core_outputs, *args, **kwargs)
+        if self.tap.offline and self._reasons and not self.request_states:
+            self.tap.flush()
+        return processed
+
+    def _finish_request(self, req_state: RequestState) -> None:
+        super()._finish_request(req_state)
+        self.tap.finish(req_state, self._reasons.get(req_state.request_id, "stop"))
+
+    def abort_requests(self, request_ids: Iterable[str], internal: bool) -> list[str]:
+        states = dict(self.request_states)
+        aborted = super().abort_requests(request_ids, internal)
+        for name in aborted:
+            if name in states:
+                self.tap.finish(states[name], "abort")
+        return aborted
+
+    def propagate_error(self, e: Exception) -> None:
+        super().propagate_error(e)
+        for state in self.request_states.values():
+            self.tap.finish(state, "error", error=f"the engine failed: {e or type(e).__name__}")
+
+
+def _answer_of(
+    state: RequestState, http: HttpRequest | None, index: int
+) -> tuple[str, int]:
+    """The OpenAI answer's id, and the index of this choice in it.
+
+    vLLM gives the i-th prompt of a list the id ``<answer id>-i``; its choices follow those of
+    the prompts before it.
+    """
+    answer = http.answer_id if http else None
+    if http is None or answer is None:
+        return state.external_req_id, index
+    number = state.external_req_id.removeprefix(answer).lstrip("-_")
+    per_prompt = http.body.get("n")
+    before = int(number) * (per_prompt if isinstance(per_prompt, int) else 1) if number.isdecimal() else 0
+    return answer, before + index
+
+
+def _sampling(params: SamplingParams) -> dict[str, Any]:
+    """Sampling parameters that differ from vLLM's defaults."""
+    found: dict[str, Any] = {}
+    for name in _SAMPLING_FIELDS:
+        value = getattr(params, name, None)
+        if value is not None and value != getattr(_DEFAULTS, name, None):
+            found[name] = value
+    return found
+
+
+def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]:
+    """Log-probabilities of the chosen tokens and of the alternatives that came with them."""
+    processor = state.logprobs_processor
+    if processor is None or not processor.logprobs:
+        return {}
+    tops = [{token: entry.logprob for token, entry in top.items()} for top in processor.logprobs if top]
+    chosen = [top.get(token) for token, top in zip(response_ids, tops, strict=False)]
+    return {"logprobs": chosen, "top_logprobs": tops}

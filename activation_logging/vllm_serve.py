@@ -1,0 +1,84 @@
+"""``python -m activation_logging.vllm_serve``: ``vllm serve`` with flags for logging.
+
+Takes the flags below, hands every other one to ``vllm serve`` unchanged.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from activation_logging.errors import ActivationLoggingError
+from activation_logging.settings import Settings
+
+_FLAGS = {
+    "--lmdb_path": (
+        "ACTIVATION_LMDB_PATH",
+        "folder of the store (default: lmdb_data/activations.lmdb)",
+    ),
+    "--activation-layers": (
+        "ACTIVATION_LAYERS",
+        "layers to log: last, all, or numbers and ranges such as 8,15-20,last (default: last)",
+    ),
+    "--activation-tokens": (
+        "ACTIVATION_TOKENS",
+        "tokens to log: all, response or prompt (default: all)",
+    ),
+    "--activation-dtype": (
+        "ACTIVATION_DTYPE",
+        "stored type: auto (the model's own), float32, float16 or bfloat16 (default: auto)",
+    ),
+}
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m activation_logging.vllm_serve",
+        description="Serve a model with vLLM and log the activations of every request. "
+        "All flags of `vllm serve` may be given as well (see `vllm serve --help=all`).",
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action="store_true", help="show this help and exit")
+    for flag, (variable, text) in _FLAGS.items():
+        parser.add_argument(flag, dest=variable, metavar="VALUE", help=text)
+    parser.add_argument(
+        "--auth_token",
+        "--auth-token",
+        metavar="TOKEN",
+        help="Hugging Face token for gated models; sets HF_TOKEN for this process. Other users of "
+        "the machine can read a command line: prefer to set HF_TOKEN yourself",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Set the environment that the plugin reads, then become ``vllm serve``."""
+    parser = make_parser()
+    ours, theirs = parser.parse_known_args(argv)
+    if ours.help:
+        parser.print_help()
+        return 0
+    for variable, _ in _FLAGS.values():
+        value = getattr(ours, variable)
+        if value is not None:
+            os.environ[variable] = value
+    if ours.auth_token:
+        os.environ["HF_TOKEN"] = ours.auth_token
+    try:
+        Settings.from_env()
+        # The token must not stand in sys.argv, which vLLM logs and passes on.
+        sys.argv = ["vllm", "serve", *theirs]
+        from vllm.entrypoints.cli.main import main as vllm_main
+
+        vllm_main()
+    except ActivationLoggingError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
