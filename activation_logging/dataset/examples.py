@@ -1,0 +1,320 @@
+"""Choosing the answers to learn from: which entries, with which class, in which group.
+
+Everything that would make a figure mean something else than it says is refused here by name:
+no labels, one class, several models, answers whose rows are not all there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.dataset.positions import Place, locate_span
+from activation_logging.dataset.progress import Progress, silent, track
+from activation_logging.errors import DatasetError
+from activation_logging.records import LABELS, Label
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from activation_logging.store import Entry, Store
+
+Broken = Literal["error", "skip"]
+"""What to do with labelled answers whose rows are missing or not finite."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Labelled answers, without their activations.
+
+    ``y`` is 1 for the positive label and 0 for the negative one, ``groups`` the entity that each
+    answer is about. ``left_out`` counts the answers that are not here, by reason.
+    """
+
+    store: Store
+    label: str
+    positive: str
+    negative: str
+    model: str
+    keys: Sequence[str]
+    y: npt.NDArray[np.int64]
+    groups: npt.NDArray[np.str_]
+    tags: Sequence[Mapping[str, str]]
+    places: Sequence[Place]
+    layers: tuple[int, ...]
+    num_layers: int
+    hidden_size: int
+    dtypes: Mapping[str, int]
+    grouped_by: Mapping[str, int]
+    left_out: Mapping[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def take(self, index: npt.NDArray[np.int64], *, why: str) -> Examples:
+        """Only these examples; the others are counted under ``why``."""
+        gone = len(self) - len(index)
+        return replace(
+            self,
+            keys=[self.keys[i] for i in index],
+            y=self.y[index],
+            groups=self.groups[index],
+            tags=[self.tags[i] for i in index],
+            places=[self.places[i] for i in index],
+            left_out={**self.left_out, why: self.left_out.get(why, 0) + gone}
+            if gone
+            else self.left_out,
+        )
+
+    def entries(self) -> Iterator[Entry]:
+        """The entries, one at a time."""
+        for key in self.keys:
+            yield self.store[key]
+
+    def counts(self) -> dict[str, int]:
+        """Number of examples of each class."""
+        ones = int(self.y.sum())
+        return {self.positive: ones, self.negative: len(self) - ones}
+
+    def layer_number(self, layer: int | str) -> int:
+        """The number of a layer; ``last`` is the one after the final norm.
+
+        Raises:
+            DatasetError: not every example has it.
+        """
+        try:
+            number = self.num_layers if layer == "last" else int(layer)
+        except ValueError:
+            raise DatasetError(f"layer {layer!r} is not a number or 'last'") from None
+        if number not in self.layers:
+            raise DatasetError(
+                f"layer {layer} is not there for all {len(self)} answers; the layers that all of "
+                f"them have are {', '.join(map(str, self.layers))} (last is {self.num_layers})"
+            )
+        return number
+
+
+def select_examples(
+    store: Store,
+    label: str | None = None,
+    *,
+    positive: Label = "hallucinated",
+    negative: Label = "correct",
+    model: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    group: str = "entity",
+    broken: Broken = "error",
+    progress: Progress = silent,
+) -> Examples:
+    """Find the answers of a store that one evaluator has judged.
+
+    Args:
+        store: where to look.
+        label: the evaluator's name; may be left out where only one has judged.
+        positive: the class that is 1.
+        negative: the class that is 0. Answers with any other label are left out and counted.
+        model: only this model's answers; needed where the store holds several models'.
+        tags: only answers that carry all of these tags.
+        group: the tag that names what an answer is about. Answers without it are grouped by their
+            prompt.
+        broken: ``error`` refuses answers whose rows are incomplete, ``skip`` leaves them out.
+        progress: told how far the scan is.
+
+    Raises:
+        DatasetError: there is nothing to learn from, or it is mixed; says what to do.
+    """
+    for name in (positive, negative):
+        if name not in LABELS:
+            raise DatasetError(f"label {name!r} is not one of {', '.join(LABELS)}")
+    if positive == negative:
+        raise DatasetError(f"the two classes are both {positive!r}; name two labels")
+    found = _scan(store, label, model, tags or {}, group, (positive, negative), broken, progress)
+    if not found.rows:
+        raise DatasetError(
+            f"no answer with the label {positive} or {negative} by {found.label} is left"
+            + _listing(found.left_out)
+        )
+    found.refuse_mixtures()
+    first = found.rows[0]
+    examples = Examples(
+        store=store,
+        label=found.label,
+        positive=positive,
+        negative=negative,
+        model=first.model,
+        keys=[row.key for row in found.rows],
+        y=np.array([row.label == positive for row in found.rows], dtype=np.int64),
+        groups=np.array([row.group for row in found.rows]),
+        tags=[row.tags for row in found.rows],
+        places=[row.place for row in found.rows],
+        layers=found.common_layers(),
+        num_layers=first.num_layers,
+        hidden_size=first.hidden_size,
+        dtypes=dict(Counter(row.dtype for row in found.rows)),
+        grouped_by=dict(
+            Counter(f"tag {group}" if row.has_group else "prompt" for row in found.rows)
+        ),
+        left_out=dict(found.left_out),
+    )
+    refuse_one_class(examples)
+    return examples
+
+
+def refuse_one_class(examples: Examples) -> None:
+    """Raise DatasetError unless both classes are there."""
+    for name, count in examples.counts().items():
+        if not count:
+            other = max(examples.counts().values())
+            raise DatasetError(
+                f"none of the {other} answers is {name}: one class cannot be told from nothing; "
+                "label more answers, or choose other classes" + _listing(examples.left_out)
+            )
+
+
+@dataclass(frozen=True)
+class _Row:
+    key: str
+    label: str
+    model: str
+    group: str
+    has_group: bool
+    tags: Mapping[str, str]
+    place: Place
+    layers: tuple[int, ...]
+    num_layers: int
+    hidden_size: int
+    dtype: str
+
+
+@dataclass
+class _Found:
+    label: str
+    rows: list[_Row]
+    left_out: Counter[str]
+
+    def common_layers(self) -> tuple[int, ...]:
+        return tuple(sorted(set.intersection(*(set(row.layers) for row in self.rows))))
+
+    def refuse_mixtures(self) -> None:
+        models = Counter(row.model for row in self.rows)
+        if len(models) > 1:
+            raise DatasetError(
+                f"the labelled answers are of {len(models)} models{_listing(models)}; "
+                "choose one (model=, --model)"
+            )
+        shapes = Counter(f"{row.num_layers} layers of {row.hidden_size}" for row in self.rows)
+        if len(shapes) > 1:
+            raise DatasetError(
+                f"answers of {self.rows[0].model} have different shapes{_listing(shapes)}: two "
+                "models were served under one name; choose one by a tag (tags=, --tag)"
+            )
+        layers = Counter(",".join(map(str, row.layers)) for row in self.rows)
+        if len(layers) > 1 and not self.common_layers():
+            raise DatasetError(
+                f"the labelled answers share no layer{_listing(layers)}; choose some by a tag "
+                "(tags=, --tag), or ask the questions again with the same layers"
+            )
+
+
+def _scan(
+    store: Store,
+    label: str | None,
+    model: str | None,
+    tags: Mapping[str, str],
+    group: str,
+    classes: Sequence[str],
+    broken: Broken,
+    progress: Progress,
+) -> _Found:
+    names: Counter[str] = Counter()
+    rows: list[_Row] = []
+    left_out: Counter[str] = Counter()
+    halves: list[str] = []
+    seen_models: Counter[str] = Counter()
+    unnamed = label is None
+    for entry in track(store.entries(), "looking for labels", len(store), progress):
+        evaluations = entry.evaluations
+        names.update(evaluations.keys())
+        if unnamed and evaluations:
+            label = label if label in names else next(iter(names))
+            if len(names) > 1:
+                raise DatasetError(
+                    f"several evaluators have judged{_listing(names)}; choose one (label=, --label)"
+                )
+        verdict = evaluations.get(label) if label is not None else None
+        if verdict is None:
+            left_out["without this label"] += 1
+            continue
+        own = entry.tags
+        seen_models[entry.model] += 1
+        if model is not None and entry.model != model:
+            left_out["of another model"] += 1
+        elif any(own.get(name) != value for name, value in tags.items()):
+            left_out["with other tags"] += 1
+        elif verdict.label not in classes:
+            left_out[f"labelled {verdict.label}"] += 1
+        elif entry.status != "complete":
+            left_out["without all of their rows"] += 1
+            halves.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
+        else:
+            rows.append(_row(entry, verdict.label, own, group))
+    if label is None or label not in names:
+        raise DatasetError(_no_labels(store, label, names))
+    if not rows and model is not None and model not in seen_models:
+        raise DatasetError(
+            f"no labelled answer is by {model!r}; the models are{_listing(seen_models)}"
+        )
+    if halves and broken == "error":
+        raise DatasetError(
+            f"{len(halves)} labelled answers lack activations (the first: {halves[0]}); look at them "
+            "with `activation-logging verify`, ask again, or leave them out (broken='skip', "
+            "--skip-broken)"
+        )
+    return _Found(label, rows, left_out)
+
+
+def _row(entry: Entry, label: str, tags: Mapping[str, str], group: str) -> _Row:
+    span, missing = locate_span(entry.response, entry.response_tokens, tags)
+    positions = entry.positions
+    value = tags.get(group, "").strip()
+    return _Row(
+        key=entry.key,
+        label=label,
+        model=entry.model,
+        # Folded, so that a name written in two ways is one entity.
+        group=value.casefold() if value else entry.key.partition("#")[0],
+        has_group=bool(value),
+        tags=tags,
+        place=Place(
+            num_prompt=len(entry.prompt_token_ids),
+            num_response=len(entry.response_token_ids),
+            first=int(positions[0]) if len(positions) else 0,
+            num_rows=len(positions),
+            span=span,
+            span_missing=missing,
+        ),
+        layers=entry.layers,
+        num_layers=entry.num_layers,
+        hidden_size=entry.hidden_size,
+        dtype=entry.dtype,
+    )
+
+
+def _no_labels(store: Store, label: str | None, names: Mapping[str, int]) -> str:
+    if not len(store):
+        return f"{store.path} has no entries yet; serve a model and ask it something first"
+    if not names:
+        return (
+            f"none of the {len(store)} answers in {store.path} has a label; run a benchmark "
+            "(`activation-logging eval`), apply one (`activation-logging label`), or call "
+            "store.put_evaluation"
+        )
+    return f"nothing is labelled by {label!r}; the evaluators are{_listing(names)}"
+
+
+def _listing(counts: Mapping[str, int]) -> str:
+    return f" ({', '.join(f'{name}: {count}' for name, count in counts.items())})" if counts else ""

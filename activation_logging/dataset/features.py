@@ -1,0 +1,119 @@
+"""Reading states: one pass over the store for as many layers and positions as are wanted."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.dataset.positions import Rows, find_rows, pool_rows
+from activation_logging.dataset.progress import Progress, silent, track
+from activation_logging.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from activation_logging.dataset.examples import Examples
+    from activation_logging.store import Entry
+
+BLOCK_BYTES = 512 << 20
+"""How much of a sweep is held in memory at once, bytes."""
+
+
+class Block(NamedTuple):
+    """One layer's features at several positions.
+
+    ``X[:, p]`` is float32 ``[n, hidden]``. Rows of answers that have no state at a position are
+    NaN; ``there`` is bool ``[n, positions]``.
+    """
+
+    layer: int
+    X: npt.NDArray[np.float32]
+    there: npt.NDArray[np.bool_]
+
+
+def where_there(
+    examples: Examples, positions: Sequence[str | int]
+) -> tuple[list[list[Rows | str]], npt.NDArray[np.bool_]]:
+    """Per example and position the rows or the reason; and the same as bool ``[n, positions]``."""
+    found = [[find_rows(name, place) for name in positions] for place in examples.places]
+    there = np.array([[not isinstance(cell, str) for cell in row] for row in found], dtype=bool)
+    return found, there.reshape(len(examples), len(positions))
+
+
+def read_blocks(
+    examples: Examples,
+    layers: Sequence[int],
+    positions: Sequence[str | int],
+    *,
+    progress: Progress = silent,
+) -> Iterator[Block]:
+    """Features of every layer in turn, reading the store as few times as memory allows.
+
+    Raises:
+        DatasetError: a state is not finite; the message says where.
+    """
+    found, there = where_there(examples, positions)
+    size = len(examples) * len(positions) * examples.hidden_size * 4
+    step = max(1, BLOCK_BYTES // max(size, 1))
+    for start in range(0, len(layers), step):
+        chunk = layers[start : start + step]
+        X = np.full(
+            (len(chunk), len(examples), len(positions), examples.hidden_size), np.nan, np.float32
+        )
+        what = f"reading layers {chunk[0]}-{chunk[-1]}" if len(chunk) > 1 else f"layer {chunk[0]}"
+        for row, entry in enumerate(track(examples.entries(), what, len(examples), progress)):
+            for number, layer in enumerate(chunk):
+                for column, rows in enumerate(found[row]):
+                    if not isinstance(rows, str):
+                        X[number, row, column] = read_vector(entry, layer, rows)
+        for number, layer in enumerate(chunk):
+            _refuse_nan(examples, layer, positions, X[number], there)
+            yield Block(layer, X[number], there)
+
+
+def read_vector(entry: Entry, layer: int, rows: Rows) -> npt.NDArray[np.float32]:
+    """One pooled state, float32 ``[hidden]``."""
+    part = entry.rows(layer, rows.start, rows.stop).astype(np.float32, copy=False)
+    return pool_rows(part, rows.pool)
+
+
+def _refuse_nan(
+    examples: Examples,
+    layer: int,
+    positions: Sequence[str | int],
+    X: npt.NDArray[np.float32],
+    there: npt.NDArray[np.bool_],
+) -> None:
+    bad = there & ~np.isfinite(X).all(axis=2)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise DatasetError(
+            f"{int(bad.any(axis=1).sum())} answers have states that are not finite (the first: "
+            f"{examples.keys[row]}, layer {layer}, {positions[column]}); the model or its number "
+            "format overflowed there: delete them, or leave them out (broken='skip', --skip-broken)"
+        )
+
+
+def finite(
+    examples: Examples,
+    layers: Sequence[int],
+    positions: Sequence[str | int],
+    *,
+    progress: Progress = silent,
+) -> Examples:
+    """Only the examples whose states are all finite; the others are counted."""
+    found, _ = where_there(examples, positions)
+    good = [
+        all(
+            np.isfinite(read_vector(entry, layer, rows)).all()
+            for layer in layers
+            for rows in found[row]
+            if not isinstance(rows, str)
+        )
+        for row, entry in enumerate(
+            track(examples.entries(), "looking for NaN", len(examples), progress)
+        )
+    ]
+    return examples.take(np.flatnonzero(good), why="with states that are not finite")

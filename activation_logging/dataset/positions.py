@@ -1,0 +1,217 @@
+"""Where in an answer a state is taken: named positions, and the place of a text in an answer.
+
+With ``P`` prompt and ``R`` response tokens, response token ``i`` stands at position ``P + i``.
+The model computed states at the positions ``0`` to ``P + R - 2``: the last sampled token was
+never fed to it. A named position is therefore one row, or a pool of rows:
+
+============== =================================================================================
+prompt_last    ``P - 1``: the state that starts the answer; it has read no token of it
+response_first ``P``: the state that has read the answer's first token
+response_last  ``P + R - 2``: the last state there is
+response_mean  mean over the states that have read a token of the answer, ``P`` to ``P + R - 2``
+response_max   elementwise maximum over the same rows
+answer_span    the state at the last token of the gold answer, or of the name asked about, where
+               that occurs in the answer ("exact answer token", Orgad et al. 2024,
+               arXiv:2410.02707). Where it is the gold answer, wrong answers have none
+an integer     that position in prompt + response; negative from the last state
+============== =================================================================================
+"""
+
+from __future__ import annotations
+
+import json
+import unicodedata
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.errors import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+NAMED_POSITIONS = (
+    "prompt_last",
+    "response_first",
+    "response_last",
+    "response_mean",
+    "response_max",
+    "answer_span",
+)
+SPAN_TAGS = ("answer", "gold", "name")
+"""Tags that may hold the text that ``answer_span`` looks for, the first found is taken."""
+
+
+class Place(NamedTuple):
+    """What one answer offers: its lengths in tokens, its rows, and the span if there is one.
+
+    ``first`` is the position of row 0. ``span`` counts response tokens, end not included.
+    """
+
+    num_prompt: int
+    num_response: int
+    first: int
+    num_rows: int
+    span: tuple[int, int] | None = None
+    span_missing: str = "not looked for"
+
+
+class Rows(NamedTuple):
+    """Rows ``start`` to ``stop`` (not included) of an entry, pooled into one vector."""
+
+    start: int
+    stop: int
+    pool: Literal["one", "mean", "max"]
+
+
+def parse_position(text: str | int) -> str | int:
+    """A named position, or an integer; ``"-1"`` counts as one.
+
+    Raises:
+        DatasetError: it is neither.
+    """
+    if text in NAMED_POSITIONS:
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise DatasetError(
+            f"position {text!r} is not one of {', '.join(NAMED_POSITIONS)} or an integer"
+        ) from None
+
+
+def find_rows(position: str | int, place: Place) -> Rows | str:
+    """The rows of one position, or the reason why this answer has none."""
+    start, stop, pool = place.num_prompt, place.num_prompt + place.num_response - 1, "one"
+    if position == "prompt_last":
+        start, stop = start - 1, start
+    elif position == "response_first":
+        stop = min(stop, start + 1)
+    elif position == "response_last":
+        start = stop - 1
+    elif position == "response_mean" or position == "response_max":
+        pool = position.removeprefix("response_")
+    elif position == "answer_span":
+        if place.span is None:
+            return f"answer_span: {place.span_missing}"
+        stop = min(stop, start + place.span[1])
+        start = max(start + place.span[0], stop - 1)
+    elif isinstance(position, int):
+        start = stop + position if position < 0 else position
+        start, stop = (start, start + 1) if 0 <= start < stop else (stop, stop)
+    if start >= stop:
+        return f"{position}: the answer is too short to have a state there"
+    if start < place.first or stop > place.first + place.num_rows:
+        return f"{position}: rows of that position were not logged"
+    return Rows(start - place.first, stop - place.first, pool)  # type: ignore[arg-type]
+
+
+def pool_rows(rows: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float32]:
+    """Pool ``[count, hidden]`` into ``[hidden]``; a mean is accumulated in float64."""
+    if pool == "mean":
+        return rows.mean(axis=0, dtype=np.float64).astype(np.float32)
+    return rows.max(axis=0) if pool == "max" else rows[0]
+
+
+def locate_span(
+    response: str, tokens: Sequence[str] | None, tags: Mapping[str, str]
+) -> tuple[tuple[int, int] | None, str]:
+    """Find the tokens of the answer that hold the tagged text.
+
+    Case, accents and compatibility forms are folded, and the text must stand by itself: "Os" is
+    not found in "Those". A tag may hold several accepted texts as a JSON list.
+
+    Args:
+        response: the answer's text.
+        tokens: the text of every response token, or None.
+        tags: the entry's tags; the first of :data:`SPAN_TAGS` that is there is looked for.
+
+    Returns:
+        First and end (not included) index among the response tokens, or None and the reason.
+    """
+    name = next((name for name in SPAN_TAGS if tags.get(name, "").strip()), None)
+    if name is None:
+        return None, f"no tag of {', '.join(SPAN_TAGS)}"
+    if tokens is None:
+        return None, "the texts of the tokens were not logged"
+    folded, origin = _fold(response)
+    found = [span for text in _alternatives(tags[name]) if (span := _find(folded, _fold(text)[0]))]
+    if not found:
+        return None, f"the {name} does not occur in the answer"
+    start, stop = min(found)
+    offsets = token_offsets(response, tokens)
+    first, last = origin[start], origin[stop - 1]
+    touched = [i for i, (low, high) in enumerate(offsets) if low <= last and high > first]
+    if not touched:
+        return None, "the texts of the tokens do not add up to the answer"
+    return (touched[0], touched[-1] + 1), ""
+
+
+def token_offsets(response: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
+    """Characters ``[start, stop)`` of the answer that each token covers.
+
+    Tokens that the answer's text leaves out (end of turn, stop strings) cover nothing. A character
+    whose bytes are split over several tokens decodes to U+FFFD in each of them; those tokens
+    together cover what lies before the next token that can be read.
+    """
+    offsets: list[tuple[int, int]] = []
+    at = 0
+    unread: list[int] = []
+    for index, token in enumerate(tokens):
+        offsets.append((at, at))
+        if "�" in token:
+            unread.append(index)
+            continue
+        begin = response.find(token, at) if unread else at
+        if begin < 0 or not token or not response.startswith(token, begin):
+            # A leading space may be left out at the beginning of an answer.
+            token = token.lstrip()
+            if unread or not token or not response.startswith(token, at):
+                continue
+            begin = at
+        for waiting in unread:
+            offsets[waiting] = (at, begin)
+        unread.clear()
+        at = begin + len(token)
+        offsets[index] = (begin, at)
+    for waiting in unread:
+        offsets[waiting] = (at, len(response))
+    return offsets
+
+
+def _alternatives(value: str) -> list[str]:
+    if value.lstrip().startswith("["):
+        try:
+            parsed = json.loads(value)
+        except ValueError:
+            return [value]
+        return [text for text in parsed if isinstance(text, str)]
+    return [value]
+
+
+def _fold(text: str) -> tuple[str, list[int]]:
+    """Case and accents folded, with the index in ``text`` that each character came from."""
+    folded: list[str] = []
+    origin: list[int] = []
+    for index, character in enumerate(text):
+        for part in unicodedata.normalize("NFKD", character):
+            if not unicodedata.combining(part):
+                lowered = part.casefold()
+                folded.append(lowered)
+                origin.extend([index] * len(lowered))
+    return "".join(folded), origin
+
+
+def _find(text: str, wanted: str) -> tuple[int, int] | None:
+    wanted = wanted.strip()
+    start = text.find(wanted) if wanted else -1
+    while start >= 0:
+        stop = start + len(wanted)
+        before, after = text[start - 1 : start], text[stop : stop + 1]
+        if not (before.isalnum() and wanted[0].isalnum()) and not (
+            after.isalnum() and wanted[-1].isalnum()
+        ):
+            return start, stop
+        start = text.find(wanted, start + 1)
+    return None

@@ -1,0 +1,206 @@
+"""Detectors that read one state of the network: ``X`` is ``[n, hidden]``, ``y`` 0 or 1.
+
+All are scikit-learn classifiers. Those that give a distance or a projection turn it into a
+probability with a logistic curve fitted on the training part (Platt 1999).
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.covariance import LedoitWolf
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.preprocessing import StandardScaler, normalize
+
+Floats = npt.NDArray[np.floating[Any]]
+
+LINEAR_C = 0.01
+"""Inverse L2 penalty of the linear probe on standardised states. With as many dimensions as
+answers, less of a penalty only fits noise; see docs/detectors.md for the comparison."""
+
+
+class _Probe(ClassifierMixin, BaseEstimator):
+    """What all share: two classes, and probabilities from :meth:`_positive`."""
+
+    def fit(self, X: Floats, y: npt.NDArray[np.int64]) -> Any:
+        self.classes_ = np.array([0, 1])
+        self.n_features_in_ = X.shape[1]
+        self._fit(np.asarray(X, np.float64), np.asarray(y))
+        return self
+
+    def predict_proba(self, X: Floats) -> npt.NDArray[np.float64]:
+        """Probabilities of both classes, ``[n, 2]``."""
+        positive = self._positive(np.asarray(X, np.float64))
+        return np.column_stack([1 - positive, positive])
+
+    def predict(self, X: Floats) -> npt.NDArray[np.int64]:
+        """The likelier class of each row, ``[n]``."""
+        return (self.predict_proba(X)[:, 1] > 0.5).astype(np.int64)
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        raise NotImplementedError
+
+
+class LinearProbe(_Probe):
+    """Logistic regression on standardised states (Alain and Bengio 2016, arXiv:1610.01644).
+
+    After fitting, ``weight_`` ``[hidden]`` and ``bias_`` give the log-odds of a raw state ``x``
+    as ``weight_ @ x + bias_``; the standardisation is folded in.
+    """
+
+    def __init__(self, C: float = LINEAR_C) -> None:
+        self.C = C
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        scaler = StandardScaler().fit(X)
+        model = LogisticRegression(C=self.C, max_iter=2000).fit(scaler.transform(X), y)
+        self.weight_ = model.coef_[0] / scaler.scale_
+        self.bias_ = float(model.intercept_[0] - self.weight_ @ scaler.mean_)
+
+    def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
+        """Log-odds of the positive class, ``[n]``."""
+        return np.asarray(X, np.float64) @ self.weight_ + self.bias_
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return sigmoid(self.decision_function(X))
+
+
+class MassMeanProbe(_Probe):
+    """Projection on the difference of the class means (Marks and Tegmark 2023, arXiv:2310.06824).
+
+    ``direction_`` is mean(positive) - mean(negative). With ``whiten`` it is multiplied by the
+    inverse of the covariance within the classes (Ledoit and Wolf's estimate): the paper's variant
+    for test data distributed as the training data, which is linear discriminant analysis.
+    """
+
+    def __init__(self, whiten: bool = False) -> None:
+        self.whiten = whiten
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        means = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
+        self.direction_ = means[1] - means[0]
+        if self.whiten:
+            within = LedoitWolf(assume_centered=True).fit(X - means[y])
+            self.direction_ = within.precision_ @ self.direction_
+        self.curve_ = LogisticCurve().fit(X @ self.direction_, y)
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self.curve_(X @ self.direction_)
+
+
+class MahalanobisDetector(_Probe):
+    """Distance from the negative class (Lee et al. 2018, arXiv:1807.03888).
+
+    The squared distance to a Gaussian fitted on the negative class, less, with ``relative``, that
+    to one fitted on all answers (Ren et al. 2023, arXiv:2209.15558), which takes out directions in
+    which every answer varies. Covariances are Ledoit and Wolf's.
+    """
+
+    def __init__(self, relative: bool = True) -> None:
+        self.relative = relative
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self.negative_ = LedoitWolf().fit(X[y == 0])
+        self.all_ = LedoitWolf().fit(X) if self.relative else None
+        self.curve_ = LogisticCurve().fit(self.distance(X), y)
+
+    def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Squared distance, ``[n]``."""
+        away: npt.NDArray[np.float64] = self.negative_.mahalanobis(X)
+        return away if self.all_ is None else away - self.all_.mahalanobis(X)
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self.curve_(self.distance(X))
+
+
+class NearestNeighbours(_Probe):
+    """Share of positives among the nearest training states (Cover and Hart 1967).
+
+    States are standardised and scaled to unit length, as for deep nearest neighbours (Sun et al.
+    2022, arXiv:2204.06507); neighbours count by the inverse of their distance.
+    """
+
+    def __init__(self, neighbours: int = 20) -> None:
+        self.neighbours = neighbours
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self.scaler_ = StandardScaler().fit(X)
+        count = min(self.neighbours, len(X))
+        self.model_ = KNeighborsClassifier(count, weights="distance").fit(self._unit(X), y)
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(self.model_.predict_proba(self._unit(X))[:, 1])
+
+    def _unit(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(normalize(self.scaler_.transform(X)))
+
+
+class Saplma(_Probe):
+    """A small network on one state (SAPLMA; Azaria and Mitchell 2023, arXiv:2304.13734).
+
+    As in the paper: three hidden layers of 256, 128 and 64 with ReLU, Adam, five epochs. The
+    states are standardised first, since layers differ in scale by orders of magnitude.
+    """
+
+    def __init__(
+        self, hidden: tuple[int, ...] = (256, 128, 64), epochs: int = 5, seed: int = 0
+    ) -> None:
+        self.hidden = hidden
+        self.epochs = epochs
+        self.seed = seed
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self.scaler_ = StandardScaler().fit(X)
+        self.model_ = MLPClassifier(
+            self.hidden, max_iter=self.epochs, batch_size=min(32, len(X)), random_state=self.seed
+        )
+        with warnings.catch_warnings():
+            # Five epochs are the method, not a failure to converge.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            self.model_.fit(self.scaler_.transform(X), y)
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return np.asarray(self.model_.predict_proba(self.scaler_.transform(X))[:, 1])
+
+
+class ScoreDetector(_Probe):
+    """One number per answer, ``X`` is ``[n, 1]``; its direction is learned with its curve."""
+
+    def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self.curve_ = LogisticCurve().fit(X[:, 0], y)
+
+    def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return self.curve_(X[:, 0])
+
+
+class LogisticCurve:
+    """A probability from a score: a logistic curve with two parameters (Platt 1999)."""
+
+    def fit(self, score: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> LogisticCurve:
+        """Fit on scores ``[n]`` and classes ``[n]``."""
+        self.mean = float(score.mean())
+        self.scale = float(score.std()) or 1.0
+        model = LogisticRegression(C=1e3, max_iter=1000).fit(self._column(score), y)
+        self.slope, self.offset = float(model.coef_[0, 0]), float(model.intercept_[0])
+        return self
+
+    def __call__(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return sigmoid(self.slope * self._column(score)[:, 0] + self.offset)
+
+    def _column(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        return ((score - self.mean) / self.scale)[:, None]
+
+
+def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """``1 / (1 + exp(-x))`` without overflow."""
+    return np.exp(-np.logaddexp(0, -x))

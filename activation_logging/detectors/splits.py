@@ -1,0 +1,114 @@
+"""Splits without leaks: what an answer is about is never on both sides.
+
+Folds come from scikit-learn's StratifiedGroupKFold: grouped by entity, stratified by class,
+seeded. A part of every training side is set aside for choices (layer, position, threshold), so
+that the test side decides nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.detectors.require import require_scikit_learn
+from activation_logging.errors import DatasetError, LeakError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MIN_PER_CLASS = 20
+"""Fewer answers than this of a class are not reported on."""
+
+Index = npt.NDArray[np.int64]
+
+
+class Fold(NamedTuple):
+    """Indices of examples. ``fit`` and ``validation`` together are ``train``."""
+
+    train: Index
+    test: Index
+    fit: Index
+    validation: Index
+
+
+def make_folds(
+    y: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.str_],
+    *,
+    folds: int = 5,
+    seed: int = 0,
+) -> list[Fold]:
+    """Split into ``folds`` parts, each of which is the test side once.
+
+    Args:
+        y: classes 0 and 1, ``[n]``.
+        groups: what each answer is about, ``[n]``.
+        folds: number of parts, at least 2.
+        seed: the same seed gives the same parts.
+
+    Raises:
+        DatasetError: a class has fewer than :data:`MIN_PER_CLASS` answers, or too few entities.
+    """
+    refuse_small(y)
+    if folds < 2:
+        raise DatasetError(f"{folds} folds are not a split; use at least 2")
+    for value in (0, 1):
+        entities = len(np.unique(groups[y == value]))
+        if entities < 2 * folds:
+            raise DatasetError(
+                f"the answers of class {value} are about {entities} different entities, too few for "
+                f"{folds} folds; ask about more, or use fewer folds"
+            )
+    outer = _group_folds(y, groups, folds, seed)
+    made = []
+    for train, test in outer:
+        check_no_leak(groups, train, test)
+        inside = _group_folds(y[train], groups[train], 4, seed)[0]
+        fit, validation = train[inside[0]], train[inside[1]]
+        check_no_leak(groups, fit, validation)
+        for name, part in (("test", test), ("validation", validation), ("training", fit)):
+            if len(np.unique(y[part])) < 2:
+                raise DatasetError(
+                    f"a {name} part came out with one class only: the classes are too unevenly "
+                    "spread over the entities; use fewer folds or label more answers"
+                )
+        made.append(Fold(train, test, fit, validation))
+    return made
+
+
+def refuse_small(y: npt.NDArray[np.int64], names: Mapping[int, str] | None = None) -> None:
+    """Raise DatasetError where a class has fewer than :data:`MIN_PER_CLASS` answers."""
+    for value in (0, 1):
+        count = int((y == value).sum())
+        if count < MIN_PER_CLASS:
+            name = (names or {}).get(value, f"class {value}")
+            raise DatasetError(
+                f"only {count} answers are {name}; a figure from fewer than {MIN_PER_CLASS} would "
+                "mean nothing: ask more questions, or choose other classes"
+            )
+
+
+def check_no_leak(groups: npt.NDArray[np.str_], train: Index, test: Index) -> None:
+    """Refuse a split that has the same entity on both sides.
+
+    Raises:
+        LeakError: the message names some of the entities.
+    """
+    shared = np.intersect1d(groups[train], groups[test])
+    if len(shared):
+        raise LeakError(
+            f"{len(shared)} entities are in the training and in the test part "
+            f"({', '.join(map(str, shared[:3]))}{', ...' if len(shared) > 3 else ''}); split by group"
+        )
+
+
+def _group_folds(
+    y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], folds: int, seed: int
+) -> list[tuple[Index, Index]]:
+    require_scikit_learn()
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+    return list(splitter.split(np.zeros((len(y), 1)), y, groups))

@@ -1,0 +1,39 @@
+"""The control that sees no activations: what the words alone tell.
+
+A probe that does no better than this has learned which words go with which label.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sklearn.compose import ColumnTransformer
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+
+PROMPT, ANSWER = 0, 1
+
+
+def text_only(prompt: bool = True, answer: bool = True) -> Pipeline:
+    """TF-IDF of words and word pairs, and of the answer's letters, into a logistic regression.
+
+    Takes ``[n, 2]`` of prompt and answer. Weighting: Spaerck Jones 1972, with sublinear counts.
+    """
+    parts: list[tuple[str, Any, int]] = []
+    if prompt:
+        parts.append(("prompt words", _words(), PROMPT))
+    if answer:
+        parts.append(("answer words", _words(), ANSWER))
+        letters = TfidfVectorizer(
+            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=20_000
+        )
+        parts.append(("answer letters", letters, ANSWER))
+    return make_pipeline(ColumnTransformer(parts), LogisticRegression(C=10.0, max_iter=2000))
+
+
+def _words() -> TfidfVectorizer:
+    # One-letter words count: the symbol of an element may be one.
+    return TfidfVectorizer(
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b", max_features=50_000
+    )
