@@ -108,7 +108,9 @@ class RequestOptions:
             )
         logging = options.get("activation_logging", "on")
         if logging not in ("on", "off"):
-            raise RequestOptionError("activation_logging", f"{_brief(logging)} is not 'on' or 'off'")
+            raise RequestOptionError(
+                "activation_logging", f"{_brief(logging)} is not 'on' or 'off'"
+            )
         tokens = options.get("activation_tokens")
         if tokens is not None and tokens not in get_args(Tokens):
             raise RequestOptionError(
@@ -214,7 +216,10 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
         raise RequestOptionError(name, "every key and value must be a string")
     if len(value) > MAX_TAGS:
         raise RequestOptionError(name, f"more than {MAX_TAGS} tags")
-    size = sum(len(k.encode("utf-8", "replace")) + len(v.encode("utf-8", "replace")) for k, v in value.items())
+    size = sum(
+        len(k.encode("utf-8", "replace")) + len(v.encode("utf-8", "replace"))
+        for k, v in value.items()
+    )
     if size > MAX_TAGS_BYTES:
         raise RequestOptionError(name, f"longer than {MAX_TAGS_BYTES} bytes")
     return dict(value)

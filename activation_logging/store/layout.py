@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import struct
 from collections.abc import Mapping
 from typing import Any
@@ -48,6 +49,7 @@ FORMAT_KEY = b"format"
 FIRST_NAME = b"~"
 """Where the keys of entries end and the names of databases begin."""
 
+_ENTRY_KEY = re.compile("[0-9a-f]{64}(#[1-9][0-9]{0,18})?")
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
 
@@ -61,10 +63,17 @@ def prompt_key(prompt: str) -> str:
     return hashlib.sha256(prompt.encode("utf-8", "surrogatepass")).hexdigest()
 
 
+def entry_key(key: object) -> bytes | None:
+    """An entry's key as it lies in the main database; None for what cannot be one."""
+    return key.encode() if isinstance(key, str) and _ENTRY_KEY.fullmatch(key) else None
+
+
 def id_key(identifier: str) -> bytes:
     """A request or capture id as a key; ids too long for LMDB are hashed."""
     raw = identifier.encode("utf-8", "surrogatepass")
-    return raw if 0 < len(raw) <= _MAX_KEY else b"sha256:" + hashlib.sha256(raw).hexdigest().encode()
+    if 0 < len(raw) <= _MAX_KEY:
+        return raw
+    return b"sha256:" + hashlib.sha256(raw).hexdigest().encode()
 
 
 def sequence_key(number: int) -> bytes:

@@ -35,42 +35,39 @@ class Mutations:
         sequence = self._next_sequence(txn)
         record = {**document, "key": key, "sequence": sequence}
         txn.put(key.encode(), layout.dump(record), db=self._db(layout.MAIN))
-        txn.put(
-            layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True
-        )
+        txn.put(layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True)
         for name in {document["request_id"], document["capture"]}:
             txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
         return key
 
     def put_capture(self, txn: Any, capture: Capture) -> None:
-        """Add a request's rows; slices of segments that are gone turn it into a dropped one."""
-        for segment in capture.segments:
-            for layer, block in segment.rows.items():
-                txn.put(layout.rows_key(segment.id, layer), block.data, db=self._db(layout.ROWS))
-        known = {segment.id for segment in capture.segments}
+        """Add a request's rows; slices of segments that are gone turn it into a dropped one.
+
+        A second capture of the same id takes the place of the first.
+        """
+        used = dict.fromkeys(part.segment for part in capture.slices)
+        brought = {segment.id: segment for segment in capture.segments}
         dropped = capture.dropped
-        for part in capture.slices:
-            if part.segment not in known and self._uses(txn, part.segment) is None:
-                dropped = "its prompt's rows were those of an entry that has been deleted"
-        if dropped is None:
-            for name in dict.fromkeys(part.segment for part in capture.slices):
-                txn.put(
-                    name,
-                    b"%d" % ((self._uses(txn, name) or 0) + 1),
-                    db=self._db(layout.SEGMENTS),
-                )
+        if any(name not in brought and self._uses(txn, name) is None for name in used):
+            dropped = dropped or "rows that it shares with another entry are no longer there"
         record = {
             "layers": list(capture.layers),
             "num_layers": capture.num_layers,
             "hidden_size": capture.hidden_size,
             "dtype": capture.dtype,
             "first": capture.first,
-            "slices": []
-            if dropped
-            else [[part.segment.hex(), part.start, part.count] for part in capture.slices],
+            "slices": [[part.segment.hex(), part.start, part.count] for part in capture.slices],
+            "created": time.time(),
         }
         if dropped:
-            record["dropped"] = dropped
+            used, record["slices"], record["dropped"] = {}, [], dropped
+        for name in used:
+            if name in brought:
+                for layer, block in brought[name].rows.items():
+                    txn.put(layout.rows_key(name, layer), block.data, db=self._db(layout.ROWS))
+            self._add_use(txn, name)
+        # Only now: what it replaces may be the last to use the same segments.
+        self.delete_capture(txn, capture.id)
         txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
 
     def put_evaluation(self, txn: Any, key: str, evaluation: Evaluation) -> None:
@@ -84,7 +81,8 @@ class Mutations:
             raise ValueError(f"label {evaluation.label!r} is not one of {', '.join(LABELS)}")
         if not 0 < len(evaluation.name.encode()) <= MAX_NAME_BYTES or "\0" in evaluation.name:
             raise ValueError(f"an evaluator's name has 1 to {MAX_NAME_BYTES} bytes and no NUL")
-        if len(key) > 100 or txn.get(key.encode(), db=self._db(layout.MAIN)) is None:
+        raw_key = layout.entry_key(key)
+        if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
         record = {
             "label": evaluation.label,
@@ -105,13 +103,14 @@ class Mutations:
         Raises:
             EntryNotFound: no entry has that key.
         """
-        raw = txn.pop(key.encode(), db=self._db(layout.MAIN)) if len(key) <= 100 else None
+        raw_key = layout.entry_key(key)
+        raw = None if raw_key is None else txn.pop(raw_key, db=self._db(layout.MAIN))
         if raw is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
         document = layout.load(raw, f"entry {key}")
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
-            txn.delete(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
+            txn.delete(layout.id_key(name), raw_key, db=self._db(layout.REQUESTS))
         self._delete_prefix(txn, layout.EVALUATIONS, layout.evaluation_key(key, ""))
         base = key.partition("#")[0].encode()
         cursor = txn.cursor(self._db(layout.MAIN))
@@ -119,19 +118,28 @@ class Mutations:
             txn.delete(base, db=self._db(layout.REPEATS))
         self.delete_capture(txn, document["capture"])
 
-    def delete_capture(self, txn: Any, capture_id: str) -> None:
+    def delete_orphan(self, txn: Any, capture_id: str) -> bool:
+        """Remove a capture that no entry names; False if there is none or one does."""
+        key = layout.id_key(capture_id)
+        if txn.get(key, db=self._db(layout.REQUESTS)) is not None:
+            return False
+        return self.delete_capture(txn, capture_id)
+
+    def delete_capture(self, txn: Any, capture_id: str) -> bool:
         """Remove a capture, if it is there, and those of its rows that no other one uses."""
         raw = txn.pop(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
         if raw is None:
-            return
-        slices = layout.load(raw, f"capture {capture_id}")["slices"]
-        for segment in dict.fromkeys(bytes.fromhex(part[0]) for part in slices):
-            uses = (self._uses(txn, segment) or 1) - 1
+            return False
+        record = layout.load(raw, f"capture {capture_id}")
+        for name in dict.fromkeys(part.segment for part in slices_of(record)):
+            uses = (self._uses(txn, name) or 1) - 1
             if uses:
-                txn.put(segment, b"%d" % uses, db=self._db(layout.SEGMENTS))
+                txn.put(name, b"%d" % uses, db=self._db(layout.SEGMENTS))
             else:
-                txn.delete(segment, db=self._db(layout.SEGMENTS))
-                self._delete_prefix(txn, layout.ROWS, segment)
+                txn.delete(name, db=self._db(layout.SEGMENTS))
+                # Two bytes of layer number follow the segment's id; a longer id is another's.
+                self._delete_prefix(txn, layout.ROWS, name, length=len(name) + 2)
+        return True
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
@@ -140,17 +148,28 @@ class Mutations:
         raw = txn.get(segment, db=self._db(layout.SEGMENTS))
         return None if raw is None else int(bytes(raw))
 
+    def _add_use(self, txn: Any, segment: bytes) -> None:
+        uses = (self._uses(txn, segment) or 0) + 1
+        txn.put(segment, b"%d" % uses, db=self._db(layout.SEGMENTS))
+
     def _next_sequence(self, txn: Any) -> int:
         cursor = txn.cursor(self._db(layout.LOG))
         return layout.sequence_number(bytes(cursor.key())) + 1 if cursor.last() else 0
 
-    def _delete_prefix(self, txn: Any, database: bytes, prefix: bytes) -> None:
+    def _delete_prefix(
+        self, txn: Any, database: bytes, prefix: bytes, *, length: int | None = None
+    ) -> None:
+        """Delete the records whose keys begin with ``prefix`` and, if given, have that length."""
         cursor = txn.cursor(self._db(database))
         found = cursor.set_range(prefix)
         while found and bytes(cursor.key()).startswith(prefix):
-            found = cursor.delete()
+            wanted = length is None or len(cursor.key()) == length
+            # Deleting moves on to the next record.
+            found = cursor.delete() if wanted else cursor.next()
 
 
 def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
     """The slices of a capture record, as written by :meth:`Mutations.put_capture`."""
-    return [SegmentSlice(bytes.fromhex(name), start, count) for name, start, count in record["slices"]]
+    return [
+        SegmentSlice(bytes.fromhex(name), start, count) for name, start, count in record["slices"]
+    ]

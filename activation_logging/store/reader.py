@@ -1,33 +1,26 @@
-"""Reading a store: :class:`Store` finds entries, :class:`Entry` reads one."""
+"""Reading a store, labelling it, and removing from it."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
-from functools import cached_property
+import threading
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, TypeVar
 
-import numpy as np
-import numpy.typing as npt
-
-from activation_logging.errors import (
-    EntryNotFound,
-    RowsMissing,
-    StoreCorrupt,
-    StoreError,
-    StoreReadOnly,
-)
-from activation_logging.records import Evaluation, Label, Status
+from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
+from activation_logging.records import Evaluation, Label
 from activation_logging.store import environment, layout
+from activation_logging.store.entry import Entry
 from activation_logging.store.environment import Environment, Snapshot
-from activation_logging.store.mutations import Mutations, slices_of
+from activation_logging.store.mutations import Mutations
 
-if TYPE_CHECKING:
-    from activation_logging.dataset import Dataset
+T = TypeVar("T")
 
-_STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+_CHUNK = 256
+"""Records read per transaction while iterating: no iteration holds an old one for long."""
 
 
 def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store:
@@ -39,12 +32,13 @@ def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store
 
     Raises:
         StoreNotFound: nothing is there. NotAStore, StoreVersionError: something else is.
+        StoreCorrupt: the file has been cut off.
         StoreReadOnly: ``writable`` was asked for without the permission.
     """
     return Store(path, writable=writable)
 
 
-class Store(Mapping[str, "Entry"]):
+class Store(Mapping[str, Entry]):
     """A mapping of keys to entries, always showing what was last committed.
 
     Iteration goes in order of the keys; :meth:`entries` goes in order of writing. It may be
@@ -55,11 +49,11 @@ class Store(Mapping[str, "Entry"]):
         self.path = Path(path)
         self.writable = writable
         self._environment: Environment | None = environment.acquire(path, create=writable)
-        self._latest: Snapshot | None = None
+        self._pinned = threading.local()
 
     def close(self) -> None:
         """Stop using the store. Arrays read from it stay valid."""
-        self._environment = self._latest = None
+        self._environment = None
 
     def __enter__(self) -> Store:
         return self
@@ -73,34 +67,33 @@ class Store(Mapping[str, "Entry"]):
         self.close()
 
     def __len__(self) -> int:
-        named = len(layout.DATABASES)
-        return self._snapshot().count(layout.MAIN) - named
+        return self._snapshot().count(layout.MAIN) - len(layout.DATABASES)
 
     def __iter__(self) -> Iterator[str]:
-        for key in self._snapshot().cursor(layout.MAIN).iternext(values=False):
-            if bytes(key) >= layout.FIRST_NAME:
+        for key, _ in self._walk(layout.MAIN, values=False):
+            if key >= layout.FIRST_NAME:
                 return
-            yield bytes(key).decode("ascii")
+            yield key.decode("ascii")
 
     def __getitem__(self, key: str) -> Entry:
-        snapshot = self._snapshot()
-        raw = _get_entry(snapshot, key)
-        if raw is None:
+        entry = self._find(self._snapshot(), key)
+        if entry is None:
             raise EntryNotFound(f"there is no entry {str(key)[:100]!r} in {self.path}")
-        return Entry(self, layout.load(raw, f"entry {key}"))
+        return entry
 
     def __contains__(self, key: object) -> bool:
-        return isinstance(key, str) and _get_entry(self._snapshot(), key) is not None
+        raw = layout.entry_key(key)
+        return raw is not None and self._snapshot().get(layout.MAIN, raw) is not None
 
     def entries(self, *, newest_first: bool = False) -> Iterator[Entry]:
-        """Every entry in order of writing. Those deleted meanwhile are left out."""
-        cursor = self._snapshot().cursor(layout.LOG)
-        keys = cursor.iterprev(keys=False) if newest_first else cursor.iternext(keys=False)
-        for key in keys:
-            try:
-                yield self[bytes(key).decode("ascii")]
-            except EntryNotFound:
-                continue
+        """Every entry in order of writing, those included that are written meanwhile.
+
+        Those deleted meanwhile are left out.
+        """
+        for _, key in self._walk(layout.LOG, reverse=newest_first):
+            entry = self._find(self._snapshot(), key.decode("ascii"))
+            if entry is not None:
+                yield entry
 
     def for_prompt(self, prompt: str) -> list[Entry]:
         """All answers to exactly this text, oldest first."""
@@ -109,18 +102,19 @@ class Store(Mapping[str, "Entry"]):
         repeats = snapshot.get(layout.REPEATS, base.encode())
         count = int(bytes(repeats)) if repeats is not None else 0
         keys = [f"{base}#{number}" if number else base for number in range(count)]
-        return [self[key] for key in keys if _get_entry(snapshot, key) is not None]
+        return [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
 
     def for_request(self, request_id: str) -> list[Entry]:
         """The entries of one request, one per choice, in the order of the answer's choices."""
-        cursor = self._snapshot().cursor(layout.REQUESTS)
+        snapshot = self._snapshot()
+        cursor = snapshot.cursor(layout.REQUESTS)
         if not cursor.set_key(layout.id_key(request_id)):
             return []
-        found = [self[bytes(key).decode("ascii")] for key in cursor.iternext_dup()]
-        return sorted(
-            (entry for entry in found if entry.request_id == request_id),
-            key=lambda entry: (entry.created, entry.choice) if entry.choice is None else (0.0, entry.choice),
-        )
+        keys = [bytes(key).decode("ascii") for key in cursor.iternext_dup()]
+        found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
+        # The same index holds the ids that captures go by.
+        mine = [entry for entry in found if entry.request_id == request_id]
+        return sorted(mine, key=lambda entry: (entry.choice or 0, entry.document["sequence"]))
 
     def put_evaluation(
         self,
@@ -142,19 +136,6 @@ class Store(Mapping[str, "Entry"]):
         evaluation = Evaluation(name, label, score, judge, details or {})
         self._transact(lambda change, txn: change.put_evaluation(txn, key, evaluation))
 
-    def dataset(self, label: str | None = None, **options: Any) -> Dataset:
-        """Features and labels of the answers that one evaluator has judged.
-
-        The options (``layer``, ``position``, ``positive``, ``tags``, ...) are those of
-        :func:`activation_logging.dataset.make_dataset`.
-
-        Raises:
-            DatasetError: the labelled answers cannot be learned from; the message says why.
-        """
-        from activation_logging.dataset import make_dataset
-
-        return make_dataset(self, label, **options)
-
     def delete(self, key: str) -> None:
         """Remove an entry with its labels, and the rows that no other entry shares.
 
@@ -164,365 +145,99 @@ class Store(Mapping[str, "Entry"]):
         """
         self._transact(lambda change, txn: change.delete_entry(txn, key))
 
+    def delete_orphan(self, capture_id: str) -> bool:
+        """Remove a capture that :meth:`orphans` named, and the rows that no other one shares.
+
+        Returns:
+            False if it is gone, or if its entry has come meanwhile: then nothing is removed.
+
+        Raises:
+            StoreReadOnly: the store was opened for reading.
+        """
+        return self._transact(lambda change, txn: change.delete_orphan(txn, capture_id))
+
     def writers(self) -> dict[str, dict[str, Any]]:
         """Who has written to this store, with their counters, by writer id."""
         return {
-            bytes(key).decode(): layout.load(value, "a writer's record")
-            for key, value in self._snapshot().cursor(layout.WRITERS).iternext()
+            key.decode(): layout.load(value, "a writer's record")
+            for key, value in self._walk(layout.WRITERS)
         }
 
     def orphans(self) -> list[str]:
         """Ids of captures whose entry never came: what a killed front end leaves behind."""
-        snapshot = self._snapshot()
+        keys = (key for key, _ in self._walk(layout.CAPTURES, values=False))
         return [
-            bytes(key).decode("utf-8", "surrogatepass")
-            for key in snapshot.cursor(layout.CAPTURES).iternext(values=False)
-            if snapshot.get(layout.REQUESTS, bytes(key)) is None
+            key.decode("utf-8", "surrogatepass")
+            for key in keys
+            if self._snapshot().get(layout.REQUESTS, key) is None
         ]
 
-    def _transact(self, action: Any) -> None:
+    def _transact(self, action: Callable[[Mutations, Any], T]) -> T:
         if not self.writable:
             raise StoreReadOnly(f"{self.path} is open for reading; open_store(path, writable=True)")
-        # Our own snapshot would keep the map from growing.
-        self._latest = None
         env = self._live_environment()
         change = Mutations(env)
-        env.transact(lambda txn: action(change, txn))
+        return env.transact(lambda txn: action(change, txn))
 
     def _live_environment(self) -> Environment:
         if self._environment is None:
             raise StoreError(f"{self.path} has been closed")
         if self._environment.pid != os.getpid():
-            self._latest = None
+            # LMDB must not be used across a fork; what the parent has open is not ours to close.
+            self._pinned = threading.local()
             self._environment = environment.acquire(self.path, create=False)
         return self._environment
 
     def _snapshot(self) -> Snapshot:
+        return self._live_environment().snapshot()
+
+    def _find(self, snapshot: Snapshot, key: object) -> Entry | None:
+        raw = layout.entry_key(key)
+        value = None if raw is None else snapshot.get(layout.MAIN, raw)
+        return None if value is None else Entry(self, layout.load(value, f"entry {key}"))
+
+    def _rows(self, key: bytes) -> tuple[memoryview | None, Snapshot]:
+        """A block of rows, and the transaction that keeps it where it is.
+
+        Rows never change, so the transaction that earlier arrays of this thread keep open will
+        do where it knows these rows: a list of many arrays takes one place among the readers.
+        """
         env = self._live_environment()
-        latest = self._latest
-        if latest is None or latest.id != env.last_transaction:
-            self._latest = None
-            self._latest = latest = env.snapshot()
-        return latest
+        pinned: Snapshot | None = getattr(self._pinned, "latest", lambda: None)()
+        if pinned is not None and (raw := pinned.get(layout.ROWS, key)) is not None:
+            return raw, pinned
+        fresh = env.snapshot()
+        self._pinned.latest = weakref.ref(fresh)
+        return fresh.get(layout.ROWS, key), fresh
+
+    def _walk(
+        self, database: bytes, *, values: bool = True, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """All records of a database as copies, a chunk per transaction."""
+        chunk: list[tuple[bytes, bytes]] = []
+        while True:
+            snapshot = self._snapshot()
+            cursor = snapshot.cursor(database)
+            found = _resume(cursor, chunk[-1][0] if chunk else None, reverse)
+            chunk = []
+            while found and len(chunk) < _CHUNK:
+                chunk.append((bytes(cursor.key()), bytes(cursor.value()) if values else b""))
+                found = cursor.prev() if reverse else cursor.next()
+            del cursor, snapshot
+            yield from chunk
+            if len(chunk) < _CHUNK:
+                return
 
     def __repr__(self) -> str:
+        if self._environment is None:
+            return f"Store({str(self.path)!r}, closed)"
         return f"Store({str(self.path)!r}, {len(self)} entries)"
 
 
-class Entry:
-    """One answer: what was asked, what came, and what the model's layers held meanwhile.
-
-    The text side is read at once, arrays when asked for. ``P`` and ``R`` are the numbers of
-    prompt and response tokens. Row ``p`` of an array of activations is the state at position
-    ``p`` of prompt + response, the one that the model predicted token ``p + 1`` from.
-    """
-
-    def __init__(self, store: Store, document: Mapping[str, Any]) -> None:
-        self._store = store
-        self._document = document
-
-    @property
-    def key(self) -> str:
-        """Lower-case hex SHA-256 of the prompt; ``#n`` follows for the n-th repetition."""
-        return str(self._document["key"])
-
-    @property
-    def prompt(self) -> str:
-        """The exact text that the model was given; for chat, the rendered template."""
-        return str(self._document["prompt"])
-
-    @property
-    def response(self) -> str:
-        return str(self._document["response"])
-
-    @property
-    def model(self) -> str:
-        return str(self._document["model"])
-
-    @property
-    def messages(self) -> list[dict[str, Any]] | None:
-        """The messages of a chat request, as they were sent; None for a completion."""
-        return self._document.get("messages")
-
-    @property
-    def request_id(self) -> str:
-        """The ``id`` of the OpenAI answer; several choices share it."""
-        return str(self._document["request_id"])
-
-    @property
-    def choice(self) -> int | None:
-        """Index among the choices of its answer."""
-        return self._document.get("choice")
-
-    @property
-    def prompt_token_ids(self) -> list[int]:
-        return list(self._document["prompt_token_ids"])
-
-    @property
-    def response_token_ids(self) -> list[int]:
-        return list(self._document["response_token_ids"])
-
-    @property
-    def response_tokens(self) -> list[str] | None:
-        """The text of each response token, as vLLM's tokenizer decodes it by itself."""
-        return self._document.get("response_tokens")
-
-    @property
-    def logprobs(self) -> list[float | None] | None:
-        """Log-probability of each response token, where the request asked for it."""
-        return self._document.get("logprobs")
-
-    @property
-    def top_logprobs(self) -> list[dict[int, float]] | None:
-        """Per response token, the log-probabilities that vLLM returned, by token id."""
-        tops = self._document.get("top_logprobs")
-        return None if tops is None else [{int(k): v for k, v in top.items()} for top in tops]
-
-    @property
-    def finish_reason(self) -> str | None:
-        """``stop``, ``length``, ``abort`` (the client left) or ``error``."""
-        return self._document.get("finish_reason")
-
-    @property
-    def error(self) -> str | None:
-        """Why the request failed, if it did."""
-        return self._document.get("error")
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """Sampling parameters that differ from vLLM's defaults."""
-        return dict(self._document.get("sampling") or {})
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return dict(self._document.get("tags") or {})
-
-    @property
-    def created(self) -> float:
-        """When the request arrived, seconds since the epoch."""
-        return float(self._document["created"])
-
-    @property
-    def vllm_version(self) -> str:
-        return str(self._document["vllm_version"])
-
-    @property
-    def document(self) -> dict[str, Any]:
-        """The whole stored record, for fields that have no property of their own."""
-        return dict(self._document)
-
-    # --- activations -----------------------------------------------------------------
-
-    @property
-    def status(self) -> Status:
-        """``complete``; ``pending`` while rows are still to come (for good, after a crash);
-        ``dropped`` or ``failed``, with the reason in :attr:`status_reason`."""
-        if self.error is not None:
-            return "failed"
-        if self._capture is None:
-            return "pending"
-        if self._capture.get("dropped"):
-            return "dropped"
-        if self.finish_reason != "abort" and self._rows_stored < self.num_rows_expected:
-            return "failed"
-        return "complete"
-
-    @property
-    def status_reason(self) -> str | None:
-        """One sentence where the status is not ``complete``."""
-        status = self.status
-        if status == "complete":
-            return None
-        if status == "pending":
-            return "the activations have not arrived"
-        if self.error is not None:
-            return self.error
-        if status == "dropped":
-            return str((self._capture or {})["dropped"])
-        return f"{self._rows_stored} of {self.num_rows_expected} rows were stored"
-
-    @property
-    def num_rows_expected(self) -> int:
-        """``P + R - 1`` for all tokens, ``R`` for the response, ``P`` for the prompt."""
-        prompt, response = self._num_prompt, self._num_response
-        tokens = self._document.get("tokens", "all")
-        return {"response": response, "prompt": prompt}.get(tokens, prompt + response - 1)
-
-    @property
-    def layers(self) -> tuple[int, ...]:
-        """Numbers of the logged layers, ascending; the last is ``num_layers`` after the norm."""
-        return tuple(self._rows_record()["layers"])
-
-    @property
-    def num_layers(self) -> int:
-        """Number of decoder layers of the model, and the number of its ``last`` layer."""
-        return int(self._rows_record()["num_layers"])
-
-    @property
-    def hidden_size(self) -> int:
-        return int(self._rows_record()["hidden_size"])
-
-    @property
-    def dtype(self) -> str:
-        """The stored type: ``float32``, ``float16`` or ``bfloat16``."""
-        return str(self._rows_record()["dtype"])
-
-    @property
-    def positions(self) -> npt.NDArray[np.int64]:
-        """Position in prompt + response of every row, ascending, shape ``[rows]``."""
-        first = int(self._rows_record()["first"])
-        return np.arange(first, first + self._num_rows, dtype=np.int64)
-
-    @property
-    def activations(self) -> npt.NDArray[Any]:
-        """The last layer, after the final norm, shape ``[rows, hidden]``."""
-        return self.layer("last")
-
-    def layer(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """One logged layer, shape ``[rows, hidden]``; read-only.
-
-        float32 and float16 come as they are stored, without a copy where the rows lie in one
-        piece; bfloat16 is widened to float32, which changes no value.
-
-        Raises:
-            RowsMissing: the layer was not logged, or the rows never arrived.
-        """
-        return self._widen(self.stored(layer))
-
-    def rows(self, layer: int | Literal["last"], start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows ``start`` to ``stop`` (not included) of :meth:`layer`; the others are not touched.
-
-        Raises:
-            RowsMissing: the layer was not logged, or the rows never arrived.
-        """
-        return self._widen(self.stored(layer)[start:stop])
-
-    def stored(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """One layer exactly as stored; bfloat16 appears as its bits in ``uint16``.
-
-        Raises:
-            RowsMissing: the layer was not logged, or the rows never arrived.
-        """
-        record = self._rows_record()
-        number = record["num_layers"] if layer == "last" else int(layer)
-        if number not in record["layers"]:
-            raise RowsMissing(
-                f"layer {layer} of entry {self.key} was not logged; logged are "
-                f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
-            )
-        blocks = [
-            self._block(part.segment, number)[part.start : part.start + part.count]
-            for part in slices_of(record)
-        ]
-        if len(blocks) == 1:
-            return blocks[0][: self._num_rows]
-        hidden = (0, record["hidden_size"])
-        joined = np.concatenate(blocks) if blocks else np.empty(hidden, _STORED_TYPES[self.dtype])
-        joined = joined[: self._num_rows]
-        joined.flags.writeable = False
-        return joined
-
-    def _widen(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.dtype != "bfloat16":
-            return stored
-        wide = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
-        wide.flags.writeable = False
-        return wide
-
-    @property
-    def response_activations(self) -> npt.NDArray[Any]:
-        """The last layer where it produced the answer, shape ``[R, hidden]``: row ``i`` is the
-        state that response token ``i`` was predicted from.
-
-        Raises:
-            RowsMissing: those rows were not logged.
-        """
-        first = int(self._rows_record()["first"])
-        start = self._num_prompt - 1 - first
-        rows = self.activations[max(start, 0) : start + self._num_response]
-        if start < 0 or (len(rows) < self._num_response and self.finish_reason != "abort"):
-            raise RowsMissing(
-                f"entry {self.key} holds rows of positions {first} to {first + self._num_rows - 1}, "
-                "not all of the response's"
-            )
-        return rows
-
-    @cached_property
-    def evaluations(self) -> dict[str, Evaluation]:
-        """Labels by evaluator name."""
-        prefix = layout.evaluation_key(self.key, "")
-        cursor = self._store._snapshot().cursor(layout.EVALUATIONS)
-        found: dict[str, Evaluation] = {}
-        if cursor.set_range(prefix):
-            for key, value in cursor.iternext():
-                if not bytes(key).startswith(prefix):
-                    break
-                name = bytes(key)[len(prefix) :].decode()
-                found[name] = Evaluation(name=name, **layout.load(value, f"label {name}"))
-        return found
-
-    @property
-    def _num_prompt(self) -> int:
-        return len(self._document["prompt_token_ids"])
-
-    @property
-    def _num_response(self) -> int:
-        return len(self._document["response_token_ids"])
-
-    @property
-    def _rows_stored(self) -> int:
-        return sum(part[2] for part in (self._capture or {}).get("slices", ()))
-
-    @property
-    def _num_rows(self) -> int:
-        # The engine may have run a step past the end before it learned of a stop string.
-        return min(self._rows_stored, max(self.num_rows_expected, 0))
-
-    @property
-    def _capture(self) -> dict[str, Any] | None:
-        found = self.__dict__.get("_found_capture")
-        if found is None:
-            raw = self._store._snapshot().get(
-                layout.CAPTURES, layout.id_key(self._document["capture"])
-            )
-            if raw is None:
-                return None
-            found = self.__dict__["_found_capture"] = layout.load(raw, f"capture of {self.key}")
-        return found
-
-    def _rows_record(self) -> dict[str, Any]:
-        record = self._capture
-        if record is None or record.get("dropped"):
-            raise RowsMissing(f"entry {self.key} has no activations: {self.status_reason}")
-        return record
-
-    def _block(self, segment: bytes, layer: int) -> npt.NDArray[Any]:
-        snapshot = self._store._snapshot()
-        raw = snapshot.get(layout.ROWS, layout.rows_key(segment, layer))
-        if raw is None:
-            raise StoreCorrupt(f"entry {self.key} lacks rows of layer {layer} that it refers to")
-        kind, width = np.dtype(_STORED_TYPES[self.dtype]), self.hidden_size
-        if len(raw) % (kind.itemsize * width):
-            raise StoreCorrupt(f"layer {layer} of entry {self.key} has a length that cannot be")
-        flat = np.asarray(_Pinned(raw, snapshot)).view(kind)
-        return flat.reshape(-1, width)
-
-    def __repr__(self) -> str:
-        return f"Entry({self.key!r}, {self.prompt[:40]!r} -> {self.response[:40]!r}, {self.status})"
-
-
-class _Pinned:
-    """Memory inside the map, which keeps its read transaction open for as long as it is used."""
-
-    __slots__ = ("__array_interface__", "_snapshot")
-
-    def __init__(self, raw: memoryview, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.__array_interface__ = np.frombuffer(raw, np.uint8).__array_interface__
-
-
-def _get_entry(snapshot: Snapshot, key: str) -> memoryview | None:
-    raw = key.encode("utf-8", "surrogatepass") if isinstance(key, str) else b""
-    if not raw or raw >= layout.FIRST_NAME or len(raw) > 100:
-        return None
-    return snapshot.get(layout.MAIN, raw)
+def _resume(cursor: Any, last: bytes | None, reverse: bool) -> bool:
+    """Move a cursor to the record behind ``last``, or to the first; False if there is none."""
+    if last is None:
+        return bool(cursor.last() if reverse else cursor.first())
+    if reverse:
+        return bool(cursor.prev() if cursor.set_range(last) else cursor.last())
+    return bool(cursor.set_range(last + b"\0"))

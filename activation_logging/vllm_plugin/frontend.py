@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import vllm
 from vllm import SamplingParams
+from vllm.exceptions import VLLMValidationError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
+from activation_logging.errors import RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
@@ -75,13 +77,17 @@ class FrontEndTap:
         """Note a request that comes in.
 
         Raises:
-            RequestOptionError: its ``activation_*`` arguments make no sense.
+            VLLMValidationError: its ``activation_*`` arguments make no sense.
         """
         if request.sampling_params is None:
             return
-        options = RequestOptions.parse(
-            request.sampling_params.extra_args, allowed_layers=self._settings.layers
-        )
+        try:
+            options = RequestOptions.parse(
+                request.sampling_params.extra_args, allowed_layers=self._settings.layers
+            )
+        except RequestOptionError as error:
+            # A class of vLLM's own, which its server answers with HTTP 400; a ValueError too.
+            raise VLLMValidationError(str(error), parameter=error.parameter) from None
         if options.enabled:
             self._accepted[request.request_id] = _Accepted(
                 http_request.get(), options, request.sampling_params, request.arrival_time, index

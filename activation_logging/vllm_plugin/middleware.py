@@ -31,18 +31,20 @@ def extend_app(app: FastAPI) -> None:
     # The end of the list is the innermost place.
     app.user_middleware.append(Middleware(RequestMiddleware, layers=Settings.from_env().layers))
     app.include_router(routes.router)
+    # vLLM has already built its stack, and Starlette builds it only once by itself.
+    app.middleware_stack = app.build_middleware_stack()
     routes.register_metrics()
 
 
 class RequestMiddleware:
-    """Reads the JSON body of every POST under ``/v1`` once, and passes it on."""
+    """Reads the JSON body of every POST once, and passes it on."""
 
     def __init__(self, app: ASGIApp, layers: str) -> None:
         self._app = app
         self._layers = layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not _is_api(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "POST" or _is_ours(scope["path"]):
             await self._app(scope, receive, send)
             return
         raw = await read_body(receive)
@@ -75,8 +77,8 @@ class RequestMiddleware:
         return json.dumps(body).encode() if changed else raw
 
 
-def _is_api(path: str) -> bool:
-    return path.startswith("/v1/") and not path.startswith("/v1/activations")
+def _is_ours(path: str) -> bool:
+    return path.startswith("/v1/activations")
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:

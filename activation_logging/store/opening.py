@@ -1,0 +1,213 @@
+"""Opening the LMDB file at a path, or saying in one sentence why that cannot be.
+
+Everything here happens once per environment; what it takes to live with an open one is in
+:mod:`.environment`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lmdb
+
+from activation_logging.errors import (
+    NotAStore,
+    StoreCorrupt,
+    StoreError,
+    StoreNotFound,
+    StoreReadOnly,
+    StoreVersionError,
+)
+from activation_logging.store import layout
+
+logger = logging.getLogger(__name__)
+
+MAX_READERS = 2048
+
+# py-lmdb 3 bundles a second engine, whose files the first cannot read: stay with the first.
+_ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+
+_UNWRITTEN_PAGES = 256
+"""LMDB may count a few pages behind the file's end that it took and gave back in one commit."""
+
+
+class Opened(NamedTuple):
+    """An LMDB environment that is known to be a store of this format."""
+
+    env: Any
+    databases: dict[bytes, Any]
+    writable: bool
+
+
+class FileId(NamedTuple):
+    """What tells two files apart, whatever their paths."""
+
+    device: int
+    inode: int
+
+
+def file_id(path: Path) -> FileId | None:
+    """Identity of the data file of the store at ``path``; None if there is none."""
+    try:
+        status = (path / "data.mdb").stat()
+    except OSError:
+        return None
+    return FileId(status.st_dev, status.st_ino)
+
+
+def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
+    """Open the environment at ``path`` and its databases; with ``create``, make what is missing.
+
+    Raises:
+        StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt.
+    """
+    _check_files(path, create=create)
+    existed = (path / "data.mdb").exists()
+    writable = not existed or _writable(path)
+    can_lock = not existed or _can_lock(path)
+    if not can_lock:
+        logger.warning(
+            "%s cannot be locked by this user; what is read is only reliable while nobody writes",
+            path,
+        )
+    try:
+        env = lmdb.open(
+            str(path),
+            # An existing file knows its own size; 0 adopts it.
+            map_size=0 if existed else map_size,
+            max_dbs=len(layout.DATABASES),
+            max_readers=MAX_READERS,
+            readonly=not writable,
+            create=create,
+            lock=can_lock,
+            mode=0o644,
+            **_ENGINE,
+        )
+    except lmdb.InvalidError:
+        raise NotAStore(f"{path} holds a data.mdb that is not an LMDB file") from None
+    except (lmdb.VersionMismatchError, lmdb.CorruptedError) as error:
+        raise NotAStore(f"{path} was not written by this LMDB: {error}") from None
+    except lmdb.ReadonlyError as error:
+        raise StoreReadOnly(f"{path} cannot be opened: {error}") from None
+    except (lmdb.Error, OSError) as error:
+        raise StoreError(f"{path} cannot be opened: {error}") from None
+    try:
+        _check_length(path, env)
+        if create:
+            _create_format(env)
+        return Opened(env, _open_databases(path, env), writable)
+    except lmdb.Error as error:
+        env.close()
+        raise StoreCorrupt(f"{path} cannot be read: {error}") from None
+    except BaseException:
+        env.close()
+        raise
+
+
+def _can_lock(path: Path) -> bool:
+    lock = path / "lock.mdb"
+    return os.access(lock if lock.exists() else path, os.W_OK)
+
+
+def _writable(path: Path) -> bool:
+    return os.access(path / "data.mdb", os.W_OK) and _can_lock(path)
+
+
+def _check_files(path: Path, *, create: bool) -> None:
+    data = path / "data.mdb"
+    try:
+        if path.exists() and not path.is_dir():
+            raise NotAStore(f"{path} is a file; a store is a folder with data.mdb inside")
+        if data.exists():
+            if create and not _writable(path):
+                raise StoreReadOnly(f"{path} cannot be written by this user")
+            if not create and not data.stat().st_size:
+                raise NotAStore(f"{path} holds an empty data.mdb, not a store")
+        elif create:
+            path.mkdir(parents=True, exist_ok=True)
+            if not os.access(path, os.W_OK):
+                raise StoreReadOnly(f"{path} cannot be written by this user")
+        elif path.exists() and any(path.iterdir()):
+            raise NotAStore(f"{path} is a folder without a store (no data.mdb inside)")
+        else:
+            raise StoreNotFound(f"there is no store at {path}")
+    except NotADirectoryError:
+        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+    except FileExistsError:
+        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+    except StoreError:
+        raise
+    except OSError as error:
+        raise StoreReadOnly(f"{path} cannot be used: {error.strerror}") from None
+
+
+def _check_length(path: Path, env: Any) -> None:
+    """Refuse a file that was cut off: reading behind its end would kill the process (SIGBUS)."""
+    needed = (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * env.stat()["psize"]
+    found = (path / "data.mdb").stat().st_size
+    if found < needed:
+        raise StoreCorrupt(
+            f"{path} has been cut off: its data.mdb has {found} bytes, at least {needed} are "
+            "missing parts of it; copy it again from where it came"
+        )
+
+
+def _create_format(env: Any) -> None:
+    """Turn an empty environment into a store, in one transaction; do nothing to any other."""
+    with env.begin(write=True) as txn:
+        if txn.stat()["entries"]:
+            return
+        for name in layout.DATABASES:
+            database = env.open_db(name, txn=txn, dupsort=name in layout.DUPLICATES)
+            if name == layout.META:
+                record = {
+                    "format": layout.FORMAT_NAME,
+                    "version": layout.FORMAT_VERSION,
+                    "created": time.time(),
+                }
+                txn.put(layout.FORMAT_KEY, layout.dump(record), db=database)
+
+
+def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
+    foreign = NotAStore(f"{path} is an LMDB environment of something else")
+    with env.begin() as txn:
+        if not txn.stat()["entries"]:
+            raise NotAStore(f"{path} is an empty LMDB environment, not a store")
+        if txn.get(layout.META) is None:
+            raise foreign
+    try:
+        handles = _handles(env, (layout.META,))
+        with env.begin() as txn:
+            raw = txn.get(layout.FORMAT_KEY, db=handles[layout.META])
+        found = {} if raw is None else layout.load(raw, f"the format record of {path}")
+        if found.get("format") != layout.FORMAT_NAME:
+            raise foreign
+        if found.get("version") != layout.FORMAT_VERSION:
+            raise StoreVersionError(
+                f"{path} has format version {found.get('version')}, this package reads and "
+                f"writes version {layout.FORMAT_VERSION}; use a matching release of it"
+            )
+        return handles | _handles(env, layout.DATABASES)
+    except (lmdb.NotFoundError, lmdb.IncompatibleError):
+        raise foreign from None
+
+
+def _handles(env: Any, names: Iterable[bytes]) -> dict[bytes, Any]:
+    """Handles of existing databases.
+
+    LMDB hands out lasting ones in a write transaction or in a read-only environment only, so
+    this waits once for a commit that another process may have under way.
+    """
+
+    def handle(name: bytes, txn: Any = None) -> Any:
+        return env.open_db(name, txn=txn, create=False, dupsort=name in layout.DUPLICATES)
+
+    if env.flags()["readonly"]:
+        return {name: handle(name) for name in names}
+    with env.begin(write=True) as txn:
+        return {name: handle(name, txn) for name in names}
