@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -66,6 +67,7 @@ class Settings:
 
     @classmethod
     def from_json(cls, text: str) -> Settings:
+        """The settings that :meth:`to_json` wrote."""
         return cls(**json.loads(text))
 
 
@@ -77,6 +79,52 @@ _ENVIRONMENT = {
     "DTYPE": "dtype",
     "FULL_POLICY": "full_policy",
 }
+
+
+DEFAULT_MODEL = "mistralai/Mistral-7B-Instruct-v0.2"
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What ``uvicorn activation_logging.server:app`` may load, and how.
+
+    ``preload`` is loaded at once; ``default`` is for requests that name no model. ``allowed``
+    is None where any model may be asked for. ``vllm_args`` are flags as for ``vllm serve``.
+    """
+
+    preload: str | None = None
+    allowed: frozenset[str] | None = None
+    vllm_args: tuple[str, ...] = ()
+    api_keys: tuple[str, ...] = ()
+
+    @property
+    def default(self) -> str:
+        return self.preload or DEFAULT_MODEL
+
+    def allows(self, model: str) -> bool:
+        return self.allowed is None or model in self.allowed or model == self.preload
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
+        """Read ``ACTIVATION_MODEL``, ``ACTIVATION_ALLOWED_MODELS`` (separated by commas),
+        ``ACTIVATION_VLLM_ARGS`` and vLLM's own ``VLLM_API_KEY``.
+
+        Raises:
+            SettingsError: the arguments have an open quote.
+        """
+        names = environ.get("ACTIVATION_ALLOWED_MODELS", "").split(",")
+        allowed = frozenset(name.strip() for name in names if name.strip())
+        try:
+            arguments = tuple(shlex.split(environ.get("ACTIVATION_VLLM_ARGS", "")))
+        except ValueError as error:
+            raise SettingsError(f"ACTIVATION_VLLM_ARGS: {error}") from None
+        key = environ.get("VLLM_API_KEY")
+        return cls(
+            preload=environ.get("ACTIVATION_MODEL", "").strip() or None,
+            allowed=allowed or None,
+            vllm_args=arguments,
+            api_keys=(key,) if key else (),
+        )
 
 
 @dataclass(frozen=True)
@@ -139,8 +187,10 @@ def parse_layers(text: str) -> tuple[int | Literal["last", "all"], ...]:
     for raw in str(text).split(","):
         part = raw.strip().lower()
         first, dash, end = part.partition("-")
-        if part == "last" or part == "all":
-            parts.append(part)
+        if part == "last":
+            parts.append("last")
+        elif part == "all":
+            parts.append("all")
         elif first.isdecimal() and not dash:
             parts.append(int(first))
         elif first.isdecimal() and end.isdecimal() and int(first) <= int(end) <= 10_000:
@@ -194,7 +244,8 @@ def _request_layers(value: Any, allowed: str) -> tuple[int | Literal["last"], ..
         if missing:
             raise RequestOptionError(
                 "activation_layers",
-                f"layer {missing[0]} is not logged by this server, which was started with {allowed!r}",
+                f"layer {missing[0]} is not logged by this server, which was started with "
+                f"{allowed!r}",
             )
     return wanted
 

@@ -1,0 +1,314 @@
+"""``uvicorn activation_logging.server:app``: one address, any model, each loaded when asked for.
+
+The application holds vLLM's own one, whole, for the model that is loaded, and passes every
+request on to it. A request that names another model waits for the requests in flight, then
+the models are swapped. A model that is not allowed, does not exist or cannot be loaded is an
+error in OpenAI's form, and the server goes on serving.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+from starlette.responses import JSONResponse, Response
+
+from activation_logging import routes
+from activation_logging.errors import ActivationLoggingError
+from activation_logging.settings import ServerSettings
+from activation_logging.vllm_plugin.middleware import (
+    TOKEN_FIELD,
+    openai_error,
+    parse_object,
+    read_body,
+    replay,
+)
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger("uvicorn.error")
+
+_MAX_ERROR = 300
+_HUB_TIMEOUT_S = 10.0
+
+
+class ModelNotServed(ActivationLoggingError):
+    """The model is not allowed, does not exist, or could not be loaded."""
+
+    def __init__(self, model: str, reason: str, *, status: int = 404) -> None:
+        super().__init__(f"The model `{model[:200]}` {reason}")
+        self.status = status
+
+
+class LoadedModel:
+    """One model in vLLM's engine, and vLLM's application in front of it."""
+
+    def __init__(self, name: str, app: FastAPI, stack: AsyncExitStack) -> None:
+        self.name = name
+        self.app = app
+        self._stack = stack
+
+    @property
+    def dead(self) -> bool:
+        return bool(self.app.state.engine_client.errored)
+
+    @classmethod
+    async def load(cls, name: str, vllm_args: tuple[str, ...]) -> LoadedModel:
+        """Start an engine for the model; what fails on the way is undone."""
+        from vllm.entrypoints.launchers.api_server import entry
+
+        args = _vllm_arguments(name, vllm_args)
+        async with AsyncExitStack() as stack:
+            engine = await stack.enter_async_context(entry.build_async_engine_client(args))
+            tasks = await engine.get_supported_tasks()
+            app = entry.build_app(args, tasks, engine.model_config)
+            await entry.init_app_state(engine, app.state, args, tasks)
+            # vLLM tells its server to exit when the engine dies; ours loads it again.
+            app.state.server = SimpleNamespace(should_exit=False)
+            await stack.enter_async_context(app.router.lifespan_context(app))
+            return cls(name, app, stack.pop_all())
+        raise AssertionError("unreachable")
+
+    async def unload(self) -> None:
+        await self._stack.aclose()
+
+
+class ModelSwitch:
+    """The one loaded model, shared by the requests for it; swaps wait until nobody uses it."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._loaded: LoadedModel | None = None
+        self._in_use = 0
+        self._swapping = asyncio.Lock()
+        self._idle = asyncio.Condition()
+
+    @property
+    def loaded(self) -> LoadedModel | None:
+        return self._loaded
+
+    @asynccontextmanager
+    async def use(self, name: str, token: str | None) -> AsyncIterator[LoadedModel]:
+        """The named model, loaded if need be, for as long as the block runs.
+
+        Raises:
+            ModelNotServed: it is not allowed, does not exist, or could not be loaded.
+        """
+        if not self._serves(name):
+            # Before the old model goes, make sure that there is a new one; nobody waits for that.
+            if not self._settings.allows(name):
+                raise ModelNotServed(name, "is not among the models that this server may load.")
+            await asyncio.to_thread(_check_exists, name, self._settings.vllm_args, token)
+        # Whoever swaps holds the lock; requests for the old model that come later wait here.
+        async with self._swapping:
+            if not self._serves(name):
+                await self._swap(name, token)
+            model = self._loaded
+            assert model is not None
+            self._in_use += 1
+        try:
+            yield model
+        finally:
+            async with self._idle:
+                self._in_use -= 1
+                self._idle.notify_all()
+
+    async def close(self) -> None:
+        async with self._swapping:
+            await self._unload()
+
+    def _serves(self, name: str) -> bool:
+        """Whether a name is that of the loaded model, or of one of its adapters."""
+        model = self._loaded
+        if model is None or model.dead:
+            return False
+        return name == model.name or name in model.app.state.openai_serving_models.lora_requests
+
+    async def _swap(self, name: str, token: str | None) -> None:
+        await self._unload()
+        logger.info("loading %s", name)
+        try:
+            with _token_in_environment(token):
+                self._loaded = await LoadedModel.load(name, self._settings.vllm_args)
+        except Exception as error:
+            reason = f"could not be loaded: {_sentence(error, token)}"
+            logger.error("%s %s", name, reason)
+            raise ModelNotServed(name, reason, status=503) from None
+        logger.info("loaded %s", name)
+
+    async def _unload(self) -> None:
+        async with self._idle:
+            await self._idle.wait_for(lambda: self._in_use == 0)
+        model, self._loaded = self._loaded, None
+        if model is not None:
+            logger.info("unloading %s", model.name)
+            await model.unload()
+
+
+class SwitchingApp:
+    """The ASGI application: reads which model a request is for, and passes it on."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        self._settings = settings
+        self._switch = ModelSwitch(settings)
+        self._without_model = FastAPI(title="activation-logging, no model loaded")
+        self._without_model.include_router(routes.router)
+        self._without_model.state.engine_client = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "http" and scope["method"] == "POST" and not _is_ours(scope["path"]):
+            await self._post(scope, receive, send)
+        else:
+            await self._other(scope, receive, send)
+
+    async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw = await read_body(receive)
+        body = parse_object(raw) or {}
+        token = body.pop(TOKEN_FIELD, None)
+        if token is not None:
+            raw = json.dumps(body).encode()
+        name = body.get("model") or self._served_by_default()
+        if not isinstance(name, str) or (token is not None and not isinstance(token, str)):
+            wrong = "model" if not isinstance(name, str) else TOKEN_FIELD
+            await openai_error(f"{wrong} must be a string", param=wrong)(scope, receive, send)
+            return
+        try:
+            async with self._switch.use(name, token) as model:
+                await model.app(scope, replay(raw, receive), send)
+        except ModelNotServed as error:
+            kind = "NotFoundError" if error.status == 404 else "ServiceUnavailableError"
+            response = openai_error(str(error), status=error.status, kind=kind, param="model")
+            await response(scope, receive, send)
+
+    async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        model = self._switch.loaded
+        if model is not None and not model.dead:
+            await model.app(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/health":
+            await Response(status_code=200)(scope, receive, send)
+        elif scope["type"] == "http" and scope["path"] == "/v1/models":
+            await self._list_models()(scope, receive, send)
+        else:
+            await self._without_model(scope, receive, send)
+
+    def _served_by_default(self) -> str:
+        model = self._switch.loaded
+        return model.name if model is not None else self._settings.default
+
+    def _list_models(self) -> JSONResponse:
+        """What could be loaded, as far as it is known by name."""
+        names = sorted(self._settings.allowed or ()) or [self._settings.default]
+        data = [{"id": name, "object": "model", "owned_by": "vllm"} for name in names]
+        return JSONResponse({"object": "list", "data": data})
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        await receive()
+        try:
+            if self._settings.preload:
+                async with self._switch.use(self._settings.preload, None):
+                    pass
+        except ModelNotServed as error:
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._switch.close()
+        await send({"type": "lifespan.shutdown.complete"})
+
+
+def _is_ours(path: str) -> bool:
+    return path.startswith("/v1/activations")
+
+
+def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
+    validate_parsed_serve_args(args)
+    return args
+
+
+def _check_exists(name: str, vllm_args: tuple[str, ...], token: str | None) -> None:
+    """Ask for the model on the hub, unless it is a folder, and read its configuration.
+
+    Raises:
+        ModelNotServed: there is no such model.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    try:
+        if not Path(name).is_dir() and "://" not in name:
+            _ask_hub(name, token)
+        args = _vllm_arguments(name, vllm_args)
+        args.hf_token = token
+        AsyncEngineArgs.from_cli_args(args).create_model_config()
+    except ModelNotServed:
+        raise
+    except Exception as error:
+        raise ModelNotServed(name, f"does not exist: {_sentence(error, token)}") from None
+
+
+def _ask_hub(name: str, token: str | None) -> None:
+    """One quick question instead of vLLM's many slow ones; a cached model needs no answer."""
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        if isinstance(try_to_load_from_cache(name, "config.json"), str):
+            return
+        HfApi().model_info(name, token=token, timeout=_HUB_TIMEOUT_S)
+    except (HfHubHTTPError, HFValidationError):
+        raise
+    except Exception as error:
+        raise ModelNotServed(
+            name, f"is neither a folder nor cached, and the hub cannot be asked: {error}"
+        ) from None
+
+
+@contextmanager
+def _token_in_environment(token: str | None) -> Iterator[None]:
+    """Let the processes that load the weights find the token, and nothing after them."""
+    before = os.environ.get("HF_TOKEN")
+    if token is not None:
+        os.environ["HF_TOKEN"] = token
+    try:
+        yield
+    finally:
+        if token is not None:
+            if before is None:
+                del os.environ["HF_TOKEN"]
+            else:
+                os.environ["HF_TOKEN"] = before
+
+
+def _sentence(error: Exception, token: str | None) -> str:
+    """An error in one line, without the token, whatever raised it."""
+    details = getattr(error, "errors", None)
+    text = details()[0]["msg"] if callable(details) else str(error)
+    text = " ".join(text.split())[:_MAX_ERROR] or type(error).__name__
+    return text.replace(token, "[token]") if token else text
+
+
+def _make_app() -> ASGIApp:
+    settings = ServerSettings.from_env()
+    application: ASGIApp = SwitchingApp(settings)
+    if settings.api_keys:
+        from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
+
+        application = AuthenticationMiddleware(application, tokens=list(settings.api_keys))
+    return application
+
+
+app = _make_app()
