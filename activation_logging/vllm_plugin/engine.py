@@ -1,8 +1,9 @@
 """Marking an engine's configuration, and attaching the front-end tap: the patches of vLLM.
 
-Three methods are wrapped, each once per process: ``EngineArgs.create_engine_config`` puts our
-worker class in; the constructors of the two engines attach the tap. ``build_app`` is wrapped
-where a server has been imported, for the routes and the middleware.
+What is wrapped, each once per process: ``EngineArgs.create_engine_config`` puts our worker
+class in; the constructors of the two engines attach the tap, ``AsyncLLM.shutdown`` closes it.
+Where a server has been imported, ``build_app`` gets the routes and the middleware, and the
+engine's context manager waits for the rows before it ends.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +92,7 @@ def _attach_taps() -> None:
     server = sys.modules.get(_SERVER)
     if server is not None:
         _wrap(server, "build_app", _build_app)
+        _wrap(server, "build_async_engine_client_from_engine_args", _build_client)
 
 
 def _init_engine(original: Callable[..., None], engine: Any, *args: Any, **kwargs: Any) -> None:
@@ -107,6 +110,18 @@ def _shut_down_engine(original: Callable[..., Any], engine: Any, *args: Any, **k
         tap = getattr(getattr(engine, "output_processor", None), "tap", None)
         if tap is not None:
             tap.close()
+
+
+@asynccontextmanager
+async def _build_client(original: Callable[..., Any], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+    """A server's engine. vLLM kills its processes when it goes: their rows are fetched before."""
+    async with original(*args, **kwargs) as engine:
+        try:
+            yield engine
+        finally:
+            tap = getattr(engine.output_processor, "tap", None)
+            if tap is not None and not engine.errored:
+                await tap.drain()
 
 
 def _build_app(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

@@ -7,6 +7,7 @@ through which requests pass, and changes nothing of what they return.
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import weakref
 from collections import deque
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
+from vllm.logger import init_logger
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
 from activation_logging.errors import RequestOptionError
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
+logger = init_logger("vllm.activation_logging")
+
 _SAMPLING_FIELDS = (
     *("n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed"),
     *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"),
@@ -37,6 +41,7 @@ _SAMPLING_FIELDS = (
 )
 _DEFAULTS = SamplingParams()
 _FLUSHED_AT_ONCE = 10_000
+_DRAIN_S = 30.0
 
 
 class _Accepted(NamedTuple):
@@ -109,20 +114,30 @@ class FrontEndTap:
         self.writer.flush()
 
     async def flush_async(self) -> None:
-        """The same for a server; the wait for the disk is short and happens off the loop."""
-        import asyncio
-
+        """The same for a server, whose event loop goes on meanwhile."""
         engine = self._engine()
         if engine is not None:
             await engine.collective_rpc("flush_activations", args=(self._take_finished(),))
         await asyncio.to_thread(self.writer.flush)
 
+    async def drain(self) -> None:
+        """Before an engine is shut down: record what is in flight as aborted, and flush."""
+        self._abort_all()
+        try:
+            await asyncio.wait_for(self.flush_async(), _DRAIN_S)
+        except Exception:
+            # The engine may be gone already, after a signal to the whole process group.
+            logger.exception("the last activations may be missing from the store")
+
     def close(self) -> None:
         """Record what is still in flight as aborted, and wait for the store."""
-        for state in list(self._processor.request_states.values()):
-            self.finish(state, "abort")
+        self._abort_all()
         self.writer.close()
         atexit.unregister(self.close)
+
+    def _abort_all(self) -> None:
+        for state in list(self._processor.request_states.values()):
+            self.finish(state, "abort")
 
     def _take_finished(self) -> list[str]:
         taken = list(self._finished)
