@@ -22,6 +22,8 @@
     └── DemoModelError                      the default model could not be prepared
 """
 
+# ruff: noqa: N818 - a name says what is wrong; the classes are errors by what they inherit
+
 from __future__ import annotations
 
 

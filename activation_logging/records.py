@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
 
 Label = Literal["hallucinated", "correct", "refused", "invalid"]
 LABELS: tuple[Label, ...] = get_args(Label)
@@ -71,8 +72,10 @@ class Capture:
 
     @property
     def nbytes(self) -> int:
+        """Size of the rows that this capture brings along, bytes."""
         return sum(segment.nbytes for segment in self.segments)
 
     @property
     def num_rows(self) -> int:
+        """Number of its rows, those included that it shares with earlier captures."""
         return sum(part.count for part in self.slices)

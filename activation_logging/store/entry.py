@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -14,6 +13,8 @@ from activation_logging.store import layout
 from activation_logging.store.mutations import slices_of
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from activation_logging.store.environment import Snapshot
     from activation_logging.store.reader import Store
 
@@ -44,10 +45,12 @@ class Entry:
 
     @property
     def response(self) -> str:
+        """The text that the client got."""
         return str(self._document["response"])
 
     @property
     def model(self) -> str:
+        """The model's name as it was served."""
         return str(self._document["model"])
 
     @property
@@ -67,10 +70,12 @@ class Entry:
 
     @property
     def prompt_token_ids(self) -> list[int]:
+        """The ``P`` ids that the model was given."""
         return list(self._document["prompt_token_ids"])
 
     @property
     def response_token_ids(self) -> list[int]:
+        """The ``R`` ids that it answered, the end-of-sequence token included."""
         return list(self._document["response_token_ids"])
 
     @property
@@ -106,6 +111,7 @@ class Entry:
 
     @property
     def tags(self) -> dict[str, str]:
+        """What the request gave as ``activation_tags``."""
         return dict(self._document.get("tags") or {})
 
     @property
@@ -115,6 +121,7 @@ class Entry:
 
     @property
     def vllm_version(self) -> str:
+        """Version of the vLLM that served it."""
         return str(self._document["vllm_version"])
 
     @property
@@ -126,8 +133,11 @@ class Entry:
 
     @property
     def status(self) -> Status:
-        """``complete``; ``pending`` while rows are still to come (for good, after a crash);
-        ``dropped`` or ``failed``, with the reason in :attr:`status_reason`."""
+        """How the request ended, as far as its activations go.
+
+        ``pending`` means that rows are still to come, and stays for good after a crash. What is
+        not ``complete`` has its reason in :attr:`status_reason`.
+        """
         if self.error is not None:
             return "failed"
         if self._capture is None:
@@ -171,6 +181,7 @@ class Entry:
 
     @property
     def hidden_size(self) -> int:
+        """Number of elements of a row."""
         return int(self._rows_record()["hidden_size"])
 
     @property
@@ -225,21 +236,22 @@ class Entry:
         if len(blocks) == 1:
             return blocks[0][: self._num_rows]
         empty = np.empty((0, self.hidden_size), _STORED_TYPES[self.dtype])
-        joined = np.concatenate([empty, *blocks])[: self._num_rows]
+        joined: npt.NDArray[Any] = np.concatenate([empty, *blocks])[: self._num_rows]
         joined.flags.writeable = False
         return joined
 
     def _widen(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
         if self.dtype != "bfloat16":
             return stored
-        wide = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+        wide: npt.NDArray[Any] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
         wide.flags.writeable = False
         return wide
 
     @property
     def response_activations(self) -> npt.NDArray[Any]:
-        """The last layer where it produced the answer, shape ``[R, hidden]``: row ``i`` is the
-        state that response token ``i`` was predicted from.
+        """The last layer where it produced the answer, shape ``[R, hidden]``.
+
+        Row ``i`` is the state that response token ``i`` was predicted from.
 
         Raises:
             RowsMissing: those rows were not logged.
@@ -249,8 +261,8 @@ class Entry:
         rows = self.activations[max(start, 0) : start + self._num_response]
         if start < 0 or (len(rows) < self._num_response and self.finish_reason != "abort"):
             raise RowsMissing(
-                f"entry {self.key} holds rows of positions {first} to {first + self._num_rows - 1}, "
-                "not all of the response's"
+                f"entry {self.key} holds the rows of positions {first} to "
+                f"{first + self._num_rows - 1}, not all of the response's"
             )
         return rows
 

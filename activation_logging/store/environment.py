@@ -11,16 +11,18 @@ import logging
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
 from activation_logging.errors import StoreError, StoreReadOnly
 from activation_logging.store import layout
 from activation_logging.store.opening import MAX_READERS, file_id, open_store_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,7 +92,7 @@ class Environment:
             try:
                 with self.write() as txn:
                     return action(txn)
-            except lmdb.MapFullError:
+            except lmdb.MapFullError:  # noqa: PERF203 - trying again is the point
                 self._grow()
 
     def _begin(self, *, write: bool) -> Any:

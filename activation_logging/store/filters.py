@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple, get_args
 
 from activation_logging.errors import SettingsError
 from activation_logging.records import LABELS, Status
-from activation_logging.store.reader import Entry, Store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from activation_logging.store.entry import Entry
+    from activation_logging.store.reader import Store
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 

@@ -30,10 +30,12 @@ import hashlib
 import json
 import re
 import struct
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import StoreCorrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 FORMAT_NAME = "activation-logging"
 FORMAT_VERSION = 1
@@ -77,19 +79,23 @@ def id_key(identifier: str) -> bytes:
 
 
 def sequence_key(number: int) -> bytes:
+    """Place in the log, so that numbers sort as bytes do."""
     return struct.pack(">Q", number)
 
 
 def sequence_number(key: bytes) -> int:
+    """The reverse of :func:`sequence_key`."""
     return int(struct.unpack(">Q", key)[0])
 
 
 def rows_key(segment: bytes, layer: int) -> bytes:
+    """Where one layer of a segment lies."""
     return segment + struct.pack(">H", layer)
 
 
-def evaluation_key(entry_key: str, name: str) -> bytes:
-    return f"{entry_key}\0{name}".encode()
+def evaluation_key(entry: str, name: str) -> bytes:
+    """Where one evaluator's label of an entry lies; an empty name gives the prefix of all."""
+    return f"{entry}\0{name}".encode()
 
 
 def dump(value: Mapping[str, Any]) -> bytes:

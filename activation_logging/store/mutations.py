@@ -7,13 +7,16 @@ these, so that the databases of :mod:`.layout` never disagree with each other.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import EntryNotFound
 from activation_logging.records import LABELS, Capture, Evaluation, SegmentSlice
 from activation_logging.store import layout
-from activation_logging.store.environment import Environment
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from activation_logging.store.environment import Environment
 
 MAX_NAME_BYTES = 128
 
@@ -142,6 +145,7 @@ class Mutations:
         return True
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
+        """Write who a writer is, and its counters so far."""
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
 
     def _uses(self, txn: Any, segment: bytes) -> int | None:

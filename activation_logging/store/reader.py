@@ -7,15 +7,20 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.records import Evaluation, Label
 from activation_logging.store import environment, layout
 from activation_logging.store.entry import Entry
-from activation_logging.store.environment import Environment, Snapshot
 from activation_logging.store.mutations import Mutations
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+    from activation_logging.store.environment import Environment, Snapshot
 
 T = TypeVar("T")
 
@@ -55,7 +60,7 @@ class Store(Mapping[str, Entry]):
         """Stop using the store. Arrays read from it stay valid."""
         self._environment = None
 
-    def __enter__(self) -> Store:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

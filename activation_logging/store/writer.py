@@ -16,15 +16,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import Capture
-from activation_logging.settings import FullPolicy
 from activation_logging.store import environment
 from activation_logging.store.mutations import Mutations
+
+if TYPE_CHECKING:
+    from activation_logging.settings import FullPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -146,8 +148,8 @@ class StoreWriter:
             self._wake.notify_all()
             if not self._wake.wait_for(lambda: self._written >= goal, timeout):
                 raise StoreError(
-                    f"{self._environment.path}: {goal - self._written} records could not be written "
-                    f"within {timeout} s; is the disk full?"
+                    f"{self._environment.path}: {goal - self._written} records could not be "
+                    f"written within {timeout} s; is the disk full?"
                 )
 
     def close(self, timeout: float = 60.0) -> None:
@@ -216,7 +218,7 @@ class StoreWriter:
         for item in items:
             try:
                 built.append(item if isinstance(item, Capture) else item())
-            except Exception:
+            except Exception:  # noqa: PERF203 - one that fails must not take the others along
                 self._lose(1)
                 logger.exception("an entry could not be built and is lost")
         return built
@@ -229,25 +231,25 @@ class StoreWriter:
         while batch:
             try:
                 self._commit(batch)
-            except _HOPELESS:
-                self._write_one_by_one(batch)
+            except _HOPELESS as error:
+                self._write_one_by_one(batch, error)
             except _PASSING as error:
                 if self._waits_after(error):
                     continue
                 self._lose(len(batch))
                 logger.error("%d records were lost at shutdown", len(batch))  # noqa: TRY400
-            except Exception:
-                self._write_one_by_one(batch)
+            except Exception as error:  # noqa: BLE001 - a bad record must not stop the writer
+                self._write_one_by_one(batch, error)
             return
 
-    def _write_one_by_one(self, batch: Sequence[Document | Capture]) -> None:
+    def _write_one_by_one(self, batch: Sequence[Document | Capture], error: Exception) -> None:
         if len(batch) > 1:
             for item in batch:
                 self._write([item])
             return
         self._lose(1)
         kind = "capture" if isinstance(batch[0], Capture) else "entry"
-        logger.exception("a record (%s) cannot be stored and is lost", kind)
+        logger.error("a record (%s) cannot be stored and is lost", kind, exc_info=error)
 
     def _commit(self, batch: Sequence[Document | Capture]) -> None:
         stats = dataclasses.replace(self.stats, commits=self.stats.commits + 1)
