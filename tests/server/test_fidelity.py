@@ -1,0 +1,229 @@
+"""Rows belong to their tokens, in every mode of the engine: each against Hugging Face."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from activation_logging import Entry
+from tests.server.conftest import RunningServer
+from tests.server.reference import Reference
+
+TOLERANCE = 2e-5
+LAYERS = (1, 15, 30)
+
+Check = Callable[[str, Iterable[Entry]], None]
+
+
+@pytest.fixture(scope="session")
+def check(reference: Reference, fidelity: dict[str, dict[str, float]]) -> Check:
+    """Compare every row of every layer, and note the worst error for the table."""
+
+    def compare(mode: str, entries: Iterable[Entry]) -> None:
+        row = fidelity.setdefault(mode, {"rows": 0, **{str(layer): 0.0 for layer in LAYERS}})
+        compared = 0
+        for entry in entries:
+            assert entry.status == "complete", entry.status_reason
+            assert entry.layers == LAYERS
+            expected = len(entry.prompt_token_ids) + len(entry.response_token_ids) - 1
+            if entry.finish_reason != "abort":
+                assert list(entry.positions) == list(range(expected))
+            compared += len(entry.positions)
+            for layer in LAYERS:
+                worst = reference.worst_error(entry, layer)
+                row[str(layer)] = max(row[str(layer)], worst)
+                assert worst <= TOLERANCE, f"{mode}, layer {layer}: {worst:.1e} in {entry}"
+        assert compared, "nothing was compared"
+        row["rows"] += compared
+
+    return compare
+
+
+def story(length: int, seed: int) -> str:
+    """A prompt of about ``length`` words that shares no beginning with another seed's."""
+    words = ("river", "stone", "green", "seven", "walked", "under", "quiet", "moon", "because")
+    return f"Chapter {seed}. " + " ".join(words[(seed * 7 + i * i) % 9] for i in range(length))
+
+
+def ask_all(server: RunningServer, prompts: Sequence[str], **options: Any) -> list[Entry]:
+    """All prompts at once; their entries in the same order."""
+    with ThreadPoolExecutor(len(prompts)) as pool:
+        answers = list(pool.map(lambda prompt: server.complete(prompt, **options), prompts))
+    server.flush()
+    return [entry for answer in answers for entry in server.store().for_request(answer["id"])]
+
+
+class Modes:
+    """Every way to ask, against one server; subclasses bring the server."""
+
+    name: str
+
+    def test_single(self, serving: RunningServer, check: Check) -> None:
+        answer = serving.complete("The capital of France is", max_tokens=24)
+        check(f"{self.name}, single", serving.entries_of(answer))
+
+    def test_concurrent_mixed_lengths(self, serving: RunningServer, check: Check) -> None:
+        prompts = [story(3 + 11 * i, seed=i) for i in range(16)]
+        check(f"{self.name}, 16 concurrent", ask_all(serving, prompts, max_tokens=20))
+
+    def test_prefix_cache_hits(self, serving: RunningServer, check: Check) -> None:
+        common = story(300, seed=99)
+        serving.complete(common + " One.", max_tokens=2)
+        hits = serving.metric("vllm:prefix_cache_hits_total")
+        entries = ask_all(serving, [f"{common} {n}." for n in ("Two", "Three", "Four")])
+        assert serving.metric("vllm:prefix_cache_hits_total") > hits, "nothing came from the cache"
+        check(f"{self.name}, prefix-cache hits", entries)
+
+    def test_several_choices(self, serving: RunningServer, check: Check) -> None:
+        answer = serving.complete("Once upon a time", n=3, temperature=0.9, seed=7, max_tokens=20)
+        entries = serving.entries_of(answer)
+        assert [entry.response for entry in entries] == [c["text"] for c in answer["choices"]]
+        check(f"{self.name}, n=3", entries)
+
+    def test_streaming(self, serving: RunningServer, check: Check) -> None:
+        body = {"model": "smol", "prompt": "A haiku about rain:", "max_tokens": 24, "stream": True}
+        chunks = []
+        with httpx.stream("POST", f"{serving.base_url}/completions", json=body, timeout=60) as answer:
+            for line in answer.iter_lines():
+                if line.startswith("data: {"):
+                    chunks.append(json.loads(line.removeprefix("data: ")))
+        entries = serving.entries_of(chunks[0])
+        assert entries[0].response == "".join(c["choices"][0]["text"] for c in chunks)
+        check(f"{self.name}, streaming", entries)
+
+    def test_stop_string_inside_a_token(self, serving: RunningServer, check: Check) -> None:
+        prompt = "Count: one two three four"
+        whole = serving.complete(prompt, max_tokens=24)["choices"][0]["text"]
+        # Neither begins nor ends where a token does.
+        stop = whole[9:12]
+        answer = serving.complete(prompt, max_tokens=24, stop=[stop])
+        assert answer["choices"][0]["finish_reason"] == "stop"
+        entry = serving.entries_of(answer)[0]
+        assert entry.response == answer["choices"][0]["text"] == whole[: whole.index(stop)]
+        assert entry.finish_reason == "stop"
+        check(f"{self.name}, stop string", [entry])
+
+    def test_chat(self, serving: RunningServer, check: Check) -> None:
+        answer = serving.chat("Name three animals.", max_tokens=30)
+        check(f"{self.name}, chat", serving.entries_of(answer))
+
+    def test_client_leaves(self, serving: RunningServer, check: Check) -> None:
+        body = {"model": "smol", "prompt": "Write a very long story.", "stream": True}
+        body |= {"max_tokens": 1500, "ignore_eos": True, "request_id": f"left-{self.name}"}
+        with httpx.stream("POST", f"{serving.base_url}/completions", json=body, timeout=60) as answer:
+            lines = (line for line in answer.iter_lines() if line.startswith("data:"))
+            for _ in range(5):
+                next(lines)
+        entry = wait_for_entry(serving, f"cmpl-left-{self.name}")
+        assert entry.finish_reason == "abort"
+        assert len(entry.prompt_token_ids) <= len(entry.positions)
+        check(f"{self.name}, client left", [entry])
+
+
+def wait_for_entry(server: RunningServer, request_id: str) -> Entry:
+    """An aborted request tells nobody when it is done: look until its entry is there."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        server.flush()
+        found = server.store().for_request(request_id)
+        if found:
+            return found[0]
+        time.sleep(0.2)
+    raise AssertionError(f"no entry of {request_id}")
+
+
+class TestEager(Modes):
+    name = "eager"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, server: RunningServer) -> RunningServer:
+        return server
+
+
+class TestTight(Modes):
+    """A token budget that cuts prompts into chunks, and a cache too small for all."""
+
+    name = "chunked prefill"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        flags = ("--max-num-batched-tokens", "64", "--max-num-seqs", "16", "--block-size", "32")
+        with serve(*flags, "--num-gpu-blocks-override", "70") as started:
+            yield started
+
+    def test_preemption(self, serving: RunningServer, check: Check) -> None:
+        prompts = [story(20 + i, seed=200 + i) for i in range(14)]
+        entries = ask_all(serving, prompts, max_tokens=230, ignore_eos=True)
+        assert serving.metric("vllm:num_preemptions_total") > 0, "nothing was preempted"
+        check("preemption", entries)
+
+
+@pytest.mark.compiled
+class TestCompiled(Modes):
+    name = "compiled"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        with serve(eager=False) as started:
+            yield started
+
+
+class TestTensorParallel(Modes):
+    """The default model has 9 heads and 3 KV heads: it splits into three."""
+
+    name = "tensor parallel 3"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        with serve("--tensor-parallel-size", "3", env=env) as started:
+            yield started
+
+
+class TestDataParallel(Modes):
+    name = "data parallel 2"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+        with serve("--data-parallel-size", "2", env=env) as started:
+            yield started
+
+    def test_both_engines_write(self, serving: RunningServer, check: Check) -> None:
+        entries = ask_all(serving, [story(5, seed=300 + i) for i in range(8)])
+        rows = {
+            record["role"]: record["rows"]
+            for record in serving.store().writers().values()
+            if record["role"].startswith("worker")
+        }
+        assert len(rows) == 2, rows
+        assert all(count > 0 for count in rows.values()), rows
+        check(f"{self.name}, both engines", entries)
+
+    def test_prefix_cache_hits(self, serving: RunningServer, check: Check) -> None:
+        # Each engine has a cache of its own: ask one of them.
+        common = story(300, seed=99)
+        entries = [
+            entry
+            for n in ("One", "Two", "Three")
+            for entry in serving.entries_of(
+                serving.post(
+                    "/v1/completions",
+                    {"model": "smol", "prompt": f"{common} {n}.", "temperature": 0},
+                    headers={"X-data-parallel-rank": "1"},
+                ).json()
+            )
+        ]
+        assert serving.metric("vllm:prefix_cache_hits_total") > 0, "nothing came from the cache"
+        check(f"{self.name}, prefix-cache hits", entries)
