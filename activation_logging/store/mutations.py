@@ -43,10 +43,11 @@ class Mutations:
             txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
         return key
 
-    def put_capture(self, txn: Any, capture: Capture) -> None:
+    def put_capture(self, txn: Any, capture: Capture, *, writer: str | None = None) -> None:
         """Add a request's rows; slices of segments that are gone turn it into a dropped one.
 
-        A second capture of the same id takes the place of the first.
+        A second capture of the same id takes the place of the first. ``writer`` is the id of
+        the one that writes it.
         """
         used = dict.fromkeys(part.segment for part in capture.slices)
         brought = {segment.id: segment for segment in capture.segments}
@@ -60,7 +61,7 @@ class Mutations:
             "dtype": capture.dtype,
             "first": capture.first,
             "slices": [[part.segment.hex(), part.start, part.count] for part in capture.slices],
-            "created": time.time(),
+            "writer": writer,
         }
         if dropped:
             used, record["slices"], record["dropped"] = {}, [], dropped
@@ -121,8 +122,20 @@ class Mutations:
             txn.delete(base, db=self._db(layout.REPEATS))
         self.delete_capture(txn, document["capture"])
 
+    def delete_pending(self, txn: Any, key: str) -> bool:
+        """Remove an entry whose rows never came; False if it is gone or complete."""
+        raw_key = layout.entry_key(key)
+        raw = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
+        if raw is None:
+            return False
+        capture = layout.id_key(layout.load(raw, f"entry {key}")["capture"])
+        if txn.get(capture, db=self._db(layout.CAPTURES)) is not None:
+            return False
+        self.delete_entry(txn, key)
+        return True
+
     def delete_orphan(self, txn: Any, capture_id: str) -> bool:
-        """Remove a capture that no entry names; False if there is none or one does."""
+        """Remove a capture that no entry names; False if it is gone or an entry does."""
         key = layout.id_key(capture_id)
         if txn.get(key, db=self._db(layout.REQUESTS)) is not None:
             return False

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from activation_logging.dataset import Dataset
     from activation_logging.store.environment import Environment, Snapshot
 
 T = TypeVar("T")
@@ -141,6 +142,19 @@ class Store(Mapping[str, Entry]):
         evaluation = Evaluation(name, label, score, judge, details or {})
         self._transact(lambda change, txn: change.put_evaluation(txn, key, evaluation))
 
+    def dataset(self, label: str | None = None, **options: Any) -> Dataset:
+        """Features and labels of the answers that one evaluator has judged.
+
+        The options (``layer``, ``position``, ``positive``, ``tags``, ...) are those of
+        :func:`activation_logging.dataset.make_dataset`.
+
+        Raises:
+            DatasetError: the labelled answers cannot be learned from; the message says why.
+        """
+        from activation_logging.dataset import make_dataset
+
+        return make_dataset(self, label, **options)
+
     def delete(self, key: str) -> None:
         """Remove an entry with its labels, and the rows that no other entry shares.
 
@@ -149,17 +163,6 @@ class Store(Mapping[str, Entry]):
             StoreReadOnly: the store was opened for reading.
         """
         self._transact(lambda change, txn: change.delete_entry(txn, key))
-
-    def delete_orphan(self, capture_id: str) -> bool:
-        """Remove a capture that :meth:`orphans` named, and the rows that no other one shares.
-
-        Returns:
-            False if it is gone, or if its entry has come meanwhile: then nothing is removed.
-
-        Raises:
-            StoreReadOnly: the store was opened for reading.
-        """
-        return self._transact(lambda change, txn: change.delete_orphan(txn, capture_id))
 
     def writers(self) -> dict[str, dict[str, Any]]:
         """Who has written to this store, with their counters, by writer id."""

@@ -264,9 +264,9 @@ class StoreWriter:
         def action(txn: Any) -> None:
             for item in batch:
                 if isinstance(item, Capture):
-                    self._mutations.put_capture(txn, item)
+                    self._mutations.put_capture(txn, item, writer=self.id)
                 else:
-                    self._mutations.put_entry(txn, item)
+                    self._mutations.put_entry(txn, {**item, "writer": self.id})
             self._mutations.put_writer(txn, self.id, {**self._who, **dataclasses.asdict(stats)})
 
         self._environment.transact(action)

@@ -1,0 +1,78 @@
+"""Halves: what is left when one side of a request never arrived.
+
+An entry comes from vLLM's front end and its rows from the worker. A process that is killed
+takes what it had not written yet along, and the other side's half stays. A half is *final*
+when its writer has said good-bye or is no longer running; before that it may be completed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from activation_logging.errors import StoreCorrupt
+from activation_logging.store import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from activation_logging.store.reader import Store
+
+
+class Half(NamedTuple):
+    """An entry without rows (``entry``, by key) or rows without an entry (``rows``, by id)."""
+
+    kind: Literal["entry", "rows"]
+    id: str
+    final: bool
+
+
+def find_halves(store: Store) -> Iterator[Half]:
+    """All halves of a store: entries first, in order of writing."""
+    running = {name for name, record in store.writers().items() if _is_running(record)}
+
+    def half(kind: Literal["entry", "rows"], name: str, writer: str | None) -> Half:
+        # Records of unknown origin may belong to anyone who still runs.
+        return Half(kind, name, final=not running if writer is None else writer not in running)
+
+    for entry in store.entries():
+        if entry.status == "pending":
+            yield half("entry", entry.key, entry.document.get("writer"))
+    for name in store.orphans():
+        raw = store._snapshot().get(layout.CAPTURES, layout.id_key(name))
+        if raw is not None:
+            yield half("rows", name, _writer_of(raw, name))
+
+
+def remove_half(store: Store, half: Half) -> bool:
+    """Remove a half; False if it is gone or has been completed meanwhile.
+
+    Raises:
+        StoreReadOnly: the store was opened for reading.
+    """
+    if half.kind == "entry":
+        return store._transact(lambda change, txn: change.delete_pending(txn, half.id))
+    return store._transact(lambda change, txn: change.delete_orphan(txn, half.id))
+
+
+def _writer_of(raw: memoryview, name: str) -> str | None:
+    try:
+        return layout.load(raw, f"capture {name}").get("writer")
+    except StoreCorrupt:
+        return None
+
+
+def _is_running(writer: Mapping[str, Any]) -> bool:
+    """Whether a writer may still write; of those on other machines nobody here can tell."""
+    if "stopped" in writer:
+        return False
+    if writer["host"] != socket.gethostname():
+        return True
+    try:
+        os.kill(writer["pid"], 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
