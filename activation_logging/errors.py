@@ -22,9 +22,13 @@
     └── DemoModelError                      the default model could not be prepared
 """
 
-# ruff: noqa: N818 - a name says what is wrong; the classes are errors by what they inherit
-
 from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 
 class ActivationLoggingError(Exception):
@@ -104,3 +108,17 @@ class ExtraMissing(ActivationLoggingError, ImportError):
 
 class DemoModelError(ActivationLoggingError):
     """The default model could not be prepared."""
+
+
+def print_as_one_sentence() -> None:
+    """For programs that are not ours, such as ``vllm serve``: no traceback for our errors."""
+    usual = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, ActivationLoggingError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            usual(kind, error, trace)
+
+    if getattr(usual, "__module__", None) != __name__:
+        sys.excepthook = hook

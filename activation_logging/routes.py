@@ -67,7 +67,9 @@ async def list_entries(
     def read(store: Store) -> dict[str, Any]:
         if request_id is not None or prompt is not None:
             found = (
-                store.for_prompt(prompt) if request_id is None else store.for_request(request_id)
+                store.for_request(request_id)
+                if request_id is not None
+                else store.for_prompt(prompt or "")
             )
             entries = [e for e in found if prompt is None or e.prompt == prompt][offset:]
             page = entries[: limit + 1]
@@ -266,7 +268,7 @@ def _as_safetensors(entry: Entry, layer: int | Literal["last"]) -> bytes:
 
 
 def _relabel_bfloat16(saved: bytes) -> bytes:
-    """numpy has no bfloat16, so its bits were saved as U16: name them what they are."""
+    """Numpy has no bfloat16, so its bits were saved as U16: name them what they are."""
     import json
 
     size = int.from_bytes(saved[:8], "little")

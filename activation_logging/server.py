@@ -12,7 +12,6 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -33,6 +32,8 @@ from activation_logging.vllm_plugin.middleware import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger("uvicorn.error")
@@ -139,9 +140,9 @@ class ModelSwitch:
         try:
             with _token_in_environment(token):
                 self._loaded = await LoadedModel.load(name, self._settings.vllm_args)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on
             reason = f"could not be loaded: {_sentence(error, token)}"
-            logger.error("%s %s", name, reason)
+            logger.error("%s %s", name, reason)  # noqa: TRY400 - a traceback may hold the token
             raise ModelNotServed(name, reason, status=503) from None
         logger.info("loaded %s", name)
 
@@ -256,7 +257,7 @@ def _check_exists(name: str, vllm_args: tuple[str, ...], token: str | None) -> N
         AsyncEngineArgs.from_cli_args(args).create_model_config()
     except ModelNotServed:
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - vLLM, transformers and the hub raise anything
         raise ModelNotServed(name, f"does not exist: {_sentence(error, token)}") from None
 
 
@@ -271,7 +272,7 @@ def _ask_hub(name: str, token: str | None) -> None:
         HfApi().model_info(name, token=token, timeout=_HUB_TIMEOUT_S)
     except (HfHubHTTPError, HFValidationError):
         raise
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - the client's own network errors, of many classes
         raise ModelNotServed(
             name, f"is neither a folder nor cached, and the hub cannot be asked: {error}"
         ) from None

@@ -106,8 +106,10 @@ class ServerSettings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
-        """Read ``ACTIVATION_MODEL``, ``ACTIVATION_ALLOWED_MODELS`` (separated by commas),
-        ``ACTIVATION_VLLM_ARGS`` and vLLM's own ``VLLM_API_KEY``.
+        """Read ``ACTIVATION_MODEL`` and its like.
+
+        ``ACTIVATION_ALLOWED_MODELS`` is separated by commas, ``ACTIVATION_VLLM_ARGS`` split as a
+        shell would; ``VLLM_API_KEY`` is vLLM's own.
 
         Raises:
             SettingsError: the arguments have an open quote.

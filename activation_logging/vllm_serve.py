@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _FLAGS = {
     "--lmdb_path": (

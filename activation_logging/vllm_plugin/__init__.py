@@ -14,6 +14,9 @@ goes this way::
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
 
 def register() -> None:
     """Entry point of ``vllm.general_plugins``.
@@ -23,8 +26,11 @@ def register() -> None:
         UnsupportedEngineError: this version of vLLM cannot be logged.
     """
     # vLLM swallows errors while it imports a plugin, but not those raised in here.
+    from activation_logging.errors import print_as_one_sentence
     from activation_logging.settings import Settings
 
+    if Path(sys.argv[0]).name == "vllm":
+        print_as_one_sentence()
     if Settings.from_env().enabled:
         from activation_logging.vllm_plugin import engine
 

@@ -10,7 +10,6 @@ them. A block is forgotten as soon as vLLM gives it to another request.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,11 +18,14 @@ import torch
 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
-from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import RowArena
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from vllm.v1.core.sched.output import SchedulerOutput
+
+    from activation_logging.store import StoreWriter
+    from activation_logging.vllm_plugin.arena import RowArena
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
@@ -162,7 +164,7 @@ class RowCollector:
                 fresh.extend(range(block * size + offset, block * size + offset + rows))
             _append_slice(slices, part)
             position += rows
-        segments = ()
+        segments: tuple[Segment, ...] = ()
         if fresh:
             places = {layer: self._layers.index(layer) for layer in layers}
             nbytes = len(fresh) * len(layers) * self._hidden_size * self._dtype.itemsize

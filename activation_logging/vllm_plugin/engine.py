@@ -12,7 +12,6 @@ import functools
 import logging
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,8 @@ from activation_logging.settings import Settings, resolve_layers
 from activation_logging.vllm_plugin import gate
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
     from vllm.config import VllmConfig
 
 logger = logging.getLogger("vllm.activation_logging")
@@ -113,7 +114,9 @@ def _shut_down_engine(original: Callable[..., Any], engine: Any, *args: Any, **k
 
 
 @asynccontextmanager
-async def _build_client(original: Callable[..., Any], *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+async def _build_client(
+    original: Callable[..., Any], *args: Any, **kwargs: Any
+) -> AsyncIterator[Any]:
     """A server's engine. vLLM kills its processes when it goes: their rows are fetched before."""
     async with original(*args, **kwargs) as engine:
         try:

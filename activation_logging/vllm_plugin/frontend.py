@@ -11,7 +11,6 @@ import asyncio
 import atexit
 import weakref
 from collections import deque
-from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -28,6 +27,8 @@ from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
@@ -51,7 +52,7 @@ class _Accepted(NamedTuple):
     options: RequestOptions
     sampling: SamplingParams
     arrival_time: float
-    index: int
+    choice: int
 
 
 class FrontEndTap:
@@ -66,9 +67,7 @@ class FrontEndTap:
         self._processor: TappedOutputProcessor = engine.output_processor
         # Offline engines answer in the caller's own thread: nothing else flushes for it.
         self.offline = not hasattr(engine, "output_handler")
-        self.writer = StoreWriter(
-            settings.lmdb_path, role="front end", policy=settings.full_policy
-        )
+        self.writer = StoreWriter(settings.lmdb_path, role="front end", policy=settings.full_policy)
         self._accepted: dict[str, _Accepted] = {}
         self._finished: deque[str] = deque(maxlen=_FLUSHED_AT_ONCE)
         atexit.register(self.close)
@@ -147,10 +146,10 @@ class FrontEndTap:
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
     ) -> dict[str, Any]:
-        http, options, sampling, created, index = accepted
+        http, options, sampling, created, choice_of_prompt = accepted
         tokenizer = self._processor.tokenizer
         response_ids = list(state.detokenizer.output_token_ids) if state.detokenizer else []
-        request_id, choice = _answer_of(state, http, index)
+        request_id, choice = _answer_of(state, http, choice_of_prompt)
         document: dict[str, Any] = {
             "prompt": prompt_text(state, tokenizer),
             "response": state.detokenizer.output_text if state.detokenizer else "",
@@ -221,12 +220,10 @@ class TappedOutputProcessor(OutputProcessor):
     def propagate_error(self, e: Exception) -> None:
         super().propagate_error(e)
         for state in self.request_states.values():
-            self.tap.finish(state, "error", error=f"the engine failed: {e or type(e).__name__}")
+            self.tap.finish(state, "error", error=f"the engine failed: {e!r}")
 
 
-def _answer_of(
-    state: RequestState, http: HttpRequest | None, index: int
-) -> tuple[str, int]:
+def _answer_of(state: RequestState, http: HttpRequest | None, index: int) -> tuple[str, int]:
     """The OpenAI answer's id, and the index of this choice in it.
 
     vLLM gives the i-th prompt of a list the id ``<answer id>-i``; its choices follow those of
@@ -237,7 +234,11 @@ def _answer_of(
         return state.external_req_id, index
     number = state.external_req_id.removeprefix(answer).lstrip("-_")
     per_prompt = http.body.get("n")
-    before = int(number) * (per_prompt if isinstance(per_prompt, int) else 1) if number.isdecimal() else 0
+    before = (
+        int(number) * (per_prompt if isinstance(per_prompt, int) else 1)
+        if number.isdecimal()
+        else 0
+    )
     return answer, before + index
 
 
@@ -256,6 +257,8 @@ def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]
     processor = state.logprobs_processor
     if processor is None or not processor.logprobs:
         return {}
-    tops = [{token: entry.logprob for token, entry in top.items()} for top in processor.logprobs if top]
+    tops = [
+        {token: entry.logprob for token, entry in top.items()} for top in processor.logprobs if top
+    ]
     chosen = [top.get(token) for token, top in zip(response_ids, tops, strict=False)]
     return {"logprobs": chosen, "top_logprobs": tops}

@@ -22,7 +22,7 @@ WORKERS = {
 }
 """vLLM's worker classes, and ours for each."""
 
-_SYMBOLS = {
+_SYMBOLS: dict[str, dict[str, tuple[str, ...]]] = {
     "vllm.v1.engine.output_processor": {
         "OutputProcessor": (
             "add_request",
@@ -81,7 +81,7 @@ def check_config(config: VllmConfig) -> None:
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
     """
-    import vllm.envs as envs
+    from vllm import envs
 
     model, parallel = config.model_config, config.parallel_config
     refused = {

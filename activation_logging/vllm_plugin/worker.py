@@ -7,10 +7,8 @@ vLLM's model runners.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, UniformTypeKVCacheSpecs
 from vllm.v1.worker.gpu_worker import Worker
@@ -22,6 +20,9 @@ from activation_logging.vllm_plugin.arena import RowArena
 from activation_logging.vllm_plugin.collector import RowCollector
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
     from vllm.v1.core.sched.output import SchedulerOutput
 
 

@@ -55,7 +55,13 @@ class RunningServer:
 
     def complete(self, prompt: Any, **options: Any) -> dict[str, Any]:
         """A greedy completion unless asked otherwise; the answer's body."""
-        body = {"model": self.model, "prompt": prompt, "temperature": 0, "max_tokens": 16, **options}
+        body = {
+            "model": self.model,
+            "prompt": prompt,
+            "temperature": 0,
+            "max_tokens": 16,
+            **options,
+        }
         answer = self.post("/v1/completions", body)
         assert answer.status_code == 200, answer.text
         return answer.json()
@@ -108,8 +114,12 @@ def running(
     }
     log = folder / "server.log"
     with log.open("wb") as output:
-        process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdout=output, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+        process = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
         )
     server = RunningServer(f"http://127.0.0.1:{port}", model, lmdb_path, log, process)
     try:
@@ -151,9 +161,7 @@ def model_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def serve(
-    tmp_path_factory: pytest.TempPathFactory, model_path: Path
-) -> Callable[..., Any]:
+def serve(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Callable[..., Any]:
     """Start ``vllm serve`` with the default model in float32; flags and environment vary."""
 
     def start(*flags: str, env: Mapping[str, str] | None = None, eager: bool = True) -> Any:

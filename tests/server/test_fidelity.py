@@ -88,11 +88,10 @@ class Modes:
 
     def test_streaming(self, serving: RunningServer, check: Check) -> None:
         body = {"model": "smol", "prompt": "A haiku about rain:", "max_tokens": 24, "stream": True}
-        chunks = []
-        with httpx.stream("POST", f"{serving.base_url}/completions", json=body, timeout=60) as answer:
-            for line in answer.iter_lines():
-                if line.startswith("data: {"):
-                    chunks.append(json.loads(line.removeprefix("data: ")))
+        url = f"{serving.base_url}/completions"
+        with httpx.stream("POST", url, json=body, timeout=60) as answer:
+            lines = [line for line in answer.iter_lines() if line.startswith("data: {")]
+        chunks = [json.loads(line.removeprefix("data: ")) for line in lines]
         entries = serving.entries_of(chunks[0])
         assert entries[0].response == "".join(c["choices"][0]["text"] for c in chunks)
         check(f"{self.name}, streaming", entries)
@@ -116,7 +115,9 @@ class Modes:
     def test_client_leaves(self, serving: RunningServer, check: Check) -> None:
         body = {"model": "smol", "prompt": "Write a very long story.", "stream": True}
         body |= {"max_tokens": 1500, "ignore_eos": True, "request_id": f"left-{self.name}"}
-        with httpx.stream("POST", f"{serving.base_url}/completions", json=body, timeout=60) as answer:
+        with httpx.stream(
+            "POST", f"{serving.base_url}/completions", json=body, timeout=60
+        ) as answer:
             lines = (line for line in answer.iter_lines() if line.startswith("data:"))
             for _ in range(5):
                 next(lines)
