@@ -1,0 +1,234 @@
+"""The turns: both servers run, one at a time is under load, and the order alternates."""
+
+from __future__ import annotations
+
+import datetime as dt
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from activation_logging.bench.figures import Comparison, Measurement, Pair
+from activation_logging.bench.load import Client, Load, requests_for
+from activation_logging.bench.machine import cpu_times, describe
+from activation_logging.bench.servers import SERVED_NAME, Server, ServerOptions, Variant
+from activation_logging.errors import SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_ATTEMPTS = 4
+
+
+class Watcher(Protocol):
+    """Someone who is shown how far the measuring is."""
+
+    def starting(self, server: str) -> None:
+        """A server is being started."""
+
+    def measuring(self, load: Load, turn: int, server: str) -> None:
+        """A load begins; ``turn`` counts from 1, and 0 is the warm-up."""
+
+    def answered(self, count: int) -> None:
+        """So many requests of the current load have been answered."""
+
+    def measured(self, load: Load, pair: Pair, kept: bool) -> None:
+        """Both servers have had the load; ``kept`` is False where it will be done again."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare, and how.
+
+    Args:
+        baseline: the server to compare with.
+        candidate: the server in question.
+        concurrencies: requests in flight, one comparison for each.
+        rounds: pairs of measurements per comparison.
+        disturbance: processor cores that others may keep busy; a pair that saw more is
+            measured again, a few times, and the quietest is kept. None: keep every pair.
+    """
+
+    options: ServerOptions
+    baseline: Variant = "plain"
+    candidate: Variant = "logging"
+    concurrencies: tuple[int, ...] = (1, 8, 32, 64)
+    rounds: int = 5
+    answer_tokens: int = 64
+    prompt_words: int = 64
+    shared_prefix: int = 0
+    requests: int | None = None
+    disturbance: float | None = None
+
+    def __post_init__(self) -> None:
+        positive = {
+            "rounds": self.rounds,
+            "tokens": self.answer_tokens,
+            "prompt words": self.prompt_words,
+            "requests": 1 if self.requests is None else self.requests,
+            **{f"concurrency {number}": number for number in self.concurrencies},
+        }
+        for name, number in positive.items():
+            if number < 1:
+                raise SettingsError(f"{name}: {number} is not a positive number")
+        if not self.concurrencies:
+            raise SettingsError("concurrency: give at least one number")
+
+    def loads(self) -> list[Load]:
+        """One load per concurrency."""
+        return [
+            Load(
+                concurrency=number,
+                requests=self.requests or requests_for(number),
+                prompt_words=self.prompt_words,
+                answer_tokens=self.answer_tokens,
+                shared_prefix=self.shared_prefix,
+            )
+            for number in self.concurrencies
+        ]
+
+
+@dataclass(frozen=True)
+class Storage:
+    """What the logging server stored over the whole run.
+
+    ``per_token`` is bytes on disk over all prompt and answer tokens, ``rows_per_token`` the
+    part of it that is activations.
+    """
+
+    tokens: int
+    disk_bytes: int
+    row_bytes: int
+    counters: dict[str, dict[str, Any]]
+
+    @property
+    def per_token(self) -> float:
+        """Bytes on disk per token."""
+        return self.disk_bytes / self.tokens
+
+    @property
+    def rows_per_token(self) -> float:
+        """Bytes of activations per token."""
+        return self.row_bytes / self.tokens
+
+
+@dataclass(frozen=True)
+class Results:
+    """All that a run found, with what it takes to repeat it."""
+
+    plan: Plan
+    comparisons: tuple[Comparison, ...]
+    storage: Storage | None
+    started: str
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything, for machines."""
+        storage = None
+        if self.storage is not None:
+            storage = {**asdict(self.storage), "per_token": self.storage.per_token}
+        return {
+            "started": self.started,
+            "command": sys.argv[1:],
+            "plan": asdict(self.plan),
+            "machine": describe(),
+            "comparisons": [found.to_json() for found in self.comparisons],
+            "storage": storage,
+        }
+
+
+def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results:
+    """Start both servers, take turns, and stop them.
+
+    Args:
+        plan: what to do.
+        watcher: told how far it is.
+        folder: for logs and the store; a temporary one is used, and removed, by default.
+
+    Raises:
+        BenchFailed: a server did not start or failed under the load.
+    """
+    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    with ExitStack() as stack:
+        if folder is None:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        servers = []
+        for name, variant in (("baseline", plan.baseline), ("candidate", plan.candidate)):
+            watcher.starting(variant)
+            server = Server(variant, plan.options, folder, name=f"{name}-{variant}")
+            servers.append(stack.enter_context(server))
+        client = stack.enter_context(Client())
+        turns = _Turns(servers, client, watcher, plan)
+        comparisons = tuple(turns.compare(load) for load in plan.loads())
+        storage = _storage(servers[1], turns.tokens) if plan.candidate == "logging" else None
+    return Results(plan, comparisons, storage, started)
+
+
+class _Turns:
+    def __init__(
+        self, servers: Sequence[Server], client: Client, watcher: Watcher, plan: Plan
+    ) -> None:
+        self._servers = servers
+        self._client = client
+        self._watcher = watcher
+        self._plan = plan
+        self.tokens = 0
+        """Prompt and answer tokens that the candidate has seen."""
+
+    def compare(self, load: Load) -> Comparison:
+        self._pair(load, turn=0, attempt=0)
+        pairs = tuple(self._quiet_pair(load, turn) for turn in range(1, self._plan.rounds + 1))
+        return Comparison(load, pairs)
+
+    def _quiet_pair(self, load: Load, turn: int) -> Pair:
+        """A pair that others did not disturb much, or the least disturbed of a few."""
+        limit = self._plan.disturbance
+        tried: list[Pair] = []
+        for attempt in range(_ATTEMPTS if limit is not None else 1):
+            pair = self._pair(load, turn, attempt)
+            tried.append(pair)
+            quiet = limit is None or pair.others <= limit
+            self._watcher.measured(load, pair, kept=quiet or attempt + 1 == _ATTEMPTS)
+            if quiet:
+                break
+        return min(tried, key=lambda pair: pair.others)
+
+    def _pair(self, load: Load, turn: int, attempt: int) -> Pair:
+        prompts = load.prompts(f"{turn}.{attempt}")
+        # A B, then B A: whatever drifts meanwhile hits both alike.
+        order = (0, 1) if (turn + attempt) % 2 else (1, 0)
+        found = {index: self._measure(self._servers[index], load, prompts, turn) for index in order}
+        return Pair(found[0], found[1])
+
+    def _measure(
+        self, server: Server, load: Load, prompts: Sequence[str], turn: int
+    ) -> Measurement:
+        self._watcher.measuring(load, turn, server.variant)
+        everyone = [*(each.pid for each in self._servers), self._client.pid]
+        before, all_before = cpu_times([server.pid]), cpu_times(everyone)
+        timing = self._client.send(
+            load,
+            prompts,
+            base_url=server.base_url,
+            model=SERVED_NAME,
+            progress=self._watcher.answered,
+        )
+        # Whatever logging has put off is part of its price.
+        server.flush()
+        after, all_after = cpu_times([server.pid]), cpu_times(everyone)
+        if server is self._servers[1]:
+            self.tokens += timing.tokens + timing.prompt_tokens
+        return Measurement.of(
+            server.variant,
+            timing,
+            cpu_s=after.ours - before.ours,
+            others_s=all_after.others - all_before.others,
+        )
+
+
+def _storage(server: Server, tokens: int) -> Storage:
+    counters = server.counters()
+    row_bytes = sum(int(record["bytes"]) for record in counters.values())
+    return Storage(tokens, server.stored_bytes(), row_bytes, counters)

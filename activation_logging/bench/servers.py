@@ -1,0 +1,194 @@
+"""The servers that are compared, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import IO, TYPE_CHECKING, Any, Literal
+
+import httpx
+
+from activation_logging.bench.load import BenchFailed
+from activation_logging.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from typing_extensions import Self
+
+Variant = Literal["plain", "off", "logging"]
+"""``plain``: vLLM does not load the plugin, as if it were not installed. ``off``: it does, with
+``ACTIVATION_LOGGING=0``. ``logging``: as users run it."""
+
+SERVED_NAME = "bench"
+_START_S = 900.0
+_STOP_S = 60.0
+_FLUSH_S = 120.0
+_LOG_LINES = 25
+
+# Two servers share the machine's memory: neither may take nearly all, as vLLM would by itself.
+_GPU_SHARE = "0.4"
+_CPU_KV_CACHE_GIB = "2"
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """What both servers are started with."""
+
+    model: str
+    vllm_args: tuple[str, ...] = ()
+    layers: str = "last"
+    eager: bool = False
+
+
+class Server:
+    """One vLLM server; a context manager that starts and stops it."""
+
+    def __init__(
+        self, variant: Variant, options: ServerOptions, folder: Path, *, name: str | None = None
+    ) -> None:
+        self.variant = variant
+        self.name = name or variant
+        self.store = folder / f"{self.name}.lmdb"
+        self.log = folder / f"{self.name}.log"
+        self._options = options
+        self._port = _free_port()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log_file: IO[bytes] | None = None
+
+    @property
+    def base_url(self) -> str:
+        """Where the server listens."""
+        return f"http://127.0.0.1:{self._port}"
+
+    @property
+    def pid(self) -> int:
+        """Id of the server's first process."""
+        assert self._process is not None
+        return self._process.pid
+
+    def command(self) -> list[str]:
+        """The command line; the same for every variant."""
+        options = self._options
+        return [
+            *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", options.model),
+            *("--served-model-name", SERVED_NAME),
+            *("--host", "127.0.0.1", "--port", str(self._port)),
+            *(["--enforce-eager"] if options.eager else []),
+            *_memory(options.vllm_args),
+            *options.vllm_args,
+        ]
+
+    def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
+        """What makes one variant differ from another."""
+        env = {k: v for k, v in inherited.items() if not k.startswith("ACTIVATION_")}
+        env.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
+        if self.variant == "plain":
+            others = [found.name for found in entry_points(group="vllm.general_plugins")]
+            names = inherited.get("VLLM_PLUGINS", ",".join(others)).split(",")
+            env["VLLM_PLUGINS"] = ",".join(n for n in names if n != "activation_logging")
+        else:
+            env["ACTIVATION_LOGGING"] = "1" if self.variant == "logging" else "0"
+            env["ACTIVATION_LAYERS"] = self._options.layers
+            env["ACTIVATION_LMDB_PATH"] = str(self.store)
+        return env
+
+    def __enter__(self) -> Self:
+        self._log_file = self.log.open("wb")
+        self._process = subprocess.Popen(
+            self.command(),
+            env=self.environment(),
+            stdout=self._log_file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            self._wait_until_healthy()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server and everything that it started."""
+        process = self._process
+        if process is None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if self._log_file is not None:
+            self._log_file.close()
+
+    def flush(self) -> None:
+        """Wait until everything that the server has logged is in its store."""
+        if self.variant != "logging":
+            return
+        url = f"{self.base_url}/v1/activations/flush"
+        httpx.post(url, timeout=_FLUSH_S).raise_for_status()
+
+    def counters(self) -> dict[str, dict[str, Any]]:
+        """The store's counters, by what wrote them; empty where nothing is logged."""
+        if self.variant != "logging":
+            return {}
+        with open_store(self.store) as store:
+            return {record["role"]: record for record in store.writers().values()}
+
+    def stored_bytes(self) -> int:
+        """What the store takes of the disk."""
+        status = (self.store / "data.mdb").stat()
+        return status.st_blocks * 512
+
+    def _wait_until_healthy(self) -> None:
+        assert self._process is not None
+        end = time.monotonic() + _START_S
+        while time.monotonic() < end:
+            if self._process.poll() is not None:
+                raise BenchFailed(
+                    f"the {self.name} server ended with code {self._process.returncode}:\n"
+                    f"{self._log_tail()}"
+                )
+            try:
+                if httpx.get(f"{self.base_url}/health", timeout=5).is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
+        raise BenchFailed(
+            f"the {self.name} server was not ready after {_START_S:.0f} s:\n{self._log_tail()}"
+        )
+
+    def _log_tail(self) -> str:
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_LINES:])
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _memory(given: tuple[str, ...]) -> list[str]:
+    flag = "--gpu-memory-utilization"
+    taken = any(arg.replace("_", "-").startswith(flag) for arg in given)
+    return [] if taken else [flag, _GPU_SHARE]

@@ -1,0 +1,142 @@
+"""The figures for people: progress while measuring, a table at the end."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from activation_logging.bench.machine import describe
+from activation_logging.store.writer import WriterStats
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.console import Console
+    from typing_extensions import Self
+
+    from activation_logging.bench.compare import Plan, Results, Storage
+    from activation_logging.bench.figures import Pair, Spread
+    from activation_logging.bench.load import Load
+
+_SERVERS = {
+    "plain": "vLLM without the plugin",
+    "off": "ACTIVATION_LOGGING=0",
+    "logging": "logging",
+}
+_RATIOS = {
+    "throughput": "throughput",
+    "ttft_p50": "first token, p50",
+    "itl_p50": "between tokens, p50",
+    "itl_p99": "between tokens, p99",
+    "cpu_per_token": "CPU time per token",
+}
+_COUNTERS = tuple(field.name for field in fields(WriterStats))
+
+
+class TerminalWatcher:
+    """Shows progress on the terminal, one line per finished pair; a context manager."""
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan = plan
+        self._console = console
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._task = self._progress.add_task("", total=None)
+
+    def starting(self, server: str) -> None:
+        """Say that a server is being started."""
+        self._progress.update(
+            self._task, description=f"starting a server ({_SERVERS[server]})", total=None
+        )
+
+    def measuring(self, load: Load, turn: int, server: str) -> None:
+        """Begin the bar of one measurement."""
+        what = f"round {turn}/{self._plan.rounds}" if turn else "warm-up"
+        text = f"{load.concurrency} at a time, {what}: {_SERVERS[server]}"
+        self._progress.update(self._task, description=text, completed=0, total=load.requests)
+
+    def answered(self, count: int) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=count)
+
+    def measured(self, load: Load, pair: Pair, kept: bool) -> None:
+        """Print the line of a finished pair."""
+        ratio = pair.candidate.throughput / pair.baseline.throughput
+        text = (
+            f"{load.concurrency:>3} at a time: {pair.baseline.throughput:7.1f} and "
+            f"{pair.candidate.throughput:7.1f} tokens/s, ratio {ratio:.3f}; others used "
+            f"{pair.others:.2f} cores"
+        )
+        again = "" if kept else ", [yellow]measured again[/]"
+        self._console.print(text + again, highlight=False)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+
+def show(results: Results, console: Console) -> None:
+    """Print the table, and what it was measured on."""
+    plan = results.plan
+    table = Table(
+        title=f"{_SERVERS[plan.candidate]} against {_SERVERS[plan.baseline]}",
+        caption=f"ratios: median of {plan.rounds} rounds, least to greatest",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("requests in flight")
+    for comparison in results.comparisons:
+        table.add_column(str(comparison.load.concurrency), justify="right")
+    for title, which in ((plan.baseline, "baseline"), (plan.candidate, "candidate")):
+        speeds = [found.absolute("throughput", which) for found in results.comparisons]
+        table.add_row(f"tokens/s, {title}", *(f"{speed.median:.1f}" for speed in speeds))
+    for figure, label in _RATIOS.items():
+        table.add_row(label, *(_ratio(found.ratio(figure)) for found in results.comparisons))
+    others = [max(pair.others for pair in found.pairs) for found in results.comparisons]
+    table.add_row("cores others used", *(f"{cores:.2f}" for cores in others))
+    console.print(table)
+    if results.storage is not None:
+        _show_storage(results.storage, console)
+    machine = describe()
+    packages = machine["packages"]
+    console.print(
+        f"{machine['cores']} cores of {machine['processor']}, "
+        f"{', '.join(machine['gpu']) or 'no GPU'}; vLLM {packages['vllm']}, "
+        f"{'eager' if plan.options.eager else 'compiled'}; {plan.options.model}, layers "
+        f"{plan.options.layers}; {plan.shared_prefix + plan.prompt_words} words of prompt, "
+        f"{plan.shared_prefix} of them common; {plan.answer_tokens} tokens of answer",
+        highlight=False,
+    )
+
+
+def _ratio(spread: Spread) -> str:
+    return f"{spread.median:.3f} [dim]{spread.least:.2f}-{spread.greatest:.2f}[/]"
+
+
+def _show_storage(storage: Storage, console: Console) -> None:
+    console.print(
+        f"stored: {storage.per_token:.0f} bytes per token on disk, {storage.rows_per_token:.0f} of "
+        f"them activations; {storage.tokens} tokens",
+        highlight=False,
+    )
+    table = Table("the store's counters", *storage.counters)
+    for name in _COUNTERS:
+        table.add_row(name, *(str(record[name]) for record in storage.counters.values()))
+    console.print(table)
