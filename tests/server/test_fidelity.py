@@ -178,17 +178,24 @@ class TestCompiled(Modes):
             yield started
 
 
-class TestTensorParallel(Modes):
-    """The default model has 9 heads and 3 KV heads: it splits into three."""
+# One thread for each of several workers: on few cores they would wait for each other spinning.
+SEVERAL_WORKERS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
-    name = "tensor parallel 3"
 
-    @pytest.fixture(scope="class")
-    @classmethod
-    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
-        env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        with serve("--tensor-parallel-size", "3", env=env) as started:
-            yield started
+class TestTensorParallel:
+    """The default model has 9 heads and 3 KV heads: it splits into three. One rank writes."""
+
+    def test_rows(self, serve: Callable[..., Any], check: Check) -> None:
+        common = story(150, seed=98)
+        with serve("--tensor-parallel-size", "3", env=SEVERAL_WORKERS) as serving:
+            entries = ask_all(serving, [story(5 + 9 * i, seed=i) for i in range(6)], max_tokens=6)
+            for end in ("One.", "Two."):
+                entries += ask_all(serving, [f"{common} {end}"], max_tokens=4)
+            entries += serving.entries_of(serving.complete("Thrice", n=3, seed=1, max_tokens=4))
+            assert serving.metric("vllm:prefix_cache_hits_total") > 0
+            writers = [record["role"] for record in serving.store().writers().values()]
+            assert sorted(writers) == ["front end", "worker of engine 0"]
+            check("tensor parallel 3", entries)
 
 
 class TestDataParallel(Modes):
@@ -197,8 +204,7 @@ class TestDataParallel(Modes):
     @pytest.fixture(scope="class")
     @classmethod
     def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
-        env = {"VLLM_CPU_OMP_THREADS_BIND": "nobind"}
-        with serve("--data-parallel-size", "2", env=env) as started:
+        with serve("--data-parallel-size", "2", env=SEVERAL_WORKERS) as started:
             yield started
 
     def test_both_engines_write(self, serving: RunningServer, check: Check) -> None:

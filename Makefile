@@ -1,0 +1,30 @@
+# Needs Python 3.11, pip, make and git. `make` alone lists the targets.
+PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
+ACCELERATOR ?= auto
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test check demo bench lock
+
+help: ## list the targets
+	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+setup: ## make .venv and prepare the default model; a second run takes seconds
+	@$(PYTHON) packaging/bootstrap.py setup --accelerator $(ACCELERATOR)
+
+test: setup ## run every test that this machine can run (ARGS="-k store" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+check: setup ## ruff, its formatter, and mypy
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+demo: setup ## serve the default model, run the main job on it, leave all under output/demo/
+	$(BIN)/python -m activation_logging.demo
+
+bench: setup ## measure what logging costs
+	$(BIN)/activation-logging bench
+
+lock: ## resolve packaging/lock-cpu-py311.txt anew
+	@$(PYTHON) packaging/bootstrap.py lock

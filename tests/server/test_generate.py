@@ -1,0 +1,105 @@
+"""``activation-logging generate`` with the real engine: answers, resuming, bad lines."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activation_logging import open_store
+from activation_logging.demo_model import demo_model_path
+from activation_logging.generate import LINE_TAG, RUN_TAG
+
+COMMAND = (sys.executable, "-c", "from activation_logging.cli import app; app()", "generate")
+FLAGS = ("--enforce-eager", "--max-model-len", "512", "--gpu-memory-utilization", "0.3")
+
+
+def start(prompts: Path, store: Path, *flags: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*COMMAND, str(prompts), "--model", str(demo_model_path()), *FLAGS, *flags],
+        env={**os.environ, "ACTIVATION_LMDB_PATH": str(store), "VLLM_CPU_KVCACHE_SPACE": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    out, err = process.communicate(timeout=600)
+    found = out[out.index("{\n") :] if "{\n" in out else "{}"
+    return process.returncode, json.loads(found), err
+
+
+def write(path: Path, lines: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+@pytest.mark.server
+def test_answers_are_logged_and_not_asked_again(tmp_path: Path) -> None:
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    lines: list[dict[str, Any]] = [
+        {"prompt": "The capital of France is", "tags": {"split": "train"}},
+        {"messages": messages},
+        {"prompt": "word " * 3000},
+        {"prompt": "The capital of France is"},
+    ]
+    prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
+    code, outcome, err = finish(start(prompts, path, "--max-tokens", "8", "--json"))
+    # The third is longer than the model's context: named, and the others are answered.
+    assert (code, outcome["answered"], list(outcome["refused"])) == (1, 3, ["3"]), err
+
+    with open_store(path) as store:
+        entries = list(store.entries())
+        assert len(entries) == 3
+        assert {entry.status for entry in entries} == {"complete"}
+        first = store.for_prompt("The capital of France is")
+        assert sorted(entry.tags.get("split", "") for entry in first) == ["", "train"]
+        assert len({entry.tags[LINE_TAG] for entry in entries}) == 3
+        assert {entry.tags[RUN_TAG] for entry in entries} == {outcome["run"]}
+        chat = next(entry for entry in entries if entry.messages)
+        assert chat.messages == messages
+        assert chat.prompt.startswith("<|im_start|>")
+        assert len(chat.positions) == len(chat.prompt_token_ids) + len(chat.response_token_ids) - 1
+
+    write(prompts, [lines[0], {"prompt": "A new one"}, lines[1]])
+    code, outcome, err = finish(start(prompts, path, "--max-tokens", "8", "--json"))
+    assert (code, outcome["answered"], outcome["resumed"]) == (0, 1, 2), err
+    with open_store(path) as store:
+        assert len(store) == 4
+
+
+@pytest.mark.server
+def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+    lines = [{"prompt": f"Question {number}: what is {number} + 1?"} for number in range(300)]
+    prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
+    flags = ("--max-tokens", "24", "--max-num-seqs", "16", "--json")
+    process = start(prompts, path, *flags)
+    deadline = time.monotonic() + 300
+    while time.monotonic() < deadline and process.poll() is None:
+        if path.exists():
+            with open_store(path) as store:
+                if len(store) > 30:
+                    break
+        time.sleep(0.2)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    with open_store(path) as store:
+        before = len(store)
+    assert 30 < before < 300
+
+    code, outcome, err = finish(start(prompts, path, *flags))
+    assert code == 0, err
+    assert outcome["resumed"] > 0
+    assert outcome["resumed"] + outcome["answered"] == 300
+    with open_store(path) as store:
+        whole = {entry.tags[LINE_TAG] for entry in store.entries() if entry.status == "complete"}
+    assert len(whole) == 300
