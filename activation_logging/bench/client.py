@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -91,8 +92,12 @@ def main() -> None:
         except (aiohttp.ClientError, RuntimeError, TimeoutError) as error:
             return {"error": f"{type(error).__name__}: {error}"}
 
-    for line in sys.stdin:
-        say(answer(json.loads(line)))
+    try:
+        for line in sys.stdin:
+            say(answer(json.loads(line)))
+    except BrokenPipeError:
+        # Whoever asked is gone: nobody is left to complain to.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

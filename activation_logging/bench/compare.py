@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from activation_logging.bench.figures import Comparison, Measurement, Pair
 from activation_logging.bench.load import Client, Load, requests_for
-from activation_logging.bench.machine import cpu_times, describe
+from activation_logging.bench.machine import cpu_times, describe, wait_until_idle
 from activation_logging.bench.servers import SERVED_NAME, Server, ServerOptions, Variant
 from activation_logging.errors import SettingsError
 
@@ -207,6 +207,7 @@ class _Turns:
     ) -> Measurement:
         self._watcher.measuring(load, turn, server.variant)
         everyone = [*(each.pid for each in self._servers), self._client.pid]
+        wait_until_idle(everyone)
         before, all_before = cpu_times([server.pid]), cpu_times(everyone)
         timing = self._client.send(
             load,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _PACKAGES = ("activation-logging", "vllm", "torch", "transformers", "lmdb", "numpy")
+_LOOK_S = 0.4
+_IDLE_SHARE = 0.15
 
 
 class CpuTimes(NamedTuple):
@@ -46,6 +49,21 @@ def cpu_times(pids: Iterable[int]) -> CpuTimes:
     idle = system.idle + getattr(system, "iowait", 0.0)
     guest = getattr(system, "guest", 0.0) + getattr(system, "guest_nice", 0.0)
     return CpuTimes(ours, sum(system) - guest - idle - ours)
+
+
+def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
+    """Return when these processes and their children use next to no processor time.
+
+    vLLM's engine goes on polling for a second after its last request, and would take a core
+    from whoever is measured next.
+    """
+    family = list(pids)
+    end = time.monotonic() + patience_s
+    while time.monotonic() < end:
+        before = cpu_times(family).ours
+        time.sleep(_LOOK_S)
+        if cpu_times(family).ours - before < _IDLE_SHARE * _LOOK_S:
+            return
 
 
 def describe() -> dict[str, Any]:

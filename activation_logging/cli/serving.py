@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from activation_logging.cli.terminal import AsJson, errors, output, print_json
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from activation_logging.generate import Outcome
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -17,6 +31,7 @@ def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("demo-model")(demo_model)
     app.command("serve", add_help_option=False, context_settings=_PASSED_ON)(serve)
+    app.command("generate", context_settings=_PASSED_ON)(generate)
     app.command("bench", context_settings=_PASSED_ON)(bench)
 
 
@@ -41,6 +56,85 @@ def serve(context: typer.Context) -> None:
     raise typer.Exit(vllm_serve.main(context.args))
 
 
+def generate(  # noqa: PLR0917 - the command's options
+    context: typer.Context,
+    prompts: Annotated[
+        Path,
+        typer.Argument(help="JSON lines with `prompt` or `messages`, and `tags` if you like."),
+    ],
+    model: Annotated[
+        str | None, typer.Option(help="Model to ask; the default model if left out.")
+    ] = None,
+    lmdb_path: Annotated[
+        str | None, typer.Option("--lmdb_path", "--lmdb-path", help="Folder of the store.")
+    ] = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the run, under which it is resumed; made of the file's name, the model "
+            "and the sampling parameters if left out."
+        ),
+    ] = None,
+    max_tokens: Annotated[int, typer.Option(help="Tokens per answer, at most.")] = 256,
+    temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
+    top_p: Annotated[float, typer.Option(help="Nucleus sampling.")] = 1.0,
+    seed: Annotated[int | None, typer.Option(help="Seed of every request.")] = None,
+    logprobs: Annotated[
+        int | None, typer.Option(help="Log-probabilities to keep, so many per token.")
+    ] = None,
+    layers: Annotated[
+        str | None, typer.Option("--activation-layers", help="As in ACTIVATION_LAYERS.")
+    ] = None,
+    tokens: Annotated[
+        str | None, typer.Option("--activation-tokens", help="As in ACTIVATION_TOKENS.")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option("--activation-dtype", help="As in ACTIVATION_DTYPE.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Answer a file of prompts with no server, and log every answer.
+
+    Broken off, it goes on where it was: what the store holds of the run is not asked again. The
+    tags of a line are kept with its entry, beside `generate_run` and `generate_line`. Flags that
+    are not listed here go to vLLM's engine.
+    """
+    import os
+    from dataclasses import asdict
+
+    from activation_logging.generate import generate as run_generate
+
+    given = {
+        "ACTIVATION_LMDB_PATH": lmdb_path,
+        "ACTIVATION_LAYERS": layers,
+        "ACTIVATION_TOKENS": tokens,
+        "ACTIVATION_DTYPE": dtype,
+    }
+    os.environ.update({name: value for name, value in given.items() if value is not None})
+    sampling = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_p": top_p,
+        "seed": seed,
+        "logprobs": logprobs,
+    }
+    with _Answering() as watcher:
+        outcome = run_generate(
+            prompts,
+            model=model or _default_model(),
+            sampling={name: value for name, value in sampling.items() if value is not None},
+            watcher=watcher,
+            run=run,
+            vllm_args=context.args,
+        )
+    if as_json:
+        print_json({**asdict(outcome), "tokens_per_s": outcome.tokens_per_s})
+    else:
+        _show_outcome(outcome)
+    if outcome.refused or outcome.missing:
+        raise typer.Exit(1)
+
+
 def bench(  # noqa: PLR0917 - the command's options
     context: typer.Context,
     model: Annotated[
@@ -63,9 +157,7 @@ def bench(  # noqa: PLR0917 - the command's options
     rounds: Annotated[int, typer.Option(help="Pairs of measurements per concurrency.")] = 5,
     requests: Annotated[
         int | None,
-        typer.Option(
-            help="Requests per measurement; by default enough for a dozen seconds."
-        ),
+        typer.Option(help="Requests per measurement; by default enough for a dozen seconds."),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
     prompt_words: Annotated[
@@ -97,6 +189,9 @@ def bench(  # noqa: PLR0917 - the command's options
     notes when each token comes. What is reported is the ratio of the two, round by round, as a
     median with the least and the greatest. Flags that are not listed here go to vLLM, for both.
     """
+    import signal
+    import sys
+
     from activation_logging.bench.compare import Plan, compare
     from activation_logging.bench.servers import ServerOptions
     from activation_logging.bench.table import TerminalWatcher, show
@@ -118,6 +213,8 @@ def bench(  # noqa: PLR0917 - the command's options
         requests=requests,
         disturbance=disturbance,
     )
+    # Ended from outside, it takes its servers along.
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     with TerminalWatcher(plan, errors) as watcher:
         results = compare(plan, watcher, folder)
     if save is not None:
@@ -127,6 +224,63 @@ def bench(  # noqa: PLR0917 - the command's options
         print_json(results.to_json())
     else:
         show(results, output)
+
+
+class _Answering:
+    """Shows on the terminal how many prompts have been answered, and how fast."""
+
+    def __init__(self) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=errors,
+        )
+        self._task = self._progress.add_task("starting the engine", total=None)
+
+    def starting(self, todo: int, resumed: int) -> None:
+        """Say what is already there."""
+        if resumed:
+            errors.print(f"{resumed} answers are already in the store", highlight=False)
+        self._progress.update(self._task, total=todo or None, visible=bool(todo))
+
+    def answered(self, outcome: Outcome) -> None:
+        """Move the bar."""
+        rate = f"{outcome.tokens_per_s:.0f} tokens/s"
+        self._progress.update(self._task, completed=outcome.answered, description=rate)
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._progress.stop()
+
+
+def _show_outcome(outcome: Outcome) -> None:
+    output.print(
+        f"run {outcome.run}: {outcome.asked} prompts, {outcome.resumed} answered before, "
+        f"{outcome.answered} now: {outcome.tokens} tokens in {outcome.seconds:.1f} s "
+        f"({outcome.tokens_per_s:.1f} tokens/s)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    for number, reason in outcome.refused.items():
+        errors.print(
+            f"[bold red]line {number} was refused:[/] {escape(reason)}",
+            highlight=False,
+            soft_wrap=True,
+        )
+    if outcome.missing:
+        errors.print(
+            f"[bold red]{outcome.missing} answers are not whole in the store;[/] the same command "
+            "asks for them again",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _default_model() -> str:

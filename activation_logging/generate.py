@@ -1,0 +1,291 @@
+"""Answer a file of prompts with vLLM's offline engine, every answer logged; no server needed.
+
+A run can be broken off and started again: each line of the file has an id made of its own
+content, which travels with the request as a tag, and what the store already holds of this run
+is not asked again. Lines may be added, removed or moved between two starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
+from activation_logging.settings import RequestOptions, Settings
+from activation_logging.store import Store, open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from vllm import LLM, SamplingParams
+
+RUN_TAG = "generate_run"
+LINE_TAG = "generate_line"
+
+_FIELDS = {"prompt", "messages", "tags"}
+_SHOWN_ERRORS = 10
+_ANSWERED = ("stop", "length")
+
+
+class PromptsError(ActivationLoggingError, ValueError):
+    """Lines of a prompts file that cannot be; the text names each by its number."""
+
+
+@dataclass(frozen=True)
+class PromptLine:
+    """One line of the file: a text, or the messages of a chat.
+
+    ``id`` depends on the line's content alone; the n-th of several equal lines gets ``#n``.
+    """
+
+    number: int
+    id: str
+    tags: Mapping[str, str]
+    prompt: str | None = None
+    messages: Sequence[Mapping[str, Any]] | None = None
+
+
+@dataclass
+class Outcome:
+    """How a run went. ``refused`` are lines that the engine would not take, with the reason."""
+
+    run: str
+    asked: int = 0
+    answered: int = 0
+    resumed: int = 0
+    tokens: int = 0
+    prompt_tokens: int = 0
+    seconds: float = 0.0
+    refused: dict[int, str] = field(default_factory=dict)
+    missing: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Answer tokens per second, without the time that the engine took to start."""
+        return self.tokens / self.seconds if self.seconds else 0.0
+
+
+class Watcher(Protocol):
+    """Someone who is shown how far it is."""
+
+    def starting(self, todo: int, resumed: int) -> None:
+        """The engine is about to start."""
+
+    def answered(self, outcome: Outcome) -> None:
+        """Another answer is there."""
+
+
+def read_prompts(path: Path) -> list[PromptLine]:
+    """Read JSON lines, each an object with ``prompt`` or ``messages``, and perhaps ``tags``.
+
+    Raises:
+        PromptsError: lines that make no sense, named by number; or there is no such file.
+    """
+    lines: list[PromptLine] = []
+    problems: list[str] = []
+    seen: Counter[str] = Counter()
+    try:
+        with path.open(encoding="utf-8-sig") as file:
+            for number, text in enumerate(file, start=1):
+                if not text.strip():
+                    continue
+                try:
+                    lines.append(_parse(number, text, seen))
+                except PromptsError as error:
+                    problems.append(f"line {number}: {error}")
+    except UnicodeDecodeError as error:
+        raise PromptsError(f"{path} is not UTF-8 text: {error.reason}") from None
+    except OSError as error:
+        raise PromptsError(f"{path} cannot be read: {error.strerror}") from None
+    if problems:
+        more = len(problems) - _SHOWN_ERRORS
+        shown = problems[:_SHOWN_ERRORS] + ([f"and {more} more"] if more > 0 else [])
+        raise PromptsError(f"{path} has lines that cannot be asked:\n  " + "\n  ".join(shown))
+    if not lines:
+        raise PromptsError(f"{path} holds no prompts")
+    return lines
+
+
+def _parse(number: int, text: str, seen: Counter[str]) -> PromptLine:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise PromptsError(f"not valid JSON ({error})") from None
+    if not isinstance(value, dict):
+        raise PromptsError("not a JSON object")
+    if unknown := value.keys() - _FIELDS:
+        raise PromptsError(f"unknown field {min(unknown)!r}; known are messages, prompt, tags")
+    prompt, messages = value.get("prompt"), value.get("messages")
+    if (prompt is None) == (messages is None):
+        raise PromptsError("needs either 'prompt' or 'messages'")
+    if prompt is not None and (not isinstance(prompt, str) or not prompt):
+        raise PromptsError("'prompt' is not a text")
+    if messages is not None:
+        _check_messages(messages)
+    tags = value.get("tags") or {}
+    if isinstance(tags, dict) and (taken := tags.keys() & {RUN_TAG, LINE_TAG}):
+        raise PromptsError(f"the tag {min(taken)!r} is set by this command")
+    try:
+        RequestOptions.parse({"activation_tags": tags}, allowed_layers="last")
+    except RequestOptionError as error:
+        raise PromptsError(str(error).replace("activation_tags", "'tags'")) from None
+    content = json.dumps([prompt, messages, tags], sort_keys=True)
+    digest = hashlib.sha256(content.encode()).hexdigest()[:20]
+    seen[digest] += 1
+    line_id = digest if seen[digest] == 1 else f"{digest}#{seen[digest]}"
+    return PromptLine(number, line_id, tags, prompt, messages)
+
+
+def _check_messages(messages: object) -> None:
+    if not isinstance(messages, list) or not messages:
+        raise PromptsError("'messages' is not a list of messages")
+    for message in messages:
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise PromptsError("a message is not an object with a 'role'")
+        if not isinstance(message.get("content"), (str, list)):
+            raise PromptsError("a message has no 'content'")
+
+
+def run_name(path: Path, model: str, sampling: Mapping[str, Any]) -> str:
+    """The name that a run has by itself: another model or sampling makes another run."""
+    content = json.dumps([Path(model).name, dict(sampling)], sort_keys=True)
+    return f"{path.stem}-{hashlib.sha256(content.encode()).hexdigest()[:8]}"
+
+
+def answered_lines(store: Store, run: str) -> set[str]:
+    """Ids of the lines of a run whose answers the store holds whole, activations included."""
+    return {
+        entry.tags[LINE_TAG]
+        for entry in store.entries()
+        if entry.tags.get(RUN_TAG) == run
+        and entry.finish_reason in _ANSWERED
+        and entry.status == "complete"
+    }
+
+
+def generate(
+    path: Path,
+    *,
+    model: str,
+    sampling: Mapping[str, Any],
+    watcher: Watcher,
+    run: str | None = None,
+    vllm_args: Sequence[str] = (),
+) -> Outcome:
+    """Answer every line that has no answer yet; the plugin's settings come from the environment.
+
+    Args:
+        path: the prompts, see :func:`read_prompts`.
+        model: what vLLM is to load.
+        sampling: fields of vLLM's ``SamplingParams``, the same for every line.
+        watcher: told how far it is.
+        run: name of the run, under which it is resumed; see :func:`run_name`.
+        vllm_args: flags as for ``vllm serve``, for the engine.
+
+    Raises:
+        PromptsError: the file has lines that cannot be asked; nothing was.
+        SettingsError: logging is off, or a flag or sampling parameter makes no sense.
+    """
+    settings = Settings.from_env()
+    if not settings.enabled:
+        raise SettingsError("ACTIVATION_LOGGING=0 is set: nothing would be logged; unset it")
+    lines = read_prompts(path)
+    outcome = Outcome(run or run_name(path, model, sampling))
+    with open_store(settings.lmdb_path, writable=True) as store:
+        done = answered_lines(store, outcome.run)
+        todo = [line for line in lines if line.id not in done]
+        outcome.asked, outcome.resumed = len(lines), len(lines) - len(todo)
+        watcher.starting(len(todo), outcome.resumed)
+        if todo:
+            _Engine(model, sampling, vllm_args, outcome).answer(todo, watcher)
+            done = answered_lines(store, outcome.run)
+            outcome.missing = sum(
+                line.id not in done and line.number not in outcome.refused for line in todo
+            )
+    return outcome
+
+
+class _Engine:
+    """vLLM's offline engine, kept busy: there are always more requests in it than it can run."""
+
+    def __init__(
+        self, model: str, sampling: Mapping[str, Any], vllm_args: Sequence[str], outcome: Outcome
+    ) -> None:
+        self._outcome = outcome
+        self._sampling = sampling
+        _check_sampling(sampling)
+        self._llm = _load(model, vllm_args)
+        scheduler = self._llm.llm_engine.vllm_config.scheduler_config
+        self._in_flight = 2 * int(scheduler.max_num_seqs)
+
+    def answer(self, lines: Iterable[PromptLine], watcher: Watcher) -> None:
+        """Answer all lines; those that the engine refuses are noted, and left out."""
+        engine, outcome = self._llm.llm_engine, self._outcome
+        waiting = iter(lines)
+        started = time.monotonic()
+        while self._fill(waiting):
+            for output in engine.step():
+                if not output.finished:
+                    continue
+                outcome.answered += 1
+                outcome.tokens += sum(len(answer.token_ids) for answer in output.outputs)
+                outcome.prompt_tokens += len(output.prompt_token_ids or ())
+                outcome.seconds = time.monotonic() - started
+                watcher.answered(outcome)
+
+    def _fill(self, waiting: Iterator[PromptLine]) -> bool:
+        """Bring the engine up to its number of requests; False when there is nothing left."""
+        engine = self._llm.llm_engine
+        while engine.get_num_unfinished_requests() < self._in_flight:
+            line = next(waiting, None)
+            if line is None:
+                break
+            try:
+                self._ask(line)
+            except ValueError as error:
+                # A prompt that is longer than the model's context, or a broken chat.
+                self._outcome.refused[line.number] = " ".join(str(error).split())
+        return bool(engine.has_unfinished_requests())
+
+    def _ask(self, line: PromptLine) -> None:
+        from activation_logging.vllm_plugin.context import HttpRequest, http_request
+
+        tags = {**line.tags, RUN_TAG: self._outcome.run, LINE_TAG: line.id}
+        params = _sampling_params({**self._sampling, "extra_args": {"activation_tags": tags}})
+        if line.messages is None:
+            self._llm.enqueue(line.prompt, params, use_tqdm=False)
+            return
+        # The entry keeps the messages as it does for a chat over HTTP.
+        token = http_request.set(HttpRequest({"messages": list(line.messages)}, {}))
+        try:
+            self._llm.enqueue_chat(list(line.messages), params, use_tqdm=False)
+        finally:
+            http_request.reset(token)
+
+
+def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
+    from vllm import SamplingParams
+
+    return SamplingParams(**values)
+
+
+def _check_sampling(sampling: Mapping[str, Any]) -> None:
+    try:
+        _sampling_params(sampling)
+    except (TypeError, ValueError) as error:
+        raise SettingsError(f"sampling: {error}") from None
+
+
+def _load(model: str, vllm_args: Sequence[str]) -> LLM:
+    from vllm import LLM
+    from vllm.engine.arg_utils import EngineArgs
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="activation-logging generate"))
+    args = parser.parse_args(["--model", model, *vllm_args])
+    return LLM.from_engine_args(EngineArgs.from_cli_args(args))
