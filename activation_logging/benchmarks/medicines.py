@@ -19,14 +19,19 @@ from typing import Any, NamedTuple
 from activation_logging.benchmarks.problems import BenchmarkError
 
 _PACKAGE = "drug_named_entity_recognition"
-_TWO_WORDS = re.compile(r"[a-z]{4,} [a-z]{4,}")
+_TWO_WORDS = re.compile(r"[a-z]{6,} [a-z]{4,}")
 _ALLERGENS = range(10_300, 11_124)
 """DrugBank numbered its allergen extracts (pollen, moulds, foods) in one block."""
 _NOT_MEDICINES = frozenset(
-    {"anion", "atom", "cation", "disulfide", "extract", "group", "hydroxide", "monoxide", "oxide",
-     "peroxide", "seed", "sulfide", "tetroxide", "trioxide"}
+    {"acid", "acids", "alcohol", "analog", "anion", "atom", "blue", "carbonate", "cation",
+     "chloride", "dioxide", "disulfide", "ethyl", "extract", "factor", "glycol", "group", "human",
+     "hydroxide", "ion", "isopropyl", "methyl", "monoxide", "oxide", "peroxide", "seed", "sulfide",
+     "tetroxide", "trioxide", "vaccine"}
 )  # fmt: skip
-"""Second words of DrugBank's entries for ions, minerals and raw materials."""
+"""Second words of DrugBank's entries for minerals, solvents and raw materials, and a few that
+would turn almost any first word into something that a chemist could make."""
+_MAX_PARTNERS = 3
+"""First words with more second words than this (sodium, calcium, hydrocortisone) combine freely."""
 _DESCRIBED = ("smiles", "wikipedia_url", "medline_plus_id", "nhs_url")
 
 
@@ -90,12 +95,16 @@ def _two_words(substances: Mapping[str, Mapping[str, Any]]) -> tuple[Medicine, .
         for name, about in sorted(substances.items())
         if _TWO_WORDS.fullmatch(name) and "drugbank_id" in about
     ]
+    firsts = Counter(medicine.first for medicine in candidates)
     seconds = Counter(medicine.second for medicine in candidates)
     return tuple(
         medicine
         for medicine in candidates
         if medicine.second not in _NOT_MEDICINES
+        and firsts[medicine.first] <= _MAX_PARTNERS
         and int(medicine.id.removeprefix("DB")) not in _ALLERGENS
         # An entry without a structure is kept where its second word is an established one.
-        and (seconds[medicine.second] > 1 or any(f in substances[medicine.name] for f in _DESCRIBED))
+        and (
+            seconds[medicine.second] > 1 or any(f in substances[medicine.name] for f in _DESCRIBED)
+        )
     )

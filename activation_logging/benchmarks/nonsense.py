@@ -102,7 +102,7 @@ def _mix_species(domain: str, n: int, seed: int) -> list[Mixture]:
         donor = donors[index]
         genus_id, genus = picker.choice(siblings[donor.genus_id])
         name = f"{genus} {donor.epithet}"
-        if tree.knows(name) or name in taken:
+        if name in taken or tree.knows(genus, donor.epithet):
             return None
         taken.add(name)
         ids = {"genus_id": str(genus_id), "epithet_id": str(donor.id)}

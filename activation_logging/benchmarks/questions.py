@@ -124,7 +124,9 @@ def read_questions(path: Path) -> list[Question]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from None
-    questions = [_parse(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()]
+    questions = [
+        _parse(line, f"{path} line {n}") for n, line in enumerate(lines, 1) if line.strip()
+    ]
     seen: set[str] = set()
     for question in questions:
         if question.id in seen:

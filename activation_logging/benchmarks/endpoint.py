@@ -1,0 +1,104 @@
+"""The server under test, looked at before anything is generated."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from activation_logging.benchmarks.problems import BenchmarkError, missing_package
+
+if TYPE_CHECKING:
+    from openai import OpenAI
+
+_TIMEOUT_S = 15.0
+_PROBE_TIMEOUT_S = 600.0  # a server that loads models on request may load one now
+
+
+class Endpoint(NamedTuple):
+    """An OpenAI-compatible server and what it turned out to be.
+
+    ``is_vllm``: it takes ``request_id`` and ``vllm_xargs``, which other servers may refuse.
+    """
+
+    base_url: str
+    model: str
+    is_vllm: bool
+
+
+def api_key() -> str:
+    """The key for a server behind one: ``VLLM_API_KEY``, else ``OPENAI_API_KEY``."""
+    return os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+
+
+def client(base_url: str, *, timeout: float = _TIMEOUT_S, retries: int = 1) -> OpenAI:
+    """OpenAI's own client, for the few calls that Inspect does not make.
+
+    Raises:
+        BenchmarkError: the address is none, or the package is missing.
+    """
+    if not base_url.startswith(("http://", "https://")):
+        raise BenchmarkError(f"{base_url!r} is not an address such as http://localhost:8000/v1")
+    try:
+        from openai import OpenAI
+    except ImportError as error:
+        raise missing_package(error) from None
+    return OpenAI(base_url=base_url, api_key=api_key(), timeout=timeout, max_retries=retries)
+
+
+def check_endpoint(base_url: str, model: str, *, role: str = "server") -> Endpoint:
+    """Make sure that the server answers and serves this model.
+
+    Args:
+        base_url: ending in ``/v1``.
+        model: as requests will name it.
+        role: what the sentence calls it: ``server`` or ``judge``.
+
+    Raises:
+        BenchmarkError: it does not, in one sentence that says what to do.
+    """
+    import openai
+
+    try:
+        listed = list(client(base_url).models.list())
+    except openai.APIConnectionError:
+        remedy = f"; start one with: python -m activation_logging.vllm_serve --model {model}"
+        raise BenchmarkError(
+            f"no {role} answers at {base_url}{remedy if role == 'server' else ''}"
+        ) from None
+    except openai.AuthenticationError:
+        raise BenchmarkError(
+            f"the {role} at {base_url} wants an API key; set VLLM_API_KEY"
+        ) from None
+    except openai.APIError as error:
+        raise BenchmarkError(
+            f"the {role} at {base_url} does not list its models: {_brief(error)}"
+        ) from None
+    names = [entry.id for entry in listed]
+    is_vllm = any(entry.owned_by == "vllm" for entry in listed)
+    if model not in names:
+        _probe(base_url, model, names, role, is_vllm=is_vllm)
+    return Endpoint(base_url, model, is_vllm)
+
+
+def _probe(base_url: str, model: str, names: list[str], role: str, *, is_vllm: bool) -> None:
+    """Ask an unlisted model for one token: some servers load what they are asked for."""
+    import openai
+
+    extra: dict[str, Any] = {"vllm_xargs": {"activation_logging": "off"}} if is_vllm else {}
+    try:
+        client(base_url, timeout=_PROBE_TIMEOUT_S, retries=0).chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "Hello"}],
+            max_tokens=1,
+            extra_body=extra,
+        )
+    except openai.APIError as error:
+        serves = f"it serves {', '.join(names)}" if names else "it lists none"
+        raise BenchmarkError(
+            f"the {role} at {base_url} does not serve the model {model!r}: {serves} ({_brief(error)})"
+        ) from None
+
+
+def _brief(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return text if len(text) <= 200 else text[:197] + "..."

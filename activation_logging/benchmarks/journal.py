@@ -1,0 +1,292 @@
+"""The files of a run: answers and verdicts, appended line by line as they come.
+
+::
+
+    {output_base_dir}/{exp}_{seed}_{N}/
+        prompts.jsonl            the questions
+        {model}/
+            run.json             what was asked of whom, and the run's id
+            generation.jsonl     one answer a line
+            raw_eval_res.jsonl   one verdict a line
+            eval_results.json    rates, counts, provenance
+            inspect/             Inspect's own logs
+
+A line is written with one ``write`` and flushed, so that a killed process leaves whole lines and at
+most one that is cut off at the end. What is in the files is not asked for again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.benchmarks.questions import Kind, Question, replace_text
+from activation_logging.judges.verdict import Judgement
+from activation_logging.records import LABELS
+
+GENERATION, VERDICTS, RESULTS, RUN = (
+    "generation.jsonl",
+    "raw_eval_res.jsonl",
+    "eval_results.json",
+    "run.json",
+)
+Origin = Literal["run", "file"]
+"""Whether answers were asked for here, or brought by hand in a ``generation.jsonl``."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer, and the id under which the server knows its request."""
+
+    id: str
+    prompt: str
+    name: str
+    type: str
+    generation: str
+    request_id: str | None = None
+    kind: Kind = "made_up"
+    epoch: int = 1
+    gold: tuple[str, ...] = ()
+    stratum: str = ""
+    finish_reason: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Of the text that a verdict is about: a new answer under the same id has another."""
+        return hashlib.sha256(self.generation.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.id, self.epoch
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's word on one answer."""
+
+    id: str
+    label: str
+    judge: str
+    words: str
+    answer: str
+    epoch: int = 1
+    details: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, answer: Answer, judgement: Judgement) -> Verdict:
+        return cls(
+            id=answer.id,
+            label=judgement.label,
+            judge=judgement.judge,
+            words=judgement.words,
+            answer=answer.digest,
+            epoch=answer.epoch,
+            details=dict(judgement.details) or None,
+        )
+
+    @property
+    def place(self) -> tuple[str, int]:
+        return self.id, self.epoch
+
+
+class Journal:
+    """``generation.jsonl`` and ``raw_eval_res.jsonl`` of one folder.
+
+    Args:
+        folder: the model's folder of the run.
+        questions: what belongs to this run, by id; answers to anything else are refused.
+            None where the answers were written by hand and bring their own questions.
+        mend: drop a last line that is cut off; its question is asked again.
+
+    Raises:
+        BenchmarkError: a broken line, a duplicate id, or an answer of another run, each named
+            with its line; or a folder that cannot be written to.
+    """
+
+    def __init__(
+        self, folder: Path, questions: Mapping[str, Question] | None, *, mend: bool = False
+    ) -> None:
+        self.folder = folder
+        self._questions = questions
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise BenchmarkError(f"{folder} cannot be made: {error.strerror}") from None
+        self.answers: dict[tuple[str, int], Answer] = {}
+        self.verdicts: dict[tuple[str, int], Verdict] = {}
+        for where, fields in _lines(folder / GENERATION, mend=mend):
+            answer = _answer(fields, where, number=int(where.rsplit(" ", 1)[1]))
+            self._check(answer, where)
+            if answer.place in self.answers:
+                raise BenchmarkError(f"{where}: the id {answer.id!r} was there before")
+            self.answers[answer.place] = answer
+        for where, fields in _lines(folder / VERDICTS, mend=True):
+            verdict = _verdict(fields, where)
+            self.verdicts[verdict.place] = verdict
+
+    def add_answer(self, answer: Answer) -> None:
+        """Append an answer; it counts from here on."""
+        self.answers[answer.place] = answer
+        fields = {key: value for key, value in asdict(answer).items() if value not in (None, ())}
+        _append(self.folder / GENERATION, fields)
+
+    def add_verdict(self, verdict: Verdict) -> None:
+        """Append a verdict; a later one on the same answer replaces it."""
+        self.verdicts[verdict.place] = verdict
+        fields = {key: value for key, value in asdict(verdict).items() if value is not None}
+        _append(self.folder / VERDICTS, fields)
+
+    def verdict_on(self, answer: Answer, judge: str) -> Verdict | None:
+        """The verdict of this judge on exactly this text, if there is one."""
+        verdict = self.verdicts.get(answer.place)
+        if verdict is None or verdict.judge != judge or verdict.answer != answer.digest:
+            return None
+        return verdict
+
+    def clear(self, *names: str) -> None:
+        """Remove files of an earlier run and forget what they held."""
+        for name in names:
+            (self.folder / name).unlink(missing_ok=True)
+        if GENERATION in names:
+            self.answers.clear()
+        if VERDICTS in names:
+            self.verdicts.clear()
+
+    def _check(self, answer: Answer, where: str) -> None:
+        if self._questions is None:
+            return
+        question = self._questions.get(answer.id)
+        if question is None:
+            raise BenchmarkError(
+                f"{where} is of another run: no question here has the id {answer.id!r}"
+            )
+        if question.prompt != answer.prompt:
+            raise BenchmarkError(
+                f"{where} is of another run: the question {answer.id!r} reads {question.prompt!r} here"
+            )
+
+
+def questions_of(answers: Sequence[Answer]) -> list[Question]:
+    """The questions that hand-written answers reply to."""
+    return [
+        Question(
+            id=answer.id,
+            prompt=answer.prompt,
+            name=answer.name,
+            type=answer.type,
+            kind=answer.kind,
+            stratum=answer.stratum or f"{answer.type}/{answer.kind}",
+            group=answer.name,
+            seed=0,
+            gold=answer.gold,
+        )
+        for answer in answers
+    ]
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file for people too, replaced as a whole."""
+    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a file of :func:`write_json`, or None where there is no such file.
+
+    Raises:
+        BenchmarkError: there is something else.
+    """
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise BenchmarkError(f"{path} cannot be read: {error}") from None
+    if not isinstance(value, dict):
+        raise BenchmarkError(f"{path} does not hold a JSON object")
+    return value
+
+
+def _append(path: Path, fields: Mapping[str, Any]) -> None:
+    line = json.dumps(fields, ensure_ascii=True) + "\n"
+    try:
+        with path.open("a", encoding="ascii") as file:
+            file.write(line)
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be written: {error.strerror or error}") from None
+
+
+def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each line's place in words, and its object. ``mend`` cuts off half a last line."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise BenchmarkError(f"{path} cannot be read: {error.strerror or error}") from None
+    whole, _, rest = raw.rpartition(b"\n")
+    if rest.strip() and mend and not _is_object(rest):
+        raw = whole + b"\n" if whole else b""
+        path.write_bytes(raw)
+    elif rest.strip():
+        # Complete but for its end: what is appended next must not join it.
+        if mend:
+            path.write_bytes(raw + b"\n")
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        where = f"{path} line {number}"
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise BenchmarkError(f"{where} is not valid JSON: {error}") from None
+        if not isinstance(fields, dict):
+            raise BenchmarkError(f"{where} is not a JSON object")
+        yield where, fields
+
+
+def _is_object(raw: bytes) -> bool:
+    try:
+        return isinstance(json.loads(raw), dict)
+    except ValueError:
+        return False
+
+
+def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
+    for name in ("prompt", "name", "type", "generation"):
+        if not isinstance(fields.get(name), str):
+            raise BenchmarkError(f"{where} has no text {name!r}")
+    kind = fields.get("kind", "made_up")
+    if kind not in get_args(Kind):
+        raise BenchmarkError(f"{where}: kind {kind!r} is not one of {', '.join(get_args(Kind))}")
+    epoch, gold = fields.get("epoch", 1), fields.get("gold", ())
+    if not isinstance(epoch, int) or not isinstance(gold, (list, tuple)):
+        raise BenchmarkError(f"{where}: epoch is a number and gold a list of texts")
+    texts = {name: fields.get(name) for name in ("request_id", "stratum", "finish_reason")}
+    return Answer(
+        id=str(fields.get("id", f"line-{number}")),
+        prompt=fields["prompt"],
+        name=fields["name"],
+        type=fields["type"],
+        generation=fields["generation"],
+        request_id=texts["request_id"],
+        kind=kind,
+        epoch=epoch,
+        gold=tuple(map(str, gold)),
+        stratum=texts["stratum"] or "",
+        finish_reason=texts["finish_reason"],
+    )
+
+
+def _verdict(fields: Mapping[str, Any], where: str) -> Verdict:
+    try:
+        verdict = Verdict(**fields)
+    except TypeError as error:
+        raise BenchmarkError(f"{where} is not a verdict: {error}") from None
+    if verdict.label not in LABELS:
+        raise BenchmarkError(f"{where}: {verdict.label!r} is not one of {', '.join(LABELS)}")
+    return verdict

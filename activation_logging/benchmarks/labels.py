@@ -1,0 +1,302 @@
+"""Verdicts brought to the entries that they are about: by request id, never by order.
+
+The entries are reached through the store where it is on this machine, else through the server's
+routes under ``/v1/activations``. An entry takes a label only if its text is the judged one, so that
+neither an aborted first try nor another answer under the same id is labelled.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from activation_logging.benchmarks.endpoint import client
+from activation_logging.benchmarks.journal import Answer, Journal, Verdict
+from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.errors import ActivationLoggingError
+from activation_logging.records import Evaluation
+from activation_logging.store import open_store
+
+WAIT_S = 10.0
+_POLL_S = 0.25
+_ENDED = ("stop", "length", "tool_calls")
+_NAMED = 3  # how many missing entries an error names
+
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how many are done, and of how many."""
+
+
+class Found(NamedTuple):
+    """What matters of an entry here."""
+
+    key: str
+    response: str
+    finish_reason: str | None
+
+
+class Labels(ABC):
+    """Somewhere that entries can be found and labelled."""
+
+    where: str
+
+    @abstractmethod
+    def find(self, request_id: str) -> list[Found]:
+        """The entries of one request."""
+
+    @abstractmethod
+    def put(self, key: str, evaluation: Evaluation) -> None:
+        """Write one label beside one entry."""
+
+    def answer_to(self, request_id: str) -> str | None:
+        """The text of the answer to a request, if it came to its end."""
+        ended = [found for found in self.find(request_id) if found.finish_reason in _ENDED]
+        return ended[0].response if ended else None
+
+    def flush(self) -> None:
+        """Wait for what has been answered to be stored, where the server can be asked to."""
+
+
+class StoreLabels(Labels):
+    """Through the store's folder on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        # Fail early: a missing store must not be made by asking for it.
+        open_store(path).close()
+        self._store = open_store(path, writable=True)
+        self.where = str(path)
+
+    def find(self, request_id: str) -> list[Found]:
+        return [
+            Found(entry.key, entry.response, entry.finish_reason)
+            for entry in self._store.for_request(request_id)
+        ]
+
+    def put(self, key: str, evaluation: Evaluation) -> None:
+        self._store.put_evaluation(
+            key,
+            name=evaluation.name,
+            label=evaluation.label,
+            score=evaluation.score,
+            judge=evaluation.judge,
+            details=evaluation.details,
+        )
+
+
+class ServerLabels(Labels):
+    """Through the routes of the server that answered."""
+
+    def __init__(self, base_url: str) -> None:
+        import openai
+
+        self._client = client(base_url, timeout=60.0, retries=2)
+        self.where = f"{base_url.rstrip('/')}/activations"
+        try:
+            self._get({"limit": 1})
+        except openai.APIError:
+            raise BenchmarkError(f"the server has no {self.where}: it does not log") from None
+
+    def find(self, request_id: str) -> list[Found]:
+        page = self._get({"request_id": request_id})
+        return [
+            Found(entry["key"], entry["response"], entry["finish_reason"]) for entry in page["data"]
+        ]
+
+    def put(self, key: str, evaluation: Evaluation) -> None:
+        body = {
+            "name": evaluation.name,
+            "label": evaluation.label,
+            "score": evaluation.score,
+            "judge": evaluation.judge,
+            "details": dict(evaluation.details),
+        }
+        path = f"/activations/{quote(key, safe='')}/evaluations"
+        self._client.post(path, cast_to=object, body=body)
+
+    def flush(self) -> None:
+        self._client.post("/activations/flush", cast_to=object, body={})
+
+    def _get(self, query: Mapping[str, Any]) -> dict[str, Any]:
+        page = self._client.get("/activations", cast_to=object, options={"params": dict(query)})
+        if not (isinstance(page, dict) and isinstance(page.get("data"), list)):
+            raise BenchmarkError(f"{self.where} does not answer with a list of entries")
+        return page
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """How many labels went where."""
+
+    written: int
+    where: str
+
+
+def reach(store: Path | None, base_url: str | None) -> Labels:
+    """The way to the entries: the store's folder if given, else the server.
+
+    Raises:
+        BenchmarkError, StoreError: there is none; the text says why.
+    """
+    if store is not None:
+        return StoreLabels(store)
+    if base_url is None:
+        raise BenchmarkError("give the store's folder or the server's address")
+    return ServerLabels(base_url)
+
+
+def apply_labels(
+    labels: Labels,
+    journal: Journal,
+    *,
+    evaluator: str,
+    run: Mapping[str, Any],
+    wait_s: float = WAIT_S,
+    progress: Progress | None = None,
+) -> LabelReport:
+    """Write every verdict of a run beside its entry.
+
+    Args:
+        labels: where the entries are.
+        journal: the run's answers and verdicts.
+        evaluator: the labels' name.
+        run: what the labels say about the run.
+        wait_s: how long to wait, without any progress, for entries that are not there yet.
+        progress: called now and then.
+
+    Raises:
+        BenchmarkError: some entries are not there, or hold another text. They are named, and all
+            others have their labels.
+    """
+    pending = [
+        (journal.answers[place], verdict)
+        for place, verdict in journal.verdicts.items()
+        if place in journal.answers and verdict.answer == journal.answers[place].digest
+    ]
+    without = [answer.id for answer, _ in pending if not answer.request_id]
+    if pending and len(without) == len(pending):
+        raise BenchmarkError(
+            f"{journal.folder}: no answer has a request_id, so none has an entry in a store"
+        )
+    total, written = len(pending), 0
+    deadline = time.monotonic() + wait_s
+    while pending:
+        missing = []
+        for answer, verdict in pending:
+            keys = _keys(labels, answer)
+            for key in keys:
+                labels.put(key, _evaluation(evaluator, answer, verdict, run))
+            if keys:
+                written += 1
+                if progress and written % 50 == 0:
+                    progress("labels", written, total)
+            else:
+                missing.append((answer, verdict))
+        if len(missing) < len(pending):
+            deadline = time.monotonic() + wait_s
+        if not missing or time.monotonic() > deadline:
+            break
+        pending = missing
+        time.sleep(_POLL_S)
+    else:
+        missing = []
+    if missing:
+        raise BenchmarkError(_complaint(labels, [answer for answer, _ in missing], written, total))
+    if progress:
+        progress("labels", written, total)
+    return LabelReport(written, labels.where)
+
+
+def _keys(labels: Labels, answer: Answer) -> list[str]:
+    """Keys of the entries that hold this very answer."""
+    if not answer.request_id:
+        return []
+    return [
+        found.key
+        for found in labels.find(answer.request_id)
+        if found.finish_reason in _ENDED and found.response == answer.generation
+    ]
+
+
+def _evaluation(
+    evaluator: str, answer: Answer, verdict: Verdict, run: Mapping[str, Any]
+) -> Evaluation:
+    details = {
+        "sample_id": answer.id,
+        "name": answer.name,
+        "type": answer.type,
+        "kind": answer.kind,
+        "words": verdict.words,
+        **run,
+        **(verdict.details or {}),
+    }
+    if answer.gold:
+        details["gold"] = answer.gold[0]
+    label: Any = verdict.label
+    score = None if label == "invalid" else float(label == "hallucinated")
+    return Evaluation(evaluator, label, score, verdict.judge, details)
+
+
+def _complaint(labels: Labels, missing: Sequence[Answer], written: int, total: int) -> str:
+    named = ", ".join(_describe(labels, answer) for answer in missing[:_NAMED])
+    more = f" and {len(missing) - _NAMED} more" if len(missing) > _NAMED else ""
+    return (
+        f"{labels.where} has no entry to label for {named}{more}; "
+        f"{written} of {total} labels were written"
+    )
+
+
+def _describe(labels: Labels, answer: Answer) -> str:
+    if not answer.request_id:
+        return f"{answer.id} (it has no request_id)"
+    reasons = [
+        "ended with " + str(found.finish_reason)
+        if found.finish_reason not in _ENDED
+        else "holds another text"
+        for found in labels.find(answer.request_id)
+    ]
+    return f"{answer.request_id}" + (f" (its entry {reasons[0]})" if reasons else "")
+
+
+def label_run(
+    run_dir: Path,
+    *,
+    store: Path | None = None,
+    base_url: str | None = None,
+    progress: Progress | None = None,
+) -> LabelReport:
+    """Apply the labels of a finished run later: ``activation-logging label PATH RUN_DIR``.
+
+    Raises:
+        BenchmarkError: it is no run's folder, it has no verdicts, or entries are missing.
+    """
+    from activation_logging.benchmarks.runs import RunRecord
+
+    record = RunRecord.read(run_dir)
+    if record is None:
+        raise BenchmarkError(
+            f"{run_dir} is not a run's folder: there is no run.json in it, as beside every "
+            "generation.jsonl that was asked for here"
+        )
+    journal = Journal(run_dir, None)
+    if not journal.verdicts:
+        raise BenchmarkError(f"{run_dir} has no verdicts yet; run with --do_eval first")
+    return apply_labels(
+        reach(store, base_url),
+        journal,
+        evaluator=record.evaluator,
+        run=record.for_labels(),
+        progress=progress,
+    )
+
+
+def unlabelled_reason(error: ActivationLoggingError, store: Path | None, run_dir: Path) -> str:
+    """The sentence for a run that could not reach its entries."""
+    path = store or "PATH"
+    return (
+        f"labels were not written: {error}. "
+        f"They can be applied later: activation-logging label {path} {run_dir}"
+    )

@@ -1,0 +1,68 @@
+"""A run's figures as a table for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from activation_logging.records import LABELS
+
+if TYPE_CHECKING:
+    from activation_logging.benchmarks.runs import RunResult
+
+
+_SHORT = {
+    "refusal_rate": "refusal",
+    "false_acceptance_rate": "false acc.",
+    "false_refusal_rate": "false ref.",
+    "balanced_accuracy": "balanced",
+    "hallucinated": "halluc.",
+    "majority_baseline": "majority",
+}
+_CAPTION = (
+    "Rates in % with standard errors, then the number of answers by label:\n"
+    "H hallucinated, C correct, R refused, I invalid (in no rate)."
+)
+
+
+def result_table(results: dict[str, Any]) -> Table:
+    """One row for each domain or stratum and one for all: rates with standard errors, counts."""
+    names = list(results["metrics"])
+    table = Table(
+        title=f"{results['benchmark']}, judged by {results['judge']}",
+        caption=_CAPTION,
+        caption_justify="left",
+        box=box.SIMPLE,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("", no_wrap=True)
+    for title in [_SHORT.get(name, name) for name in names] + [k[0].upper() for k in LABELS]:
+        table.add_column(title, justify="right", no_wrap=True)
+    for title, part in (*results["groups"].items(), ("all", results)):
+        rates = [_rate(part["metrics"].get(name)) for name in names]
+        table.add_row(title, *rates, *(str(part["counts"][label]) for label in LABELS))
+    return table
+
+
+def print_result(result: RunResult, console: Console | None = None) -> None:
+    """The table of a run, where its labels and files are, and its notes."""
+    console = console or Console()
+    if result.results:
+        console.print(result_table(result.results))
+    if result.labels is not None:
+        console.print(
+            f"{result.labels.written} labels written to {result.labels.where}", soft_wrap=True
+        )
+    for note in result.notes:
+        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
+    console.print(f"files: {result.folder}", soft_wrap=True, highlight=False, markup=False)
+
+
+def _rate(rate: dict[str, Any] | None) -> str:
+    if rate is None:
+        return "-"
+    error = "" if rate["stderr"] is None else f" ± {100 * rate['stderr']:.1f}"
+    return f"{100 * rate['value']:.1f}{error}"
