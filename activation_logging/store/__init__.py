@@ -2,6 +2,6 @@
 
 from activation_logging.store.entry import Entry
 from activation_logging.store.reader import Store, open_store
-from activation_logging.store.writer import StoreWriter
+from activation_logging.store.writer import GATHER_S, StoreWriter
 
-__all__ = ["Entry", "Store", "StoreWriter", "open_store"]
+__all__ = ["GATHER_S", "Entry", "Store", "StoreWriter", "open_store"]

@@ -22,7 +22,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
 from activation_logging.errors import RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
-from activation_logging.store import StoreWriter
+from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces
 
@@ -62,6 +62,8 @@ class FrontEndTap:
         config = engine.vllm_config.model_config
         served = config.served_model_name
         self._model = (served[0] if isinstance(served, list) else served) or config.model
+        # With data parallelism vLLM starts several API servers, each with a tap of its own.
+        self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
@@ -118,6 +120,9 @@ class FrontEndTap:
         if engine is not None:
             await engine.collective_rpc("flush_activations", args=(self._take_finished(),))
         await asyncio.to_thread(self.writer.flush)
+        if self._has_peers:
+            # Their writers cannot be asked, but they hold nothing back for longer than this.
+            await asyncio.sleep(3 * GATHER_S)
 
     async def drain(self) -> None:
         """Before an engine is shut down: record what is in flight as aborted, and flush."""

@@ -191,7 +191,9 @@ class TestTensorParallel:
             entries = ask_all(serving, [story(5 + 9 * i, seed=i) for i in range(6)], max_tokens=6)
             for end in ("One.", "Two."):
                 entries += ask_all(serving, [f"{common} {end}"], max_tokens=4)
-            entries += serving.entries_of(serving.complete("Thrice", n=3, seed=1, max_tokens=4))
+            entries += serving.entries_of(
+                serving.complete("Thrice", n=3, temperature=1, max_tokens=4)
+            )
             assert serving.metric("vllm:prefix_cache_hits_total") > 0
             writers = [record["role"] for record in serving.store().writers().values()]
             assert sorted(writers) == ["front end", "worker of engine 0"]
