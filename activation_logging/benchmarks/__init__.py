@@ -1,7 +1,7 @@
 """Benchmarks that make a model hallucinate, as Inspect tasks, and what runs and labels them.
 
-Needs the ``eval`` extra. :func:`run_benchmark` runs one from Python; ``activation-logging eval`` and
-the scripts under ``tasks/`` are faces of it.
+Needs the ``eval`` extra. :func:`run_benchmark` runs one from Python; ``activation-logging eval``
+and the scripts under ``tasks/`` are faces of it.
 """
 
 from __future__ import annotations

@@ -95,7 +95,8 @@ def _probe(base_url: str, model: str, names: list[str], role: str, *, is_vllm: b
     except openai.APIError as error:
         serves = f"it serves {', '.join(names)}" if names else "it lists none"
         raise BenchmarkError(
-            f"the {role} at {base_url} does not serve the model {model!r}: {serves} ({_brief(error)})"
+            f"the {role} at {base_url} does not serve the model {model!r}: {serves} "
+            f"({_brief(error)})"
         ) from None
 
 

@@ -16,13 +16,15 @@ their own; places and capitals that are disputed or shared; names that give the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from activation_logging.benchmarks.problems import BenchmarkError, missing_package
 from activation_logging.benchmarks.questions import Picker, Question
 from activation_logging.judges.text import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
 
 Sort = Literal["capital", "city", "element"]
 SORTS: tuple[Sort, ...] = get_args(Sort)
@@ -40,10 +42,69 @@ POPULATION_STRATA = (
 
 # ISO 3166 codes. Dependent territories: "in which country?" has two answers.
 _TERRITORIES = frozenset(
-    ["AI", "AN", "AS", "AW", "AX", "BL", "BM", "BQ", "BV", "CC", "CK", "CS", "CW", "CX", "EH", "FK", "FO", "GF", "GG", "GI", "GL", "GP", "GS", "GU", "HK", "HM", "IM", "IO", "JE", "KY", "MF", "MO", "MP", "MQ", "MS", "NC", "NF", "NU", "PF", "PM", "PN", "PR", "PS", "RE", "SH", "SJ", "SX", "TC", "TF", "TK", "UM", "VG", "VI", "WF", "YT", "AQ"]
+    [
+        "AI",
+        "AN",
+        "AS",
+        "AW",
+        "AX",
+        "BL",
+        "BM",
+        "BQ",
+        "BV",
+        "CC",
+        "CK",
+        "CS",
+        "CW",
+        "CX",
+        "EH",
+        "FK",
+        "FO",
+        "GF",
+        "GG",
+        "GI",
+        "GL",
+        "GP",
+        "GS",
+        "GU",
+        "HK",
+        "HM",
+        "IM",
+        "IO",
+        "JE",
+        "KY",
+        "MF",
+        "MO",
+        "MP",
+        "MQ",
+        "MS",
+        "NC",
+        "NF",
+        "NU",
+        "PF",
+        "PM",
+        "PN",
+        "PR",
+        "PS",
+        "RE",
+        "SH",
+        "SJ",
+        "SX",
+        "TC",
+        "TF",
+        "TK",
+        "UM",
+        "VG",
+        "VI",
+        "WF",
+        "YT",
+        "AQ",
+    ]
 )
 # Countries with two capitals, none in law, or one that is disputed or was moved lately.
-_NO_SINGLE_CAPITAL = frozenset(["BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "ME", "MY", "NL", "NR", "SZ", "TZ", "ZA"])
+_NO_SINGLE_CAPITAL = frozenset(
+    ["BJ", "BO", "CI", "GQ", "ID", "IL", "LK", "ME", "MY", "NL", "NR", "SZ", "TZ", "ZA"]
+)
 # Crimea, by GeoNames' first-order division; Jerusalem, by GeoNames id.
 _DISPUTED_DIVISIONS = frozenset({("UA", "11"), ("UA", "20")})
 _DISPUTED_CITIES = frozenset({281184})
@@ -94,7 +155,9 @@ _NOT_COUNTRIES = (
     "State of Georgia", "State of Mexico", "US state of Georgia", "Georgia USA",
 )  # fmt: skip
 # Countries that English gives an article.
-_THE = frozenset(["AE", "BS", "CD", "CF", "CG", "DO", "GB", "GM", "KM", "MH", "MV", "NL", "PH", "SB", "SC", "US"])
+_THE = frozenset(
+    ["AE", "BS", "CD", "CF", "CG", "DO", "GB", "GM", "KM", "MH", "MV", "NL", "PH", "SB", "SC", "US"]
+)
 _HOME_NATIONS = {"ENG": "England", "SCT": "Scotland", "WLS": "Wales", "NIR": "Northern Ireland"}
 _CAPITAL_ALIASES: dict[str, tuple[str, ...]] = {
     "AD": ("Andorra",),
@@ -179,7 +242,8 @@ def _capitals(seed: int) -> Iterator[Question]:
             continue
         yield _question(
             id=f"capital-{country.code}",
-            text=f"What is the capital city of {_with_article(country)}? Answer with only the name of the city.",
+            text=f"What is the capital city of {_with_article(country)}? "
+            "Answer with only the name of the city.",
             name=country.names[0],
             sort="capital",
             stratum="capital",
@@ -216,7 +280,8 @@ def _elements(seed: int) -> Iterator[Question]:
     for symbol, names in _element_names().items():
         yield _question(
             id=f"symbol-{symbol}",
-            text=f"What is the chemical symbol of the element {names[0]}? Answer with only the symbol.",
+            text=f"What is the chemical symbol of the element {names[0]}? "
+            "Answer with only the symbol.",
             name=names[0],
             sort="symbol",
             stratum="element/symbol",

@@ -19,15 +19,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Question, replace_text
-from activation_logging.judges.verdict import Judgement
 from activation_logging.records import LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from activation_logging.judges.verdict import Judgement
 
 GENERATION, VERDICTS, RESULTS, RUN = (
     "generation.jsonl",
@@ -167,7 +170,8 @@ class Journal:
             )
         if question.prompt != answer.prompt:
             raise BenchmarkError(
-                f"{where} is of another run: the question {answer.id!r} reads {question.prompt!r} here"
+                f"{where} is of another run: the question {answer.id!r} reads "
+                f"{question.prompt!r} here"
             )
 
 
@@ -232,10 +236,9 @@ def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
     if rest.strip() and mend and not _is_object(rest):
         raw = whole + b"\n" if whole else b""
         path.write_bytes(raw)
-    elif rest.strip():
+    elif rest.strip() and mend:
         # Complete but for its end: what is appended next must not join it.
-        if mend:
-            path.write_bytes(raw + b"\n")
+        path.write_bytes(raw + b"\n")
     for number, line in enumerate(raw.split(b"\n"), 1):
         if not line.strip():
             continue

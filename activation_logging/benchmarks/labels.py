@@ -11,16 +11,19 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
 from activation_logging.benchmarks.endpoint import client
 from activation_logging.benchmarks.journal import Answer, Journal, Verdict
 from activation_logging.benchmarks.problems import BenchmarkError
-from activation_logging.errors import ActivationLoggingError
 from activation_logging.records import Evaluation
 from activation_logging.store import open_store
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from activation_logging.errors import ActivationLoggingError
 
 WAIT_S = 10.0
 _POLL_S = 0.25
@@ -57,6 +60,7 @@ class Labels(ABC):
         ended = [found for found in self.find(request_id) if found.finish_reason in _ENDED]
         return ended[0].response if ended else None
 
+    @abstractmethod
     def flush(self) -> None:
         """Wait for what has been answered to be stored, where the server can be asked to."""
 
@@ -69,6 +73,9 @@ class StoreLabels(Labels):
         open_store(path).close()
         self._store = open_store(path, writable=True)
         self.where = str(path)
+
+    def flush(self) -> None:
+        """Nothing to ask: :func:`apply_labels` waits for entries that are on their way."""
 
     def find(self, request_id: str) -> list[Found]:
         return [

@@ -11,12 +11,14 @@ import importlib.util
 import pickle
 import re
 from collections import Counter
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.benchmarks.problems import BenchmarkError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _PACKAGE = "drug_named_entity_recognition"
 _TWO_WORDS = re.compile(r"[a-z]{6,} [a-z]{4,}")

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.records import LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -92,7 +94,7 @@ def short_facts_rates(items: Iterable[Labelled]) -> Rates:
     answer to the same questions.
     """
     valid = [item for item in items if item.label != "invalid"]
-    rates = {
+    rates: dict[str, Rate | None] = {
         label: Rate.of(sum(item.label == label for item in valid), len(valid))
         for label in LABELS
         if label != "invalid"

@@ -9,13 +9,15 @@ model that refuses everything is caught by its controls.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from activation_logging.benchmarks.medicines import medicines
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Picker, Question
 from activation_logging.benchmarks.taxonomy import taxonomy
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
 
 Domain = Literal["animal", "plant", "bacteria", "medicine"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from activation_logging.benchmarks import facts, metrics, nonsense, tasks
 from activation_logging.benchmarks.endpoint import check_endpoint
@@ -42,6 +41,9 @@ from activation_logging.benchmarks.questions import (
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.judges.gold import VERSION as GOLD
 from activation_logging.records import LABELS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
 
 BENCHMARKS = (nonsense.NAME, facts.NAME)
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
@@ -233,7 +235,7 @@ def run_benchmark(
     if not do_eval:
         return run.result({}, None)
     results = run.results(judging, base_url)
-    report = run.label(labels, store)
+    report = run.label(labels)
     return run.result(results, report)
 
 
@@ -319,8 +321,8 @@ class _Run:
         by_hand = self.record is None and (settings.folder / GENERATION).exists()
         if by_hand and asking:
             raise BenchmarkError(
-                f"{settings.folder / GENERATION} was not asked for here (there is no run.json beside "
-                "it); judge it with --do_eval alone, or replace it with --infer_overwrite"
+                f"{settings.folder / GENERATION} was not asked for here (there is no run.json "
+                "beside it); judge it with --do_eval alone, or replace it with --infer_overwrite"
             )
         if by_hand:
             self.journal = Journal(settings.folder, None)
@@ -348,7 +350,8 @@ class _Run:
             return
         if not self.journal.answers and self.record is None:
             raise BenchmarkError(
-                f"{self.settings.folder} has no {GENERATION} to judge; run with --do_inference first"
+                f"{self.settings.folder} has no {GENERATION} to judge; "
+                "run with --do_inference first"
             )
         others = {verdict.judge for verdict in self.journal.verdicts.values()} - {_identity(judge)}
         if others:
@@ -393,7 +396,8 @@ class _Run:
             missing = len(self.questions) - len(chosen)
             if missing:
                 self.notes.append(
-                    f"{missing} of {len(self.questions)} questions have no answer yet and count nowhere"
+                    f"{missing} of {len(self.questions)} questions have no answer yet "
+                    "and count nowhere"
                 )
         else:
             chosen = list(self.questions.values())
@@ -494,7 +498,7 @@ class _Run:
         write_json(settings.folder / RESULTS, results)
         return results
 
-    def label(self, labels: Labels | None, store: Path | None) -> LabelReport | None:
+    def label(self, labels: Labels | None) -> LabelReport | None:
         """Write the labels where the entries are; say so where they cannot be reached."""
         if labels is None or self.record is None:
             return None
@@ -588,13 +592,14 @@ def _identity(judge: str) -> str:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
+    return {package: _version(package) for package in _PACKAGES}
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _brief(text: str) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from activation_logging.benchmarks import facts, nonsense
 from activation_logging.benchmarks.problems import BenchmarkError
@@ -18,8 +18,14 @@ from activation_logging.benchmarks.runs import (
 from activation_logging.benchmarks.table import print_result
 from activation_logging.errors import ActivationLoggingError
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
 _N = {nonsense.NAME: nonsense.DEFAULT_N, facts.NAME: facts.DEFAULT_N}
-_EXPERIMENTS = {nonsense.NAME: nonsense.EXPERIMENTS, facts.NAME: facts.EXPERIMENTS}
+_EXPERIMENTS: dict[str, Mapping[str, Sequence[str]]] = {
+    nonsense.NAME: nonsense.EXPERIMENTS,
+    facts.NAME: facts.EXPERIMENTS,
+}
 
 
 def parser(benchmark: str) -> argparse.ArgumentParser:
@@ -28,7 +34,7 @@ def parser(benchmark: str) -> argparse.ArgumentParser:
     per = "domain" if benchmark == nonsense.NAME else "stratum"
     flags = argparse.ArgumentParser(
         description=f"Run the benchmark {benchmark} against an OpenAI-compatible server and label "
-        "every answer in the activation store. The same flags go on with a run that was broken off.",
+        "every answer in the activation store. The same flags resume a run that was broken off.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     add = flags.add_argument

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Awaitable, Callable
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -40,6 +39,9 @@ from activation_logging.judges.rules import VERSION as RULES
 from activation_logging.judges.rules import judge_belief
 from activation_logging.judges.verdict import Belief, Judgement, label_of_belief
 
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
 EVALUATORS = {nonsense.NAME: "refusal", facts.NAME: "short_facts"}
 """Under which name each benchmark's labels are kept beside an entry."""
 
@@ -50,7 +52,7 @@ SERVICE = "served"
 
 
 @task
-def nonsense_mixed_entities(
+def nonsense_mixed_entities(  # noqa: PLR0917 - Inspect passes them by name
     exp: str = "nonsense_all",
     n: int = nonsense.DEFAULT_N,
     seed: int = 0,

