@@ -134,11 +134,10 @@ def _find(path: str, request_id: str) -> Entry:
         except FileNotFoundError as error:
             problem = f"{error}; give the server's ACTIVATION_LMDB_PATH as --lmdb_path"
         else:
-            with store:
-                for entry in store.for_request(request_id):
-                    if entry.status == "complete":
-                        return entry
-                    problem = f"the entry of {request_id} is {entry.status}: {entry.status_reason}"
+            for entry in store.for_request(request_id):
+                if entry.status == "complete":
+                    return entry
+                problem = f"the entry of {request_id} is {entry.status}: {entry.status_reason}"
         time.sleep(0.1)
     raise CheckFailed(problem)
 

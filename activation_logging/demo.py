@@ -1,0 +1,160 @@
+"""``make demo``: the main job on the default model, from a server to labelled activations.
+
+Starts a real server, asks both benchmarks' questions, judges the answers, labels each beside
+its activations, proves that the rows belong to their tokens, and leaves everything in
+``output/demo/``. A second run finds the answers there and asks nothing again.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.panel import Panel
+from rich.text import Text
+
+from activation_logging.benchmarks.runs import RunResult, run_benchmark
+from activation_logging.benchmarks.table import print_result
+from activation_logging.cli.terminal import errors, output
+from activation_logging.demo_model import demo_model_path
+from activation_logging.errors import ActivationLoggingError
+from activation_logging.store import open_store
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+FOLDER = Path("output/demo")
+STORE = FOLDER / "activations.lmdb"
+MODEL = "SmolLM2-135M-Instruct"
+LAYERS = "5,10,15,20,25,last"
+START_S = 600
+
+
+class Part(NamedTuple):
+    """One benchmark, small enough for a laptop."""
+
+    benchmark: str
+    n: int | None
+    limit: int | None
+
+
+PARTS = (
+    Part("short_facts", n=None, limit=800),
+    Part("nonsense_mixed_entities", n=10, limit=None),
+)
+
+
+class DemoError(ActivationLoggingError):
+    """The demo cannot go on."""
+
+
+def main() -> int:
+    """Run the demo; the exit code is 0 when every part of it worked."""
+    model = demo_model_path()
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    try:
+        answered = FOLDER / "answered"
+        if answered.exists() and STORE.exists():
+            output.print("The answers are there already; judging them again.")
+            results = [run(part, base_url=None) for part in PARTS]
+        else:
+            with serving(model) as base_url:
+                results = [run(part, base_url=base_url) for part in PARTS]
+            answered.touch()
+        show(results)
+    except ActivationLoggingError as error:
+        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        return 1
+    return subprocess.call([*_COMMAND, "verify", str(STORE), "--model", str(model)])
+
+
+def run(part: Part, base_url: str | None) -> RunResult:
+    """Ask, judge and label one benchmark; without a server, judge and label what is there."""
+    output.rule(part.benchmark)
+    return run_benchmark(
+        part.benchmark,
+        model=MODEL,
+        base_url=base_url or "http://localhost:8000/v1",
+        output_base_dir=FOLDER,
+        store=STORE,
+        n=part.n,
+        limit=part.limit,
+        do_inference=base_url is not None,
+        display="rich" if sys.stdout.isatty() else "plain",
+    )
+
+
+def show(results: list[RunResult]) -> None:
+    """Tables, one example of each kind of answer, and what lies where."""
+    for result in results:
+        output.rule()
+        print_result(result, output)
+        for label, example in result.examples().items():
+            output.print(
+                Panel(Text(example.answer), title=Text(f"{label}: {example.question}"), width=100)
+            )
+    with open_store(STORE) as store:
+        first = next(entry for entry in store.entries() if entry.status == "complete")
+        output.print(
+            f"\n{len(store)} answers in {STORE}, each with its activations: "
+            f"layers {', '.join(map(str, first.layers))} of {first.num_layers}, "
+            f"{first.hidden_size} numbers a token, {first.dtype}."
+        )
+    output.print(f"Look at them with:  .venv/bin/activation-logging ls {STORE}\n")
+
+
+@contextmanager
+def serving(model: Path) -> Iterator[str]:
+    """A server with the default model, for as long as the block runs; its address."""
+    port = _free_port()
+    log = FOLDER / "server.log"
+    command = [
+        *(sys.executable, "-m", "activation_logging.vllm_serve", "--model", str(model)),
+        *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
+        *("--lmdb_path", str(STORE), "--activation-layers", LAYERS, "--max-model-len", "2048"),
+    ]
+    # Enough for the demo; by itself vLLM would reserve nearly all of a laptop's memory.
+    env = {"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
+    with log.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
+    try:
+        with output.status(f"Starting vLLM (about a minute; its log is {log})"):
+            _wait(process, f"http://127.0.0.1:{port}/health", log)
+        yield f"http://127.0.0.1:{port}/v1"
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
+    deadline = time.monotonic() + START_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+            raise DemoError(f"the server stopped with exit code {process.returncode}:\n{tail}")
+        try:
+            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.5)
+    raise DemoError(f"the server was not ready within {START_S} s; see {log}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+_COMMAND = (sys.executable, "-c", "from activation_logging.cli import app; app()")
+
+if __name__ == "__main__":
+    sys.exit(main())
