@@ -7,16 +7,16 @@ when its writer has said good-bye or is no longer running; before that it may be
 
 from __future__ import annotations
 
-import os
-import socket
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from activation_logging.errors import StoreCorrupt
+from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
+from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from activation_logging.store.entry import Entry
     from activation_logging.store.reader import Store
 
 
@@ -29,15 +29,16 @@ class Half(NamedTuple):
 
 
 def find_halves(store: Store) -> Iterator[Half]:
-    """All halves of a store: entries first, in order of writing."""
-    running = {name for name, record in store.writers().items() if _is_running(record)}
+    """All halves of a store: entries first."""
+    running = {name for name, record in store.writers().items() if is_running(record)}
 
     def half(kind: Literal["entry", "rows"], name: str, writer: str | None) -> Half:
         # Records of unknown origin may belong to anyone who still runs.
         return Half(kind, name, final=not running if writer is None else writer not in running)
 
-    for entry in store.entries():
-        if entry.status == "pending":
+    for key in store:
+        entry = _pending(store, key)
+        if entry is not None:
             yield half("entry", entry.key, entry.document.get("writer"))
     for name in store.orphans():
         raw = store._snapshot().get(layout.CAPTURES, layout.id_key(name))
@@ -56,23 +57,17 @@ def remove_half(store: Store, half: Half) -> bool:
     return store._transact(lambda change, txn: change.delete_orphan(txn, half.id))
 
 
+def _pending(store: Store, key: str) -> Entry | None:
+    """The entry, if it waits for its rows; what cannot be read is no half (``verify`` names it)."""
+    try:
+        entry = store[key]
+        return entry if entry.status == "pending" else None
+    except (EntryNotFound, StoreCorrupt):
+        return None
+
+
 def _writer_of(raw: memoryview, name: str) -> str | None:
     try:
         return layout.load(raw, f"capture {name}").get("writer")
     except StoreCorrupt:
         return None
-
-
-def _is_running(writer: Mapping[str, Any]) -> bool:
-    """Whether a writer may still write; of those on other machines nobody here can tell."""
-    if "stopped" in writer:
-        return False
-    if writer["host"] != socket.gethostname():
-        return True
-    try:
-        os.kill(writer["pid"], 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

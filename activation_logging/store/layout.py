@@ -52,6 +52,9 @@ FIRST_NAME = b"~"
 """Where the keys of entries end and the names of databases begin."""
 
 _ENTRY_KEY = re.compile("[0-9a-f]{64}(#[1-9][0-9]{0,18})?")
+WRITER_ID_BYTES = 8
+"""A segment's id begins with that of its writer."""
+
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
 

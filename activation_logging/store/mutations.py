@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import EntryNotFound
 from activation_logging.records import LABELS, Capture, Evaluation, SegmentSlice
 from activation_logging.store import layout
+from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -142,20 +143,47 @@ class Mutations:
         return self.delete_capture(txn, capture_id)
 
     def delete_capture(self, txn: Any, capture_id: str) -> bool:
-        """Remove a capture, if it is there, and those of its rows that no other one uses."""
+        """Remove a capture, if it is there, and those of its rows that no other one uses.
+
+        Rows whose writer is running stay, unused: vLLM may still hold their prompt in its prefix
+        cache, and the next request for it will refer to them. The writer removes them at its end.
+        """
         raw = txn.pop(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
         if raw is None:
             return False
         record = layout.load(raw, f"capture {capture_id}")
         for name in dict.fromkeys(part.segment for part in slices_of(record)):
             uses = (self._uses(txn, name) or 1) - 1
-            if uses:
+            if uses or self._may_be_shared(txn, name):
                 txn.put(name, b"%d" % uses, db=self._db(layout.SEGMENTS))
             else:
-                txn.delete(name, db=self._db(layout.SEGMENTS))
-                # Two bytes of layer number follow the segment's id; a longer id is another's.
-                self._delete_prefix(txn, layout.ROWS, name, length=len(name) + 2)
+                self._delete_segment(txn, name)
         return True
+
+    def delete_unused_segments(self, txn: Any, writer: str = "") -> None:
+        """Remove rows that nobody uses any more: a writer's own, or those of all that are gone."""
+        prefix = bytes.fromhex(writer)
+        cursor = txn.cursor(self._db(layout.SEGMENTS))
+        unused = []
+        found = cursor.set_range(prefix) if prefix else cursor.first()
+        while found and bytes(cursor.key()).startswith(prefix):
+            name = bytes(cursor.key())
+            if bytes(cursor.value()) == b"0" and (writer or not self._may_be_shared(txn, name)):
+                unused.append(name)
+            found = cursor.next()
+        for name in unused:
+            self._delete_segment(txn, name)
+
+    def _delete_segment(self, txn: Any, name: bytes) -> None:
+        txn.delete(name, db=self._db(layout.SEGMENTS))
+        # Two bytes of layer number follow the segment's id; a longer id is another's.
+        self._delete_prefix(txn, layout.ROWS, name, length=len(name) + 2)
+
+    def _may_be_shared(self, txn: Any, segment: bytes) -> bool:
+        """Whether the writer whose id the segment's begins with is still running."""
+        writer = segment[: layout.WRITER_ID_BYTES].hex()
+        raw = txn.get(writer.encode(), db=self._db(layout.WRITERS))
+        return raw is not None and is_running(layout.load(raw, f"writer {writer}"))
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
         """Write who a writer is, and its counters so far."""

@@ -22,7 +22,7 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import Capture
-from activation_logging.store import environment
+from activation_logging.store import environment, layout
 from activation_logging.store.mutations import Mutations
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class StoreWriter:
         self._policy = policy
         self._limit = queue_bytes
         self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
-        self.id = secrets.token_hex(8)
+        self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
         self.stats = WriterStats()
         self._who = {
             "role": role,
@@ -296,7 +296,12 @@ class StoreWriter:
 
     def _say_goodbye(self) -> None:
         record = {**self._who, **dataclasses.asdict(self.stats), "stopped": time.time()}
+
+        def action(txn: Any) -> None:
+            self._mutations.put_writer(txn, self.id, record)
+            self._mutations.delete_unused_segments(txn, self.id)
+
         try:
-            self._environment.transact(lambda txn: self._mutations.put_writer(txn, self.id, record))
+            self._environment.transact(action)
         except _PASSING as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
