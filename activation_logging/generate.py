@@ -240,6 +240,8 @@ class _Engine:
 
     def _fill(self, waiting: Iterator[PromptLine]) -> bool:
         """Bring the engine up to its number of requests; False when there is nothing left."""
+        from vllm.exceptions import VLLMClientError
+
         engine = self._llm.llm_engine
         while engine.get_num_unfinished_requests() < self._in_flight:
             line = next(waiting, None)
@@ -247,7 +249,7 @@ class _Engine:
                 break
             try:
                 self._ask(line)
-            except ValueError as error:
+            except (VLLMClientError, ValueError) as error:
                 # A prompt that is longer than the model's context, or a broken chat.
                 self._outcome.refused[line.number] = " ".join(str(error).split())
         return bool(engine.has_unfinished_requests())

@@ -1,0 +1,401 @@
+"""The store against plain LMDB: the same bytes, the same commits, the same disk.
+
+    python bench/store.py [--folder DIR] [--rounds 5] [--json FILE]
+
+Appending goes through the background writer, as in a server. Reading is a random entry and
+layer by its key. Every figure is the ratio of a pair of runs, one right after the other, in
+alternating order; the median over rounds is printed with the least and the greatest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import shutil
+import statistics
+import tempfile
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lmdb
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from activation_logging import open_store
+from activation_logging.bench.machine import describe
+from activation_logging.records import Capture, Segment, SegmentSlice
+from activation_logging.store import StoreWriter
+from activation_logging.store.filters import select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+HIDDEN, ROWS, NUM_LAYERS = 576, 128, 30
+ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+
+
+def document(number: int, rows: int = ROWS) -> dict[str, Any]:
+    """An entry as a server writes it, with half of the rows for the prompt."""
+    prompt = rows // 2
+    return {
+        "prompt": f"Question {number}: " + "what is this and that? " * 12,
+        "response": "This is an answer of some length. " * 8,
+        "model": "SmolLM2-135M-Instruct",
+        "request_id": f"cmpl-{number:032x}",
+        "choice": 0,
+        "capture": f"cmpl-{number:032x}-0",
+        "prompt_token_ids": list(range(1000, 1000 + prompt)),
+        "response_token_ids": list(range(2000, 2000 + rows - prompt + 1)),
+        "response_tokens": [" token"] * (rows - prompt + 1),
+        "finish_reason": "length",
+        "sampling": {"temperature": 0.0, "max_tokens": 64},
+        "tokens": "all",
+        "created": 1.7e9,
+        "vllm_version": "0.32.0",
+    }
+
+
+def capture(number: int, layers: Sequence[int], block: np.ndarray) -> Capture:
+    """The rows of the same entry; all share one block of memory."""
+    segment = number.to_bytes(16, "big")
+    rows = dict.fromkeys(layers, block)
+    return Capture(
+        id=f"cmpl-{number:032x}-0",
+        layers=tuple(layers),
+        num_layers=NUM_LAYERS,
+        hidden_size=HIDDEN,
+        dtype="bfloat16" if block.dtype == np.uint16 else "float32",
+        first=0,
+        slices=(SegmentSlice(segment, 0, len(block)),),
+        segments=(Segment(segment, rows, block.nbytes * len(layers)),),
+    )
+
+
+def bfloat16(generator: np.random.Generator, rows: int) -> np.ndarray:
+    """Normally distributed states, as the bits of bfloat16."""
+    wide = generator.standard_normal((rows, HIDDEN), np.float32).view(np.uint32)
+    return (wide >> 16).astype(np.uint16)
+
+
+@contextmanager
+def raw_lmdb(path: Path, **flags: Any) -> Iterator[Any]:
+    """A plain LMDB environment with the options that the store uses."""
+    env = lmdb.open(str(path), map_size=1 << 36, max_dbs=4, **ENGINE, **flags)
+    try:
+        yield env
+    finally:
+        env.close()
+
+
+class Folders:
+    """Fresh folders on the disk in question; used ones are removed."""
+
+    def __init__(self, base: Path) -> None:
+        self._base = base
+        self._count = 0
+
+    @contextmanager
+    def fresh(self) -> Iterator[Path]:
+        self._count += 1
+        path = self._base / f"{self._count}.lmdb"
+        path.mkdir(parents=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path)
+
+
+# --- appending -------------------------------------------------------------------------
+
+
+def append_store(
+    path: Path, entries: int, per_commit: int, layers: Sequence[int], block: Any
+) -> float:
+    """Seconds to put so many entries through the background writer, ``per_commit`` at a time."""
+    writer = StoreWriter(path, role="bench", queue_bytes=8 << 30)
+    documents = [document(number, len(block)) for number in range(entries)]
+    started = time.perf_counter()
+    for number in range(entries):
+        writer.put_capture(capture(number, layers, block))
+        writer.put_entry(documents[number])
+        if (number + 1) % per_commit == 0:
+            writer.flush()
+    seconds = time.perf_counter() - started
+    assert writer.stats.lost == writer.stats.errors == 0
+    writer.close()
+    return seconds
+
+
+def append_raw(
+    path: Path, entries: int, per_commit: int, layers: Sequence[int], block: Any
+) -> float:
+    """The same bytes, under keys as long: rows, and the entry's JSON."""
+    documents = [document(number, len(block)) for number in range(entries)]
+    with raw_lmdb(path) as env:
+        rows = env.open_db(b"rows")
+        started = time.perf_counter()
+        for first in range(0, entries, per_commit):
+            with env.begin(write=True) as txn:
+                for number in range(first, min(first + per_commit, entries)):
+                    for layer in layers:
+                        key = number.to_bytes(16, "big") + layer.to_bytes(2, "big")
+                        txn.put(key, block.data, db=rows)
+                    value = json.dumps(documents[number], separators=(",", ":")).encode()
+                    txn.put(f"{number:064x}".encode(), value)
+        return time.perf_counter() - started
+
+
+# --- reading ---------------------------------------------------------------------------
+
+
+def fill(path: Path, entries: int, layers: Sequence[int], block: Any) -> None:
+    """A store to read from."""
+    writer = StoreWriter(path, role="bench")
+    for number in range(entries):
+        writer.put_capture(capture(number, layers, block))
+        writer.put_entry(document(number, len(block)))
+    writer.close()
+
+
+def fill_raw(path: Path, keys: Sequence[str], layers: Sequence[int], block: Any) -> None:
+    """The same rows under ``key + layer``."""
+    with raw_lmdb(path) as env, env.begin(write=True) as txn:
+        for key in keys:
+            for layer in layers:
+                txn.put(f"{key}/{layer}".encode(), block.data)
+
+
+def read_store(path: Path, wanted: Sequence[tuple[str, int]]) -> float:
+    """Seconds to read these entries' layers, each by its key, and to touch all of its bytes."""
+    total = 0
+    with open_store(path) as store:
+        started = time.perf_counter()
+        for key, layer in wanted:
+            total += int(store[key].stored(layer).view(np.uint32).sum())
+        seconds = time.perf_counter() - started
+    return seconds if total >= 0 else 0.0
+
+
+def read_raw(path: Path, wanted: Sequence[tuple[str, int]], kind: np.dtype) -> float:
+    """The same with a transaction per read, ``get`` and ``frombuffer``."""
+    total = 0
+    with raw_lmdb(path, readonly=True) as env:
+        started = time.perf_counter()
+        for key, layer in wanted:
+            with env.begin(buffers=True) as txn:
+                array = np.frombuffer(txn.get(f"{key}/{layer}".encode()), kind)
+                total += int(array.view(np.uint32).sum())
+                del array
+        seconds = time.perf_counter() - started
+    return seconds if total >= 0 else 0.0
+
+
+def touch_nothing(path: Path, wanted: Sequence[tuple[str, int]]) -> float:
+    """Seconds to get the arrays alone, without looking at their bytes."""
+    with open_store(path) as store:
+        started = time.perf_counter()
+        for key, layer in wanted:
+            store[key].stored(layer)
+        return time.perf_counter() - started
+
+
+def touch_nothing_raw(path: Path, wanted: Sequence[tuple[str, int]], kind: np.dtype) -> float:
+    with raw_lmdb(path, readonly=True) as env:
+        started = time.perf_counter()
+        for key, layer in wanted:
+            with env.begin(buffers=True) as txn:
+                np.frombuffer(txn.get(f"{key}/{layer}".encode()), kind).reshape(-1, HIDDEN)
+        return time.perf_counter() - started
+
+
+# --- listing, and a DataLoader ---------------------------------------------------------
+
+
+def first_page(path: Path) -> float:
+    """Seconds to open a store and list its newest fifty entries, in a process of its own."""
+    import subprocess
+    import sys
+
+    program = (
+        "import sys, time; t = time.perf_counter()\n"
+        "from activation_logging import open_store\n"
+        "from activation_logging.store.filters import select\n"
+        "imported = time.perf_counter()\n"
+        "with open_store(sys.argv[1]) as store:\n"
+        "    page = [(e.key, e.prompt, e.status) for e in select(store, limit=50)]\n"
+        "    count = len(store)\n"
+        "print(time.perf_counter() - imported, count, len(page))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
+    )
+    return float(found.stdout.split()[0])
+
+
+def loader_seconds(path: Path, keys: Sequence[str], workers: int, layer: int) -> float:
+    """Seconds for one epoch: a layer's rows of each entry, float32, reduced to two vectors."""
+    import torch
+    from torch.utils.data import DataLoader, Dataset
+
+    class Entries(Dataset):  # type: ignore[type-arg]
+        def __init__(self) -> None:
+            self._store: Any = None
+
+        def __len__(self) -> int:
+            return len(keys)
+
+        def __getitem__(self, index: int) -> Any:
+            if self._store is None:
+                self._store = open_store(path)
+            rows = self._store[keys[index]].layer(layer)
+            return torch.from_numpy(np.concatenate([rows.mean(0), np.abs(rows).max(0)]))
+
+    torch.set_num_threads(1)
+    loader = DataLoader(
+        Entries(), batch_size=64, shuffle=True, num_workers=workers, persistent_workers=True
+    )
+    # The first epoch starts the workers and warms the page cache.
+    assert sum(len(batch) for batch in loader) == len(keys)
+    started = time.perf_counter()
+    assert sum(len(batch) for batch in loader) == len(keys)
+    return time.perf_counter() - started
+
+
+# --- the program -----------------------------------------------------------------------
+
+
+def pairs(
+    rounds: int, ours: Callable[[], float], raw: Callable[[], float], title: str
+) -> list[tuple[float, float]]:
+    """``(ours, raw)`` seconds of each round, in alternating order."""
+    found = []
+    for turn in track(range(rounds), title, console=Console(stderr=True)):
+        if turn % 2:
+            first = ours()
+            found.append((first, raw()))
+        else:
+            first = raw()
+            found.append((ours(), first))
+    return found
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The store against plain LMDB.")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--entries", type=int, default=2000, help="entries to append and to read")
+    parser.add_argument("--listed", type=int, default=100_000, help="entries to list a page of")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(dir=args.folder) as base:
+        figures = measure(args, Folders(Path(base)))
+    show(figures)
+    if args.json:
+        args.json.write_text(json.dumps({**figures, "machine": describe()}, indent=1) + "\n")
+
+
+def measure(args: argparse.Namespace, folders: Folders) -> dict[str, Any]:
+    generator = np.random.default_rng(0)
+    block = bfloat16(generator, ROWS)
+    figures: dict[str, Any] = {}
+
+    for name, layers, per_commit in (
+        ("append, 1 layer, 32 entries a commit", [NUM_LAYERS], 32),
+        ("append, 5 layers, 32 entries a commit", [6, 12, 18, 24, NUM_LAYERS], 32),
+        ("append, 1 layer, 4 entries a commit", [NUM_LAYERS], 4),
+    ):
+        entries = args.entries if per_commit > 4 else args.entries // 8
+
+        def ours(layers: Sequence[int] = layers, n: int = entries, per: int = per_commit) -> float:
+            with folders.fresh() as path:
+                return append_store(path, n, per, layers, block)
+
+        def raw(layers: Sequence[int] = layers, n: int = entries, per: int = per_commit) -> float:
+            with folders.fresh() as path:
+                return append_raw(path, n, per, layers, block)
+
+        found = pairs(args.rounds, ours, raw, name)
+        figures[name] = {
+            "ratio": spread([theirs / mine for mine, theirs in found]),
+            "per_s": spread([entries / mine for mine, _ in found]),
+            "mb_per_s": spread(
+                [entries * len(layers) * block.nbytes / mine / 1e6 for mine, _ in found]
+            ),
+        }
+
+    layers = [15, NUM_LAYERS]
+    with folders.fresh() as path, folders.fresh() as raw_path:
+        fill(path, args.entries, layers, block)
+        with open_store(path) as store:
+            keys = list(store)
+        fill_raw(raw_path, keys, layers, block)
+        choose = random.Random(0)  # noqa: S311
+        wanted = [(choose.choice(keys), choose.choice(layers)) for _ in range(5000)]
+        kind = np.dtype("<u2")
+        for name, mine, theirs in (
+            (
+                "read (entry, layer), bytes looked at",
+                lambda: read_store(path, wanted),
+                lambda: read_raw(raw_path, wanted, kind),
+            ),
+            (
+                "read (entry, layer), array only",
+                lambda: touch_nothing(path, wanted),
+                lambda: touch_nothing_raw(raw_path, wanted, kind),
+            ),
+        ):
+            found = pairs(args.rounds, mine, theirs, name)
+            figures[name] = {
+                "ratio": spread([theirs / mine for mine, theirs in found]),
+                "per_s": spread([len(wanted) / mine for mine, _ in found]),
+                "microseconds": spread([mine / len(wanted) * 1e6 for mine, _ in found]),
+            }
+        found = [
+            (loader_seconds(path, keys, 1, NUM_LAYERS), loader_seconds(path, keys, 2, NUM_LAYERS))
+            for _ in track(range(args.rounds), "DataLoader", console=Console(stderr=True))
+        ]
+        figures["DataLoader, 2 workers against 1"] = {
+            "ratio": spread([one / two for one, two in found]),
+            "per_s": spread([len(keys) / two for _, two in found]),
+        }
+
+    with folders.fresh() as path:
+        small = bfloat16(generator, 4)
+        started = time.perf_counter()
+        fill(path, args.listed, [NUM_LAYERS], small)
+        figures[f"write {args.listed} small entries"] = {
+            "seconds": spread([time.perf_counter() - started])
+        }
+        seconds = [first_page(path) for _ in range(args.rounds)]
+        figures[f"open {args.listed} entries, list 50"] = {"seconds": spread(seconds)}
+        assert sum(1 for _ in select(open_store(path), limit=50)) == 50
+    return figures
+
+
+def show(figures: dict[str, Any]) -> None:
+    table = Table("what", "ratio to raw LMDB", "absolute")
+    for name, found in figures.items():
+        ratio = found.get("ratio")
+        table.add_row(
+            name,
+            f"{ratio['median']:.3f} ({ratio['least']:.2f} to {ratio['greatest']:.2f})"
+            if ratio
+            else "",
+            ", ".join(
+                f"{value['median']:.4g} {unit}" for unit, value in found.items() if unit != "ratio"
+            ),
+        )
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
