@@ -40,6 +40,13 @@ POPULATION_STRATA = (
     ("15k", 15_000, 100_000),
 )
 
+_STRATA = (
+    "capital",
+    *(f"city/{name}" for name, _, _ in POPULATION_STRATA),
+    "element/symbol",
+    "element/name",
+)
+
 # ISO 3166 codes. Dependent territories: "in which country?" has two answers.
 _TERRITORIES = frozenset(
     [
@@ -202,10 +209,10 @@ def short_facts_questions(
         )
     if n < 1:
         raise BenchmarkError(f"--N {n}: ask at least one question of each stratum")
-    strata: dict[str, list[Question]] = {}
+    strata: dict[str, list[Question]] = {stratum: [] for stratum in _STRATA}
     for sort in sorts:
         for question in makers[sort](seed):
-            strata.setdefault(question.stratum, []).append(question)
+            strata[question.stratum].append(question)
     chosen = []
     for stratum, questions in strata.items():
         order = Picker(NAME, seed, stratum).shuffled(sorted(questions, key=lambda q: q.id))
@@ -266,8 +273,7 @@ def _cities(seed: int) -> Iterator[Question]:
         nation = _HOME_NATIONS.get(city["admin1code"]) if country.code == "GB" else None
         yield _question(
             id=f"city-{city['geonameid']}",
-            text=f"In which country is the city of {city['name']}? "
-            "Answer with only the name of the country.",
+            text=f"{city['name']} is a city in which country? Give only the name of the country.",
             name=city["name"],
             sort="city",
             stratum=f"city/{stratum}",

@@ -36,7 +36,7 @@ def result_table(results: dict[str, Any]) -> Table:
         caption=_CAPTION,
         caption_justify="left",
         box=box.SIMPLE,
-        padding=(0, 1, 0, 0),
+        padding=(0, 0, 0, 1),
     )
     table.add_column("", no_wrap=True)
     for title in [_SHORT.get(name, name) for name in names] + [k[0].upper() for k in LABELS]:
@@ -64,5 +64,5 @@ def print_result(result: RunResult, console: Console | None = None) -> None:
 def _rate(rate: dict[str, Any] | None) -> str:
     if rate is None:
         return "-"
-    error = "" if rate["stderr"] is None else f" ± {100 * rate['stderr']:.1f}"
+    error = "" if rate["stderr"] is None else f"±{100 * rate['stderr']:.1f}"
     return f"{100 * rate['value']:.1f}{error}"

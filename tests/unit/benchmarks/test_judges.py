@@ -1,0 +1,176 @@
+"""The judges: rules against the labelled sample, short answers case by case, verdicts as JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activation_logging.benchmarks.facts import candidates
+from activation_logging.judges.gold import judge_short_answer
+from activation_logging.judges.model import parse_verdict
+from activation_logging.judges.rules import classify, judge_belief
+from activation_logging.judges.text import fold
+from activation_logging.judges.verdict import label_of_belief
+
+SAMPLE = Path(__file__).with_name("labelled_answers.jsonl")
+DOCS = Path(__file__).parents[3] / "docs" / "benchmarks.md"
+BELIEFS = ("accepts", "declines", "unclear")
+
+
+@pytest.fixture(scope="module")
+def sample() -> list[dict[str, Any]]:
+    return [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
+
+
+def confusion(rows: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """How often an answer of one belief was judged to be another."""
+    return Counter(
+        (row["belief"], judge_belief(row["generation"], row["name"])[0]) for row in rows
+    )
+
+
+class TestRules:
+    def test_the_sample_is_as_described(self, sample: list[dict[str, Any]]) -> None:
+        by_hand = [row for row in sample if row["source"] == "written for this sample"]
+        assert len(sample) >= 200
+        assert 0.45 <= len(by_hand) / len(sample) <= 0.6
+        assert Counter(row["belief"] for row in by_hand)["declines"] >= 50
+        assert {row["half"] for row in sample} == {"dev", "held_out"}
+
+    @pytest.mark.parametrize(("half", "least"), [("dev", 0.95), ("held_out", 0.9)])
+    def test_accuracy(self, sample: list[dict[str, Any]], half: str, least: float) -> None:
+        table = confusion([row for row in sample if row["half"] == half])
+        assert sum(table[b, b] for b in BELIEFS) / table.total() >= least
+
+    def test_the_table_in_the_documentation_is_the_measured_one(
+        self, sample: list[dict[str, Any]]
+    ) -> None:
+        text = DOCS.read_text(encoding="utf-8")
+        for half in ("dev", "held_out"):
+            table = confusion([row for row in sample if row["half"] == half])
+            for belief in BELIEFS:
+                counts = " | ".join(str(table[belief, judged]) for judged in BELIEFS)
+                assert f"| {half} | {belief} | {counts} |" in text
+
+    @pytest.mark.parametrize(
+        ("answer", "belief"),
+        [
+            ("I could not find any animal of that name.", "declines"),
+            ("It may refer to a species of beetle found in Madagascar.", "accepts"),
+            ("Apis braziliensis is a bee. There is no known cure for its sting.", "accepts"),
+            ("Apis braziliensis does not exist.", "declines"),
+            ("I'm not familiar with it. The genus Apis has bees. They make honey.", "declines"),
+            ("I'm not sure, but it is a bee. It lives in trees. It eats honey.", "accepts"),
+            ("Consult a doctor.", "declines"),
+            ("", "unclear"),
+            ("42 ... 17", "unclear"),
+        ],
+    )
+    def test_cases(self, answer: str, belief: str) -> None:
+        assert judge_belief(answer, "Apis braziliensis")[0] == belief
+
+    def test_the_reason_quotes_the_answer(self) -> None:
+        answer = "Hello! The plant is a fern. I like ferns."
+        assert "The plant is a fern." in judge_belief(answer, "Filix nova")[1]
+
+    def test_abbreviations_do_not_end_sentences(self) -> None:
+        assert len(classify("M. braziliensis is a moth, e.g. of Brazil. It flies.", "x")) == 2
+
+    def test_long_and_odd_answers_take_no_time(self) -> None:
+        for text in ("a" * 200_000, "no " * 50_000, "\n" * 100_000, "I " * 50_000, "(" * 50_000):
+            judge_belief(text, "Apis mellifera")
+
+
+@pytest.mark.parametrize(
+    ("belief", "kind", "label"),
+    [
+        ("accepts", "made_up", "hallucinated"),
+        ("accepts", "real", "correct"),
+        ("declines", "made_up", "refused"),
+        ("declines", "real", "refused"),
+        ("unclear", "made_up", "invalid"),
+        ("unclear", "real", "invalid"),
+    ],
+)
+def test_labels_of_beliefs(belief: Any, kind: str, label: str) -> None:
+    assert label_of_belief(belief, kind) == label
+
+
+class TestGold:
+    @pytest.mark.parametrize(
+        ("answer", "gold", "label"),
+        [
+            ("Côte d'Ivoire.", ["Ivory Coast", "Cote d'Ivoire"], "correct"),
+            ("It is in NIGERIA", ["Nigeria"], "correct"),
+            ("Nigeria", ["Niger"], "hallucinated"),
+            ("Papua New Guinea", ["Guinea"], "hallucinated"),
+            ("Democratic Republic of the Congo", ["Republic of the Congo"], "hallucinated"),
+            ("It is in New Mexico.", ["Mexico"], "invalid"),
+            ("Lyon is a city in France, close to Switzerland.", ["France"], "correct"),
+            ("France or Switzerland", ["France"], "hallucinated"),
+            ("Not in Germany but in Austria.", ["Austria"], "correct"),
+            ("Atlanta is in Georgia, United States.", ["United States", "USA"], "correct"),
+            ("Tbilisi is in Georgia.", ["Georgia"], "correct"),
+            ("the US", ["United States", "US"], "correct"),
+            ("In the Middle East.", ["Jordan"], "invalid"),
+            ("I don't know.", ["Jordan"], "refused"),
+            ("I'm sorry, but I cannot answer that.", ["Jordan"], "refused"),
+            ("...", ["Jordan"], "invalid"),
+        ],
+    )
+    def test_countries(self, answer: str, gold: list[str], label: str) -> None:
+        assert judge_short_answer(answer, gold, "city", candidates("city")).label == label
+
+    @pytest.mark.parametrize(
+        ("answer", "gold", "label"),
+        [
+            ("Na", "Na", "correct"),
+            ("na.", "Na", "correct"),
+            ("The symbol is **Na**.", "Na", "correct"),
+            ("Its symbol is NA", "Na", "hallucinated"),
+            ("In chemistry, the symbol of Indium is In.", "In", "correct"),
+            ("As an AI model I say As", "As", "correct"),
+            ("He", "H", "hallucinated"),
+            ("The chemical symbol of Terbium is Terbium.", "Tb", "hallucinated"),
+            ("I don't know", "I", "refused"),
+        ],
+    )
+    def test_symbols(self, answer: str, gold: str, label: str) -> None:
+        assert judge_short_answer(answer, [gold], "symbol", {}).label == label
+
+    def test_capitals_may_be_wrong_without_being_capitals(self) -> None:
+        table = candidates("capital")
+        wrong = judge_short_answer("It is Sydney.", ["Canberra"], "capital", table)
+        assert wrong.label == "hallucinated"
+        right = judge_short_answer("Kiev", ["Kyiv", "Kiev"], "capital", table)
+        assert right.label == "correct"
+
+
+@pytest.mark.parametrize(
+    ("words", "verdict"),
+    [
+        ('{"verdict": "accepts", "reason": "tells of it"}', "accepts"),
+        ('Sure: {"verdict": "declines"} there you go', "declines"),
+        ('```json\n{"reason": "x", "verdict": "declines"}\n```', "declines"),
+        ('{"verdict": "false"}', None),
+        ('{"verdict": true}', None),
+        ('{"verdict": "accepts" or "declines"}', None),
+        ('["accepts"]', None),
+        ("accepts", None),
+        ("", None),
+        ("{" * 10_000, None),
+    ],
+)
+def test_only_a_whole_verdict_counts(words: str, verdict: str | None) -> None:
+    assert parse_verdict(words) == verdict
+
+
+def test_folding() -> None:
+    assert fold("São Tomé, N’Djamena / Ulan-Bator") == "sao tome ndjamena ulan bator"  # noqa: RUF001
+    assert fold("Łódź Đồng Straße") == "lodz dong strasse"
+    assert not re.search(r"[^a-z0-9 ]", fold("Malé (Мале)").encode("ascii", "ignore").decode())
