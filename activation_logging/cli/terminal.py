@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-output = Console()
+# Into a pipe or a file rich would fold everything to 80 columns.
+output = Console(width=None if sys.stdout.isatty() else 140)
 errors = Console(stderr=True)
 
 StorePath = Annotated[

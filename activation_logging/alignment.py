@@ -1,0 +1,193 @@
+"""Alignment: do the tokens of an answer follow from the rows that were stored with it?
+
+A model's output head, applied to row ``p`` of the last layer, must rank token ``p + 1`` first
+where the answer was greedy. A row of another token, of another request or of another layer
+cannot pass that for long, so a share near 1 proves the whole chain without a reference model.
+
+Rows and logits are rounded on their way (bfloat16 keeps 8 bits), so that two tokens can tie or
+change places: a token counts as aligned when its logit is the greatest or within rounding of it,
+see :data:`activation_logging.lm_head.ROUNDING`. The coarser of the stored type and the type of
+the model's weights decides.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
+from activation_logging.lm_head import ROUNDING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    import numpy.typing as npt
+
+    from activation_logging.lm_head import LMHead
+    from activation_logging.store import Entry, Store
+
+# Each of these moves logits before the greatest is taken: the answer is not the head's own.
+_SHAPING = frozenset(
+    {
+        *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logits_processors"),
+        *("repetition_penalty", "presence_penalty", "frequency_penalty"),
+        *("structured_outputs", "guided_decoding"),
+    }
+)
+_GREEDY_BELOW = 1e-5
+_ROWS_AT_ONCE = 1024
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How one answer's tokens follow from its rows.
+
+    ``aligned`` of ``tokens`` rank first, or tie within rounding. ``median_rank`` counts from 0.
+    For answers that were ``sampled``, or whose logits were shaped, it is only information.
+    ``first_off`` is the first response token that is not aligned.
+    """
+
+    key: str
+    kind: Literal["greedy", "sampled"]
+    tokens: int
+    aligned: int
+    median_rank: float
+    first_off: int | None
+
+    @property
+    def share(self) -> float:
+        """Aligned tokens of all."""
+        return self.aligned / self.tokens
+
+
+class Aligner:
+    """Checks answers; gathers rows of many, so that the head is gone through once per thousand.
+
+    ``found`` and ``unchecked`` (key and reason) are complete after :meth:`finish`.
+    """
+
+    def __init__(self, head: LMHead) -> None:
+        self.found: list[Alignment] = []
+        self.unchecked: list[tuple[str, str]] = []
+        self._head = head
+        self._entries: list[Entry] = []
+        self._rows: list[npt.NDArray[Any]] = []
+        self._tokens: list[list[int]] = []
+
+    def add(self, entry: Entry) -> None:
+        """Check an entry, now or with the next ones."""
+        reason = self._take(entry)
+        if reason:
+            self.unchecked.append((entry.key, reason))
+        if sum(map(len, self._tokens)) >= _ROWS_AT_ONCE:
+            self.finish()
+
+    def finish(self) -> None:
+        """Check what has been gathered."""
+        if not self._entries:
+            return
+        ids = [token for tokens in self._tokens for token in tokens]
+        pieces = [
+            self._head.score(rows, ids[start : start + len(rows)])
+            for start, rows in _batches(np.concatenate(self._rows))
+        ]
+        logits, best, ranks = (np.concatenate(column) for column in zip(*pieces, strict=True))
+        start = 0
+        for entry, tokens in zip(self._entries, self._tokens, strict=True):
+            part = slice(start, start + len(tokens))
+            self.found.append(self._judge(entry, logits[part], best[part], ranks[part]))
+            start += len(tokens)
+        self._entries, self._rows, self._tokens = [], [], []
+
+    def _take(self, entry: Entry) -> str | None:
+        """Queue an entry's rows and the tokens that follow them; else say why not."""
+        try:
+            rows = entry.layer("last")
+        except RowsMissing:
+            return "its last layer was not logged"
+        if entry.hidden_size != self._head.hidden_size:
+            return (
+                f"its rows have {entry.hidden_size} elements, the model's head takes "
+                f"{self._head.hidden_size}: it is of another model"
+            )
+        ids = entry.prompt_token_ids + entry.response_token_ids
+        following = entry.positions + 1
+        wanted = (following >= len(entry.prompt_token_ids)) & (following < len(ids))
+        tokens = [ids[position] for position in following[wanted]]
+        if not tokens:
+            return "none of its rows led to a token of the answer"
+        if not 0 <= min(tokens) <= max(tokens) < self._head.vocabulary:
+            return f"it has tokens that are not among the model's {self._head.vocabulary}"
+        self._entries.append(entry)
+        self._rows.append(np.asarray(rows[wanted], np.float32))
+        self._tokens.append(tokens)
+        return None
+
+    def _judge(
+        self,
+        entry: Entry,
+        logits: npt.NDArray[np.float32],
+        best: npt.NDArray[np.float32],
+        ranks: npt.NDArray[np.int64],
+    ) -> Alignment:
+        rounding = max(ROUNDING[entry.dtype], ROUNDING[self._head.dtype])
+        aligned = (ranks == 0) | (best - logits <= rounding * np.abs(best))
+        off = np.flatnonzero(~aligned)
+        return Alignment(
+            entry.key,
+            "greedy" if is_greedy(entry.sampling) else "sampled",
+            tokens=len(ranks),
+            aligned=int(aligned.sum()),
+            median_rank=float(np.median(ranks)),
+            first_off=int(off[0]) if len(off) else None,
+        )
+
+
+def is_greedy(sampling: Mapping[str, Any]) -> bool:
+    """Whether each token was the one with the greatest logit of the head, and nothing else.
+
+    Args:
+        sampling: parameters that differ from vLLM's defaults, whose temperature is 1.
+    """
+    return sampling.get("temperature", 1.0) < _GREEDY_BELOW and not _SHAPING & sampling.keys()
+
+
+def match_model(store: Store, model: str, served_as: str | None) -> Callable[[Entry], bool]:
+    """Which entries of a store are of ``model``.
+
+    By the name that it was served under, if given; else by the model's own name or the last
+    part of it. A store that knows one model only is taken to be of this one.
+
+    Raises:
+        SettingsError: no entry is.
+    """
+    served = set(_models(store))
+    own = {model, model.rstrip("/").rpartition("/")[2]}
+    names = {served_as} if served_as else {name for name in served if {name, _last(name)} & own}
+    if not names and len(served) == 1:
+        names = served
+    if served and not names & served:
+        raise SettingsError(
+            f"no entry of the store is of {served_as or model}; it has entries of "
+            f"{', '.join(sorted(served))} (say which with --served-as NAME)"
+        )
+    return lambda entry: entry.model in names
+
+
+def _models(store: Store) -> Iterator[str]:
+    for key in store:
+        try:
+            yield store[key].model
+        except (EntryNotFound, StoreCorrupt):  # noqa: PERF203 - verify names what is unreadable
+            continue
+
+
+def _batches(rows: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    for start in range(0, len(rows), _ROWS_AT_ONCE):
+        yield start, rows[start : start + _ROWS_AT_ONCE]
+
+
+def _last(name: str) -> str:
+    return name.rstrip("/").rpartition("/")[2]

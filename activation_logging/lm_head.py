@@ -1,0 +1,199 @@
+"""A model's output head by itself: from a row of the last layer to the rank of a token.
+
+Only the one tensor is read from the model's safetensors files, with numpy: neither torch nor
+transformers is needed, and nothing of the model is run.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from activation_logging.errors import ExtraMissing, SettingsError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+_TYPES = {"F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
+_HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
+_EMBEDDINGS = (
+    *("embed_tokens.weight", "wte.weight", "word_embeddings.weight"),
+    *("tok_embeddings.weight", "embed_in.weight"),
+)
+_VOCABULARY_BLOCK = 16_384
+
+ROUNDING = {"float32": 1e-5, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+"""Two logits closer than this, relative to the greater, may change places by rounding.
+
+For the half-precision types it is twice half a unit in the last place, the most by which
+rounding can bring two values together; for float32 it covers the order of summation.
+"""
+
+
+class Scores(NamedTuple):
+    """How a head ranks given tokens: arrays ``[n]`` of logit, greatest logit, and rank."""
+
+    logits: npt.NDArray[np.float32]
+    best: npt.NDArray[np.float32]
+    ranks: npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LMHead:
+    """``weight`` is ``[vocabulary, hidden]`` as stored; bfloat16 as its bits in ``uint16``."""
+
+    weight: npt.NDArray[Any]
+    dtype: str
+    bias: npt.NDArray[np.float32]
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of elements of the rows that it takes."""
+        return int(self.weight.shape[1])
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that it knows."""
+        return int(self.weight.shape[0])
+
+    def score(self, rows: npt.NDArray[Any], tokens: Sequence[int]) -> Scores:
+        """Logit and rank (0 is the greatest) of one token per row, in float32.
+
+        Args:
+            rows: states after the final norm, ``[n, hidden]``.
+            tokens: ``n`` token ids of the vocabulary.
+        """
+        ids = np.asarray(tokens, dtype=np.int64)
+        states = np.asarray(rows, dtype=np.float32)
+        logits = np.einsum("nh,nh->n", states, widen(self.weight[ids], self.dtype))
+        logits += self.bias[ids]
+        best = np.full(len(ids), -np.inf, np.float32)
+        ranks = np.zeros(len(ids), np.int64)
+        for start in range(0, self.vocabulary, _VOCABULARY_BLOCK):
+            part = slice(start, start + _VOCABULARY_BLOCK)
+            block = states @ widen(self.weight[part], self.dtype).T + self.bias[part]
+            inside = np.flatnonzero((ids >= start) & (ids < start + block.shape[1]))
+            # The token's own logit, summed in another order, must not outrank itself.
+            block[inside, ids[inside] - start] = logits[inside]
+            np.maximum(best, block.max(axis=1), out=best)
+            ranks += (block > logits[:, None]).sum(axis=1)
+        return Scores(logits, best, ranks)
+
+
+def load_lm_head(model: str | Path) -> LMHead:
+    """The output head of a model folder, or of a model of the Hugging Face hub by name.
+
+    Where the model ties it to the input embeddings, those are taken.
+
+    Raises:
+        SettingsError: there are no safetensors files, or there is no head in them.
+        ExtraMissing: the model is a name, and ``huggingface_hub`` is not installed.
+    """
+    folder = _folder(model)
+    config = _read_json(folder / "config.json")
+    text_config = {**config, **(config.get("text_config") or {})}
+    tensors = _find_tensors(folder)
+    tied = text_config.get("tie_word_embeddings")
+    wanted = _EMBEDDINGS + _HEADS if tied else _HEADS + (() if tied is False else _EMBEDDINGS)
+    name = next((n for end in wanted for n in tensors if f".{n}".endswith(f".{end}")), None)
+    if name is None:
+        raise SettingsError(f"{model}: none of its safetensors files holds an output head")
+    weight, dtype = _read_tensor(tensors[name], name)
+    # Some models pad the vocabulary; the padding is never answered.
+    known = min(len(weight), text_config.get("vocab_size") or len(weight))
+    bias = np.zeros(known, np.float32)
+    bias_name = name.removesuffix("weight") + "bias"
+    if bias_name in tensors:
+        bias = widen(*_read_tensor(tensors[bias_name], bias_name))[:known]
+    return LMHead(weight[:known], dtype, bias)
+
+
+def widen(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
+    """Float32 of what is stored as ``dtype``; changes no value."""
+    if dtype == "bfloat16":
+        wide: npt.NDArray[np.float32] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
+        return wide
+    return stored.astype(np.float32, copy=False)
+
+
+def _folder(model: str | Path) -> Path:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        return folder
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import (
+            HfHubHTTPError,
+            HFValidationError,
+            LocalEntryNotFoundError,
+        )
+    except ImportError:
+        raise ExtraMissing(
+            f"{model} is not a folder here, and looking it up on the Hugging Face hub needs "
+            "huggingface_hub: pip install huggingface_hub, or give the model's folder"
+        ) from None
+    try:
+        return Path(snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json"]))
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        brief = str(error).strip().partition("\n")[0]
+        raise SettingsError(
+            f"{model} is neither a model folder nor a model that the Hugging Face hub has: {brief}"
+        ) from None
+
+
+def _find_tensors(folder: Path) -> dict[str, Path]:
+    """Which file holds which tensor."""
+    index = folder / "model.safetensors.index.json"
+    if index.exists():
+        return {name: folder / file for name, file in _read_json(index)["weight_map"].items()}
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise SettingsError(
+            f"{folder} holds no safetensors files; give the folder of a model that was saved so"
+        )
+    return {name: file for file in files for name in _read_header(file)[0]}
+
+
+def _read_tensor(file: Path, name: str) -> tuple[npt.NDArray[Any], str]:
+    """One tensor where it lies in the file, and its type."""
+    header, start = _read_header(file)
+    entry = header[name]
+    if entry["dtype"] not in _TYPES:
+        raise SettingsError(
+            f"{file}: {name} is stored as {entry['dtype']}, and only {', '.join(_TYPES)} can be "
+            "read; give the folder of the model before it was quantized"
+        )
+    kind, dtype = _TYPES[entry["dtype"]]
+    offset = start + entry["data_offsets"][0]
+    shape = tuple(entry["shape"])
+    return np.memmap(file, dtype=kind, mode="r", offset=offset, shape=shape), dtype
+
+
+def _read_header(file: Path) -> tuple[dict[str, Any], int]:
+    """A safetensors file's table of tensors, and where their data begin.
+
+    The format: 8 bytes little endian, the length of a JSON object that follows, then the data.
+    """
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            header: dict[str, Any] = json.loads(opened.read(min(length, file.stat().st_size)))
+    except (OSError, ValueError, struct.error) as error:
+        raise SettingsError(f"{file} is not a readable safetensors file: {error}") from None
+    header.pop("__metadata__", None)
+    return header, 8 + length
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        value: dict[str, Any] = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{file.parent} is not a model folder: {file.name}: {error}") from None
+    return value

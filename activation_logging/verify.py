@@ -1,0 +1,189 @@
+"""Proof that a store holds what it says: every entry whole, and every row the right one.
+
+The first part needs the store alone. The second, see :mod:`.alignment`, needs the output head
+of the model that was served.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from activation_logging.alignment import Aligner, Alignment
+from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.store import layout
+from activation_logging.store.halves import find_halves
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy.typing as npt
+
+    from activation_logging.lm_head import LMHead
+    from activation_logging.records import Status
+    from activation_logging.store import Entry, Store
+
+ALIGNED_SHARE = 0.99
+"""A greedy answer with a smaller share of aligned tokens is a problem."""
+
+_EXPONENT = 0x7F80
+"""The exponent bits of bfloat16; all of them set is an infinity or no number."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with one entry, or with rows that no entry names."""
+
+    key: str
+    what: str
+
+
+@dataclass
+class Report:
+    """What :func:`verify` found."""
+
+    entries: int = 0
+    rows: int = 0
+    statuses: Counter[str] = field(default_factory=Counter)
+    problems: list[Problem] = field(default_factory=list)
+    alignments: list[Alignment] = field(default_factory=list)
+    unchecked: list[Problem] = field(default_factory=list)
+    """Entries whose alignment could not be checked, and why."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether all is well."""
+        return not self.problems
+
+    def share(self, kind: Literal["greedy", "sampled"]) -> float | None:
+        """Aligned tokens of all tokens of such answers; None if there are none."""
+        chosen = [found for found in self.alignments if found.kind == kind]
+        tokens = sum(found.tokens for found in chosen)
+        return sum(found.aligned for found in chosen) / tokens if tokens else None
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return {
+            "ok": self.ok,
+            "entries": self.entries,
+            "rows": self.rows,
+            "statuses": dict(self.statuses),
+            "greedy_share": self.share("greedy"),
+            "problems": [problem._asdict() for problem in self.problems],
+            "alignments": [{**asdict(found), "share": found.share} for found in self.alignments],
+            "unchecked": [problem._asdict() for problem in self.unchecked],
+        }
+
+
+def verify(
+    store: Store,
+    head: LMHead | None = None,
+    *,
+    checks_alignment: Callable[[Entry], bool] = lambda _: True,
+    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+) -> Report:
+    """Check every entry of a store.
+
+    Args:
+        store: the store.
+        head: the output head of the model that was served; None leaves alignment out.
+        checks_alignment: which entries the head belongs to.
+        progress: wrapped around the keys, to show how far it is.
+    """
+    report = Report()
+    aligner = None if head is None else Aligner(head)
+    for key in progress(store):
+        status: Status | Literal["unreadable"]
+        try:
+            entry = store[key]
+            status, found = entry.status, list(entry_problems(entry))
+        except EntryNotFound:
+            continue
+        except StoreCorrupt as error:
+            status, found = "unreadable", [str(error)]
+        report.entries += 1
+        report.statuses[status] += 1
+        report.problems += [Problem(key, what) for what in found]
+        if status == "complete" and not found:
+            report.rows += len(entry.positions)
+            if aligner is not None and checks_alignment(entry):
+                aligner.add(entry)
+    if aligner is not None:
+        aligner.finish()
+        report.alignments = aligner.found
+        report.unchecked = [Problem(key, why) for key, why in aligner.unchecked]
+        report.problems += map(_misaligned, filter(_is_off, aligner.found))
+    report.problems += [
+        Problem(half.id, _half_text(half.kind, half.final)) for half in find_halves(store)
+    ]
+    return report
+
+
+def entry_problems(entry: Entry) -> Iterator[str]:
+    """What is wrong with one entry, each as a sentence; nothing for a pending one, a half.
+
+    Raises:
+        StoreCorrupt: a record cannot be what it says.
+    """
+    if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
+        yield "its key is not the SHA-256 of its prompt"
+    for name in ("logprobs", "response_tokens"):
+        values = entry.document.get(name)
+        if values is not None and len(values) != len(entry.response_token_ids):
+            yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
+    status = entry.status
+    if status == "pending":
+        return
+    if status != "complete":
+        yield f"{status}: {entry.status_reason}"
+        return
+    if not entry.layers:
+        yield "it has no layers"
+    for layer in entry.layers:
+        for what in _layer_problems(entry, layer):
+            yield f"layer {layer}: {what}"
+
+
+def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
+    stored = entry.stored(layer)
+    expected = (len(entry.positions), entry.hidden_size)
+    if stored.shape != expected:
+        yield f"its shape is {stored.shape}, not {expected}"
+        return
+    unfit = {"not finite": ~_finite(stored, entry.dtype).all(axis=1)}
+    if layer == entry.num_layers:
+        # No state leaves the final norm as zero: nobody ever wrote that row.
+        unfit["all zero"] = ~stored.any(axis=1)
+    for name, rows in unfit.items():
+        if rows.any():
+            yield f"{rows.sum()} of {len(rows)} rows are {name}, row {rows.argmax()} the first"
+
+
+def _is_off(found: Alignment) -> bool:
+    return found.kind == "greedy" and found.share < ALIGNED_SHARE
+
+
+def _misaligned(found: Alignment) -> Problem:
+    return Problem(
+        found.key,
+        f"only {found.aligned} of {found.tokens} tokens of this greedy answer follow from their "
+        f"rows; response token {found.first_off} is the first that does not",
+    )
+
+
+def _finite(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.bool_]:
+    finite: npt.NDArray[np.bool_]
+    if dtype == "bfloat16":
+        finite = np.not_equal(stored & _EXPONENT, _EXPONENT)
+    else:
+        finite = np.isfinite(stored)
+    return finite
+
+
+def _half_text(kind: str, final: bool) -> str:
+    half = "pending: its rows never came" if kind == "entry" else "rows whose entry never came"
+    if final:
+        return f"{half}; whoever wrote it is gone (activation-logging repair removes it)"
+    return f"{half} so far; whoever wrote it still runs, so they may yet come"
