@@ -233,6 +233,8 @@ def _is_ours(path: str) -> bool:
 
 
 def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
+    # The plugin, which making the parser loads, extends the server that has been imported.
+    from vllm.entrypoints.launchers.api_server import entry  # noqa: F401
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 

@@ -42,6 +42,11 @@ def install() -> None:
     arguments = sys.modules.get("vllm.engine.arg_utils")
     if arguments is not None:
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
+    # Before a server makes its engine: a context manager that is already running stays as it is.
+    server = sys.modules.get(_SERVER)
+    if server is not None:
+        _wrap(server, "build_app", _build_app)
+        _wrap(server, "build_async_engine_client_from_engine_args", _build_client)
 
 
 def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwargs: Any) -> Any:
@@ -90,10 +95,6 @@ def _attach_taps() -> None:
     _wrap(AsyncLLM, "__init__", _init_engine)
     _wrap(AsyncLLM, "shutdown", _shut_down_engine)
     _wrap(LLMEngine, "__init__", _init_engine)
-    server = sys.modules.get(_SERVER)
-    if server is not None:
-        _wrap(server, "build_app", _build_app)
-        _wrap(server, "build_async_engine_client_from_engine_args", _build_client)
 
 
 def _init_engine(original: Callable[..., None], engine: Any, *args: Any, **kwargs: Any) -> None:

@@ -92,7 +92,7 @@ class FrontEndTap:
                 request.sampling_params.extra_args, allowed_layers=self._settings.layers
             )
         except RequestOptionError as error:
-            # A class of vLLM's own, which its server answers with HTTP 400; a ValueError too.
+            # A class of vLLM's own, which its server answers with HTTP 400.
             raise VLLMValidationError(str(error), parameter=error.parameter) from None
         if options.enabled:
             self._accepted[request.request_id] = _Accepted(

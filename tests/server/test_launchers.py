@@ -178,6 +178,7 @@ class TestOffline:
         """
         import json, sys
         from vllm import LLM, SamplingParams
+        from vllm.exceptions import VLLMValidationError
 
         def main():
             llm = LLM(sys.argv[1], enforce_eager=True, dtype="float32", max_model_len=512)
@@ -190,7 +191,7 @@ class TestOffline:
                             SamplingParams(n=2, max_tokens=4, stop=["a"]))
             try:
                 llm.generate("x", SamplingParams(extra_args={"activation_nonsense": 1}))
-            except ValueError as error:
+            except VLLMValidationError as error:
                 assert "activation_nonsense" in str(error)
             else:
                 raise SystemExit("a bad option was accepted")
@@ -237,63 +238,107 @@ class TestOffline:
 class TestRefusedAtStart:
     """One clear sentence, before a model is loaded."""
 
-    @pytest.mark.parametrize(
-        ("env", "flags", "sentence"),
-        [
-            ({"ACTIVATION_LAYERS": "31"}, (), "layer 31 does not exist"),
-            ({"ACTIVATION_LAYERS": "first"}, (), "'first'"),
-            ({"ACTIVATION_DTYPE": "int8"}, (), "ACTIVATION_DTYPE='int8'"),
-            ({"ACTIVATION_TOKENS": "some"}, (), "ACTIVATION_TOKENS='some'"),
-            ({"ACTIVATION_LOGGING": "yes"}, (), "ACTIVATION_LOGGING='yes'"),
-            ({"ACTIVATION_LMDB_PATH": "/proc/nowhere/store"}, (), "/proc/nowhere/store"),
-            ({"ACTIVATION_LMDB_PATH": "{file}"}, (), "is a file"),
-            ({"ACTIVATION_LMDB_PATH": "{foreign}"}, (), "something else"),
-            ({"ACTIVATION_LMDB_PATH": "{future}"}, (), "format version 99"),
-            ({"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1"}, (), "request ids must be unique"),
-            (
-                {},
-                ("--speculative-config", '{"method":"ngram","num_speculative_tokens":2}'),
-                "--speculative-config",
-            ),
-        ],
+    CASES = (
+        ({"ACTIVATION_LAYERS": "31"}, {}, "layer 31 does not exist"),
+        ({"ACTIVATION_LAYERS": "first"}, {}, "'first'"),
+        ({"ACTIVATION_DTYPE": "int8"}, {}, "ACTIVATION_DTYPE='int8'"),
+        ({"ACTIVATION_TOKENS": "some"}, {}, "ACTIVATION_TOKENS='some'"),
+        ({"ACTIVATION_LOGGING": "yes"}, {}, "ACTIVATION_LOGGING='yes'"),
+        ({"ACTIVATION_FULL_POLICY": "panic"}, {}, "ACTIVATION_FULL_POLICY='panic'"),
+        ({"ACTIVATION_LMDB_PATH": "/proc/nowhere/store"}, {}, "/proc/nowhere/store"),
+        ({"ACTIVATION_LMDB_PATH": "{file}"}, {}, "is a file"),
+        ({"ACTIVATION_LMDB_PATH": "{foreign}"}, {}, "something else"),
+        ({"ACTIVATION_LMDB_PATH": "{future}"}, {}, "format version 99"),
+        ({"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1"}, {}, "request ids must be unique"),
+        (
+            {},
+            {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
+            "--speculative-config",
+        ),
+        ({"ACTIVATION_LAYERS": "3,last"}, {"pipeline_parallel_size": 2}, "ACTIVATION_LAYERS=last"),
     )
-    def test_one_sentence(
-        self,
-        tmp_path: Path,
-        model_path: Path,
-        env: dict[str, str],
-        flags: tuple[str, ...],
-        sentence: str,
-    ) -> None:
-        paths = {name: tmp_path / name for name in ("file", "foreign", "future")}
+    PROGRAM = textwrap.dedent(
+        """
+        import json, os, sys
+        from vllm.engine.arg_utils import EngineArgs
+        from activation_logging.errors import ActivationLoggingError
+
+        found = []
+        for env, options in json.loads(sys.argv[2]):
+            before = dict(os.environ)
+            os.environ.update(env)
+            try:
+                EngineArgs(model=sys.argv[1], enforce_eager=True, **options).create_engine_config()
+                found.append(None)
+            except ActivationLoggingError as error:
+                found.append(str(error))
+            os.environ.clear()
+            os.environ.update(before)
+        print("RESULT", json.dumps(found))
+        """
+    )
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def sentences(
+        cls, tmp_path_factory: pytest.TempPathFactory, model_path: Path
+    ) -> list[str | None]:
+        folder = tmp_path_factory.mktemp("refused")
+        paths = {name: folder / name for name in ("file", "foreign", "future")}
         paths["file"].write_text("not a store")
         make_foreign_store(paths["foreign"], {})
         make_foreign_store(
             paths["future"],
             {b"format": json.dumps({"format": "activation-logging", "version": 99}).encode()},
         )
-        env = {name: value.format(**paths) for name, value in env.items()}
+        cases = [
+            ({name: value.format(**paths) for name, value in env.items()}, options)
+            for env, options, _ in cls.CASES
+        ]
         done = subprocess.run(
-            [
-                *(
-                    sys.executable,
-                    "-m",
-                    "activation_logging.vllm_serve",
-                    "--model",
-                    str(model_path),
-                ),
-                *("--enforce-eager", "--port", str(free_port()), *flags),
-            ],
+            [sys.executable, "-c", cls.PROGRAM, str(model_path), json.dumps(cases)],
             capture_output=True,
             text=True,
-            env={**os.environ, "ACTIVATION_LMDB_PATH": str(tmp_path / "new.lmdb"), **env},
-            timeout=120,
+            env={**os.environ, "ACTIVATION_LMDB_PATH": str(folder / "new.lmdb")},
+            timeout=300,
             check=False,
         )
-        assert done.returncode == 1, done.stderr[-2000:]
-        errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-        assert len(errors) == 1, done.stderr[-3000:]
-        assert sentence in errors[0]
+        assert done.returncode == 0, done.stderr[-3000:]
+        (line,) = [x for x in done.stdout.splitlines() if x.startswith("RESULT ")]
+        found: list[str | None] = json.loads(line.removeprefix("RESULT "))
+        return found
+
+    @pytest.mark.parametrize("number", range(len(CASES)))
+    def test_one_sentence(self, sentences: list[str | None], number: int) -> None:
+        sentence = sentences[number]
+        assert sentence is not None, self.CASES[number]
+        assert self.CASES[number][2] in sentence
+        assert "\n" not in sentence
+
+    @pytest.mark.parametrize("launcher", ["vllm serve", "vllm_serve"])
+    def test_launchers_print_it_without_a_traceback(
+        self, tmp_path: Path, model_path: Path, launcher: str
+    ) -> None:
+        bin_folder = Path(sys.executable).parent
+        command = {
+            "vllm serve": [str(bin_folder / "vllm"), "serve", str(model_path)],
+            "vllm_serve": [
+                *(sys.executable, "-m", "activation_logging.vllm_serve"),
+                *("--model", str(model_path)),
+            ],
+        }[launcher]
+        env = {"ACTIVATION_LMDB_PATH": str(tmp_path / "a.lmdb"), "ACTIVATION_LAYERS": "31"}
+        done = subprocess.run(
+            [*command, "--enforce-eager", "--port", str(free_port())],
+            capture_output=True,
+            text=True,
+            env={**os.environ, **env},
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 1
+        assert done.stderr.count("error: layer 31 does not exist") == 1, done.stderr[-2000:]
+        assert "Traceback" not in done.stderr
 
 
 def make_foreign_store(path: Path, meta: Mapping[bytes, bytes]) -> None:
