@@ -18,7 +18,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lmdb
 import numpy as np
@@ -30,16 +30,28 @@ from activation_logging import open_store
 from activation_logging.bench.machine import describe
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
-from activation_logging.store.filters import select
+from activation_logging.store.layout import prompt_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-HIDDEN, ROWS, NUM_LAYERS = 576, 128, 30
+NUM_LAYERS = 30
+READS = 5000
+
+
+class Shape(NamedTuple):
+    """Rows of one layer of one entry."""
+
+    rows: int
+    hidden: int
+
+
+SMALL, LARGE = Shape(128, 576), Shape(256, 4096)
+"""An entry of the default model, and one of a model of eight billion parameters."""
 ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 
-def document(number: int, rows: int = ROWS) -> dict[str, Any]:
+def document(number: int, rows: int) -> dict[str, Any]:
     """An entry as a server writes it, with half of the rows for the prompt."""
     prompt = rows // 2
     return {
@@ -68,7 +80,7 @@ def capture(number: int, layers: Sequence[int], block: np.ndarray) -> Capture:
         id=f"cmpl-{number:032x}-0",
         layers=tuple(layers),
         num_layers=NUM_LAYERS,
-        hidden_size=HIDDEN,
+        hidden_size=block.shape[1],
         dtype="bfloat16" if block.dtype == np.uint16 else "float32",
         first=0,
         slices=(SegmentSlice(segment, 0, len(block)),),
@@ -76,9 +88,9 @@ def capture(number: int, layers: Sequence[int], block: np.ndarray) -> Capture:
     )
 
 
-def bfloat16(generator: np.random.Generator, rows: int) -> np.ndarray:
+def bfloat16(generator: np.random.Generator, shape: Shape) -> np.ndarray:
     """Normally distributed states, as the bits of bfloat16."""
-    wide = generator.standard_normal((rows, HIDDEN), np.float32).view(np.uint32)
+    wide = generator.standard_normal(shape, np.float32).view(np.uint32)
     return (wide >> 16).astype(np.uint16)
 
 
@@ -123,7 +135,7 @@ def append_store(
     for number in range(entries):
         writer.put_capture(capture(number, layers, block))
         writer.put_entry(documents[number])
-        if (number + 1) % per_commit == 0:
+        if (number + 1) % per_commit == 0 or number + 1 == entries:
             writer.flush()
     seconds = time.perf_counter() - started
     assert writer.stats.lost == writer.stats.errors == 0
@@ -134,8 +146,9 @@ def append_store(
 def append_raw(
     path: Path, entries: int, per_commit: int, layers: Sequence[int], block: Any
 ) -> float:
-    """The same bytes, under keys as long: rows, and the entry's JSON."""
+    """The same rows and the entry's JSON, under the same keys."""
     documents = [document(number, len(block)) for number in range(entries)]
+    keys = [prompt_key(each["prompt"]).encode() for each in documents]
     with raw_lmdb(path) as env:
         rows = env.open_db(b"rows")
         started = time.perf_counter()
@@ -146,7 +159,7 @@ def append_raw(
                         key = number.to_bytes(16, "big") + layer.to_bytes(2, "big")
                         txn.put(key, block.data, db=rows)
                     value = json.dumps(documents[number], separators=(",", ":")).encode()
-                    txn.put(f"{number:064x}".encode(), value)
+                    txn.put(keys[number], value)
         return time.perf_counter() - started
 
 
@@ -205,11 +218,12 @@ def touch_nothing(path: Path, wanted: Sequence[tuple[str, int]]) -> float:
 
 
 def touch_nothing_raw(path: Path, wanted: Sequence[tuple[str, int]], kind: np.dtype) -> float:
+    """The same with a transaction per read, ``get`` and ``frombuffer``."""
     with raw_lmdb(path, readonly=True) as env:
         started = time.perf_counter()
         for key, layer in wanted:
             with env.begin(buffers=True) as txn:
-                np.frombuffer(txn.get(f"{key}/{layer}".encode()), kind).reshape(-1, HIDDEN)
+                np.frombuffer(txn.get(f"{key}/{layer}".encode()), kind)
         return time.perf_counter() - started
 
 
@@ -304,81 +318,112 @@ def main() -> None:
 
 
 def measure(args: argparse.Namespace, folders: Folders) -> dict[str, Any]:
+    """All figures, by name."""
     generator = np.random.default_rng(0)
-    block = bfloat16(generator, ROWS)
+    small, large = bfloat16(generator, SMALL), bfloat16(generator, LARGE)
+    five = [6, 12, 18, 24, NUM_LAYERS]
     figures: dict[str, Any] = {}
-
-    for name, layers, per_commit in (
-        ("append, 1 layer, 32 entries a commit", [NUM_LAYERS], 32),
-        ("append, 5 layers, 32 entries a commit", [6, 12, 18, 24, NUM_LAYERS], 32),
-        ("append, 1 layer, 4 entries a commit", [NUM_LAYERS], 4),
+    for name, layers, block, entries, per_commit in (
+        ("append, 1 layer of 128 x 576", [NUM_LAYERS], small, args.entries, 32),
+        ("append, 5 layers of 128 x 576", five, small, args.entries, 32),
+        ("append, 1 layer of 256 x 4096", [NUM_LAYERS], large, args.entries // 8, 32),
     ):
-        entries = args.entries if per_commit > 4 else args.entries // 8
+        figures[name] = appending(args.rounds, folders, layers, block, entries, per_commit, name)
+    for name, block, entries in (
+        ("128 x 576", small, args.entries),
+        ("256 x 4096", large, args.entries // 8),
+    ):
+        figures |= reading(args.rounds, folders, block, entries, name)
+    figures |= loading(args.rounds, folders, small, args.entries)
+    figures |= listing(args.rounds, folders, bfloat16(generator, Shape(4, 576)), args.listed)
+    return figures
 
-        def ours(layers: Sequence[int] = layers, n: int = entries, per: int = per_commit) -> float:
-            with folders.fresh() as path:
-                return append_store(path, n, per, layers, block)
 
-        def raw(layers: Sequence[int] = layers, n: int = entries, per: int = per_commit) -> float:
-            with folders.fresh() as path:
-                return append_raw(path, n, per, layers, block)
+def appending(  # noqa: PLR0917 - what makes one figure differ from another
+    rounds: int,
+    folders: Folders,
+    layers: Sequence[int],
+    block: np.ndarray,
+    entries: int,
+    per_commit: int,
+    name: str,
+) -> dict[str, Any]:
+    def ours() -> float:
+        with folders.fresh() as path:
+            return append_store(path, entries, per_commit, layers, block)
 
-        found = pairs(args.rounds, ours, raw, name)
-        figures[name] = {
-            "ratio": spread([theirs / mine for mine, theirs in found]),
-            "per_s": spread([entries / mine for mine, _ in found]),
-            "mb_per_s": spread(
-                [entries * len(layers) * block.nbytes / mine / 1e6 for mine, _ in found]
-            ),
-        }
+    def raw() -> float:
+        with folders.fresh() as path:
+            return append_raw(path, entries, per_commit, layers, block)
 
-    layers = [15, NUM_LAYERS]
+    found = pairs(rounds, ours, raw, name)
+    megabytes = entries * len(layers) * block.nbytes / 1e6
+    return {
+        "ratio": spread([theirs / mine for mine, theirs in found]),
+        "entries/s": spread([entries / mine for mine, _ in found]),
+        "MB/s": spread([megabytes / mine for mine, _ in found]),
+    }
+
+
+def reading(
+    rounds: int, folders: Folders, block: np.ndarray, entries: int, shape: str
+) -> dict[str, Any]:
+    layers, kind, figures = [15, NUM_LAYERS], np.dtype("<u2"), {}
     with folders.fresh() as path, folders.fresh() as raw_path:
-        fill(path, args.entries, layers, block)
+        fill(path, entries, layers, block)
         with open_store(path) as store:
             keys = list(store)
         fill_raw(raw_path, keys, layers, block)
         choose = random.Random(0)  # noqa: S311
-        wanted = [(choose.choice(keys), choose.choice(layers)) for _ in range(5000)]
-        kind = np.dtype("<u2")
+        wanted = [(choose.choice(keys), choose.choice(layers)) for _ in range(READS)]
         for name, mine, theirs in (
             (
-                "read (entry, layer), bytes looked at",
+                f"read (entry, layer) of {shape}, every byte looked at",
                 lambda: read_store(path, wanted),
                 lambda: read_raw(raw_path, wanted, kind),
             ),
             (
-                "read (entry, layer), array only",
+                f"read (entry, layer) of {shape}, the array alone",
                 lambda: touch_nothing(path, wanted),
                 lambda: touch_nothing_raw(raw_path, wanted, kind),
             ),
         ):
-            found = pairs(args.rounds, mine, theirs, name)
+            found = pairs(rounds, mine, theirs, name)
             figures[name] = {
                 "ratio": spread([theirs / mine for mine, theirs in found]),
-                "per_s": spread([len(wanted) / mine for mine, _ in found]),
-                "microseconds": spread([mine / len(wanted) * 1e6 for mine, _ in found]),
+                "us": spread([mine / len(wanted) * 1e6 for mine, _ in found]),
+                "us raw": spread([theirs / len(wanted) * 1e6 for _, theirs in found]),
             }
+    return figures
+
+
+def loading(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> dict[str, Any]:
+    with folders.fresh() as path:
+        fill(path, entries, [NUM_LAYERS], block)
+        with open_store(path) as store:
+            keys = list(store)
         found = [
             (loader_seconds(path, keys, 1, NUM_LAYERS), loader_seconds(path, keys, 2, NUM_LAYERS))
-            for _ in track(range(args.rounds), "DataLoader", console=Console(stderr=True))
+            for _ in track(range(rounds), "DataLoader", console=Console(stderr=True))
         ]
-        figures["DataLoader, 2 workers against 1"] = {
+    return {
+        "DataLoader, 2 workers against 1": {
             "ratio": spread([one / two for one, two in found]),
-            "per_s": spread([len(keys) / two for _, two in found]),
+            "entries/s": spread([len(keys) / two for _, two in found]),
         }
+    }
 
+
+def listing(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> dict[str, Any]:
     with folders.fresh() as path:
-        small = bfloat16(generator, 4)
         started = time.perf_counter()
-        fill(path, args.listed, [NUM_LAYERS], small)
-        figures[f"write {args.listed} small entries"] = {
-            "seconds": spread([time.perf_counter() - started])
-        }
-        seconds = [first_page(path) for _ in range(args.rounds)]
-        figures[f"open {args.listed} entries, list 50"] = {"seconds": spread(seconds)}
-        assert sum(1 for _ in select(open_store(path), limit=50)) == 50
-    return figures
+        fill(path, entries, [NUM_LAYERS], block)
+        written = time.perf_counter() - started
+        seconds = [first_page(path) for _ in range(rounds)]
+    return {
+        f"write {entries} small entries": {"s": spread([written])},
+        f"open {entries} entries, list 50": {"s": spread(seconds)},
+    }
 
 
 def show(figures: dict[str, Any]) -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import tempfile
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,11 +15,13 @@ from activation_logging.bench.load import Client, Load, requests_for
 from activation_logging.bench.machine import cpu_times, describe, wait_until_idle
 from activation_logging.bench.servers import SERVED_NAME, Server, ServerOptions, Variant
 from activation_logging.errors import SettingsError
+from activation_logging.store.writer import WriterStats
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 _ATTEMPTS = 4
+COUNTERS = tuple(each.name for each in fields(WriterStats))
 
 
 class Watcher(Protocol):
@@ -46,7 +48,10 @@ class Plan:
         baseline: the server to compare with.
         candidate: the server in question.
         concurrencies: requests in flight, one comparison for each.
-        rounds: pairs of measurements per comparison.
+        rounds: pairs of measurements per comparison and start.
+        restarts: how often both servers are started afresh, each time the other one first. Two
+            servers of the very same kind differ by several percent, depending on where their
+            memory happens to lie, and keep that difference for life.
         disturbance: processor cores that others may keep busy; a pair that saw more is
             measured again, a few times, and the quietest is kept. None: keep every pair.
     """
@@ -55,7 +60,8 @@ class Plan:
     baseline: Variant = "plain"
     candidate: Variant = "logging"
     concurrencies: tuple[int, ...] = (1, 8, 32, 64)
-    rounds: int = 5
+    rounds: int = 4
+    restarts: int = 2
     answer_tokens: int = 64
     prompt_words: int = 64
     shared_prefix: int = 0
@@ -65,6 +71,7 @@ class Plan:
     def __post_init__(self) -> None:
         positive = {
             "rounds": self.rounds,
+            "restarts": self.restarts,
             "tokens": self.answer_tokens,
             "prompt words": self.prompt_words,
             "requests": 1 if self.requests is None else self.requests,
@@ -90,28 +97,35 @@ class Plan:
         ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Storage:
-    """What the logging server stored over the whole run.
+    """What the logging servers stored over the whole run, and their counters by role."""
 
-    ``per_token`` is bytes on disk over all prompt and answer tokens, ``rows_per_token`` the
-    part of it that is activations.
-    """
-
-    tokens: int
-    disk_bytes: int
-    row_bytes: int
-    counters: dict[str, dict[str, Any]]
+    tokens: int = 0
+    disk_bytes: int = 0
+    row_bytes: int = 0
+    counters: dict[str, dict[str, int]] = field(default_factory=dict)
 
     @property
     def per_token(self) -> float:
-        """Bytes on disk per token."""
+        """Bytes on disk per prompt or answer token."""
         return self.disk_bytes / self.tokens
 
     @property
     def rows_per_token(self) -> float:
-        """Bytes of activations per token."""
+        """Bytes of activations per prompt or answer token."""
         return self.row_bytes / self.tokens
+
+    def add(self, server: Server, tokens: int) -> None:
+        """Count what one server has stored of so many tokens."""
+        self.tokens += tokens
+        self.disk_bytes += server.stored_bytes()
+        for role, record in server.counters().items():
+            total = self.counters.setdefault(role, dict.fromkeys(COUNTERS, 0))
+            for name in COUNTERS:
+                joined = max if name == "queue_bytes_max" else int.__add__
+                total[name] = joined(total[name], int(record[name]))
+            self.row_bytes += int(record["bytes"])
 
 
 @dataclass(frozen=True)
@@ -149,38 +163,63 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
     Raises:
         BenchFailed: a server did not start or failed under the load.
     """
-    started = dt.datetime.now(dt.UTC).isoformat(timespec="seconds")
+    started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
+    loads = plan.loads()
+    pairs: list[list[Pair]] = [[] for _ in loads]
+    storage = Storage()
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
-        folder.mkdir(parents=True, exist_ok=True)
-        servers = []
-        for name, variant in (("baseline", plan.baseline), ("candidate", plan.candidate)):
-            watcher.starting(variant)
-            server = Server(variant, plan.options, folder, name=f"{name}-{variant}")
-            servers.append(stack.enter_context(server))
         client = stack.enter_context(Client())
-        turns = _Turns(servers, client, watcher, plan)
-        comparisons = tuple(turns.compare(load) for load in plan.loads())
-        storage = _storage(servers[1], turns.tokens) if plan.candidate == "logging" else None
-    return Results(plan, comparisons, storage, started)
+        for number in range(plan.restarts):
+            with _both_servers(plan, number, folder / str(number), watcher) as servers:
+                turns = _Turns(servers, client, watcher, plan, number)
+                for load, found in zip(loads, pairs, strict=True):
+                    found.extend(turns.pairs(load))
+                if plan.candidate == "logging":
+                    storage.add(servers[1], turns.tokens)
+    comparisons = tuple(
+        Comparison(load, tuple(found)) for load, found in zip(loads, pairs, strict=True)
+    )
+    return Results(plan, comparisons, storage if storage.tokens else None, started)
+
+
+@contextmanager
+def _both_servers(
+    plan: Plan, number: int, folder: Path, watcher: Watcher
+) -> Iterator[tuple[Server, Server]]:
+    """Baseline and candidate, started one after the other, the other way round every time."""
+    folder.mkdir(parents=True, exist_ok=True)
+    baseline = Server(plan.baseline, plan.options, folder, name=f"baseline-{plan.baseline}")
+    candidate = Server(plan.candidate, plan.options, folder, name=f"candidate-{plan.candidate}")
+    with ExitStack() as stack:
+        for server in (candidate, baseline) if number % 2 else (baseline, candidate):
+            watcher.starting(server.variant)
+            stack.enter_context(server)
+        yield baseline, candidate
 
 
 class _Turns:
     def __init__(
-        self, servers: Sequence[Server], client: Client, watcher: Watcher, plan: Plan
+        self,
+        servers: Sequence[Server],
+        client: Client,
+        watcher: Watcher,
+        plan: Plan,
+        restart: int,
     ) -> None:
         self._servers = servers
         self._client = client
         self._watcher = watcher
         self._plan = plan
+        self._restart = restart
         self.tokens = 0
         """Prompt and answer tokens that the candidate has seen."""
 
-    def compare(self, load: Load) -> Comparison:
+    def pairs(self, load: Load) -> list[Pair]:
+        """All rounds at one concurrency, after a warm-up."""
         self._pair(load, turn=0, attempt=0)
-        pairs = tuple(self._quiet_pair(load, turn) for turn in range(1, self._plan.rounds + 1))
-        return Comparison(load, pairs)
+        return [self._quiet_pair(load, turn) for turn in range(1, self._plan.rounds + 1)]
 
     def _quiet_pair(self, load: Load, turn: int) -> Pair:
         """A pair that others did not disturb much, or the least disturbed of a few."""
@@ -196,7 +235,7 @@ class _Turns:
         return min(tried, key=lambda pair: pair.others)
 
     def _pair(self, load: Load, turn: int, attempt: int) -> Pair:
-        prompts = load.prompts(f"{turn}.{attempt}")
+        prompts = load.prompts(f"{self._restart}.{turn}.{attempt}")
         # A B, then B A: whatever drifts meanwhile hits both alike.
         order = (0, 1) if (turn + attempt) % 2 else (1, 0)
         found = {index: self._measure(self._servers[index], load, prompts, turn) for index in order}
@@ -227,9 +266,3 @@ class _Turns:
             cpu_s=after.ours - before.ours,
             others_s=all_after.others - all_before.others,
         )
-
-
-def _storage(server: Server, tokens: int) -> Storage:
-    counters = server.counters()
-    row_bytes = sum(int(record["bytes"]) for record in counters.values())
-    return Storage(tokens, server.stored_bytes(), row_bytes, counters)

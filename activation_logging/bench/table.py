@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from activation_logging.bench.compare import COUNTERS
 from activation_logging.bench.machine import describe
-from activation_logging.store.writer import WriterStats
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -33,7 +32,6 @@ _RATIOS = {
     "itl_p99": "between tokens, p99",
     "cpu_per_token": "CPU time per token",
 }
-_COUNTERS = tuple(field.name for field in fields(WriterStats))
 
 
 class TerminalWatcher:
@@ -97,7 +95,7 @@ def show(results: Results, console: Console) -> None:
     plan = results.plan
     table = Table(
         title=f"{_SERVERS[plan.candidate]} against {_SERVERS[plan.baseline]}",
-        caption=f"ratios: median of {plan.rounds} rounds, least to greatest",
+        caption=f"ratios: median of {plan.restarts} x {plan.rounds} rounds, least to greatest",
         title_justify="left",
         caption_justify="left",
     )
@@ -137,6 +135,6 @@ def _show_storage(storage: Storage, console: Console) -> None:
         highlight=False,
     )
     table = Table("the store's counters", *storage.counters)
-    for name in _COUNTERS:
+    for name in COUNTERS:
         table.add_row(name, *(str(record[name]) for record in storage.counters.values()))
     console.print(table)

@@ -154,7 +154,12 @@ def bench(  # noqa: PLR0917 - the command's options
     concurrency: Annotated[
         str, typer.Option(help="Requests in flight, separated by commas.")
     ] = "1,8,32,64",
-    rounds: Annotated[int, typer.Option(help="Pairs of measurements per concurrency.")] = 5,
+    rounds: Annotated[
+        int, typer.Option(help="Pairs of measurements per concurrency and start.")
+    ] = 4,
+    restarts: Annotated[
+        int, typer.Option(help="How often both servers are started afresh, in either order.")
+    ] = 2,
     requests: Annotated[
         int | None,
         typer.Option(help="Requests per measurement; by default enough for a dozen seconds."),
@@ -207,6 +212,7 @@ def bench(  # noqa: PLR0917 - the command's options
         candidate=candidate,
         concurrencies=_numbers(concurrency),
         rounds=rounds,
+        restarts=restarts,
         answer_tokens=tokens,
         prompt_words=prompt_words,
         shared_prefix=shared_prefix,

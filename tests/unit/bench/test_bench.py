@@ -102,6 +102,7 @@ class TestPlan:
         ("change", "named"),
         [
             ({"rounds": 0}, "rounds"),
+            ({"restarts": 0}, "restarts"),
             ({"answer_tokens": -1}, "tokens"),
             ({"concurrencies": (1, 0)}, "concurrency 0"),
             ({"concurrencies": ()}, "concurrency"),
