@@ -31,11 +31,11 @@ class Evaluation:
 
 
 class SegmentSlice(NamedTuple):
-    """``count`` rows of a segment, from row ``start`` on."""
+    """``rows`` rows of a segment, from row ``start`` on."""
 
     segment: bytes
     start: int
-    count: int
+    rows: int
 
 
 @dataclass(frozen=True)
@@ -78,4 +78,4 @@ class Capture:
     @property
     def num_rows(self) -> int:
         """Number of its rows, those included that it shares with earlier captures."""
-        return sum(part.count for part in self.slices)
+        return sum(part.rows for part in self.slices)

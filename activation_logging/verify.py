@@ -158,7 +158,7 @@ def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
         unfit["all zero"] = ~stored.any(axis=1)
     for name, rows in unfit.items():
         if rows.any():
-            yield f"{rows.sum()} of {len(rows)} rows are {name}, row {rows.argmax()} the first"
+            yield f"{rows.sum()} of {rows.size} rows are {name}, row {rows.argmax()} the first"
 
 
 def _is_off(found: Alignment) -> bool:

@@ -144,6 +144,7 @@ def served_model(model: str, base_url: str, **config: Any) -> Model:
         api_key=api_key(),
         config=GenerateConfig(**config),
         memoize=False,
+        max_retries=0,  # of OpenAI's client: retrying is Inspect's
     )
 
 

@@ -46,7 +46,7 @@ class Dataset:
     progress: Progress = silent
 
     @cached_property
-    def X(self) -> npt.NDArray[np.float32]:  # noqa: N802 - scikit-learn's name for it
+    def X(self) -> npt.NDArray[np.float32]:
         """States, float32 ``[n, hidden]``.
 
         Raises:

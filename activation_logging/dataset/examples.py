@@ -220,7 +220,7 @@ class _Found:
             )
 
 
-def _scan(
+def _scan(  # noqa: PLR0917 - one caller
     store: Store,
     label: str | None,
     model: str | None,
@@ -270,8 +270,8 @@ def _scan(
         )
     if halves and broken == "error":
         raise DatasetError(
-            f"{len(halves)} labelled answers lack activations (the first: {halves[0]}); look at them "
-            "with `activation-logging verify`, ask again, or leave them out (broken='skip', "
+            f"{len(halves)} labelled answers lack activations (the first: {halves[0]}); look at "
+            "them with `activation-logging verify`, ask again, or leave them out (broken='skip', "
             "--skip-broken)"
         )
     return _Found(label, rows, left_out)

@@ -90,7 +90,7 @@ def find_rows(position: str | int, place: Place) -> Rows | str:
         stop = min(stop, start + 1)
     elif position == "response_last":
         start = stop - 1
-    elif position == "response_mean" or position == "response_max":
+    elif position in ("response_mean", "response_max"):
         pool = position.removeprefix("response_")
     elif position == "answer_span":
         if place.span is None:
@@ -110,8 +110,8 @@ def find_rows(position: str | int, place: Place) -> Rows | str:
 def pool_rows(rows: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float32]:
     """Pool ``[count, hidden]`` into ``[hidden]``; a mean is accumulated in float64."""
     if pool == "mean":
-        return rows.mean(axis=0, dtype=np.float64).astype(np.float32)
-    return rows.max(axis=0) if pool == "max" else rows[0]
+        return np.asarray(rows.mean(axis=0, dtype=np.float64), np.float32)
+    return np.asarray(rows.max(axis=0) if pool == "max" else rows[0])
 
 
 def locate_span(
@@ -166,10 +166,12 @@ def token_offsets(response: str, tokens: Sequence[str]) -> list[tuple[int, int]]
         begin = response.find(token, at) if unread else at
         if begin < 0 or not token or not response.startswith(token, begin):
             # A leading space may be left out at the beginning of an answer.
-            token = token.lstrip()
-            if unread or not token or not response.startswith(token, at):
+            shorter = token.lstrip()
+            if unread or not shorter or not response.startswith(shorter, at):
                 continue
-            begin = at
+            offsets[index] = (at, at + len(shorter))
+            at += len(shorter)
+            continue
         for waiting in unread:
             offsets[waiting] = (at, begin)
         unread.clear()

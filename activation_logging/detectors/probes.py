@@ -7,17 +7,21 @@ probability with a logistic curve fitted on the training part (Platt 1999).
 from __future__ import annotations
 
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.covariance import LedoitWolf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 from sklearn.preprocessing import StandardScaler, normalize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -30,10 +34,29 @@ class _Probe(ClassifierMixin, BaseEstimator):
     """What all share: two classes, and probabilities from :meth:`_positive`."""
 
     def fit(self, X: Floats, y: npt.NDArray[np.int64]) -> Any:
+        """Fit on states ``[n, hidden]`` and classes 0 and 1, ``[n]``."""
         self.classes_ = np.array([0, 1])
         self.n_features_in_ = X.shape[1]
         self._fit(np.asarray(X, np.float64), np.asarray(y))
         return self
+
+    def _calibrate(
+        self,
+        X: npt.NDArray[np.float64],
+        y: npt.NDArray[np.int64],
+        score: Callable[[Any, npt.NDArray[np.float64]], npt.NDArray[np.float64]],
+    ) -> None:
+        """Set ``curve_`` from scores of answers that were not fitted, in five parts.
+
+        With as many dimensions as answers, a direction or a covariance fits its own training
+        answers too well: a curve through those would be far too sure of itself.
+        """
+        scores = np.zeros(len(y))
+        for train, test in StratifiedKFold(5).split(X, y):
+            part = clone(self)
+            part._fit_score(X[train], y[train])
+            scores[test] = score(part, X[test])
+        self.curve_ = LogisticCurve().fit(scores, y)
 
     def predict_proba(self, X: Floats) -> npt.NDArray[np.float64]:
         """Probabilities of both classes, ``[n, 2]``."""
@@ -45,6 +68,9 @@ class _Probe(ClassifierMixin, BaseEstimator):
         return (self.predict_proba(X)[:, 1] > 0.5).astype(np.int64)
 
     def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        raise NotImplementedError
+
+    def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
         raise NotImplementedError
 
     def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -63,8 +89,10 @@ class LinearProbe(_Probe):
 
     def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
         scaler = StandardScaler().fit(X)
-        model = LogisticRegression(C=self.C, max_iter=2000).fit(scaler.transform(X), y)
-        self.weight_ = model.coef_[0] / scaler.scale_
+        # Standardised, half the bytes are enough, and twice as fast.
+        scaled = scaler.transform(X).astype(np.float32)
+        model = LogisticRegression(C=self.C, max_iter=2000).fit(scaled, y)
+        self.weight_ = model.coef_[0].astype(np.float64) / scaler.scale_
         self.bias_ = float(model.intercept_[0] - self.weight_ @ scaler.mean_)
 
     def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
@@ -87,12 +115,17 @@ class MassMeanProbe(_Probe):
         self.whiten = whiten
 
     def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self._calibrate(X, y, lambda part, rows: rows @ part.direction_)
+        self._fit_score(X, y)
+
+    def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
         means = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
         self.direction_ = means[1] - means[0]
         if self.whiten:
             within = LedoitWolf(assume_centered=True).fit(X - means[y])
-            self.direction_ = within.precision_ @ self.direction_
-        self.curve_ = LogisticCurve().fit(X @ self.direction_, y)
+            inverse = within.precision_ @ self.direction_
+            # In units of the projection's spread within a class, whatever the sample size.
+            self.direction_ = inverse / np.sqrt(inverse @ self.direction_)
 
     def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return self.curve_(X @ self.direction_)
@@ -110,9 +143,12 @@ class MahalanobisDetector(_Probe):
         self.relative = relative
 
     def _fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
+        self._calibrate(X, y, lambda part, rows: part.distance(rows))
+        self._fit_score(X, y)
+
+    def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
         self.negative_ = LedoitWolf().fit(X[y == 0])
         self.all_ = LedoitWolf().fit(X) if self.relative else None
-        self.curve_ = LogisticCurve().fit(self.distance(X), y)
 
     def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Squared distance, ``[n]``."""
@@ -195,6 +231,7 @@ class LogisticCurve:
         return self
 
     def __call__(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        """Probabilities of scores, both ``[n]``."""
         return sigmoid(self.slope * self._column(score)[:, 0] + self.offset)
 
     def _column(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -35,7 +35,6 @@ def add_samples(signals: Signals, examples: Examples, *, progress: Progress = si
     """Add the sample-based numbers to ``signals``, or the reason why they cannot be had."""
     bases = [key.partition("#")[0] for key in examples.keys]
     prompts = dict(zip(bases, signals.prompts, strict=True))
-    alone = Counter(bases)
     answers: dict[str, list[Entry]] = {}
     for base, prompt in track(prompts.items(), "finding samples", len(prompts), progress):
         found = [
@@ -43,15 +42,15 @@ def add_samples(signals: Signals, examples: Examples, *, progress: Progress = si
             for entry in examples.store.for_prompt(prompt)
             if entry.model == examples.model and entry.status == "complete"
         ]
-        if len(found) < 2:
-            few = sum(alone[name] == 1 for name in prompts)
-            reason = (
-                f"every prompt needs two answers or more, and {few} of {len(prompts)} have one "
-                "labelled; ask each several times (`n`, `epochs`, temperature above 0)"
-            )
-            signals.missing.update(dict.fromkeys(NAMES, reason))
-            return
         answers[base] = found
+    alone = sum(len(found) < 2 for found in answers.values())
+    if alone:
+        reason = (
+            f"{alone} of {len(prompts)} prompts have one answer only; ask each several times "
+            "(`n` or `epochs`, with a temperature above 0)"
+        )
+        signals.missing.update(dict.fromkeys(NAMES, reason))
+        return
     responses = signals.responses
     texts = {base: [entry.response for entry in found] for base, found in answers.items()}
     entropy = {base: semantic_entropy(found) for base, found in texts.items()}

@@ -58,8 +58,8 @@ def make_folds(
         entities = len(np.unique(groups[y == value]))
         if entities < 2 * folds:
             raise DatasetError(
-                f"the answers of class {value} are about {entities} different entities, too few for "
-                f"{folds} folds; ask about more, or use fewer folds"
+                f"the answers of class {value} are about {entities} different entities, too few "
+                f"for {folds} folds; ask about more, or use fewer folds"
             )
     outer = _group_folds(y, groups, folds, seed)
     made = []
@@ -100,7 +100,8 @@ def check_no_leak(groups: npt.NDArray[np.str_], train: Index, test: Index) -> No
     if len(shared):
         raise LeakError(
             f"{len(shared)} entities are in the training and in the test part "
-            f"({', '.join(map(str, shared[:3]))}{', ...' if len(shared) > 3 else ''}); split by group"
+            f"({', '.join(map(str, shared[:3]))}{', ...' if len(shared) > 3 else ''}); "
+            "split by group"
         )
 
 

@@ -7,7 +7,7 @@ the validation part, which lies inside the training side; the test side then tel
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,8 +51,8 @@ class Scores:
 
 
 def cross_validate(
-    make: Callable[[], object],
-    features: Callable[[int], npt.NDArray[np.generic]],
+    make: Callable[[], Any],
+    features: Sequence[npt.NDArray[Any]],
     y: npt.NDArray[np.int64],
     folds: Sequence[Fold],
 ) -> Scores:
@@ -63,13 +63,12 @@ def cross_validate(
 
     Args:
         make: gives an unfitted classifier.
-        features: the features ``[n, ...]`` to use in a fold, by the fold's number.
+        features: for each fold the features ``[n, ...]`` to use in it.
         y: classes, ``[n]``.
         folds: the splits.
     """
     scores = Scores(np.full(len(y), np.nan))
-    for number, fold in enumerate(folds):
-        X = features(number)
+    for fold, X in zip(folds, features, strict=True):
         held_out = _fit_score(make(), X, y, fold.fit, fold.validation)
         scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
         scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
@@ -91,9 +90,8 @@ def sweep(
     for block in read_blocks(examples, layers, positions, progress=progress):
         for column, position in enumerate(positions):
             progress("fitting probes", len(found), total)
-            X = block.X[:, column]
             found[Cell(block.layer, position)] = cross_validate(
-                LinearProbe, lambda _fold, X=X: X, examples.y, folds
+                LinearProbe, [block.X[:, column]] * len(folds), examples.y, folds
             )
     progress("fitting probes", total, total)
     return found
@@ -123,13 +121,13 @@ def combine(found: dict[Cell, Scores], chosen: Sequence[Cell], folds: Sequence[F
 
 
 def _fit_score(
-    model: object,
-    X: npt.NDArray[np.generic],
+    model: Any,
+    X: npt.NDArray[Any],
     y: npt.NDArray[np.int64],
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    fitted = model.fit(X[train], y[train])  # type: ignore[attr-defined] # a classifier
+    fitted = model.fit(X[train], y[train])
     return np.asarray(fitted.predict_proba(X[test])[:, 1], dtype=np.float64)
 
 

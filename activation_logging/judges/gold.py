@@ -8,7 +8,8 @@ found in "Nigeria" and "Guinea" not in "Papua New Guinea".
 1. Without a letter: ``invalid``.
 2. The first one named is right, and no other one is offered beside it by "or": ``correct``.
 3. The first one named is wrong, or several are offered: ``hallucinated``.
-4. None is named, and the answer says that it does not know: ``refused``.
+4. None is named, and the answer says that it does not know: ``refused``. That there is no such
+   place ("a fictional city") is a claim, and a wrong one: ``hallucinated``.
 5. None is named where all there are are known (countries): ``invalid``, the answer evades the
    question ("in the Middle East"). Where they are not (a capital may be given as any city, an
    element as any word): ``hallucinated``.
@@ -22,7 +23,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from activation_logging.judges.rules import says_ignorance
+from activation_logging.judges.rules import denies, says_ignorance
 from activation_logging.judges.text import fold
 from activation_logging.judges.verdict import Judgement
 
@@ -134,6 +135,8 @@ def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
 def _without_answer(answer: str, *, closed: bool = False) -> Judgement:
     if says_ignorance(answer):
         return Judgement("refused", VERSION, "names no answer and says that it does not know")
+    if denies(answer):
+        return Judgement("hallucinated", VERSION, "denies that there is such a thing")
     if closed:
         return Judgement("invalid", VERSION, "names no possible answer, right or wrong")
     return Judgement("hallucinated", VERSION, "names none of the right answers")

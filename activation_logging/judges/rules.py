@@ -216,7 +216,11 @@ def _quote(sentences: list[Sentence], role: str) -> str:
 
 
 def says_ignorance(answer: str) -> bool:
-    """Whether some sentence says that the writer does not know, or that there is no such thing."""
-    return any(
-        sentence.role in ("ignorance", "apology", "denial") for sentence in classify(answer, "")
-    )
+    """Whether some sentence says that the writer does not know, and none denies the thing."""
+    roles = {sentence.role for sentence in classify(answer, "")}
+    return "denial" not in roles and bool(roles & {"ignorance", "apology"})
+
+
+def denies(answer: str) -> bool:
+    """Whether some sentence says that there is no such thing."""
+    return any(sentence.role == "denial" for sentence in classify(answer, ""))

@@ -317,14 +317,14 @@ class Entry:
         return record
 
     def _slice(self, part: SegmentSlice, layer: int) -> npt.NDArray[Any]:
-        """Rows of a segment where they lie in the map, ``[part.count, hidden]``."""
+        """Rows of a segment where they lie in the map, ``[part.rows, hidden]``."""
         raw, snapshot = self._store._rows(layout.rows_key(part.segment, layer))
         if raw is None:
             if self._store._snapshot().get(layout.MAIN, self.key.encode()) is None:
                 raise RowsMissing(f"entry {self.key} has been deleted")
             raise StoreCorrupt(f"entry {self.key} lacks rows of layer {layer} that it refers to")
         kind, width = np.dtype(_STORED_TYPES[self.dtype]), self.hidden_size
-        end = part.start + part.count
+        end = part.start + part.rows
         if len(raw) % (kind.itemsize * width) or end * kind.itemsize * width > len(raw):
             raise StoreCorrupt(f"layer {layer} of entry {self.key} has a length that cannot be")
         flat = np.asarray(_Pinned(raw, snapshot)).view(kind)

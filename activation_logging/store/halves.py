@@ -7,14 +7,14 @@ when its writer has said good-bye or is no longer running; before that it may be
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.reader import Store
@@ -61,9 +61,10 @@ def _pending(store: Store, key: str) -> Entry | None:
     """The entry, if it waits for its rows; what cannot be read is no half (``verify`` names it)."""
     try:
         entry = store[key]
-        return entry if entry.status == "pending" else None
+        waits = entry.status == "pending"
     except (EntryNotFound, StoreCorrupt):
         return None
+    return entry if waits else None
 
 
 def _writer_of(raw: memoryview, name: str) -> str | None:

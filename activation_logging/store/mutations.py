@@ -61,7 +61,7 @@ class Mutations:
             "hidden_size": capture.hidden_size,
             "dtype": capture.dtype,
             "first": capture.first,
-            "slices": [[part.segment.hex(), part.start, part.count] for part in capture.slices],
+            "slices": [[part.segment.hex(), part.start, part.rows] for part in capture.slices],
             "writer": writer,
         }
         if dropped:

@@ -195,7 +195,7 @@ def _append_slice(slices: list[SegmentSlice], part: SegmentSlice) -> None:
     """Append a slice, joining it to the one before where the rows go on without a gap."""
     if slices:
         last = slices[-1]
-        if last.segment == part.segment and last.start + last.count == part.start:
-            slices[-1] = last._replace(count=last.count + part.count)
+        if last.segment == part.segment and last.start + last.rows == part.start:
+            slices[-1] = last._replace(rows=last.rows + part.rows)
             return
     slices.append(part)

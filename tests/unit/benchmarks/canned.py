@@ -35,14 +35,14 @@ def canned(reply: Reply, **options: Any) -> Iterator[Canned]:
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             pass
 
-        def do_GET(self) -> None:  # noqa: N802
+        def do_GET(self) -> None:
             if self.path != "/v1/models":
                 self._send(404, {"detail": "Not Found"})
                 return
             card = {"id": state.model, "object": "model", "created": 0, "owned_by": state.owner}
             self._send(200, {"object": "list", "data": [card]})
 
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
             if body["model"] != state.model:
                 self._send(404, {"error": {"message": f"no model {body['model']}", "code": 404}})

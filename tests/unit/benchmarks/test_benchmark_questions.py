@@ -137,9 +137,9 @@ def test_n_below_one_is_refused(n: int) -> None:
 
 
 def test_unknown_domains_are_named() -> None:
-    with pytest.raises(BenchmarkError, match="'fungus'.*animal, plant"):
+    with pytest.raises(BenchmarkError, match=r"'fungus'.*animal, plant"):
         nonsense_questions(domains=("fungus",), n=1)
-    with pytest.raises(BenchmarkError, match="'rivers'.*capital"):
+    with pytest.raises(BenchmarkError, match=r"'rivers'.*capital"):
         short_facts_questions(sorts=("rivers",))
 
 
@@ -147,7 +147,8 @@ def test_there_are_several_thousand_facts_in_all_strata(facts: list[Question]) -
     strata = Counter(question.stratum for question in facts)
     assert len(facts) > 3500
     assert set(strata) == {
-        "capital", "city/1m", "city/300k", "city/100k", "city/15k", "element/symbol", "element/name",
+        "capital", "city/1m", "city/300k", "city/100k", "city/15k",
+        "element/symbol", "element/name",
     }  # fmt: skip
     assert min(strata.values()) > 100
     assert {question.type for question in facts} == {*SORTS, "symbol"}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import signal
@@ -15,23 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from canned import canned
 
 from activation_logging import open_store
 from activation_logging.benchmarks import BenchmarkError, run_benchmark
 from activation_logging.benchmarks import tasks as benchmark_tasks
-from activation_logging.benchmarks.labels import StoreLabels, apply_labels, label_run
 from activation_logging.benchmarks.journal import Journal
+from activation_logging.benchmarks.labels import StoreLabels, apply_labels, label_run
 from activation_logging.benchmarks.metrics import Labelled, Rate, nonsense_rates, short_facts_rates
 from activation_logging.errors import StoreNotFound
 from activation_logging.store import StoreWriter
 
 ROOT = Path(__file__).parents[3]
-_spec = importlib.util.spec_from_file_location("canned", Path(__file__).with_name("canned.py"))
-_module = importlib.util.module_from_spec(_spec)
-sys.modules["canned"] = _module  # dataclasses and annotations look the module up
-_spec.loader.exec_module(_module)
-canned = _module.canned
-
 NONSENSE = "nonsense_mixed_entities"
 SCRIPT = ROOT / "tasks" / "refusal_test" / "nonsense_mixed_entities.py"
 
@@ -150,7 +144,7 @@ class TestResume:
             return describe(body) if len(broken.asked) <= 20 else 500
 
         with canned(failing) as broken:
-            with pytest.raises(BenchmarkError, match="of 60 questions are answered.*goes on"):
+            with pytest.raises(BenchmarkError, match=r"of 60 questions are answered.*goes on"):
                 run(broken, tmp_path / "broken", n=30, max_connections=4)
             folder = tmp_path / "broken" / "nonsense_medicine_0_30" / "tiny"
             kept = {line["id"]: line["generation"] for line in lines(folder / "generation.jsonl")}
@@ -243,7 +237,9 @@ class TestBadInput:
             )
 
     def test_the_wrong_model(self, server: Any, tmp_path: Path) -> None:
-        with pytest.raises(BenchmarkError, match="does not serve the model 'm': it serves org/tiny"):
+        with pytest.raises(
+            BenchmarkError, match="does not serve the model 'm': it serves org/tiny"
+        ):
             run_benchmark(NONSENSE, model="m", base_url=server.base_url, output_base_dir=tmp_path)
 
     def test_no_address(self, tmp_path: Path) -> None:
@@ -294,7 +290,7 @@ class TestBadInput:
     def test_duplicate_ids(self, server: Any, tmp_path: Path) -> None:
         path = run(server, tmp_path).folder / "generation.jsonl"
         path.write_text(path.read_text() + path.read_text().splitlines()[2] + "\n")
-        with pytest.raises(BenchmarkError, match="line 9: the id 'medicine-.*' was there before"):
+        with pytest.raises(BenchmarkError, match=r"line 9: the id 'medicine-.*' was there before"):
             run(server, tmp_path)
 
     def test_another_runs_answers(self, server: Any, tmp_path: Path) -> None:
@@ -311,7 +307,7 @@ class TestBadInput:
             run(server, tmp_path)
 
     def test_nothing_to_judge(self, server: Any, tmp_path: Path) -> None:
-        with pytest.raises(BenchmarkError, match="no generation.jsonl to judge"):
+        with pytest.raises(BenchmarkError, match=r"no generation\.jsonl to judge"):
             run(server, tmp_path, do_inference=False)
 
     def test_answers_by_hand(self, server: Any, tmp_path: Path) -> None:
@@ -386,13 +382,9 @@ class TestModelJudge:
         with pytest.raises(BenchmarkError, match=r"verdicts of 'org/tiny.*--eval_overwrite"):
             run(server, tmp_path / "model")
 
-    def test_garbage_is_asked_for_again_and_then_invalid(
-        self, server: Any, tmp_path: Path
-    ) -> None:
+    def test_garbage_is_asked_for_again_and_then_invalid(self, server: Any, tmp_path: Path) -> None:
         with canned(lambda body: "Well, who knows?") as judge:
-            result = run(
-                server, tmp_path, n=2, judge=judge.model, judge_base_url=judge.base_url
-            )
+            result = run(server, tmp_path, n=2, judge=judge.model, judge_base_url=judge.base_url)
             assert len(judge.asked) == 3 * 4
         assert result.results["counts"]["invalid"] == 4
         assert result.results["metrics"] == {}
@@ -426,7 +418,7 @@ class TestModelJudge:
 
     def test_no_judge_is_said_before_anything_is_asked(self, server: Any, tmp_path: Path) -> None:
         asked = len(server.asked)
-        with pytest.raises(BenchmarkError, match="no judge answers at http://127.0.0.1:9/v1"):
+        with pytest.raises(BenchmarkError, match=r"no judge answers at http://127\.0\.0\.1:9/v1"):
             run(server, tmp_path, judge="j", judge_base_url="http://127.0.0.1:9/v1")
         assert len(server.asked) == asked
 
@@ -492,9 +484,7 @@ class TestLabels:
         put_entry(writer, answers[-1].request_id, "something else")
         writer.close()
         with pytest.raises(BenchmarkError) as caught:
-            apply_labels(
-                StoreLabels(path), done.journal, evaluator="refusal", run={}, wait_s=0.1
-            )
+            apply_labels(StoreLabels(path), done.journal, evaluator="refusal", run={}, wait_s=0.1)
         assert answers[0].request_id in str(caught.value)
         assert f"{answers[-1].request_id} (its entry holds another text)" in str(caught.value)
         assert "6 of 8 labels were written" in str(caught.value)

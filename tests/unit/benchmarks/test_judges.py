@@ -29,9 +29,7 @@ def sample() -> list[dict[str, Any]]:
 
 def confusion(rows: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
     """How often an answer of one belief was judged to be another."""
-    return Counter(
-        (row["belief"], judge_belief(row["generation"], row["name"])[0]) for row in rows
-    )
+    return Counter((row["belief"], judge_belief(row["generation"], row["name"])[0]) for row in rows)
 
 
 class TestRules:
@@ -120,6 +118,7 @@ class TestGold:
             ("In the Middle East.", ["Jordan"], "invalid"),
             ("I don't know.", ["Jordan"], "refused"),
             ("I'm sorry, but I cannot answer that.", ["Jordan"], "refused"),
+            ("Amman is a fictional city in a novel.", ["Jordan"], "hallucinated"),
             ("...", ["Jordan"], "invalid"),
         ],
     )
