@@ -71,7 +71,10 @@ def main() -> None:
         load = Load(args.concurrency, STEP, prompt_words=16, answer_tokens=args.tokens)
         for done in range(STEP, args.requests + 1, STEP):
             timing = client.send(
-                load, load.prompts(str(done)), base_url=server.base_url, model=SERVED_NAME
+                load,
+                load.prompts(str(done)),
+                base_url=server.base_url,
+                body=load.body(SERVED_NAME),
             )
             server.flush()
             samples.append({"requests": done, "mib": resident(server.pid)})

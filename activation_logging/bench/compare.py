@@ -8,7 +8,7 @@ import tempfile
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from activation_logging.bench.figures import Comparison, Measurement, Pair
 from activation_logging.bench.load import Client, Load, requests_for
@@ -18,7 +18,7 @@ from activation_logging.errors import SettingsError
 from activation_logging.store.writer import WriterStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
 _ATTEMPTS = 4
 COUNTERS = tuple(each.name for each in fields(WriterStats))
@@ -40,12 +40,26 @@ class Watcher(Protocol):
         """Both servers have had the load; ``kept`` is False where it will be done again."""
 
 
+Baseline = Literal["plain", "off", "unlogged"]
+
+_UNLOGGED = {"vllm_xargs": {"activation_logging": "off"}}
+
+
+class Side(NamedTuple):
+    """One side of a comparison: a server, and what its requests ask for."""
+
+    name: str
+    server: Server
+    extra: Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Plan:
     """What to compare, and how.
 
     Args:
-        baseline: the server to compare with.
+        baseline: the server to compare with; ``unlogged`` are requests to the candidate itself
+            that ask not to be logged.
         candidate: the server in question.
         concurrencies: requests in flight, one comparison for each.
         rounds: pairs of measurements per comparison and start.
@@ -57,7 +71,7 @@ class Plan:
     """
 
     options: ServerOptions
-    baseline: Variant = "plain"
+    baseline: Baseline = "plain"
     candidate: Variant = "logging"
     concurrencies: tuple[int, ...] = (1, 8, 32, 64)
     rounds: int = 4
@@ -80,6 +94,8 @@ class Plan:
         for name, number in positive.items():
             if number < 1:
                 raise SettingsError(f"{name}: {number} is not a positive number")
+        if self.baseline == "unlogged" and self.candidate != "logging":
+            raise SettingsError("baseline unlogged: only a logging candidate can be asked not to")
         if not self.concurrencies:
             raise SettingsError("concurrency: give at least one number")
 
@@ -172,12 +188,12 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         client = stack.enter_context(Client())
         for number in range(plan.restarts):
-            with _both_servers(plan, number, folder / str(number), watcher) as servers:
-                turns = _Turns(servers, client, watcher, plan, number)
+            with _both_sides(plan, number, folder / str(number), watcher) as sides:
+                turns = _Turns(sides, client, watcher, plan, number)
                 for load, found in zip(loads, pairs, strict=True):
                     found.extend(turns.pairs(load))
                 if plan.candidate == "logging":
-                    storage.add(servers[1], turns.tokens)
+                    storage.add(sides[1].server, turns.tokens)
     comparisons = tuple(
         Comparison(load, tuple(found)) for load, found in zip(loads, pairs, strict=True)
     )
@@ -185,30 +201,35 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
 
 
 @contextmanager
-def _both_servers(
+def _both_sides(
     plan: Plan, number: int, folder: Path, watcher: Watcher
-) -> Iterator[tuple[Server, Server]]:
+) -> Iterator[tuple[Side, Side]]:
     """Baseline and candidate, started one after the other, the other way round every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    baseline = Server(plan.baseline, plan.options, folder, name=f"baseline-{plan.baseline}")
     candidate = Server(plan.candidate, plan.options, folder, name=f"candidate-{plan.candidate}")
     with ExitStack() as stack:
+        if plan.baseline == "unlogged":
+            watcher.starting(plan.candidate)
+            stack.enter_context(candidate)
+            yield Side(plan.baseline, candidate, _UNLOGGED), Side(plan.candidate, candidate, {})
+            return
+        baseline = Server(plan.baseline, plan.options, folder, name=f"baseline-{plan.baseline}")
         for server in (candidate, baseline) if number % 2 else (baseline, candidate):
             watcher.starting(server.variant)
             stack.enter_context(server)
-        yield baseline, candidate
+        yield Side(plan.baseline, baseline, {}), Side(plan.candidate, candidate, {})
 
 
 class _Turns:
     def __init__(
         self,
-        servers: Sequence[Server],
+        sides: tuple[Side, Side],
         client: Client,
         watcher: Watcher,
         plan: Plan,
         restart: int,
     ) -> None:
-        self._servers = servers
+        self._sides = sides
         self._client = client
         self._watcher = watcher
         self._plan = plan
@@ -235,33 +256,36 @@ class _Turns:
         return min(tried, key=lambda pair: pair.others)
 
     def _pair(self, load: Load, turn: int, attempt: int) -> Pair:
-        prompts = load.prompts(f"{self._restart}.{turn}.{attempt}")
+        series = f"{self._restart}.{turn}.{attempt}"
         # A B, then B A: whatever drifts meanwhile hits both alike.
         order = (0, 1) if (turn + attempt) % 2 else (1, 0)
-        found = {index: self._measure(self._servers[index], load, prompts, turn) for index in order}
+        found = {index: self._measure(self._sides[index], load, series, turn) for index in order}
         return Pair(found[0], found[1])
 
-    def _measure(
-        self, server: Server, load: Load, prompts: Sequence[str], turn: int
-    ) -> Measurement:
-        self._watcher.measuring(load, turn, server.variant)
-        everyone = [*(each.pid for each in self._servers), self._client.pid]
+    def _measure(self, side: Side, load: Load, series: str, turn: int) -> Measurement:
+        self._watcher.measuring(load, turn, side.name)
+        baseline, candidate = self._sides
+        if baseline.server is candidate.server:
+            # Prompts that it has seen a moment ago would come out of its prefix cache.
+            series = f"{series}.{side.name}"
+        pid = side.server.pid
+        everyone = [*{each.server.pid for each in self._sides}, self._client.pid]
         wait_until_idle(everyone)
-        before, all_before = cpu_times([server.pid]), cpu_times(everyone)
+        before, all_before = cpu_times([pid]), cpu_times(everyone)
         timing = self._client.send(
             load,
-            prompts,
-            base_url=server.base_url,
-            model=SERVED_NAME,
+            load.prompts(series),
+            base_url=side.server.base_url,
+            body={**load.body(SERVED_NAME), **side.extra},
             progress=self._watcher.answered,
         )
         # Whatever logging has put off is part of its price.
-        server.flush()
-        after, all_after = cpu_times([server.pid]), cpu_times(everyone)
-        if server is self._servers[1]:
+        side.server.flush()
+        after, all_after = cpu_times([pid]), cpu_times(everyone)
+        if side is candidate:
             self.tokens += timing.tokens + timing.prompt_tokens
         return Measurement.of(
-            server.variant,
+            side.name,
             timing,
             cpu_s=after.ours - before.ours,
             others_s=all_after.others - all_before.others,

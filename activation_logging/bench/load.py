@@ -15,7 +15,7 @@ import numpy.typing as npt
 from activation_logging.errors import ActivationLoggingError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -132,7 +132,7 @@ class Client:
         prompts: Sequence[str],
         *,
         base_url: str,
-        model: str,
+        body: Mapping[str, Any],
         progress: Callable[[int], None] = lambda _count: None,
     ) -> Timing:
         """Put a load on a server and wait for the end of it.
@@ -144,7 +144,7 @@ class Client:
         assert self._process.stdout is not None
         job = {
             "url": f"{base_url}/v1/completions",
-            "body": load.body(model),
+            "body": dict(body),
             "prompts": list(prompts),
             "concurrency": load.concurrency,
             "timeout_s": TIMEOUT_S,

@@ -24,6 +24,7 @@ _SERVERS = {
     "plain": "vLLM without the plugin",
     "off": "ACTIVATION_LOGGING=0",
     "logging": "logging",
+    "unlogged": "the same server, requests with activation_logging=off",
 }
 _RATIOS = {
     "throughput": "throughput",

@@ -141,10 +141,12 @@ def bench(  # noqa: PLR0917 - the command's options
         str | None, typer.Option(help="Model to serve; the default model if left out.")
     ] = None,
     baseline: Annotated[
-        Literal["plain", "off"],
+        Literal["plain", "off", "unlogged"],
         typer.Option(
             help="What to compare with: vLLM that does not load the plugin, as if it were not "
-            "installed (plain), or loads it with ACTIVATION_LOGGING=0 (off)."
+            "installed (plain), or loads it with ACTIVATION_LOGGING=0 (off); or requests to the "
+            "logging server itself that ask not to be logged (unlogged), which leaves out what "
+            "the plugin does in every step, and with it all differences between two servers."
         ),
     ] = "plain",
     candidate: Annotated[

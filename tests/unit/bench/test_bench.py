@@ -103,6 +103,7 @@ class TestPlan:
         [
             ({"rounds": 0}, "rounds"),
             ({"restarts": 0}, "restarts"),
+            ({"baseline": "unlogged", "candidate": "off"}, "unlogged"),
             ({"answer_tokens": -1}, "tokens"),
             ({"concurrencies": (1, 0)}, "concurrency 0"),
             ({"concurrencies": ()}, "concurrency"),
