@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.linalg import cholesky, solve, solve_triangular
 from sklearn.base import BaseEstimator, ClassifierMixin, clone
-from sklearn.covariance import LedoitWolf
+from sklearn.covariance import ledoit_wolf
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
@@ -122,8 +123,8 @@ class MassMeanProbe(_Probe):
         means = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
         self.direction_ = means[1] - means[0]
         if self.whiten:
-            within = LedoitWolf(assume_centered=True).fit(X - means[y])
-            inverse = within.precision_ @ self.direction_
+            within = ledoit_wolf(X - means[y], assume_centered=True)[0]
+            inverse = solve(within, self.direction_, assume_a="pos")
             # In units of the projection's spread within a class, whatever the sample size.
             self.direction_ = inverse / np.sqrt(inverse @ self.direction_)
 
@@ -147,16 +148,28 @@ class MahalanobisDetector(_Probe):
         self._fit_score(X, y)
 
     def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
-        self.negative_ = LedoitWolf().fit(X[y == 0])
-        self.all_ = LedoitWolf().fit(X) if self.relative else None
+        self.negative_ = _Gaussian(X[y == 0])
+        self.all_ = _Gaussian(X) if self.relative else None
 
     def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Squared distance, ``[n]``."""
-        away: npt.NDArray[np.float64] = self.negative_.mahalanobis(X)
-        return away if self.all_ is None else away - self.all_.mahalanobis(X)
+        away = self.negative_.distance(X)
+        return away if self.all_ is None else away - self.all_.distance(X)
 
     def _positive(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return self.curve_(self.distance(X))
+
+
+class _Gaussian:
+    """Mean and shrunk covariance, kept as its Cholesky factor: no inverse is ever formed."""
+
+    def __init__(self, X: npt.NDArray[np.float64]) -> None:
+        self.mean = X.mean(axis=0)
+        self.factor = cholesky(ledoit_wolf(X)[0], lower=True)
+
+    def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        away = solve_triangular(self.factor, (X - self.mean).T, lower=True)
+        return np.asarray((away**2).sum(axis=0))
 
 
 class NearestNeighbours(_Probe):

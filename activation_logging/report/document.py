@@ -1,0 +1,149 @@
+"""One plain JSON document with everything that the page shows."""
+
+from __future__ import annotations
+
+import platform
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from activation_logging import __version__
+from activation_logging.report import figures
+from activation_logging.report.tokens import token_examples
+
+if TYPE_CHECKING:
+    from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.study import Result, Study
+
+FORMAT = "activation-logging report"
+VERSION = 1
+
+
+def make_document(study: Study) -> dict[str, Any]:
+    """Everything about a study but its activations; only ``created`` differs between runs."""
+    examples = study.examples
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "created": time.time(),
+        "provenance": _provenance(study),
+        "data": {
+            "store": str(examples.store.path),
+            "model": examples.model,
+            "label": examples.label,
+            "positive": examples.positive,
+            "negative": examples.negative,
+            "answers": len(examples),
+            "counts": examples.counts(),
+            "entities": len(set(examples.groups.tolist())),
+            "grouped_by": dict(examples.grouped_by),
+            "left_out": dict(examples.left_out),
+            "layers": list(examples.layers),
+            "num_layers": examples.num_layers,
+            "hidden_size": examples.hidden_size,
+            "dtypes": dict(examples.dtypes),
+        },
+        "folds": [
+            {
+                f"{side} {name}": int((examples.y[part] == value).sum())
+                for side, part in (("train", fold.train), ("test", fold.test))
+                for value, name in ((1, examples.positive), (0, examples.negative))
+            }
+            for fold in study.folds
+        ],
+        "place": study.place._asdict(),
+        "chosen": [cell._asdict() for cell in study.chosen],
+        "detectors": [_detector(result) for result in study.results],
+        "detectors_left_out": study.detectors_left_out,
+        "positions_left_out": study.positions_left_out,
+        "sweep": [
+            {
+                **cell._asdict(),
+                "auroc": _interval(interval),
+                "validation_auroc": [round(v, 6) for v in study.cell_scores[cell].validation_auroc],
+            }
+            for cell, interval in study.cells.items()
+        ],
+        "curves": {r.name: figures.curves(study, r) for r in study.results},
+        "calibration": {r.name: figures.calibration(study, r) for r in study.results},
+        "histograms": {r.name: figures.histogram(study, r) for r in study.results},
+        "pca": figures.principal_components(study),
+        "transfer": _transfer(study),
+        "tokens": token_examples(study),
+    }
+
+
+def score_rows(study: Study) -> list[dict[str, Any]]:
+    """Per answer its key, class, group, fold and every detector's out-of-fold probability."""
+    examples = study.examples
+    fold_of = {int(i): number for number, fold in enumerate(study.folds) for i in fold.test}
+    return [
+        {
+            "key": key,
+            "y": int(examples.y[row]),
+            "group": str(examples.groups[row]),
+            "fold": fold_of[row],
+            **{r.name: round(float(r.scores.probability[row]), 6) for r in study.results},
+        }
+        for row, key in enumerate(examples.keys)
+    ]
+
+
+def _detector(result: Result) -> dict[str, Any]:
+    return {
+        "name": result.name,
+        "title": result.title,
+        "source": result.source,
+        "layer": result.layer,
+        "position": result.position,
+        "auroc": _interval(result.auroc),
+        "auprc": _interval(result.auprc),
+        "accuracy": _interval(result.accuracy),
+        "ece": _interval(result.ece),
+        "over_text": _interval(result.over_text),
+    }
+
+
+def _transfer(study: Study) -> dict[str, Any]:
+    transfer = study.transfer
+    if isinstance(transfer, str):
+        return {"left_out": transfer}
+    return {
+        "tag": transfer.tag,
+        "values": transfer.values,
+        "auroc": [[_interval(cell) for cell in row] for row in transfer.auroc],
+        "shared_entities_left_out": transfer.shared,
+        "values_left_out": transfer.left_out,
+    }
+
+
+def _interval(interval: Interval | None) -> dict[str, float | None] | None:
+    if interval is None:
+        return None
+    # NaN is not JSON.
+    return {
+        name: None if value != value else round(value, 6)  # noqa: PLR0124 - NaN is unlike itself
+        for name, value in interval._asdict().items()
+    }
+
+
+def _provenance(study: Study) -> dict[str, Any]:
+    options = study.options
+    return {
+        "activation-logging": __version__,
+        "python": platform.python_version(),
+        **{name: _version(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
+        "seed": options.seed,
+        "folds": options.folds,
+        "bootstrap_draws": options.draws,
+        "tags": dict(options.tags),
+        "group": options.group,
+        "broken": options.broken,
+    }
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,95 @@
+"""The report's figures as JSON and CSV, for other programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+from activation_logging.detectors.probe_file import write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text")
+
+
+def write_data(
+    folder: Path, document: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+) -> list[Path]:
+    """Write ``report.json`` and one CSV file per table; returns their paths."""
+    tables: dict[str, Sequence[Mapping[str, Any]]] = {
+        "detectors": [_flat(row) for row in document["detectors"]],
+        "sweep": [
+            {"layer": row["layer"], "position": row["position"], **_spread("auroc", row["auroc"])}
+            for row in document["sweep"]
+        ],
+        "folds": [{"fold": i, **row} for i, row in enumerate(document["folds"])],
+        "scores": scores,
+        "curves": [
+            {"detector": name, **dict(zip(curve, values, strict=True))}
+            for name, curve in document["curves"].items()
+            for values in zip(
+                curve["false_positive_rate"][1:],
+                curve["true_positive_rate"][1:],
+                curve["recall"],
+                curve["precision"],
+                strict=True,
+            )
+        ],
+        "calibration": [
+            {"detector": name, **row}
+            for name, rows in document["calibration"].items()
+            for row in rows
+        ],
+        "transfer": _transfer_rows(document["transfer"]),
+    }
+    written = [folder / "report.json"]
+    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
+    write_whole(written[0], text.encode("utf-8", "replace"))
+    for name, rows in tables.items():
+        if rows:
+            written.append(folder / f"{name}.csv")
+            write_whole(written[-1], _csv(rows))
+    return written
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode("utf-8", "replace")
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    plain = {name: row[name] for name in ("name", "title", "layer", "position", "source")}
+    for metric in METRICS:
+        plain.update(_spread(metric, row[metric]))
+    return plain
+
+
+def _spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+    interval = interval or {"value": None, "low": None, "high": None}
+    return {
+        name: interval["value"],
+        f"{name}_low": interval["low"],
+        f"{name}_high": interval["high"],
+    }
+
+
+def _transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
+    values = transfer.get("values", [])
+    return [
+        {
+            "tag": transfer["tag"],
+            "fitted_on": source,
+            "tested_on": target,
+            **_spread("auroc", transfer["auroc"][i][j]),
+            "left_out_for_shared_entities": transfer["shared_entities_left_out"][i][j],
+        }
+        for i, source in enumerate(values)
+        for j, target in enumerate(values)
+    ]
