@@ -207,7 +207,7 @@ class StoreWriter:
     def _take(self) -> tuple[list[_Item], int]:
         items: list[_Item] = []
         size = 0
-        while self._queue and size < self._commit_bytes:
+        while self._queue and (not items or size < self._commit_bytes):
             item = self._queue.popleft()
             items.append(item)
             size += _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
