@@ -138,7 +138,7 @@ def locate_span(
     folded, origin = _fold(response)
     found = [span for text in _alternatives(tags[name]) if (span := _find(folded, _fold(text)[0]))]
     if not found:
-        return None, f"the {name} does not occur in the answer"
+        return None, f"the text of the tag {name!r} does not occur in the answer"
     start, stop = min(found)
     offsets = token_offsets(response, tokens)
     first, last = origin[start], origin[stop - 1]

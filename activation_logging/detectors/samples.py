@@ -47,7 +47,7 @@ def add_samples(signals: Signals, examples: Examples, *, progress: Progress = si
     if alone:
         reason = (
             f"{alone} of {len(prompts)} prompts have one answer only; ask each several times "
-            "(`n` or `epochs`, with a temperature above 0)"
+            "(n or epochs, with a temperature above 0)"
         )
         signals.missing.update(dict.fromkeys(NAMES, reason))
         return

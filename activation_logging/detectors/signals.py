@@ -24,7 +24,7 @@ FLOOR = -100.0
 """Log-probabilities are cut off here, natural logarithm: minus infinity is not a number to
 average."""
 
-_ASK_LOGPROBS = "ask for them (`logprobs` in the request)"
+_ASK_LOGPROBS = "ask for them (logprobs in the request)"
 
 
 @dataclass
@@ -82,7 +82,7 @@ def mean_token_entropy(tops: list[dict[int, float]] | None) -> float | str:
     lower bound of the whole distribution's entropy.
     """
     if not tops or max(len(top) for top in tops) < 2:
-        return "no alternatives to the chosen tokens; ask for some (`top_logprobs` of 5 or more)"
+        return "no alternatives to the chosen tokens; ask for some (top_logprobs of 5 or more)"
     total = 0.0
     for top in tops:
         p = np.exp(np.array([value for value in top.values() if value > FLOOR], dtype=np.float64))

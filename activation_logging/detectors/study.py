@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,113 +12,33 @@ from activation_logging.dataset.features import finite, read_blocks, where_there
 from activation_logging.dataset.positions import parse_position
 from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.detectors import metrics
-from activation_logging.detectors.catalog import DETECTORS, TEXT_CONTROL, Detector
+from activation_logging.detectors.catalog import TEXT_CONTROL
+from activation_logging.detectors.findings import Options, Result, Study
+from activation_logging.detectors.lineup import Line, fit_detectors
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.detectors.probes import LinearProbe
 from activation_logging.detectors.require import require_scikit_learn
 from activation_logging.detectors.samples import add_samples
-from activation_logging.detectors.signals import Signals, read_signals
+from activation_logging.detectors.signals import read_signals
 from activation_logging.detectors.splits import Fold, make_folds, refuse_small
 from activation_logging.detectors.sweep import (
     Cell,
     Scores,
     choose,
-    combine,
-    cross_validate,
     overall,
     sweep,
 )
-from activation_logging.detectors.transfer import Transfer, transfer_matrix
+from activation_logging.detectors.transfer import transfer_matrix
 from activation_logging.errors import DatasetError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-
     from activation_logging.dataset import Examples
-    from activation_logging.dataset.examples import Broken
-    from activation_logging.records import Label
     from activation_logging.store import Store
 
-POSITIONS: tuple[str | int, ...] = (
-    "prompt_last",
-    "response_first",
-    "response_last",
-    "response_mean",
-    "response_max",
-    "answer_span",
-)
 RARE = 0.05
 """A position that more than this share of the answers lacks is left out of the study; where fewer
 lack it, those answers are."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """What to study; everything here is written into the report."""
-
-    positive: Label = "hallucinated"
-    negative: Label = "correct"
-    model: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    group: str = "entity"
-    broken: Broken = "error"
-    layers: Sequence[int | str] | None = None
-    positions: Sequence[str | int] = POSITIONS
-    transfer_by: str | None = None
-    folds: int = 5
-    draws: int = 1000
-    seed: int = 0
-
-
-@dataclass(frozen=True)
-class Result:
-    """One line of the table: a detector, where it looked, and how well it did.
-
-    ``over_text`` is its AUROC less that of the text-only control on the same bootstrap draws.
-    """
-
-    name: str
-    title: str
-    source: str
-    layer: str
-    position: str
-    auroc: Interval
-    auprc: Interval
-    accuracy: Interval
-    ece: Interval
-    over_text: Interval | None
-    scores: Scores
-
-
-@dataclass(frozen=True)
-class Study:
-    """What came out.
-
-    ``cells`` holds the AUROC of the linear probe at every place, ``chosen`` the place that each
-    fold chose, ``place`` the one that is best on average over the validation parts.
-    """
-
-    examples: Examples
-    options: Options
-    folds: list[Fold]
-    signals: Signals
-    cells: dict[Cell, Interval]
-    cell_scores: dict[Cell, Scores]
-    chosen: list[Cell]
-    place: Cell
-    states: dict[Cell, npt.NDArray[np.float32]]
-    results: list[Result]
-    transfer: Transfer | str
-    detectors_left_out: dict[str, str]
-    positions_left_out: dict[str, str]
-
-    def result(self, name: str) -> Result:
-        """The line of one detector; KeyError where it was left out."""
-        for result in self.results:
-            if result.name == name:
-                return result
-        raise KeyError(name)
 
 
 def run_study(
@@ -176,7 +94,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     states = _read_cells(examples, {*chosen, place}, progress)
 
     judge = _Judge(examples, folds, options)
-    found, detectors_left_out = _fit_detectors(
+    found, detectors_left_out = fit_detectors(
         examples, folds, options, signals, cell_scores, chosen, states, progress
     )
     judge.text = next((scores for line, scores in found if line.name == TEXT_CONTROL), None)
@@ -244,15 +162,6 @@ def fit_probe(study: Study) -> SavedProbe:
     )
 
 
-@dataclass(frozen=True)
-class _Line:
-    name: str
-    title: str
-    source: str
-    layer: str
-    position: str
-
-
 class _Judge:
     """Figures of merit of any detector's scores, all on the same bootstrap draws."""
 
@@ -267,7 +176,7 @@ class _Judge:
         p = scores.probability
         return self.bootstrap.interval(lambda w: metrics.auroc(self.y, p, w, self.tests))
 
-    def result(self, line: _Line, scores: Scores) -> Result:
+    def result(self, line: Line, scores: Scores) -> Result:
         y, p, tests = self.y, scores.probability, self.tests
         called = scores.called(self.folds)
         interval = self.bootstrap.interval
@@ -286,70 +195,6 @@ class _Judge:
             over_text=over_text,
             scores=scores,
         )
-
-
-def _fit_detectors(  # noqa: PLR0917 - one caller
-    examples: Examples,
-    folds: list[Fold],
-    options: Options,
-    signals: Signals,
-    cell_scores: dict[Cell, Scores],
-    chosen: list[Cell],
-    states: dict[Cell, npt.NDArray[np.float32]],
-    progress: Progress,
-) -> tuple[list[tuple[_Line, Scores]], dict[str, str]]:
-    found: list[tuple[_Line, Scores]] = []
-    left_out: dict[str, str] = {}
-    for detector in track(DETECTORS, "fitting detectors", len(DETECTORS), progress):
-        line = _Line(detector.name, detector.title, detector.source, "", "")
-        if detector.needs == "state":
-            where = {"layer": _several(c.layer for c in chosen)}
-            where["position"] = _several(c.position for c in chosen)
-            line = _Line(detector.name, detector.title, detector.source, **where)
-            if detector.name == "linear_probe":
-                found.append((line, combine(cell_scores, chosen, folds)))
-                found.extend(_fixed_places(detector, examples, cell_scores, folds))
-                continue
-            inputs: list[Any] = [states[cell] for cell in chosen]
-        elif detector.needs == "text":
-            inputs = [signals.texts] * len(folds)
-        elif detector.name in signals.values:
-            inputs = [signals.values[detector.name][:, None]] * len(folds)
-        else:
-            left_out[detector.title] = signals.missing[detector.name]
-            continue
-        scores = cross_validate(partial(detector.make, options.seed), inputs, examples.y, folds)
-        found.append((line, scores))
-    return found, left_out
-
-
-def _fixed_places(
-    detector: Detector, examples: Examples, cell_scores: dict[Cell, Scores], folds: list[Fold]
-) -> list[tuple[_Line, Scores]]:
-    """The probe where a reader would put it unasked, and before the first word of the answer."""
-    found = []
-    last = Cell(examples.num_layers, "response_last")
-    if last in cell_scores:
-        line = _Line(
-            "linear_probe_last",
-            f"{detector.title}, last layer",
-            detector.source,
-            str(last.layer),
-            str(last.position),
-        )
-        found.append((line, cell_scores[last]))
-    before = {cell: s for cell, s in cell_scores.items() if cell.position == "prompt_last"}
-    if before:
-        chosen = choose(before, len(folds))
-        line = _Line(
-            "linear_probe_before",
-            f"{detector.title}, before the answer",
-            detector.source,
-            _several(cell.layer for cell in chosen),
-            "prompt_last",
-        )
-        found.append((line, combine(before, chosen, folds)))
-    return found
 
 
 def _layers(examples: Examples, options: Options) -> list[int]:
@@ -401,7 +246,3 @@ def _read_cells(
         for column, position in enumerate(positions)
         if Cell(block.layer, position) in cells
     }
-
-
-def _several(values: Any) -> str:
-    return ", ".join(map(str, sorted(set(values), key=lambda v: (isinstance(v, str), v))))

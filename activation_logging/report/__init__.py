@@ -68,7 +68,7 @@ def build_report(
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         progress: told what is being done.
-        options: fields of :class:`activation_logging.detectors.study.Options`, such as
+        options: fields of :class:`activation_logging.detectors.findings.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
 
     Raises:
@@ -79,11 +79,13 @@ def build_report(
     require_scikit_learn()
     if find_spec("plotly") is None:
         raise ExtraMissing("the page needs plotly: pip install 'activation-logging[detect]'")
+    from activation_logging.detectors.findings import Options
     from activation_logging.detectors.probe_file import write_whole
-    from activation_logging.detectors.study import Options, fit_probe, run_study
+    from activation_logging.detectors.study import fit_probe, run_study
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data
-    from activation_logging.report.page import headline, render_page
+    from activation_logging.report.page import render_page
+    from activation_logging.report.wording import headline
 
     folder = Path(out_dir)
     if folder.exists() and not folder.is_dir():

@@ -306,8 +306,8 @@ def _chart(
     layout: Chart = {
         "height": height,
         "margin": {"l": 64, "r": 16, "t": 24, "b": 56},
-        "xaxis": {"title": {"text": x}, "zeroline": False, "automargin": True},
-        "yaxis": {"title": {"text": y}, "zeroline": False, "automargin": True},
+        "xaxis": {"title": {"text": x, "standoff": 10}, "zeroline": False, "automargin": True},
+        "yaxis": {"title": {"text": y, "standoff": 14}, "zeroline": False, "automargin": True},
         "hovermode": "closest",
     }
     if legend:

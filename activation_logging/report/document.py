@@ -12,8 +12,8 @@ from activation_logging.report import figures
 from activation_logging.report.tokens import token_examples
 
 if TYPE_CHECKING:
+    from activation_logging.detectors.findings import Result, Study
     from activation_logging.detectors.metrics import Interval
-    from activation_logging.detectors.study import Result, Study
 
 FORMAT = "activation-logging report"
 VERSION = 1

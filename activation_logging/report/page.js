@@ -25,7 +25,8 @@ function themed(layout) {
 
 function draw(element) {
   const chart = charts[element.dataset.chart];
-  const options = { responsive: true, displaylogo: false, modeBarButtonsToRemove: ["select2d", "lasso2d"] };
+  // Zooming needs no buttons: drag to zoom in, double-click to see all again.
+  const options = { responsive: true, displayModeBar: false };
   return Plotly.react(element, chart.data, themed(chart.layout), options).then(() => {
     element.dataset.drawn = "yes";
   });

@@ -8,8 +8,9 @@ from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.report import sections
 from activation_logging.report.charts import make_charts
-from activation_logging.report.tokens import KINDS
+from activation_logging.report.wording import detector, find, headline, stacked
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -20,8 +21,16 @@ POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
     "img-src data: blob:; font-src data:"
 )
-MINUS = "\N{MINUS SIGN}"
-CONTROLS = ("length", "text_only", "prompt_only")
+SECTIONS = (
+    sections.detectors,
+    sections.where,
+    sections.curves,
+    sections.scores,
+    sections.pca,
+    sections.transfer,
+    sections.answers,
+    sections.method,
+)
 
 
 def render_page(document: Mapping[str, Any]) -> str:
@@ -29,7 +38,6 @@ def render_page(document: Mapping[str, Any]) -> str:
     from plotly.offline import get_plotlyjs
 
     folder = files("activation_logging.report")
-    sections = [_detectors, _where, _curves, _scores, _pca, _transfer, _answers, _method]
     data = document["data"]
     title = f"{data['label']} · {data['model']}"
     return "\n".join(
@@ -46,7 +54,7 @@ def render_page(document: Mapping[str, Any]) -> str:
             "<body>",
             _head(document),
             "<main>",
-            *(section(document) for section in sections),
+            *(section(document) for section in SECTIONS),
             "</main>",
             _foot(document),
             '<div id="tip" role="tooltip" hidden></div>',
@@ -60,32 +68,19 @@ def render_page(document: Mapping[str, Any]) -> str:
     )
 
 
-def headline(document: Mapping[str, Any]) -> str:
-    """The finding in one sentence: the probe, and whether it knows more than the words do."""
-    probe, data = _detector(document, "linear_probe"), document["data"]
-    sentence = (
-        f"A linear probe tells {data['positive']} from {data['negative']} answers with AUROC "
-        f"{_figure(probe['auroc'])}"
-    )
-    over = probe["over_text"]
-    if over is None:
-        return sentence + "."
-    if over["low"] is not None and over["low"] > 0:
-        return f"{sentence}: more than the words alone tell ({_signed(over)})."
-    if over["high"] is not None and over["high"] < 0:
-        return f"{sentence}: less than the words alone tell ({_signed(over)})."
-    return f"{sentence}: not clearly different from what the words alone tell ({_signed(over)})."
-
-
 def _head(document: Mapping[str, Any]) -> str:
     data = document["data"]
-    probe, text = _detector(document, "linear_probe"), _find(document, "text_only")
-    before = _find(document, "linear_probe_before")
-    tiles = [(_number(probe["auroc"]), "AUROC of the linear probe at the best layer and position")]
-    if before:
-        tiles.append((_number(before["auroc"]), "before the first word of the answer"))
-    if text:
-        tiles.append((_number(text["auroc"]), "from the words of prompt and answer alone"))
+    probe, text = detector(document, "linear_probe"), find(document, "text_only")
+    before = find(document, "linear_probe_before")
+    tiles = [
+        (stacked(row["auroc"]), what)
+        for row, what in (
+            (probe, "AUROC of the linear probe, best layer and position"),
+            (before, "AUROC before the first word of the answer"),
+            (text, "AUROC from the words of prompt and answer alone"),
+        )
+        if row
+    ]
     counts = " and ".join(f"{count:,} {escape(name)}" for name, count in data["counts"].items())
     tiles.append((f"{data['answers']:,}", f"answers: {counts}"))
     links = (
@@ -110,234 +105,6 @@ def _head(document: Mapping[str, Any]) -> str:
     )
 
 
-def _detectors(document: Mapping[str, Any]) -> str:
-    text = _find(document, "text_only")
-    mark = text["auroc"]["value"] if text else None
-    rows = "".join(_detector_row(row, mark) for row in document["detectors"])
-    left_out = "".join(
-        f"<li><b>{escape(name)}</b> left out: {escape(reason)}.</li>"
-        for name, reason in document["detectors_left_out"].items()
-    )
-    return (
-        '<h2 id="detectors">Detectors</h2>'
-        f"<p>Every answer was scored by detectors that were fitted on answers about other things. "
-        f"Brackets are 95 % intervals. The dashed line is the text-only control: a probe that does "
-        f"no better has only learned which words go with which label.</p>"
-        '<div class="card scroll"><table><thead><tr><th>Detector</th><th>Layer</th><th>Position</th>'
-        '<th>AUROC</th><th class="number">0.4 to 1</th><th class="number">over text</th>'
-        '<th class="number">AUPRC</th><th class="number">Accuracy</th><th class="number">ECE</th>'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
-        + (f'<ul class="plain soft">{left_out}</ul>' if left_out else "")
-    )
-
-
-def _detector_row(row: Mapping[str, Any], mark: float | None) -> str:
-    over, better = "", ""
-    if row["over_text"]:
-        low = row["over_text"]["low"]
-        better = "better" if low is not None and low > 0 else "worse"
-        over = _signed(row["over_text"])
-    control = ' class="control"' if row["name"] in CONTROLS else ""
-    position = escape(row["position"]).replace("_", "_<wbr>")
-    return (
-        f"<tr{control}><td><b>{escape(row['title'])}</b><small>{escape(row['source'])}</small></td>"
-        f"<td>{escape(row['layer'])}</td><td>{position}</td>"
-        f'<td class="number">{_figure(row["auroc"])}</td><td>{_whisker(row["auroc"], mark)}</td>'
-        f'<td class="number {better}">{over}</td><td class="number">{_number(row["auprc"])}</td>'
-        f'<td class="number">{_number(row["accuracy"])}</td>'
-        f'<td class="number">{_number(row["ece"])}</td></tr>'
-    )
-
-
-def _whisker(interval: Mapping[str, float | None], mark: float | None) -> str:
-    """A dot with its interval on an axis from 0.4 to 1, drawn without any script."""
-
-    def at(value: float | None) -> float:
-        return round(150 * (min(max(value or 0.0, 0.4), 1.0) - 0.4) / 0.6, 1)
-
-    value, low, high = (at(interval[name]) for name in ("value", "low", "high"))
-    line = f'<line class="text" x1="{at(mark)}" x2="{at(mark)}" y1="0" y2="18"/>' if mark else ""
-    return (
-        f'<svg class="whisker" viewBox="0 0 150 18" aria-hidden="true">'
-        f'<line x1="0" x2="150" y1="9" y2="9"/>{line}'
-        f'<line class="bar" x1="{low}" x2="{high}" y1="9" y2="9"/>'
-        f'<circle cx="{value}" cy="9" r="4"/></svg>'
-    )
-
-
-def _where(document: Mapping[str, Any]) -> str:
-    place = document["place"]
-    left_out = "".join(
-        f"<li><b>{escape(name)}</b> left out: {escape(reason)}.</li>"
-        for name, reason in document["positions_left_out"].items()
-    )
-    return (
-        '<h2 id="where">Where in the network, where in the answer</h2>'
-        f"<p>A linear probe at every layer and position. On average over the validation parts, "
-        f"<b>layer {place['layer']}</b> at <b>{escape(str(place['position']))}</b> is best. Layer 0 "
-        f"is the embedding, layer {document['data']['num_layers']} comes after the final norm.</p>"
-        '<div class="card"><div data-chart="layers" id="layers"></div></div>'
-        '<div class="card"><div data-chart="sweep" id="sweep"></div></div>'
-        + (f'<ul class="plain soft">{left_out}</ul>' if left_out else "")
-    )
-
-
-def _curves(_document: Mapping[str, Any]) -> str:
-    return (
-        '<h2 id="curves">Curves</h2><p class="note">Averaged over the test folds.</p>'
-        '<div class="pair"><div class="card"><h3>ROC</h3>'
-        '<div data-chart="roc" id="roc"></div></div>'
-        '<div class="card"><h3>Precision and recall</h3>'
-        '<div data-chart="precision-recall" id="precision-recall"></div></div></div>'
-    )
-
-
-def _scores(document: Mapping[str, Any]) -> str:
-    options = "".join(
-        f'<option value="{row["name"]}">{escape(row["title"])}</option>'
-        for row in document["detectors"]
-    )
-    first = document["detectors"][0]["name"]
-    return (
-        '<h2 id="scores">Scores and calibration</h2>'
-        f'<p><label>Detector <select id="which">{options}</select></label></p>'
-        '<div class="pair"><div class="card"><h3>Scores by label</h3>'
-        f'<div data-chart="histogram/{first}" id="histogram"></div></div>'
-        '<div class="card"><h3>Calibration</h3>'
-        f'<div data-chart="calibration/{first}" id="calibration"></div></div></div>'
-    )
-
-
-def _pca(document: Mapping[str, Any]) -> str:
-    place = document["place"]
-    return (
-        '<h2 id="map">The two classes on a map</h2>'
-        f'<p class="note">First two principal components of layer {place["layer"]}, '
-        f"{escape(str(place['position']))}, standardised. Nothing here is fitted to the labels.</p>"
-        '<div class="card"><div data-chart="pca" id="pca"></div></div>'
-    )
-
-
-def _transfer(document: Mapping[str, Any]) -> str:
-    transfer = document["transfer"]
-    head = '<h2 id="transfer-section">Transfer</h2>'
-    if "values" not in transfer:
-        return f'{head}<p class="soft">Left out: {escape(transfer["left_out"])}.</p>'
-    shared = sum(map(sum, transfer["shared_entities_left_out"]))
-    notes = [f"The tag is <code>{escape(transfer['tag'])}</code>; the diagonal is cross-validated."]
-    if shared:
-        notes.append(
-            f"{shared} times an answer was left out of a fit because what it is about is in the "
-            "test part too."
-        )
-    notes += [
-        f"{escape(value)} left out: {escape(reason)}."
-        for value, reason in transfer["values_left_out"].items()
-    ]
-    return (
-        f"{head}<p>Fitted on one kind of question, tested on another: does the probe know about "
-        "truth, or about capitals? Below 0.5 it says the opposite of what is right.</p>"
-        '<div class="card"><div data-chart="transfer" id="transfer"></div></div>'
-        f'<p class="note">{" ".join(notes)}</p>'
-    )
-
-
-def _answers(document: Mapping[str, Any]) -> str:
-    data = document["data"]
-    parts = [
-        "<h2>Answers, token by token</h2><p>Every token is coloured by the probe at its own state; "
-        "point at one for its numbers. The probe of each answer was fitted without it.</p>"
-        f'<p class="note">{escape(data["negative"])}<span class="scale"></span>'
-        f"{escape(data['positive'])}</p>"
-    ]
-    for kind, title in KINDS.items():
-        examples = [example for example in document["tokens"] if example["kind"] == kind]
-        named = title.replace("a positive", f"a {data['positive']}")
-        named = named.replace("a negative", f"a {data['negative']}")
-        if examples:
-            parts.append(f"<h3>{escape(named)}</h3>")
-            parts.extend(_answer(example, data["positive"]) for example in examples)
-    return f'<section id="answers">{"".join(parts)}</section>'
-
-
-def _answer(example: Mapping[str, Any], positive: str) -> str:
-    side = "positive" if example["label"] == positive else "negative"
-    expected = (
-        f"<span>expected: {escape(example['expected'])}</span>" if example["expected"] else ""
-    )
-    notes = []
-    if not example["texts_logged"]:
-        notes.append("The texts of the tokens were not logged; their ids are shown.")
-    if example["cut"]:
-        notes.append("Only the first tokens are shown.")
-    return (
-        f'<article class="card answer"><header><span class="badge {side}">'
-        f"{escape(example['label'])}</span><span>probe {example['probability']:.3f}</span>"
-        f'{expected}<span class="mono">{example["key"][:12]}</span></header>'
-        f'<p class="question">{escape(example["question"])}</p>'
-        f'<p class="said">{"".join(map(_token, example["tokens"]))}</p>'
-        + "".join(f'<p class="note">{note}</p>' for note in notes)
-        + "</article>"
-    )
-
-
-def _token(token: Mapping[str, Any]) -> str:
-    score, logprob = token["score"], token["logprob"]
-    data = "" if logprob is None else f' data-logprob="{logprob}"'
-    text = escape(token["text"])
-    if score is None:
-        return f'<span class="token none" tabindex="0"{data}>{text}</span>'
-    side = "positive" if score >= 0.5 else "negative"
-    strength = round(0.75 * abs(2 * score - 1), 3)
-    return (
-        f'<span class="token" tabindex="0" data-score="{score}"{data} '
-        f'style="background:rgba(var(--{side}),{strength})">{text}</span>'
-    )
-
-
-def _method(document: Mapping[str, Any]) -> str:
-    data, provenance = document["data"], document["provenance"]
-    columns = list(document["folds"][0])
-    head = "".join(f'<th class="number">{escape(column)}</th>' for column in columns)
-    folds = "".join(
-        f"<tr><td>{number}</td>"
-        + "".join(f'<td class="number">{fold[column]}</td>' for column in columns)
-        + f"<td>layer {cell['layer']}, {escape(str(cell['position']))}</td></tr>"
-        for number, (fold, cell) in enumerate(
-            zip(document["folds"], document["chosen"], strict=True)
-        )
-    )
-    facts = {
-        "Answers": f"{data['answers']:,} about {data['entities']:,} things (grouped by "
-        + ", ".join(f"{name}: {count}" for name, count in data["grouped_by"].items())
-        + ")",
-        "Left out": ", ".join(f"{count:,} {why}" for why, count in data["left_out"].items())
-        or "none",
-        "States": f"layers {', '.join(map(str, data['layers']))} of {data['hidden_size']} numbers, "
-        + ", ".join(data["dtypes"]),
-        "Split": f"{provenance['folds']} folds, grouped by what the answer is about, stratified by "
-        f"class, seed {provenance['seed']}. Layer, position and threshold come from a validation "
-        "part inside each training side",
-        "Figures": "AUROC and AUPRC compare answers within a test fold; accuracy at the threshold "
-        "with the best F1 on the validation part; ECE over 10 bins. Intervals: percentiles of "
-        f"{provenance['bootstrap_draws']:,} bootstrap draws of whole groups",
-        "Made with": ", ".join(
-            f"{name} {provenance[name]}"
-            for name in ("activation-logging", "python", "numpy", "scipy", "scikit-learn", "plotly")
-            if provenance[name]
-        ),
-    }
-    rows = "".join(
-        f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in facts.items()
-    )
-    return (
-        '<h2 id="method">Data and method</h2>'
-        f'<div class="card scroll"><table><tbody>{rows}</tbody></table></div>'
-        '<div class="card scroll"><table><thead><tr><th>Fold</th>'
-        f"{head}<th>chosen place</th></tr></thead><tbody>{folds}</tbody></table></div>"
-    )
-
-
 def _foot(document: Mapping[str, Any]) -> str:
     made = datetime.fromtimestamp(document["created"], tz=timezone.utc)
     return (
@@ -351,31 +118,3 @@ def _json(value: Any) -> str:
     """JSON that may stand inside a script element whatever the texts in it are."""
     text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-
-
-def _detector(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found = _find(document, name)
-    assert found is not None, name
-    return found
-
-
-def _find(document: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
-    return next((row for row in document["detectors"] if row["name"] == name), None)
-
-
-def _number(interval: Mapping[str, float | None]) -> str:
-    return "" if interval["value"] is None else f"{interval['value']:.3f}"
-
-
-def _figure(interval: Mapping[str, float | None]) -> str:
-    value, low, high = interval["value"], interval["low"], interval["high"]
-    if value is None or low is None or high is None:
-        return _number(interval)
-    return f"{value:.3f} [{low:.3f}, {high:.3f}]"
-
-
-def _signed(interval: Mapping[str, float | None]) -> str:
-    value, low, high = interval["value"], interval["low"], interval["high"]
-    if value is None or low is None or high is None:
-        return ""
-    return f"{value:+.3f} [{low:+.3f}, {high:+.3f}]".replace("-", MINUS)

@@ -12,7 +12,7 @@ from activation_logging.dataset.positions import find_rows
 from activation_logging.detectors.probes import LinearProbe, sigmoid
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.study import Study
+    from activation_logging.detectors.findings import Study
     from activation_logging.store import Entry
 
 PER_KIND = 3
