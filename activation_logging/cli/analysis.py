@@ -2,8 +2,294 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
 import typer
+
+from activation_logging.cli.progress import show_stages
+from activation_logging.cli.rendering import as_row, short_key, shorten, size, table
+from activation_logging.cli.stores import parse_tags
+from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.errors import OutputExists, SettingsError
+
+if TYPE_CHECKING:
+    from activation_logging.detectors.scoring import Scored
+    from activation_logging.report import ReportResult
+
+_SHOWN_SCORES = 20
+
+Model = Annotated[
+    str | None,
+    typer.Option(help="Only this model: its name as served, or the last part of it."),
+]
+Tags = Annotated[
+    list[str] | None,
+    typer.Option("--tag", help="Only entries with this tag, as NAME=VALUE; may be repeated."),
+]
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
+    app.command("export")(export)
+    app.command("report")(report)
+    app.command("score")(score)
+
+
+def report(
+    path: StorePath,
+    *,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder for the page and its figures.")
+    ] = Path("report"),
+    label: Annotated[
+        str | None,
+        typer.Option(help="The evaluator whose labels count; needed where several have judged."),
+    ] = None,
+    positive: Annotated[str, typer.Option(help="The label to detect.")] = "hallucinated",
+    negative: Annotated[str, typer.Option(help="The label to tell it from.")] = "correct",
+    layers: Layers = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            help="Only these positions, separated by commas: prompt_last, response_first, "
+            "response_last, response_mean, response_max, answer_span, or numbers."
+        ),
+    ] = None,
+    model: Model = None,
+    tag: Tags = None,
+    group: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A tag that names what an answer is about, so that it is never on both sides of "
+            "a split; may be repeated. Without it: group and entity."
+        ),
+    ] = None,
+    transfer_by: Annotated[
+        str | None,
+        typer.Option(help="The tag for the transfer matrix, such as domain or benchmark."),
+    ] = None,
+    save_probe: Annotated[
+        Path | None,
+        typer.Option(help="Also write the best linear probe here (safetensors and JSON)."),
+    ] = None,
+    folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws for intervals.")] = 1000,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
+    skip_broken: Annotated[
+        bool,
+        typer.Option("--skip-broken", help="Leave out answers with missing or NaN activations."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Find out whether the activations tell a hallucination from a fact, and where.
+
+    Fits linear probes at every layer and position and other detectors besides, compares them with
+    log-probabilities and with a control that sees the words only, and writes a page that opens in
+    any browser, with the same figures as JSON and CSV.
+    """
+    from activation_logging.report import build_report
+
+    options: dict[str, Any] = {}
+    if layers is not None:
+        options["layers"] = _layers(layers)
+    if positions is not None:
+        options["positions"] = [part.strip() for part in positions.split(",") if part.strip()]
+    if group:
+        options["group"] = tuple(group)
+    with show_stages() as progress:
+        result = build_report(
+            path,
+            out,
+            label=label,
+            positive=positive,
+            negative=negative,
+            model=model,
+            tags=parse_tags(tag),
+            transfer_by=transfer_by,
+            save_probe=save_probe,
+            folds=folds,
+            draws=draws,
+            seed=seed,
+            broken="skip" if skip_broken else "error",
+            progress=progress,
+            **options,
+        )
+    if as_json:
+        print_json(
+            {
+                "page": str(result.page),
+                "headline": result.headline,
+                "table": [row._asdict() for row in result.table],
+                "left_out": dict(result.left_out),
+                "files": [str(file) for file in result.files],
+            }
+        )
+    else:
+        print_report(result)
+
+
+def print_report(result: ReportResult) -> None:
+    """The AUROC table, the finding, and the page's path."""
+    made = table("detector", "layer", "position", ">AUROC", "95 % interval")
+    for row in result.table:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
+    output.print(made)
+    for name, reason in result.left_out.items():
+        errors.print(f"left out: {name}: {reason}", style="dim", markup=False, highlight=False)
+    output.print(result.headline, markup=False, highlight=False)
+    output.print(f"page: {result.page}", markup=False, highlight=False, soft_wrap=True)
+
+
+def score(
+    path: StorePath,
+    *,
+    probe: Annotated[
+        Path, typer.Option(help="What `report --save-probe` wrote.", show_default=False)
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the scores here, as CSV.")
+    ] = None,
+    write: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Store the scores beside the entries, as an evaluation of this name.",
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Only entries that nobody has judged.")
+    ] = False,
+    model: Model = None,
+    tag: Tags = None,
+    as_json: AsJson = False,
+) -> None:
+    """Apply a saved probe to the answers in a store.
+
+    Prints the most suspicious answers first. Entries without the layer or position that the probe
+    needs are counted and left out; with nothing left to score, the exit code is 1.
+    """
+    from activation_logging.detectors.scoring import score_store
+
+    if out is not None and out.is_dir():
+        raise OutputExists(f"{out} is a folder; name a file for the scores")
+    with show_stages() as progress:
+        scored, left_out = score_store(
+            path,
+            probe,
+            write=write,
+            unlabelled=unlabelled,
+            model=model,
+            tags=parse_tags(tag),
+            progress=progress,
+        )
+    if out is not None:
+        _write_csv(out, scored)
+    if as_json:
+        print_json({"scores": [row._asdict() for row in scored], "left_out": left_out})
+    else:
+        _print_scores(scored, left_out)
+    if not scored:
+        raise typer.Exit(1)
+
+
+def _print_scores(scored: list[Scored], left_out: dict[str, int]) -> None:
+    made = table("key", ">probability", "label", "response")
+    ranked = sorted(scored, key=lambda row: -row.probability)
+    for row in ranked[:_SHOWN_SCORES]:
+        cells = (short_key(row.key), f"{row.probability:.3f}", row.label, shorten(row.response, 70))
+        made.add_row(*as_row(cells))
+    if scored:
+        output.print(made)
+    if len(scored) > _SHOWN_SCORES:
+        output.print(f"the first {_SHOWN_SCORES} of {len(scored)}; --output FILE has them all")
+    for reason, count in left_out.items():
+        errors.print(f"left out: {count} {reason}", markup=False, highlight=False)
+
+
+def _write_csv(path: Path, scored: list[Scored]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", errors="replace", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["key", "probability", "label"])
+        writer.writerows((row.key, f"{row.probability:.6f}", row.label) for row in scored)
+
+
+def export(
+    path: StorePath,
+    *,
+    out: Annotated[
+        Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
+    ],
+    format_: Annotated[
+        str, typer.Option("--format", "-f", help="parquet, safetensors, npy or zarr.")
+    ] = "parquet",
+    layers: Layers = None,
+    position: Annotated[
+        str | None,
+        typer.Option(
+            help="One row per answer instead of all: prompt_last, response_first, response_last, "
+            "response_mean, response_max, answer_span, or a number."
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Only entries that this evaluator has judged.")
+    ] = None,
+    model: Model = None,
+    tag: Tags = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an earlier export of that name.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Write a store in another format: Parquet, safetensors, numpy or Zarr.
+
+    Prompts, answers, labels and tags go along. Parquet is what Hugging Face datasets loads:
+    `load_dataset("parquet", data_files="OUT/*.parquet")`. Entries without all of their rows are
+    left out and counted. The folder appears when everything is in it.
+    """
+    from activation_logging.export import export_store
+
+    with show_stages() as progress:
+        result = export_store(
+            path,
+            out,
+            format=format_,
+            layers=None if layers is None else _layers(layers),
+            position=position,
+            label=label,
+            model=model,
+            tags=parse_tags(tag),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if as_json:
+        print_json(vars(result))
+        return
+    output.print(
+        f"{result.entries} entries, {result.rows} rows of layers "
+        f"{', '.join(map(str, result.layers))} ({result.dtype}), {size(result.bytes)} in "
+        f"{result.folder}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
+    for reason, count in result.left_out.items():
+        errors.print(f"left out: {count} {reason}", markup=False, highlight=False)
+
+
+def _layers(text: str) -> list[int | str] | None:
+    from activation_logging.settings import parse_layers
+
+    parts = parse_layers(text)
+    if "all" in parts:
+        if len(parts) > 1:
+            raise SettingsError("layers: 'all' stands alone")
+        return None
+    return list(parts)

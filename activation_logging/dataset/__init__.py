@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.examples import (
+    GROUP_TAGS,
     Broken,
     Examples,
     refuse_one_class,
@@ -131,7 +132,7 @@ def make_dataset(
     negative: Label = "correct",
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
-    group: str = "entity",
+    group: Sequence[str] = GROUP_TAGS,
     broken: Broken = "error",
     progress: Progress = silent,
 ) -> Dataset:
@@ -147,7 +148,8 @@ def make_dataset(
             counted in ``left_out``.
         model: only this model's answers.
         tags: only answers that carry all of these tags.
-        group: the tag that names what an answer is about; else the prompt does.
+        group: tags that name what an answer is about; answers that share one, or their prompt,
+            are one group.
         broken: what to do with answers whose states are missing or not finite.
         progress: told how far the reading is.
 

@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 
     from activation_logging.store import Entry, Store
 
+PROBE_JUDGE = "probe"
+"""The judge of the labels that ``activation-logging score --write`` leaves."""
+
+GROUP_TAGS = ("group", "entity")
+"""Tags that name what an answer is about, as the benchmarks write them."""
+
 Broken = Literal["error", "skip"]
 """What to do with labelled answers whose rows are missing or not finite."""
 
@@ -106,7 +112,7 @@ def select_examples(
     negative: Label = "correct",
     model: str | None = None,
     tags: Mapping[str, str] | None = None,
-    group: str = "entity",
+    group: Sequence[str] = GROUP_TAGS,
     broken: Broken = "error",
     progress: Progress = silent,
 ) -> Examples:
@@ -119,8 +125,8 @@ def select_examples(
         negative: the class that is 0. Answers with any other label are left out and counted.
         model: only this model's answers; needed where the store holds several models'.
         tags: only answers that carry all of these tags.
-        group: the tag that names what an answer is about. Answers without it are grouped by their
-            prompt.
+        group: tags that name what an answer is about: answers that share one of them, or their
+            prompt, are one group.
         broken: ``error`` refuses answers whose rows are incomplete, ``skip`` leaves them out.
         progress: told how far the scan is.
 
@@ -148,16 +154,14 @@ def select_examples(
         model=first.model,
         keys=[row.key for row in found.rows],
         y=np.array([row.label == positive for row in found.rows], dtype=np.int64),
-        groups=np.array([row.group for row in found.rows]),
+        groups=join_groups([row.about for row in found.rows]),
         tags=[row.tags for row in found.rows],
         places=[row.place for row in found.rows],
         layers=found.common_layers(),
         num_layers=first.num_layers,
         hidden_size=first.hidden_size,
         dtypes=dict(Counter(row.dtype for row in found.rows)),
-        grouped_by=dict(
-            Counter(f"tag {group}" if row.has_group else "prompt" for row in found.rows)
-        ),
+        grouped_by=dict(Counter(row.about[0].partition(": ")[0] for row in found.rows)),
         left_out=dict(found.left_out),
     )
     refuse_one_class(examples)
@@ -175,13 +179,34 @@ def refuse_one_class(examples: Examples) -> None:
             )
 
 
+def join_groups(about: Sequence[Sequence[str]]) -> npt.NDArray[np.str_]:
+    """The group of each answer, ``[n]``: answers that share any name are one group.
+
+    Args:
+        about: for each answer everything that it is about; the first name becomes the group's.
+    """
+    parent: dict[str, str] = {}
+
+    def root(name: str) -> str:
+        parent.setdefault(name, name)
+        while parent[name] != name:
+            parent[name] = parent[parent[name]]
+            name = parent[name]
+        return name
+
+    for names in about:
+        first = root(names[0])
+        for other in names[1:]:
+            parent[root(other)] = first
+    return np.array([root(names[0]) for names in about])
+
+
 @dataclass(frozen=True)
 class _Row:
     key: str
     label: str
     model: str
-    group: str
-    has_group: bool
+    about: Sequence[str]
     tags: Mapping[str, str]
     place: Place
     layers: tuple[int, ...]
@@ -225,7 +250,7 @@ def _scan(  # noqa: PLR0917 - one caller
     label: str | None,
     model: str | None,
     tags: Mapping[str, str],
-    group: str,
+    group: Sequence[str],
     classes: Sequence[str],
     broken: Broken,
     progress: Progress,
@@ -238,9 +263,10 @@ def _scan(  # noqa: PLR0917 - one caller
     unnamed = label is None
     for entry in track(store.entries(), "looking for labels", len(store), progress):
         evaluations = entry.evaluations
-        names.update(evaluations.keys())
-        if unnamed and evaluations:
-            label = label if label in names else next(iter(names))
+        # The labels that a probe has written are no truth to learn from, unless asked for.
+        names.update(name for name, found in evaluations.items() if found.judge != PROBE_JUDGE)
+        if unnamed and names:
+            label = next(iter(names))
             if len(names) > 1:
                 raise DatasetError(
                     f"several evaluators have judged{_listing(names)}; choose one (label=, --label)"
@@ -251,7 +277,7 @@ def _scan(  # noqa: PLR0917 - one caller
             continue
         own = entry.tags
         seen_models[entry.model] += 1
-        if model is not None and entry.model != model:
+        if model is not None and model not in (entry.model, entry.model.rpartition("/")[2]):
             left_out["of another model"] += 1
         elif any(own.get(name) != value for name, value in tags.items()):
             left_out["with other tags"] += 1
@@ -262,7 +288,7 @@ def _scan(  # noqa: PLR0917 - one caller
             halves.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
             rows.append(_row(entry, verdict.label, own, group))
-    if label is None or label not in names:
+    if label is None or (label not in names and not seen_models):
         raise DatasetError(_no_labels(store, label, names))
     if not rows and model is not None and model not in seen_models:
         raise DatasetError(
@@ -277,17 +303,18 @@ def _scan(  # noqa: PLR0917 - one caller
     return _Found(label, rows, left_out)
 
 
-def _row(entry: Entry, label: str, tags: Mapping[str, str], group: str) -> _Row:
+def _row(entry: Entry, label: str, tags: Mapping[str, str], group: Sequence[str]) -> _Row:
     span, missing = locate_span(entry.response, entry.response_tokens, tags)
     positions = entry.positions
-    value = tags.get(group, "").strip()
+    # Folded, so that a name written in two ways is one entity.
+    about = [
+        f"{name}: {tags[name].strip().casefold()}" for name in group if tags.get(name, "").strip()
+    ]
     return _Row(
         key=entry.key,
         label=label,
         model=entry.model,
-        # Folded, so that a name written in two ways is one entity.
-        group=value.casefold() if value else entry.key.partition("#")[0],
-        has_group=bool(value),
+        about=[*about, f"prompt: {entry.key.partition('#')[0]}"],
         tags=tags,
         place=Place(
             num_prompt=len(entry.prompt_token_ids),

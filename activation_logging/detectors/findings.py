@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from activation_logging.dataset.examples import GROUP_TAGS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -41,7 +43,7 @@ class Options:
     negative: Label = "correct"
     model: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
-    group: str = "entity"
+    group: Sequence[str] = GROUP_TAGS
     broken: Broken = "error"
     layers: Sequence[int | str] | None = None
     positions: Sequence[str | int] = POSITIONS

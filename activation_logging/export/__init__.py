@@ -111,7 +111,7 @@ def export_store(
         entries=len(plan.items),
         rows=plan.total_rows,
         layers=plan.layers,
-        dtype=plan.dtype,
+        dtype=_dtype(plan, format),
         bytes=size,
         left_out=plan.left_out,
     )
@@ -141,6 +141,10 @@ def _move(partial: Path, target: Path) -> None:
     shutil.rmtree(old)
 
 
+def _dtype(plan: Plan, format_name: str) -> str:
+    return "as stored" if format_name == "safetensors" else plan.dtype
+
+
 def _describe(plan: Plan, folder: Path, format_name: str) -> None:
     record = {
         "made_by": f"activation-logging {__version__}",
@@ -151,7 +155,7 @@ def _describe(plan: Plan, folder: Path, format_name: str) -> None:
         "layers": list(plan.layers),
         "num_layers": plan.num_layers,
         "hidden_size": plan.hidden_size,
-        "dtype": "as stored" if format_name == "safetensors" else plan.dtype,
+        "dtype": _dtype(plan, format_name),
         "position": plan.position,
         "left_out": dict(plan.left_out),
     }

@@ -116,7 +116,7 @@ def make_plan(
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         own = entry.tags
         found = _rows(entry, position) if entry.status == "complete" else entry.status
-        if model is not None and entry.model != model:
+        if model is not None and model not in (entry.model, entry.model.rpartition("/")[2]):
             left_out["of another model"] += 1
         elif any(own.get(name) != value for name, value in tags.items()):
             left_out["with other tags"] += 1

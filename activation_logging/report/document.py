@@ -137,7 +137,7 @@ def _provenance(study: Study) -> dict[str, Any]:
         "folds": options.folds,
         "bootstrap_draws": options.draws,
         "tags": dict(options.tags),
-        "group": options.group,
+        "group": list(options.group),
         "broken": options.broken,
     }
 

@@ -88,10 +88,7 @@ def principal_components(study: Study) -> dict[str, Any]:
         "label": [examples.positive if examples.y[i] else examples.negative for i in rows],
         "key": [examples.keys[i] for i in rows],
         "text": [_brief(study.signals.responses[i]) for i in rows],
-        "about": [
-            str(examples.groups[i]) if str(examples.groups[i]) not in examples.keys[i] else ""
-            for i in rows
-        ],
+        "about": [examples.tags[i].get("entity", "") for i in rows],
     }
 
 
