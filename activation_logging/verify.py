@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from activation_logging.alignment import Aligner, Alignment
+from activation_logging.alignment import Aligner, Alignment, match_model
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
 from activation_logging.store.halves import find_halves
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from activation_logging.lm_head import LMHead
     from activation_logging.records import Status
     from activation_logging.store import Entry, Store
+
+__all__ = ["Alignment", "Problem", "Report", "match_model", "verify"]
 
 ALIGNED_SHARE = 0.99
 """A greedy answer with a smaller share of aligned tokens is a problem."""
@@ -81,7 +83,7 @@ def verify(
     store: Store,
     head: LMHead | None = None,
     *,
-    checks_alignment: Callable[[Entry], bool] = lambda _: True,
+    checks_alignment: Callable[[Entry], bool] | None = None,
     progress: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> Report:
     """Check every entry of a store.
@@ -89,7 +91,7 @@ def verify(
     Args:
         store: the store.
         head: the output head of the model that was served; None leaves alignment out.
-        checks_alignment: which entries the head belongs to.
+        checks_alignment: which entries the head belongs to; None for all.
         progress: wrapped around the keys, to show how far it is.
     """
     report = Report()
@@ -108,7 +110,7 @@ def verify(
         report.problems += [Problem(key, what) for what in found]
         if status == "complete" and not found:
             report.rows += len(entry.positions)
-            if aligner is not None and checks_alignment(entry):
+            if aligner is not None and (checks_alignment is None or checks_alignment(entry)):
                 aligner.add(entry)
     if aligner is not None:
         aligner.finish()
@@ -157,7 +159,7 @@ def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
         # No state leaves the final norm as zero: nobody ever wrote that row.
         unfit["all zero"] = ~stored.any(axis=1)
     for name, rows in unfit.items():
-        if rows.any():
+        if np.any(rows):
             yield f"{rows.sum()} of {rows.size} rows are {name}, row {rows.argmax()} the first"
 
 

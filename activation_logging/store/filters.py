@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, get_args
 
-from activation_logging.errors import SettingsError
+from activation_logging.errors import EntryNotFound, SettingsError
 from activation_logging.records import LABELS, Status
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.reader import Store
+
+_NAMED = 5
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -87,3 +89,33 @@ def select(
         and (status is None or entry.status == status)
     )
     return islice(matching, offset, None if limit is None else offset + limit)
+
+
+def find(store: Store, text: str) -> list[Entry]:
+    """The entries that a person means: a key, a request id, or the beginning of one key.
+
+    ``<beginning>#2`` is the third answer to the prompt whose hash begins so, ``<beginning>`` the
+    first.
+
+    Raises:
+        EntryNotFound: there is none, or the beginning fits several keys; the message names some.
+    """
+    if text in store:
+        return [store[text]]
+    choices = store.for_request(text)
+    if choices:
+        return choices
+    start, mark, number = text.partition("#")
+    similar = [key for key in store if start and key.startswith(start)]
+    # What `ls` prints: the beginning of the hash, and which answer to that prompt is meant.
+    keys = [key for key in similar if key.partition("#")[1:] == (mark, number)]
+    if not mark:
+        keys = keys or similar
+    if len(keys) > 1:
+        named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
+        raise EntryNotFound(f"{len(keys)} entries begin with {text[:100]!r}: {named}")
+    if not keys:
+        raise EntryNotFound(
+            f"no entry of {store.path} has the key or request id {text[:100]!r}, nor begins so"
+        )
+    return [store[keys[0]]]

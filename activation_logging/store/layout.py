@@ -96,6 +96,11 @@ def rows_key(segment: bytes, layer: int) -> bytes:
     return segment + struct.pack(">H", layer)
 
 
+def rows_layer(key: bytes) -> int:
+    """The layer of a :func:`rows_key`."""
+    return int(struct.unpack(">H", key[-2:])[0])
+
+
 def evaluation_key(entry: str, name: str) -> bytes:
     """Where one evaluator's label of an entry lies; an empty name gives the prefix of all."""
     return f"{entry}\0{name}".encode()

@@ -1,0 +1,154 @@
+"""Commands that prove a store right, and clear away what a crash has left: verify, repair."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from activation_logging.cli.progress import show_progress
+from activation_logging.cli.rendering import as_row, printable, short_key, table
+from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.store import open_store
+from activation_logging.store.halves import find_halves, remove_half
+from activation_logging.verify import Report, match_model, verify
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rich.table import Table
+
+_LINES = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("verify")(verify_store)
+    app.command("repair")(repair)
+
+
+def verify_store(
+    path: StorePath,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="The model that was served, a folder or a name on the Hugging Face hub: also "
+            "prove that every row belongs to its token."
+        ),
+    ] = None,
+    served_as: Annotated[
+        str | None, typer.Option(help="The name it was served under, if that was another.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check that every entry is complete, finite and of the right shape.
+
+    With `--model`, the model's output head is applied to each row of the last layer that led to
+    a token of the answer. Where the answer was greedy (temperature 0) this must give the very
+    token that follows; the share of tokens for which it does is reported per entry, and below
+    0.99 it is a problem. Two tokens whose logits are equal within rounding (bfloat16 keeps 8
+    bits) count as the same. Of sampled answers the rank of their tokens is reported instead.
+
+    The exit code is 0 only when all is well. An entry without rows, or rows without an entry,
+    is what a killed server leaves behind: `activation-logging repair PATH` removes them.
+    """
+    with open_store(path) as store:
+        head, matches = None, None
+        if model is not None:
+            from activation_logging.lm_head import load_lm_head
+
+            head, matches = load_lm_head(model), match_model(store, model, served_as)
+
+        report = verify(
+            store,
+            head,
+            checks_alignment=matches,
+            progress=lambda keys: show_progress(keys, "verifying", len(store)),
+        )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _show(report)
+    if not report.ok:
+        raise typer.Exit(1)
+
+
+def repair(
+    path: StorePath,
+    pending: Annotated[
+        bool,
+        typer.Option(
+            "--pending", help="Also what a process that still runs may yet complete, or seems to."
+        ),
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+) -> None:
+    """Remove halves: entries whose rows never came, and rows whose entry never came.
+
+    They are what a killed server leaves behind. Whole entries are never touched, and what a
+    server that still runs has written is left alone unless you say `--pending`.
+    """
+    with open_store(path) as store:
+        halves = list(find_halves(store))
+    chosen = [half for half in halves if half.final or pending]
+    left = len(halves) - len(chosen)
+    if halves:
+        shown = table("what", "id", "its writer", "")
+        for half in halves[:_LINES]:
+            kind = "entry without rows" if half.kind == "entry" else "rows without entry"
+            writer = "is gone" if half.final else "still runs"
+            action = "will be removed" if half in chosen else "stays (see --pending)"
+            name = short_key(half.id) if half.kind == "entry" else printable(half.id)
+            shown.add_row(*as_row((kind, name, writer, action)))
+        output.print(shown)
+        if len(halves) > _LINES:
+            output.print(f"and {len(halves) - _LINES} more")
+    if not chosen:
+        output.print("nothing to repair" + (f"; {left} may yet be completed" if left else ""))
+        return
+    if not yes:
+        typer.confirm(f"Remove these {len(chosen)}?", abort=True, err=True)
+    with open_store(path, writable=True) as store:
+        removed = sum(
+            remove_half(store, half) for half in show_progress(chosen, "removing", len(chosen))
+        )
+    errors.print(f"removed {removed}" + (f"; {left} may yet be completed" if left else ""))
+
+
+def _show(report: Report) -> None:
+    statuses = ", ".join(f"{number} {name}" for name, number in report.statuses.most_common())
+    output.print(f"{report.entries} entries ({statuses or 'none'}), {report.rows} rows")
+    if report.alignments:
+        output.print(_alignment_table(report))
+        if len(report.alignments) > _LINES:
+            output.print(f"the {_LINES} lowest of {len(report.alignments)}; --json has all")
+        for kind, name in (("greedy", "greedy answers"), ("sampled", "sampled answers")):
+            share = report.share("greedy" if kind == "greedy" else "sampled")
+            if share is not None:
+                number = sum(found.kind == kind for found in report.alignments)
+                output.print(f"{number} {name}: {share:.4f} of their tokens rank first")
+    _print_some("alignment not checked", report.unchecked)
+    _print_some("problem", report.problems)
+    if report.ok:
+        output.print("all is well", style="green")
+    else:
+        output.print(f"{len(report.problems)} problems", style="red")
+
+
+def _alignment_table(report: Report) -> Table:
+    shown = table("entry", "kind", ">tokens", ">aligned", ">share", ">median rank")
+    for found in sorted(report.alignments, key=lambda found: (found.kind, found.share))[:_LINES]:
+        numbers = (found.tokens, found.aligned, f"{found.share:.4f}", f"{found.median_rank:g}")
+        shown.add_row(*as_row((short_key(found.key), found.kind, *numbers)))
+    return shown
+
+
+def _print_some(what: str, found: Sequence[tuple[str, str]]) -> None:
+    if not found:
+        return
+    shown = table(what, "")
+    for key, text in found[:_LINES]:
+        shown.add_row(*as_row((printable(short_key(key)), printable(text))))
+    output.print(shown)
+    if len(found) > _LINES:
+        output.print(f"and {len(found) - _LINES} more; --json has all")

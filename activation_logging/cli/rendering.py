@@ -1,0 +1,238 @@
+"""Entries as people and as programs read them; no text of a prompt can disturb a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from activation_logging.errors import StoreError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from activation_logging.store import Entry
+
+SHORT_KEY = 10
+_ZERO_WIDTH_JOINER = "\u200d"
+_STATUS_STYLE = {"complete": "green", "pending": "yellow", "failed": "red", "dropped": "red"}
+_TOKENS_SHOWN = 16
+_CELL = 200
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Text with control characters, lone surrogates and the like as escapes.
+
+    Those in ``keep`` stay as they are, and so does what joins emoji.
+    """
+    return "".join(
+        char if char.isprintable() or char in keep or char == _ZERO_WIDTH_JOINER else _escape(char)
+        for char in text
+    )
+
+
+def shorten(text: str, width: int) -> str:
+    """The beginning of a text, on one line of at most ``width`` characters."""
+    line = printable(text[: width + 1])
+    return line if len(line) <= width and len(text) <= width else line[: width - 1] + "…"
+
+
+def moment(seconds: float) -> str:
+    """A date and the time of day, local."""
+    return datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def table(*columns: str, **options: Any) -> Table:
+    """An empty table in the style of all others; a column named ``>x`` is one of numbers."""
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, **options)
+    for name in columns:
+        numeric = name.startswith(">")
+        made.add_column(name.removeprefix(">"), justify="right" if numeric else "left")
+    return made
+
+
+def as_row(values: Iterable[Any]) -> list[Text]:
+    """Cells in which nothing is taken for markup."""
+    return [value if isinstance(value, Text) else Text(str(value)) for value in values]
+
+
+def status_text(status: str) -> Text:
+    """A status in its colour."""
+    return Text(status, style=_STATUS_STYLE.get(status, "red"))
+
+
+def labels_text(entry: Entry) -> str:
+    """All labels of an entry, ``NAME=LABEL`` each."""
+    return ", ".join(f"{printable(k)}={v.label}" for k, v in entry.evaluations.items())
+
+
+def entries_table(entries: Sequence[Entry]) -> Table:
+    """The table of ``ls``, a line per entry; a model that all share stands below it."""
+    models = {entry.model for entry in entries}
+    shared = len(models) == 1
+    made = table("key", "created", expand=True, collapse_padding=True)
+    if shared:
+        made.caption = Text(f"model: {printable(models.pop())}", style="dim")
+        made.caption_justify = "left"
+    else:
+        made.add_column("model")
+    for name in ("prompt", "response"):
+        made.add_column(name, ratio=1, overflow="ellipsis")
+    for name in ("rows", "dtype", "status", "labels"):
+        made.add_column(name)
+    for column in made.columns:
+        column.no_wrap = True
+    for entry in entries:
+        rows, dtype = _shape(entry)
+        model = () if shared else (shorten(entry.model.rstrip("/").rpartition("/")[2], 20),)
+        asked, answered = shorten(question(entry), _CELL), shorten(entry.response, _CELL)
+        created = moment(entry.created)[len("2000-") :]
+        status, labels = status_text(entry.status), labels_text(entry)
+        row = (short_key(entry.key), created, *model, asked, answered, rows, dtype, status, labels)
+        made.add_row(*as_row(row))
+    return made
+
+
+def question(entry: Entry) -> str:
+    """What a person would call the prompt: of a chat, the last message of the user."""
+    for message in reversed(entry.messages or ()):
+        if message.get("role") == "user" and isinstance(message.get("content"), str):
+            return str(message["content"])
+    return entry.prompt
+
+
+def short_key(key: str) -> str:
+    """Enough of a key to tell it from others, with the number of the repetition."""
+    base, mark, number = key.partition("#")
+    return base[:SHORT_KEY] + mark + number
+
+
+def summary(entry: Entry) -> dict[str, Any]:
+    """An entry for ``ls --json``: everything but long lists."""
+    has_rows = _has_rows(entry)
+    return {
+        "key": entry.key,
+        "created": entry.created,
+        "model": entry.model,
+        "request_id": entry.request_id,
+        "choice": entry.choice,
+        "prompt": entry.prompt,
+        "response": entry.response,
+        "finish_reason": entry.finish_reason,
+        "status": entry.status,
+        "status_reason": entry.status_reason,
+        "rows": len(entry.positions) if has_rows else None,
+        "hidden_size": entry.hidden_size if has_rows else None,
+        "layers": list(entry.layers) if has_rows else None,
+        "dtype": entry.dtype if has_rows else None,
+        "labels": {name: found.label for name, found in entry.evaluations.items()},
+        "tags": entry.tags,
+    }
+
+
+def full(entry: Entry) -> dict[str, Any]:
+    """An entry for ``show --json``: the stored record, its labels, and numbers per layer."""
+    return {
+        **entry.document,
+        "status": entry.status,
+        "status_reason": entry.status_reason,
+        "evaluations": {
+            name: {
+                "label": found.label,
+                "score": found.score,
+                "judge": found.judge,
+                "details": dict(found.details),
+                "created": found.created,
+            }
+            for name, found in entry.evaluations.items()
+        },
+        "first_position": int(entry.positions[0]) if _row_count(entry) else None,
+        "layers": layer_numbers(entry),
+    }
+
+
+def layer_numbers(entry: Entry) -> list[dict[str, Any]]:
+    """Shape, stored type, least and greatest value, and mean length of the rows, per layer."""
+    return [_numbers(entry, layer) for layer in entry.layers] if _has_rows(entry) else []
+
+
+def layers_table(numbers: Iterable[Mapping[str, Any]]) -> Table:
+    """The numbers of :func:`layer_numbers`, for people."""
+    made = table(">layer", "shape", "dtype", ">min", ">max", ">mean norm of rows")
+    for found in numbers:
+        shape = " x ".join(map(str, found["shape"]))
+        values = [
+            "-" if found[k] is None else f"{found[k]:.4g}" for k in ("min", "max", "mean_norm")
+        ]
+        made.add_row(*as_row((found["layer"], shape, found["dtype"], *values)))
+    return made
+
+
+def tokens_table(entry: Entry) -> Table:
+    """The first and last tokens of the answer, and the row that each was predicted from."""
+    ids, pieces, logprobs = entry.response_token_ids, entry.response_tokens, entry.logprobs
+    made = table(">response token", ">row", ">id", "text", ">logprob")
+    half = _TOKENS_SHOWN // 2
+    cut = len(ids) > _TOKENS_SHOWN
+    shown = [*range(half), *range(len(ids) - half, len(ids))] if cut else range(len(ids))
+    for index in shown:
+        if cut and index == len(ids) - half:
+            made.add_row("...")
+        logprob = logprobs[index] if logprobs else None
+        made.add_row(
+            *as_row(
+                (
+                    index,
+                    len(entry.prompt_token_ids) - 1 + index,
+                    ids[index],
+                    shorten(pieces[index], 30) if pieces else "",
+                    "" if logprob is None else f"{logprob:.3f}",
+                )
+            )
+        )
+    return made
+
+
+def _numbers(entry: Entry, layer: int) -> dict[str, Any]:
+    rows = entry.layer(layer)
+    values: dict[str, Any] = {"min": None, "max": None, "mean_norm": None}
+    if rows.size:
+        norms = np.sqrt(np.einsum("nh,nh->n", rows, rows, dtype=np.float64))
+        found = (rows.min(), rows.max(), norms.mean())
+        values = dict(zip(values, map(float, found), strict=True))
+    return {"layer": layer, "shape": list(rows.shape), "dtype": entry.dtype, **values}
+
+
+def _shape(entry: Entry) -> tuple[str, str]:
+    if not _has_rows(entry):
+        return "-", "-"
+    return f"{len(entry.positions)} x {entry.hidden_size}", entry.dtype
+
+
+def _row_count(entry: Entry) -> int:
+    return len(entry.positions) if _has_rows(entry) else 0
+
+
+def _has_rows(entry: Entry) -> bool:
+    try:
+        entry.positions  # noqa: B018 - asked for what it raises
+    except StoreError:
+        return False
+    return True
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
