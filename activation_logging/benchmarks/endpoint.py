@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.benchmarks.problems import BenchmarkError, missing_package
 
 if TYPE_CHECKING:
     from openai import OpenAI
 
+Role = Literal["server", "judge"]
+
+_KEYS: dict[Role, str] = {"server": "VLLM_API_KEY", "judge": "JUDGE_API_KEY"}
 _TIMEOUT_S = 15.0
 _PROBE_TIMEOUT_S = 600.0  # a server that loads models on request may load one now
 
@@ -25,12 +28,14 @@ class Endpoint(NamedTuple):
     is_vllm: bool
 
 
-def api_key() -> str:
-    """The key for a server behind one: ``VLLM_API_KEY``, else ``OPENAI_API_KEY``."""
-    return os.environ.get("VLLM_API_KEY") or os.environ.get("OPENAI_API_KEY") or "EMPTY"
+def api_key(role: Role = "server") -> str:
+    """The key for a server behind one; each goes to its own server and to no other."""
+    return os.environ.get(_KEYS[role]) or "EMPTY"
 
 
-def client(base_url: str, *, timeout: float = _TIMEOUT_S, retries: int = 1) -> OpenAI:
+def client(
+    base_url: str, *, role: Role = "server", timeout: float = _TIMEOUT_S, retries: int = 1
+) -> OpenAI:
     """OpenAI's own client, for the few calls that Inspect does not make.
 
     Raises:
@@ -42,16 +47,16 @@ def client(base_url: str, *, timeout: float = _TIMEOUT_S, retries: int = 1) -> O
         from openai import OpenAI
     except ImportError as error:
         raise missing_package(error) from None
-    return OpenAI(base_url=base_url, api_key=api_key(), timeout=timeout, max_retries=retries)
+    return OpenAI(base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries)
 
 
-def check_endpoint(base_url: str, model: str, *, role: str = "server") -> Endpoint:
+def check_endpoint(base_url: str, model: str, *, role: Role = "server") -> Endpoint:
     """Make sure that the server answers and serves this model.
 
     Args:
         base_url: ending in ``/v1``.
         model: as requests will name it.
-        role: what the sentence calls it: ``server`` or ``judge``.
+        role: what the sentence calls it, and whose key is sent.
 
     Raises:
         BenchmarkError: it does not, in one sentence that says what to do.
@@ -59,7 +64,7 @@ def check_endpoint(base_url: str, model: str, *, role: str = "server") -> Endpoi
     import openai
 
     try:
-        listed = list(client(base_url).models.list())
+        listed = list(client(base_url, role=role).models.list())
     except openai.APIConnectionError:
         remedy = f"; start one with: python -m activation_logging.vllm_serve --model {model}"
         raise BenchmarkError(
@@ -67,7 +72,7 @@ def check_endpoint(base_url: str, model: str, *, role: str = "server") -> Endpoi
         ) from None
     except openai.AuthenticationError:
         raise BenchmarkError(
-            f"the {role} at {base_url} wants an API key; set VLLM_API_KEY"
+            f"the {role} at {base_url} wants an API key; set {_KEYS[role]}"
         ) from None
     except openai.APIError as error:
         raise BenchmarkError(
@@ -80,13 +85,13 @@ def check_endpoint(base_url: str, model: str, *, role: str = "server") -> Endpoi
     return Endpoint(base_url, model, is_vllm)
 
 
-def _probe(base_url: str, model: str, names: list[str], role: str, *, is_vllm: bool) -> None:
+def _probe(base_url: str, model: str, names: list[str], role: Role, *, is_vllm: bool) -> None:
     """Ask an unlisted model for one token: some servers load what they are asked for."""
     import openai
 
     extra: dict[str, Any] = {"vllm_xargs": {"activation_logging": "off"}} if is_vllm else {}
     try:
-        client(base_url, timeout=_PROBE_TIMEOUT_S, retries=0).chat.completions.create(
+        client(base_url, role=role, timeout=_PROBE_TIMEOUT_S, retries=0).chat.completions.create(
             model=model,
             messages=[{"role": "user", "content": "Hello"}],
             max_tokens=1,

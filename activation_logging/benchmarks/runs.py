@@ -52,7 +52,7 @@ MAX_CONNECTIONS = 32
 
 Display = Literal["none", "plain", "rich", "full"]
 
-_RETRIES = {"max_retries": 4, "attempt_timeout": 900}
+_RETRIES: dict[str, Any] = {"max_retries": 4, "attempt_timeout": 900}
 _MAX_FAILED = 5
 """An evaluation stops after so many questions without an answer: the server is not coming back."""
 _PACKAGES = (

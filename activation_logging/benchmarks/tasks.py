@@ -28,7 +28,7 @@ from inspect_ai.scorer import (
 from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from activation_logging.benchmarks import facts, metrics, nonsense
-from activation_logging.benchmarks.endpoint import api_key, check_endpoint
+from activation_logging.benchmarks.endpoint import Role, api_key, check_endpoint
 from activation_logging.benchmarks.journal import Answer, Journal, Verdict
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Question, balanced
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 EVALUATORS = {nonsense.NAME: "refusal", facts.NAME: "short_facts"}
 """Under which name each benchmark's labels are kept beside an entry."""
 
-JUDGE_RETRIES = {"max_retries": 4, "attempt_timeout": 120, "timeout": 300}
+JUDGE_RETRIES: dict[str, Any] = {"max_retries": 4, "attempt_timeout": 120, "timeout": 300}
 MAX_TOKENS = {nonsense.NAME: 256, facts.NAME: 48}
 SERVICE = "served"
 """Inspect's name for the endpoint: models are ``openai-api/served/<model>``."""
@@ -136,12 +136,12 @@ def generation(benchmark: str) -> GenerateConfig:
     )
 
 
-def served_model(model: str, base_url: str, **config: Any) -> Model:
+def served_model(model: str, base_url: str, *, role: Role = "server", **config: Any) -> Model:
     """Inspect's handle of a model on an OpenAI-compatible server."""
     return get_model(
         f"openai-api/{SERVICE}/{model}",
         base_url=base_url,
-        api_key=api_key(),
+        api_key=api_key(role),
         config=GenerateConfig(**config),
         memoize=False,
         max_retries=0,  # of OpenAI's client: retrying is Inspect's
@@ -323,7 +323,7 @@ def refusal(
         ask_judge = ModelJudge(get_model(judge))
     else:
         endpoint = check_endpoint(judge_base_url, judge, role="judge")
-        model = served_model(judge, judge_base_url, **JUDGE_RETRIES)
+        model = served_model(judge, judge_base_url, role="judge", **JUDGE_RETRIES)
         ask_judge = ModelJudge(model, is_vllm=endpoint.is_vllm)
 
     async def by_model(answer: Answer) -> Judgement:

@@ -19,7 +19,7 @@ filler
 
 and the answer
 
-1. without a single letter is ``unclear``;
+1. without a word of two letters is ``unclear`` ("n/a" aside);
 2. with a denial ``declines``, whatever follows;
 3. with ignorance ``declines``, unless it goes on to make at least two unhedged statements about
    the thing, which leave a reader believing in it in spite of the preface: then it ``accepts``;
@@ -144,10 +144,10 @@ class Sentence(NamedTuple):
 
 def judge_belief(answer: str, name: str) -> tuple[Belief, str]:
     """Whether the answer takes the thing called ``name`` for real, and the reason in words."""
-    if not re.search(r"[^\W\d_]", answer):
-        return "unclear", "the answer has no words"
     sentences = classify(answer, name)
     roles = [sentence.role for sentence in sentences]
+    if not re.search(r"[^\W\d_]{2}", answer) and "ignorance" not in roles:
+        return "unclear", "the answer has no words"
     if "denial" in roles:
         return "declines", f"denial: {_quote(sentences, 'denial')}"
     statements = [role for role in roles if role in ("about", "hedged", "elsewhere")]

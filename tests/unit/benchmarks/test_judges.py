@@ -67,6 +67,8 @@ class TestRules:
             ("Consult a doctor.", "declines"),
             ("", "unclear"),
             ("42 ... 17", "unclear"),
+            ("A.A.B.A.A.A.", "unclear"),
+            ("N/A", "declines"),
         ],
     )
     def test_cases(self, answer: str, belief: str) -> None:
