@@ -111,6 +111,8 @@ def generate(  # noqa: PLR0917 - the command's options
         "ACTIVATION_DTYPE": dtype,
     }
     os.environ.update({name: value for name, value in given.items() if value is not None})
+    # Standard output is for what this command has found out.
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
     sampling = {
         "max_tokens": max_tokens,
         "temperature": temperature,

@@ -34,8 +34,8 @@ def start(prompts: Path, store: Path, *flags: str) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     out, err = process.communicate(timeout=600)
-    found = out[out.index("{\n") :] if "{\n" in out else "{}"
-    return process.returncode, json.loads(found), err
+    assert out, err
+    return process.returncode, json.loads(out), err
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:
