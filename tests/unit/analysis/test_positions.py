@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from activation_logging.dataset.positions import (
+    NAMED_POSITIONS,
+    Place,
+    Rows,
+    find_rows,
+    locate_span,
+    parse_position,
+    pool_rows,
+    token_offsets,
+)
+from activation_logging.errors import DatasetError
+
+# Five prompt tokens, four response tokens: states at positions 0 to 7.
+PLACE = Place(num_prompt=5, num_response=4, first=0, num_rows=8, span=(1, 3))
+
+
+@pytest.mark.parametrize(
+    ("position", "rows"),
+    [
+        ("prompt_last", Rows(4, 5, "one")),
+        ("response_first", Rows(5, 6, "one")),
+        ("response_last", Rows(7, 8, "one")),
+        ("response_mean", Rows(5, 8, "mean")),
+        ("response_max", Rows(5, 8, "max")),
+        ("answer_span", Rows(7, 8, "one")),
+        (0, Rows(0, 1, "one")),
+        (-1, Rows(7, 8, "one")),
+        (-8, Rows(0, 1, "one")),
+    ],
+)
+def test_rows_of_a_position(position, rows):
+    assert find_rows(position, PLACE) == rows
+
+
+def test_rows_count_from_the_first_that_was_logged():
+    response_only = PLACE._replace(first=4, num_rows=4)
+    assert find_rows("prompt_last", response_only) == Rows(0, 1, "one")
+    assert find_rows("response_mean", response_only) == Rows(1, 4, "mean")
+    assert "not logged" in find_rows(0, response_only)
+
+
+def test_one_token_answers_have_no_state_of_their_own():
+    single = Place(num_prompt=5, num_response=1, first=0, num_rows=5)
+    assert find_rows("response_last", single) == find_rows("prompt_last", single)
+    for position in ("response_first", "response_mean", "response_max"):
+        assert "too short" in find_rows(position, single)
+
+
+@pytest.mark.parametrize("position", [8, -9, 100])
+def test_indices_outside_are_named(position):
+    assert "too short" in find_rows(position, PLACE)
+
+
+def test_a_span_that_ends_with_the_last_token_ends_with_its_last_state():
+    assert find_rows("answer_span", PLACE._replace(span=(2, 4))) == Rows(7, 8, "one")
+    assert "too short" in find_rows("answer_span", PLACE._replace(span=(3, 4)))
+
+
+def test_prompt_only_rows_have_no_response():
+    prompt_only = PLACE._replace(num_rows=5)
+    assert find_rows("prompt_last", prompt_only) == Rows(4, 5, "one")
+    assert "not logged" in find_rows("response_last", prompt_only)
+
+
+def test_parse_position():
+    assert [parse_position(name) for name in NAMED_POSITIONS] == list(NAMED_POSITIONS)
+    assert parse_position("-1") == -1
+    with pytest.raises(DatasetError, match="prompt_last"):
+        parse_position("middle")
+
+
+def test_pooling():
+    rows = np.array([[1, 5], [3, 1]], np.float32)
+    assert pool_rows(rows, "mean").tolist() == [2, 3]
+    assert pool_rows(rows, "max").tolist() == [3, 5]
+    assert pool_rows(rows[:1], "one").tolist() == [1, 5]
+
+
+@pytest.mark.parametrize(
+    ("response", "tokens", "tags", "span"),
+    [
+        ("It is Paris.", ["It", " is", " Par", "is", ".", "<eos>"], {"answer": "paris"}, (2, 4)),
+        ("It is São Paulo", ["It", " is", " São", " Paulo"], {"gold": "Sao Paulo"}, (2, 4)),
+        ("Those: Os", ["Those", ":", " Os"], {"gold": "Os"}, (2, 3)),
+        ("A or B", ["A", " or", " B"], {"gold": json.dumps(["X", "B"])}, (2, 3)),
+        ("ok 🦉 owl", ["ok", " �", "�", "�", " owl"], {"name": "owl"}, (4, 5)),
+        # A leading space that the answer's text has lost.
+        ("Rome it is", [" Rome", " it", " is"], {"name": "rome"}, (0, 1)),
+        ("Straße 5", ["Stra", "ße", " 5"], {"name": "STRASSE"}, (0, 2)),
+    ],
+)
+def test_spans_are_found(response, tokens, tags, span):
+    assert locate_span(response, tokens, tags)[0] == span
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tags", "reason"),
+    [
+        (["Rome"], {}, "no tag"),
+        (None, {"gold": "Rome"}, "were not logged"),
+        (["Rome"], {"gold": "Oslo"}, "does not occur"),
+        (["Something", "else"], {"gold": "Rome"}, "do not add up"),
+    ],
+)
+def test_missing_spans_have_a_reason(tokens, tags, reason):
+    span, why = locate_span("Rome", tokens, tags)
+    assert span is None
+    assert reason in why
+
+
+def test_offsets_cover_the_answer():
+    response, tokens = "Hi 🦉!", ["Hi", " �", "�", "!", "<eos>"]
+    offsets = token_offsets(response, tokens)
+    assert offsets == [(0, 2), (2, 4), (2, 4), (4, 5), (5, 5)]
