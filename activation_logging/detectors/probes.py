@@ -108,7 +108,7 @@ class MassMeanProbe(_Probe):
     """Projection on the difference of the class means (Marks and Tegmark 2023, arXiv:2310.06824).
 
     ``direction_`` is mean(positive) - mean(negative). With ``whiten`` it is multiplied by the
-    inverse of the covariance within the classes (Ledoit and Wolf's estimate): the paper's variant
+    inverse of the covariance within the classes (Ledoit and Wolf's, standardised): the paper's variant
     for test data distributed as the training data, which is linear discriminant analysis.
     """
 
@@ -123,8 +123,10 @@ class MassMeanProbe(_Probe):
         means = np.stack([X[y == 0].mean(axis=0), X[y == 1].mean(axis=0)])
         self.direction_ = means[1] - means[0]
         if self.whiten:
-            within = ledoit_wolf(X - means[y], assume_centered=True)[0]
-            inverse = solve(within, self.direction_, assume_a="pos")
+            # Shrinking pulls variances together, which only makes sense where they are alike.
+            scale = _spread(X)
+            within = ledoit_wolf((X - means[y]) / scale, assume_centered=True)[0]
+            inverse = solve(within, self.direction_ / scale, assume_a="pos") / scale
             # In units of the projection's spread within a class, whatever the sample size.
             self.direction_ = inverse / np.sqrt(inverse @ self.direction_)
 
@@ -137,7 +139,7 @@ class MahalanobisDetector(_Probe):
 
     The squared distance to a Gaussian fitted on the negative class, less, with ``relative``, that
     to one fitted on all answers (Ren et al. 2023, arXiv:2209.15558), which takes out directions in
-    which every answer varies. Covariances are Ledoit and Wolf's.
+    which every answer varies. Covariances are Ledoit and Wolf's, of standardised states.
     """
 
     def __init__(self, relative: bool = True) -> None:
@@ -148,8 +150,9 @@ class MahalanobisDetector(_Probe):
         self._fit_score(X, y)
 
     def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
-        self.negative_ = _Gaussian(X[y == 0])
-        self.all_ = _Gaussian(X) if self.relative else None
+        scale = _spread(X)
+        self.negative_ = _Gaussian(X[y == 0], scale)
+        self.all_ = _Gaussian(X, scale) if self.relative else None
 
     def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         """Squared distance, ``[n]``."""
@@ -163,12 +166,12 @@ class MahalanobisDetector(_Probe):
 class _Gaussian:
     """Mean and shrunk covariance, kept as its Cholesky factor: no inverse is ever formed."""
 
-    def __init__(self, X: npt.NDArray[np.float64]) -> None:
-        self.mean = X.mean(axis=0)
-        self.factor = cholesky(ledoit_wolf(X)[0], lower=True)
+    def __init__(self, X: npt.NDArray[np.float64], scale: npt.NDArray[np.float64]) -> None:
+        self.mean, self.scale = X.mean(axis=0), scale
+        self.factor = cholesky(ledoit_wolf(X / scale)[0], lower=True)
 
     def distance(self, X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        away = solve_triangular(self.factor, (X - self.mean).T, lower=True)
+        away = solve_triangular(self.factor, ((X - self.mean) / self.scale).T, lower=True)
         return np.asarray((away**2).sum(axis=0))
 
 
@@ -249,6 +252,12 @@ class LogisticCurve:
 
     def _column(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return ((score - self.mean) / self.scale)[:, None]
+
+
+def _spread(X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Standard deviation of each dimension; 1 where it never changes."""
+    spread = X.std(axis=0)
+    return np.where(spread > 0, spread, 1.0)
 
 
 def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import threading
 import weakref
 from contextlib import contextmanager
@@ -223,6 +224,15 @@ def _forget_after_fork() -> None:
     _registry_lock = threading.Lock()
     _inherited.extend(_open_environments.values())
     _open_environments.clear()
+    # py-lmdb 3 inherits its list of open files, and would refuse to open one of them again.
+    # Closing it instead would unmap the parent's arrays and free the parent's place among the
+    # readers. Files are known to that list by what this function returns.
+    envid: Any = sys.modules.get("lmdb._envid")
+    if envid is not None:
+        inherited_keys, pid = envid.env_keys, os.getpid()
+        envid.env_keys = lambda path, subdir: tuple(
+            (pid, *key) for key in inherited_keys(path, subdir)
+        )
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

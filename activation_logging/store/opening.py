@@ -97,7 +97,9 @@ def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
     except lmdb.ReadonlyError as error:
         raise StoreReadOnly(f"{path} cannot be opened: {error}") from None
     except (lmdb.Error, OSError) as error:
-        raise StoreError(f"{path} cannot be opened: {error}") from None
+        remedy = "; open it with activation_logging alone, and with lmdb >= 3 after a fork"
+        suffix = remedy if "already open" in str(error) else ""
+        raise StoreError(f"{path} cannot be opened: {error}{suffix}") from None
     try:
         _check_length(path, env)
         if create:

@@ -1,0 +1,244 @@
+"""Each detector against an independent computation on a small case."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+
+from scipy.spatial.distance import mahalanobis
+from sklearn.base import clone
+from sklearn.covariance import LedoitWolf
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from activation_logging import open_store
+from activation_logging.detectors.catalog import DETECTORS
+from activation_logging.detectors.probes import (
+    LinearProbe,
+    MahalanobisDetector,
+    MassMeanProbe,
+    NearestNeighbours,
+    Saplma,
+    ScoreDetector,
+)
+from activation_logging.detectors.samples import (
+    add_samples,
+    disagreement,
+    eigenscore,
+    normalise_answer,
+    semantic_entropy,
+)
+from activation_logging.detectors.signals import mean_token_entropy, read_signals
+from activation_logging.detectors.text import text_only
+from tests.unit.analysis.planted import build
+
+
+@pytest.fixture(scope="module")
+def data():
+    rng = np.random.default_rng(1)
+    y = np.arange(120) % 2
+    X = rng.normal(size=(120, 6)).astype(np.float32) * [1, 5, 1, 1, 0.1, 1] + 3
+    X[y == 1, :2] += 1.5
+    return X.astype(np.float32), y, rng.normal(3, 2, (30, 6)).astype(np.float32)
+
+
+def test_linear_probe_is_scikit_learns_logistic_regression(data):
+    X, y, new = data
+    probe = LinearProbe(C=0.5).fit(X, y)
+    wanted = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, tol=1e-8)).fit(X, y)
+    np.testing.assert_allclose(probe.predict_proba(new), wanted.predict_proba(new), atol=2e-3)
+    np.testing.assert_allclose(
+        probe.decision_function(new), new.astype(float) @ probe.weight_ + probe.bias_
+    )
+
+
+def test_mass_mean_is_the_difference_of_means(data):
+    X, y, new = data
+    probe = MassMeanProbe().fit(X, y)
+    wanted = X[y == 1].mean(0, dtype=float) - X[y == 0].mean(0, dtype=float)
+    np.testing.assert_allclose(probe.direction_, wanted, rtol=1e-6)
+    order = np.argsort(new @ wanted)
+    assert (np.diff(probe.predict_proba(new)[order, 1]) >= 0).all()
+
+
+def test_whitened_mass_mean_is_linear_discriminant_analysis(data):
+    X, y, _ = data
+    probe = MassMeanProbe(whiten=True).fit(X, y)
+    within = X.astype(float) - np.stack([X[y == k].mean(0, dtype=float) for k in (0, 1)])[y]
+    scale = np.diag(X.std(0, dtype=float))
+    shrunk = LedoitWolf(assume_centered=True).fit(within @ np.linalg.inv(scale)).covariance_
+    covariance = scale @ shrunk @ scale
+    apart = X[y == 1].mean(0, dtype=float) - X[y == 0].mean(0, dtype=float)
+    wanted = np.linalg.inv(covariance) @ apart
+    # In units of the spread within a class.
+    wanted /= np.sqrt(wanted @ covariance @ wanted)
+    np.testing.assert_allclose(probe.direction_, wanted, rtol=1e-5)
+    # With little shrinkage it points where scikit-learn's discriminant analysis does.
+    lda = LinearDiscriminantAnalysis(solver="lsqr").fit(X, y).coef_[0]
+    cosine = probe.direction_ @ lda / np.linalg.norm(probe.direction_) / np.linalg.norm(lda)
+    assert cosine > 0.98
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_mahalanobis_distance_is_scipys(data, relative):
+    X, y, new = data
+    found = MahalanobisDetector(relative).fit(X, y).distance(new.astype(float))
+
+    def squared(rows):
+        scale = X.std(0, dtype=float)
+        model = LedoitWolf().fit(rows / scale)
+        inverse = np.linalg.inv(model.covariance_)
+        return [mahalanobis(row / scale, model.location_, inverse) ** 2 for row in new]
+
+    wanted = np.array(squared(X[y == 0])) - (np.array(squared(X)) if relative else 0)
+    np.testing.assert_allclose(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_nearest_neighbours_by_hand(data):
+    X, y, new = data
+    found = NearestNeighbours(5).fit(X, y).predict_proba(new)[:, 1]
+    mean, scale = X.mean(0, dtype=float), X.std(0, dtype=float)
+
+    def unit(rows):
+        z = (rows - mean) / scale
+        return z / np.linalg.norm(z, axis=1, keepdims=True)
+
+    distance = np.linalg.norm(unit(new)[:, None] - unit(X)[None], axis=2)
+    nearest = np.argsort(distance, axis=1)[:, :5]
+    votes = 1 / np.take_along_axis(distance, nearest, axis=1)
+    np.testing.assert_allclose(found, (votes * y[nearest]).sum(1) / votes.sum(1), rtol=1e-4)
+
+
+def test_saplma_has_the_papers_shape_and_repeats_itself(data):
+    X, y, new = data
+    first, second = (Saplma(seed=3).fit(X, y) for _ in range(2))
+    assert [w.shape[1] for w in first.model_.coefs_] == [256, 128, 64, 1]
+    assert first.model_.n_iter_ == 5
+    np.testing.assert_array_equal(first.predict_proba(new), second.predict_proba(new))
+
+
+def test_score_detector_is_a_logistic_curve(data):
+    X, y, new = data
+    found = ScoreDetector().fit(X[:, :1], y).predict_proba(new[:, :1])
+    wanted = make_pipeline(StandardScaler(), LogisticRegression(C=1e3)).fit(X[:, :1], y)
+    np.testing.assert_allclose(found, wanted.predict_proba(new[:, :1]), atol=1e-4)
+
+
+@pytest.mark.parametrize("detector", [d for d in DETECTORS if d.needs == "state"], ids=str)
+def test_all_are_scikit_learn_classifiers(data, detector):
+    X, y, new = data
+    model = clone(detector.make(0)).fit(X, y)
+    p = model.predict_proba(new)
+    assert p.shape == (30, 2)
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    assert ((p >= 0) & (p <= 1)).all()
+    assert (model.predict(new) == (p[:, 1] > 0.5)).all()
+    assert model.score(X, y) > 0.6
+    assert list(model.classes_) == [0, 1]
+
+
+def test_text_only_sees_words_and_nothing_else():
+    texts = np.array([["capital?", f"it is {w}"] for w in ("yes", "no") * 30], dtype=object)
+    y = np.arange(60) % 2
+    assert text_only().fit(texts, y).score(texts, y) == 1
+    blind = text_only(answer=False).fit(texts, y)
+    assert len(set(blind.predict_proba(texts)[:, 1].round(9))) == 1
+
+
+def test_signals_by_hand(tmp_path):
+    build(tmp_path / "s", n=6)
+    with open_store(tmp_path / "s") as store:
+        examples = store.dataset(layer=2).examples
+        signals = read_signals(examples)
+        for i, key in enumerate(examples.keys):
+            entry = store[key]
+            assert signals.values["mean_logprob"][i] == pytest.approx(
+                math.fsum(entry.logprobs) / len(entry.logprobs)
+            )
+            assert signals.values["min_logprob"][i] == min(entry.logprobs)
+            assert signals.values["length"][i] == len(entry.response_token_ids)
+        assert not signals.missing
+        assert signals.texts.tolist() == [
+            [store[k].prompt, store[k].response] for k in examples.keys
+        ]
+
+
+def test_missing_logprobs_are_named(tmp_path):
+    build(tmp_path / "s", n=6, change=lambda i, d: d.update(logprobs=None) if i == 2 else None)
+    with open_store(tmp_path / "s") as store:
+        signals = read_signals(store.dataset(layer=2).examples)
+    assert "1 of 6 answers have no log-probabilities" in signals.missing["mean_logprob"]
+    assert "length" in signals.values
+    assert "token_entropy" in signals.values
+
+
+def test_minus_infinity_is_cut_off(tmp_path):
+    def change(i, document):
+        document["logprobs"][0] = -math.inf
+
+    build(tmp_path / "s", n=6, change=change)
+    with open_store(tmp_path / "s") as store:
+        signals = read_signals(store.dataset(layer=2).examples)
+    assert (signals.values["min_logprob"] == -100).all()
+
+
+def test_token_entropy_by_hand():
+    p = [0.5, 0.25]  # the last quarter was not logged
+    tops = [{1: math.log(p[0]), 2: math.log(p[1])}]
+    wanted = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
+    assert mean_token_entropy(tops) == pytest.approx(wanted)
+    certain = [{1: 0.0, 2: -math.inf}]
+    assert mean_token_entropy(tops + certain) == pytest.approx(wanted / 2)
+    assert "top_logprobs" in mean_token_entropy([{1: -0.1}])
+    assert "top_logprobs" in mean_token_entropy(None)
+
+
+def test_semantic_entropy_and_agreement_by_hand():
+    answers = ["Paris", "paris.", "The Paris", "Rome"]
+    assert normalise_answer("The  Pâris!") == "paris"
+    wanted = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
+    assert semantic_entropy(answers) == pytest.approx(wanted)
+    assert disagreement("PARIS", answers) == pytest.approx(0.25)
+    assert disagreement("Rome", answers) == pytest.approx(0.75)
+
+
+def test_eigenscore_by_hand():
+    states = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+    centred = states.astype(float) - states.mean(axis=1, keepdims=True, dtype=float)
+    covariance = centred @ centred.T / 9 + 1e-3 * np.eye(4)
+    assert eigenscore(states) == pytest.approx(np.linalg.slogdet(covariance)[1] / 4)
+    same = np.repeat(states[:1], 4, axis=0)
+    assert eigenscore(same) < eigenscore(states)
+
+
+def test_samples_of_a_prompt_are_found(tmp_path):
+    build(tmp_path / "s", n=6, samples=3)
+    with open_store(tmp_path / "s") as store:
+        examples = store.dataset(layer=2).examples
+        signals = read_signals(examples)
+        add_samples(signals, examples)
+        assert len(examples) == 18
+        assert len(set(examples.groups)) == 6
+        for i, key in enumerate(examples.keys):
+            samples = store.for_prompt(store[key].prompt)
+            assert len(samples) == 3
+            wanted = semantic_entropy([entry.response for entry in samples])
+            assert signals.values["semantic_entropy"][i] == wanted
+            states = np.stack([entry.layer(2)[-1] for entry in samples])
+            assert signals.values["eigenscore"][i] == pytest.approx(eigenscore(states))
+
+
+def test_single_answers_leave_the_sample_detectors_out(tmp_path):
+    build(tmp_path / "s", n=6)
+    with open_store(tmp_path / "s") as store:
+        examples = store.dataset(layer=2).examples
+        signals = read_signals(examples)
+        add_samples(signals, examples)
+    for name in ("semantic_entropy", "self_consistency", "eigenscore"):
+        assert "6 of 6 prompts have one answer only" in signals.missing[name]

@@ -1,0 +1,149 @@
+"""The whole study on stores whose answer is known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+
+from activation_logging import open_store
+from activation_logging.detectors.findings import Options
+from activation_logging.detectors.study import run_study
+from activation_logging.detectors.sweep import Cell
+from activation_logging.errors import DatasetError
+from tests.unit.analysis.planted import Planted, build
+
+
+def study(path, **options):
+    with open_store(path) as store:
+        return run_study(store, "facts", Options(draws=200, **options))
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    path = build(tmp_path_factory.mktemp("p") / "s", n=200, signal=12.0, dtype="bfloat16")
+    return path, study(path)
+
+
+def test_a_planted_signal_is_found_where_it_is(planted):
+    _, found = planted
+    assert found.result("linear_probe").auroc.value == pytest.approx(1.0, abs=1e-3)
+    assert found.place.layer == 2
+    assert {cell.layer for cell in found.chosen} == {2}
+    for cell, auroc in found.cells.items():
+        if cell.layer == 2 and cell.position != "prompt_last":
+            assert auroc.value > 0.97
+        else:
+            # Other layers, and the state before the answer, know nothing.
+            assert auroc.low <= 0.6
+            assert auroc.high >= 0.4
+
+
+@pytest.mark.parametrize(
+    "name", ["mass_mean", "mass_mean_whitened", "saplma", "mahalanobis", "nearest_neighbours"]
+)
+def test_every_detector_of_states_finds_it(planted, name):
+    assert planted[1].result(name).auroc.value > 0.95
+
+
+def test_noise_gives_one_half_within_its_interval(tmp_path):
+    """Labels drawn by lot: nothing may tell them apart, in text or in states."""
+    lot = np.random.default_rng(5).permutation(240) < 120
+    label_of = lambda i: "hallucinated" if lot[i] else "correct"  # noqa: E731
+    path = build(tmp_path / "s", Planted(n=240, signal=0.0, label_of=label_of))
+    found = study(path)
+    for name in ("linear_probe", "linear_probe_last", "mass_mean", "saplma", "mean_logprob"):
+        auroc = found.result(name).auroc
+        assert auroc.low <= 0.5 <= auroc.high, (name, auroc)
+
+
+def test_shuffled_labels_give_one_half(planted, tmp_path):
+    """The planted store again, with each label given to another answer."""
+    lot = np.random.default_rng(8).permutation(200)
+    path = build(
+        tmp_path / "s",
+        Planted(n=200, signal=12.0, label_of=lambda i: "hallucinated" if i % 2 else "correct"),
+    )
+    with open_store(path, writable=True) as store:
+        keys = list(store)
+        for key, other in zip(keys, lot, strict=True):
+            store.put_evaluation(
+                key, name="facts", label="correct" if other % 2 else "hallucinated"
+            )
+    auroc = study(path).result("linear_probe").auroc
+    assert auroc.low <= 0.5 <= auroc.high
+
+
+def test_the_same_seed_gives_the_same_numbers(planted):
+    path, first = planted
+    second = study(path)
+    assert first.cells == second.cells
+    for one, other in zip(first.results, second.results, strict=True):
+        assert one.name == other.name
+        assert one.auroc == other.auroc
+        assert one.accuracy == other.accuracy
+        np.testing.assert_array_equal(one.scores.probability, other.scores.probability)
+
+
+def test_every_answer_is_scored_once_by_a_model_that_has_not_seen_its_group(planted):
+    _, found = planted
+    tests = np.concatenate([fold.test for fold in found.folds])
+    assert sorted(tests) == list(range(len(found.examples)))
+    for result in found.results:
+        assert np.isfinite(result.scores.probability).all()
+    for fold in found.folds:
+        groups = found.examples.groups
+        assert not set(groups[fold.train]) & set(groups[fold.test])
+
+
+def test_positions_and_detectors_without_input_are_left_out_by_name(tmp_path):
+    found = study(build(tmp_path / "s", n=80, logprobs=False, response_tokens=False))
+    assert "not logged" in found.positions_left_out["answer_span"]
+    assert "no log-probabilities" in found.detectors_left_out["Mean log-probability"]
+    assert "one answer only" in found.detectors_left_out["EigenScore"]
+    assert Cell(4, "response_last") in found.cells
+
+
+def test_samples_bring_their_detectors(tmp_path):
+    found = study(build(tmp_path / "s", n=80, samples=3), layers=[2], positions=["response_last"])
+    assert {"semantic_entropy", "self_consistency", "eigenscore"} <= {r.name for r in found.results}
+
+
+def test_transfer_between_the_values_of_a_tag(planted):
+    transfer = planted[1].transfer
+    assert transfer.tag == "domain"
+    assert transfer.values == ["a", "b"]
+    assert all(cell.value > 0.95 for row in transfer.auroc for cell in row)
+    assert transfer.shared == [[0, 0], [0, 0]]
+
+
+def test_transfer_leaves_out_what_both_kinds_are_about(tmp_path):
+    tags_of = lambda i: {"domain": "ab"[(i // 2) % 2], "entity": f"e{i // 4}"}  # noqa: E731
+    found = study(build(tmp_path / "s", n=200, tags_of=tags_of), layers=[2])
+    # Every entity is in both domains: nothing is left to fit on.
+    assert found.transfer.shared == [[0, 100], [100, 0]]
+    assert np.isnan(found.transfer.auroc[0][1].value)
+    assert found.transfer.auroc[0][0].value > 0.95
+
+
+def test_no_tag_to_transfer_between_is_said(tmp_path):
+    found = study(build(tmp_path / "s", n=80, tags_of=lambda i: {}), layers=[2])
+    assert "no tag has two values" in found.transfer
+
+
+def test_fewer_than_twenty_are_refused(tmp_path):
+    path = build(tmp_path / "s", n=60, label_of=lambda i: "correct" if i > 18 else "hallucinated")
+    with pytest.raises(DatasetError, match="only 19 answers are hallucinated"):
+        study(path)
+
+
+def test_short_answers_are_left_out_and_counted(tmp_path):
+    def change(i, document):
+        if i == 0:
+            document.update(response_token_ids=[1], response="x", response_tokens=["x"])
+            document.update(logprobs=[-1.0], top_logprobs=[{1: -1.0, 2: -2.0}])
+
+    found = study(build(tmp_path / "s", n=80, change=change), layers=[2])
+    assert len(found.examples) == 79
+    assert found.examples.left_out == {"too short for every position": 1}

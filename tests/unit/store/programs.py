@@ -1,0 +1,93 @@
+"""Small programs that the tests run as processes of their own: ``python -m ... NAME ARGS``."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+
+from activation_logging.store import StoreWriter, open_store
+from tests.unit.answers import make_capture, make_document, make_segment, put_answer
+
+ROOT = Path(__file__).parents[3]
+
+
+def command(name: str, *arguments: object) -> list[str]:
+    """The command line of one of the programs below, to be run in ``ROOT``."""
+    return [sys.executable, "-m", "tests.unit.store.programs", name, *map(str, arguments)]
+
+
+def write(path: str, prefix: str, count: str) -> None:
+    """Write so many answers, and close."""
+    writer = StoreWriter(path, role="child")
+    for number in range(int(count)):
+        put_answer(writer, f"{prefix}{number}", prompt=f"p{number}", prompt_ids=[1] * 20)
+    writer.close()
+
+
+def write_until_killed(path: str, prefix: str) -> None:
+    """Write answers for ever, and print the number of each once it is flushed."""
+    writer = StoreWriter(path, role="child")
+    number = 0
+    while True:
+        put_answer(writer, f"{prefix}{number}", prompt=f"{prefix}{number}")
+        writer.flush()
+        print(number, flush=True)
+        number += 1
+
+
+def half(path: str, which: str) -> None:
+    """Write one half of an answer, and die."""
+    writer = StoreWriter(path, role="child")
+    if which == "entry":
+        writer.put_entry(make_document("half"))
+    else:
+        writer.put_capture(make_capture("half", [make_segment("half", 4)]))
+    writer.flush()
+    os._exit(1)
+
+
+def fill_the_disk(path: str) -> None:
+    """Write more than may be written; then make room, and expect that nothing is lost."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = StoreWriter(path, role="child", queue_bytes=4 << 20)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    for number in range(100):
+        put_answer(writer, f"r{number}", prompt_ids=[1] * 500)
+    while not writer.stats.errors:
+        time.sleep(0.01)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    writer.close()
+    print(writer.stats.errors, writer.stats.lost, writer.stats.captures, flush=True)
+
+
+def full_at_the_end(path: str) -> None:
+    """Write more than may be written, and stop without room: it must end, and say what is lost."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    writer = StoreWriter(path, role="child")
+    put_answer(writer, "first", prompt_ids=[1] * 10)
+    writer.flush()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    for number in range(100):
+        put_answer(writer, f"r{number}", prompt_ids=[1] * 500)
+    writer.close(timeout=1.0)
+    print(writer.stats.lost, flush=True)
+
+
+def read_without_permission(path: str) -> None:
+    """As a user who owns nothing here: read, and be told that writing is not possible."""
+    if os.getuid() == 0:
+        os.setgid(65534)
+        os.setuid(65534)
+    with open_store(path) as store:
+        print(len(store), next(store.entries()).activations.shape)
+    try:
+        open_store(path, writable=True)
+    except PermissionError as error:
+        print(type(error).__name__)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](*sys.argv[2:])
