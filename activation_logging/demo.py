@@ -1,8 +1,9 @@
 """``make demo``: the main job on the default model, from a server to labelled activations.
 
 Starts a real server, asks both benchmarks' questions, judges the answers, labels each beside
-its activations, proves that the rows belong to their tokens, and leaves everything in
-``output/demo/``. A second run finds the answers there and asks nothing again.
+its activations, proves that the rows belong to their tokens, reports what the activations tell,
+and leaves everything in ``output/demo/``. A second run finds the answers there and asks nothing
+again.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from rich.text import Text
 
 from activation_logging.benchmarks.runs import RunResult, run_benchmark
 from activation_logging.benchmarks.table import print_result
+from activation_logging.cli.analysis import print_report
+from activation_logging.cli.progress import show_stages
 from activation_logging.cli.terminal import errors, output
 from activation_logging.demo_model import demo_model_path
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.report import build_report
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -35,6 +39,7 @@ FOLDER = Path("output/demo")
 STORE = FOLDER / "activations.lmdb"
 MODEL = "SmolLM2-135M-Instruct"
 LAYERS = "5,10,15,20,25,last"
+STUDIED = "short_facts"
 START_S = 600
 
 
@@ -70,10 +75,14 @@ def main() -> int:
                 results = [run(part, base_url=base_url) for part in PARTS]
             answered.touch()
         show(results)
+        output.rule("verify")
+        if code := subprocess.call([*_COMMAND, "verify", str(STORE), "--model", str(model)]):
+            return code
+        report()
     except ActivationLoggingError as error:
         errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
         return 1
-    return subprocess.call([*_COMMAND, "verify", str(STORE), "--model", str(model)])
+    return 0
 
 
 def run(part: Part, base_url: str | None) -> RunResult:
@@ -109,6 +118,14 @@ def show(results: list[RunResult]) -> None:
             f"{first.hidden_size} numbers a token, {first.dtype}."
         )
     output.print(f"Look at them with:  .venv/bin/activation-logging ls {STORE}\n")
+
+
+def report() -> None:
+    """Can the activations tell what was made up? The table, and a page to look at."""
+    output.rule("report")
+    with show_stages() as progress:
+        result = build_report(STORE, FOLDER / "report", label=STUDIED, progress=progress)
+    print_report(result)
 
 
 @contextmanager

@@ -77,9 +77,7 @@ def make_capture(
     if slices is None:
         counts = [len(segment.rows[layers[0]]) for segment in segments]
         slices = [SegmentSlice(s.id, 0, n) for s, n in zip(segments, counts, strict=True)]
-    return Capture(
-        f"{name}-internal", layers, NUM_LAYERS, HIDDEN, dtype, first, slices, segments
-    )
+    return Capture(f"{name}-internal", layers, NUM_LAYERS, HIDDEN, dtype, first, slices, segments)
 
 
 def put_answer(

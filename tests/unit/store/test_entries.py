@@ -204,9 +204,7 @@ def test_a_capture_id_given_twice(store_path: Path, store_writer: StoreWriter) -
         assert store._snapshot().count(b"~segments") == 0
 
 
-def test_a_segment_id_that_begins_like_another(
-    store_path: Path, store_writer: StoreWriter
-) -> None:
+def test_a_segment_id_that_begins_like_another(store_path: Path, store_writer: StoreWriter) -> None:
     for name in (b"ab", b"abcd"):
         segment = make_segment("x", 4)
         segment = type(segment)(name, segment.rows, segment.nbytes)
