@@ -108,8 +108,9 @@ class MassMeanProbe(_Probe):
     """Projection on the difference of the class means (Marks and Tegmark 2023, arXiv:2310.06824).
 
     ``direction_`` is mean(positive) - mean(negative). With ``whiten`` it is multiplied by the
-    inverse of the covariance within the classes (Ledoit and Wolf's, standardised): the paper's variant
-    for test data distributed as the training data, which is linear discriminant analysis.
+    inverse of the covariance within the classes (Ledoit and Wolf's, of standardised states): the
+    paper's variant for test data distributed as the training data, which is linear discriminant
+    analysis.
     """
 
     def __init__(self, whiten: bool = False) -> None:
