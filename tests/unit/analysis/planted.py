@@ -20,7 +20,7 @@ WORDS = ["Paris", "Rome", "Oslo", "Lima", "Cairo", "Quito", "Accra", "Sofia"]
 
 @dataclass
 class Planted:
-    """What to plant. ``signal`` is the distance of the two classes along one direction of ``layer``.
+    """What to plant: ``signal`` is how far the classes are apart along one direction of ``layer``.
 
     ``label_of`` maps the number of an entry to its label; None leaves it without one.
     """
