@@ -50,10 +50,11 @@ class _Probe(ClassifierMixin, BaseEstimator):
         """Set ``curve_`` from scores of answers that were not fitted, in five parts.
 
         With as many dimensions as answers, a direction or a covariance fits its own training
-        answers too well: a curve through those would be far too sure of itself.
+        answers too well: a curve through those would be far too sure of itself. The parts are
+        shuffled: answers come in order of their kind, and one kind says little of another.
         """
         scores = np.zeros(len(y))
-        for train, test in StratifiedKFold(5).split(X, y):
+        for train, test in StratifiedKFold(5, shuffle=True, random_state=0).split(X, y):
             part = clone(self)
             part._fit_score(X[train], y[train])
             scores[test] = score(part, X[test])
