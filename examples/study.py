@@ -36,8 +36,8 @@ def main(path: str) -> None:
                 data = store.dataset(layer=layer, position=position)
                 print(f"{auroc(LinearProbe(), data.X, data.y, data.groups):16.3f}", end="")
             print(flush=True)
-        keys = data.keys
-        words = np.array([[store[key].prompt, store[key].response] for key in keys], dtype=object)
+        entries = (store[key] for key in data.keys)
+        words = np.array([[entry.prompt, entry.response] for entry in entries], dtype=object)
         print(f"words alone: {auroc(text_only(), words, data.y, data.groups):.3f}")
 
 

@@ -126,7 +126,7 @@ class MassMeanProbe(_Probe):
         self.direction_ = means[1] - means[0]
         if self.whiten:
             # Shrinking pulls variances together, which only makes sense where they are alike.
-            scale = _spread(X)
+            scale = StandardScaler().fit(X).scale_
             within = ledoit_wolf((X - means[y]) / scale, assume_centered=True)[0]
             inverse = solve(within, self.direction_ / scale, assume_a="pos") / scale
             # In units of the projection's spread within a class, whatever the sample size.
@@ -152,7 +152,7 @@ class MahalanobisDetector(_Probe):
         self._fit_score(X, y)
 
     def _fit_score(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> None:
-        scale = _spread(X)
+        scale = StandardScaler().fit(X).scale_
         self.negative_ = _Gaussian(X[y == 0], scale)
         self.all_ = _Gaussian(X, scale) if self.relative else None
 
@@ -254,12 +254,6 @@ class LogisticCurve:
 
     def _column(self, score: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         return ((score - self.mean) / self.scale)[:, None]
-
-
-def _spread(X: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Standard deviation of each dimension; 1 where it never changes."""
-    spread = X.std(axis=0)
-    return np.where(spread > 0, spread, 1.0)
 
 
 def sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -23,8 +23,13 @@ def make_rows(seed: int, count: int, dtype: str = "float32") -> npt.NDArray[Any]
     """Finite rows ``[count, HIDDEN]`` as they are stored; bfloat16 as its bits."""
     values = np.random.default_rng(seed).standard_normal((count, HIDDEN)).astype(np.float32)
     if dtype == "bfloat16":
-        return (values.view(np.uint32) >> 16).astype(np.uint16)
+        return to_bfloat16(values)
     return values.astype(TYPES[dtype])
+
+
+def to_bfloat16(values: npt.NDArray[np.float32]) -> npt.NDArray[np.uint16]:
+    """The upper half of a float32's bits."""
+    return (values.view(np.uint32) >> 16).astype(np.uint16)
 
 
 def make_document(

@@ -12,6 +12,7 @@ import numpy as np
 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter, open_store
+from tests.unit.answers import to_bfloat16
 
 HIDDEN, NUM_LAYERS = 16, 4
 MODEL = "org/tiny"
@@ -74,11 +75,6 @@ def build(path: Path, plan: Planted | None = None, **options: Any) -> Path:
                 (entry,) = store.for_request(request)
                 store.put_evaluation(entry.key, name=plan.name, label=label, judge="gold")
     return path
-
-
-def to_bfloat16(values: np.ndarray) -> np.ndarray:
-    """The upper half of a float32's bits."""
-    return (values.astype(np.float32).view(np.uint32) >> 16).astype(np.uint16)
 
 
 def _document(plan, i, sample, request, label, rng):

@@ -31,11 +31,19 @@ def weights_of(rng, n=200, draws=20):
     return rng.integers(0, 4, (draws, n)).astype(float)
 
 
-def test_auroc_with_weights_and_ties(scored):
+@pytest.mark.parametrize(
+    ("ours", "theirs", "rtol"),
+    [
+        (metrics.auroc, reference.roc_auc_score, 1e-12),
+        (metrics.auprc, reference.average_precision_score, 1e-9),
+    ],
+    ids=["auroc", "auprc"],
+)
+def test_weights_and_ties(scored, ours, theirs, rtol):
     y, p, rng = scored
     w = weights_of(rng)
-    wanted = [reference.roc_auc_score(y, p, sample_weight=row) for row in w]
-    np.testing.assert_allclose(metrics.auroc(y, p, w, ALL), wanted, rtol=1e-12)
+    wanted = [theirs(y, p, sample_weight=row) for row in w]
+    np.testing.assert_allclose(ours(y, p, w, ALL), wanted, rtol=rtol)
 
 
 def test_auroc_compares_within_folds(scored):
@@ -47,13 +55,6 @@ def test_auroc_compares_within_folds(scored):
     each = [reference.roc_auc_score(y[f], p[f]) for f in folds]
     wanted = np.average(each, weights=pairs)
     np.testing.assert_allclose(metrics.auroc(y, shifted, ones, folds), [wanted], rtol=1e-12)
-
-
-def test_auprc_with_weights_and_ties(scored):
-    y, p, rng = scored
-    w = weights_of(rng)
-    wanted = [reference.average_precision_score(y, p, sample_weight=row) for row in w]
-    np.testing.assert_allclose(metrics.auprc(y, p, w, ALL), wanted, rtol=1e-9)
 
 
 def test_accuracy_and_threshold(scored):

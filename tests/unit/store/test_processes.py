@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        command(*map(str, arguments)),
+        command(name, *arguments),
         cwd=ROOT,
         capture_output=True,
         text=True,
