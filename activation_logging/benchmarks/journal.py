@@ -20,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Question, replace_text
@@ -38,6 +38,9 @@ GENERATION, VERDICTS, RESULTS, RUN = (
     "eval_results.json",
     "run.json",
 )
+Place: TypeAlias = tuple[str, int]
+"""Id of a question, and which of its answers: the epoch, from 1."""
+
 Origin = Literal["run", "file"]
 """Whether answers were asked for here, or brought by hand in a ``generation.jsonl``."""
 
@@ -64,7 +67,7 @@ class Answer:
         return hashlib.sha256(self.generation.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
     @property
-    def place(self) -> tuple[str, int]:
+    def place(self) -> Place:
         return self.id, self.epoch
 
 
@@ -93,7 +96,7 @@ class Verdict:
         )
 
     @property
-    def place(self) -> tuple[str, int]:
+    def place(self) -> Place:
         return self.id, self.epoch
 
 

@@ -2,7 +2,9 @@
 
 Standard errors are those of a mean of zeros and ones, ``sqrt(p (1 - p) / (n - 1))``, as Inspect's
 ``stderr`` computes them (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640). Where ``p``
-is 0 or 1 that is 0, which says too much; the 95 % interval beside it is Wilson's (1927).
+is 0 or 1 that is 0, which says too much; the 95 % interval beside it is Wilson's (1927). Several
+answers to one question count as one in ``n``, as if they were all alike: rather too wide than too
+narrow.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.records import LABELS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
 _Z = 1.959963984540054  # the 97.5 % quantile of the normal distribution
 
@@ -26,11 +28,12 @@ class Labelled(NamedTuple):
     kind: str
     domain: str
     stratum: str
+    question: str
     gold: str = ""
 
 
 class Rate(NamedTuple):
-    """A share of ``n``: with standard error and 95 % interval."""
+    """A share of the answers to ``n`` questions: with standard error and 95 % interval."""
 
     value: float
     stderr: float
@@ -39,11 +42,11 @@ class Rate(NamedTuple):
     high: float
 
     @classmethod
-    def of(cls, hits: int, n: int) -> Rate | None:
-        """``hits`` of ``n``; None of nothing."""
-        if n == 0:
+    def of(cls, hits: int, answers: int, questions: int | None = None) -> Rate | None:
+        """``hits`` of ``answers`` to so many questions (one each if not given); None of nothing."""
+        if answers == 0:
             return None
-        p = hits / n
+        p, n = hits / answers, questions or answers
         stderr = math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else float("nan")
         centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
         half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
@@ -79,9 +82,9 @@ def nonsense_rates(items: Iterable[Labelled]) -> Rates:
     refused = sum(item.label == "refused" for item in made_up)
     refused_real = sum(item.label == "refused" for item in real)
     rates = {
-        "refusal_rate": Rate.of(refused, len(made_up)),
-        "false_acceptance_rate": Rate.of(len(made_up) - refused, len(made_up)),
-        "false_refusal_rate": Rate.of(refused_real, len(real)),
+        "refusal_rate": _rate(refused, made_up),
+        "false_acceptance_rate": _rate(len(made_up) - refused, made_up),
+        "false_refusal_rate": _rate(refused_real, real),
     }
     rates["balanced_accuracy"] = _balanced(rates["refusal_rate"], rates["false_refusal_rate"])
     return {name: rate for name, rate in rates.items() if rate is not None}
@@ -95,7 +98,7 @@ def short_facts_rates(items: Iterable[Labelled]) -> Rates:
     """
     valid = [item for item in items if item.label != "invalid"]
     rates: dict[str, Rate | None] = {
-        label: Rate.of(sum(item.label == label for item in valid), len(valid))
+        label: _rate(sum(item.label == label for item in valid), valid)
         for label in LABELS
         if label != "invalid"
     }
@@ -103,7 +106,7 @@ def short_facts_rates(items: Iterable[Labelled]) -> Rates:
     for item in valid:
         strata.setdefault(item.stratum, Counter())[item.gold] += 1
     most = sum(max(counter.values()) for counter in strata.values())
-    rates["majority_baseline"] = Rate.of(most, len(valid))
+    rates["majority_baseline"] = _rate(most, valid)
     return {name: rate for name, rate in rates.items() if rate is not None}
 
 
@@ -131,6 +134,10 @@ def counts(items: Iterable[Labelled]) -> dict[str, int]:
     """How often each label was given, all four named."""
     found = Counter(item.label for item in items)
     return {label: found[label] for label in LABELS}
+
+
+def _rate(hits: int, items: Collection[Labelled]) -> Rate | None:
+    return Rate.of(hits, len(items), len({item.question for item in items}))
 
 
 def _balanced(refusal: Rate | None, false_refusal: Rate | None) -> Rate | None:

@@ -18,6 +18,7 @@ from activation_logging.benchmarks.journal import (
     VERDICTS,
     Answer,
     Journal,
+    Place,
     Verdict,
     questions_of,
     read_json,
@@ -76,6 +77,7 @@ class RunRecord:
     seed: int
     model: str
     created: float
+    temperature: float = 0.0
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -151,6 +153,8 @@ def run_benchmark(
     n: int | None = None,
     seed: int = 0,
     limit: int | None = None,
+    epochs: int = 1,
+    temperature: float = 0.0,
     judge: str = "rules",
     judge_base_url: str | None = None,
     do_generate_prompt: bool = False,
@@ -175,6 +179,9 @@ def run_benchmark(
         n: questions for each domain or stratum; the benchmark's own default if not given.
         seed: of the questions.
         limit: of all questions, balanced over strata.
+        epochs: how often each question is asked; more than once needs a temperature.
+        temperature: of the answers; above 0 each has a sampling seed of its own, made of
+            ``seed``, the question and the epoch.
         judge: ``rules``, or a model for ``judge_base_url`` (an Inspect model name without one).
         judge_base_url: where the judging model is served.
         do_generate_prompt: make the questions even if they are there.
@@ -196,12 +203,21 @@ def run_benchmark(
         n=nonsense.DEFAULT_N if n is None and benchmark == nonsense.NAME else n or facts.DEFAULT_N,
         seed=seed,
         limit=limit,
+        epochs=epochs,
+        temperature=temperature,
         model=model,
         output=Path(output_base_dir),
         prompts=prompt_output_path,
     )
     if n is not None and n < 1:
         raise BenchmarkError(f"--N {n}: ask at least one question")
+    if epochs < 1 or temperature < 0:
+        raise BenchmarkError(f"{epochs} epochs at temperature {temperature} cannot be asked")
+    if epochs > 1 and not temperature:
+        raise BenchmarkError(
+            f"{epochs} epochs at temperature 0 would give the same answer {epochs} times; "
+            "give a --temperature above 0"
+        )
     _known(settings.exp, _experiments(benchmark))
     judging = judge if benchmark == nonsense.NAME else "gold"
     run = _Run(settings, progress)
@@ -259,6 +275,8 @@ class _Settings:
     n: int
     seed: int
     limit: int | None
+    epochs: int
+    temperature: float
     model: str
     output: Path
     prompts: Path | None
@@ -388,7 +406,8 @@ class _Run:
             BenchmarkError: something could not be had; all that came before is in the journal.
         """
         if session.replay:
-            chosen = [q for q in self.questions.values() if (q.id, 1) in self.journal.answers]
+            answered = {name for name, _ in self._answered_places()}
+            chosen = [q for q in self.questions.values() if q.id in answered]
             if not chosen:
                 raise BenchmarkError(
                     f"{self.settings.folder} has no answers to judge; run with --do_inference first"
@@ -404,7 +423,7 @@ class _Run:
         unanswered = self._unanswered()
         if not (unanswered and not session.replay) and not self._unjudged(judge):
             return
-        self._to_answer = len(self.questions)
+        self._to_answer = len(self._places())
         self._answered = self._to_answer - len(unanswered)
         from inspect_ai import eval as inspect_eval
 
@@ -414,6 +433,8 @@ class _Run:
                 chosen,
                 solver=tasks.ask(self.settings.benchmark, session),
                 scorer=scorer,
+                epochs=self.settings.epochs,
+                temperature=self.settings.temperature,
             ),
             model=tasks.served_model(
                 self.settings.model, base_url, max_connections=max_connections, **_RETRIES
@@ -441,10 +462,11 @@ class _Run:
         unjudged = self._unjudged(judge)
         if not unanswered and not unjudged:
             return
-        done = len(self.questions) - len(unanswered)
+        wanted = len(self._places())
+        done = wanted - len(unanswered)
         first = next((s.error.message for s in log.samples or () if s.error), None)
         first = first or (log.error.message if log.error else f"the run was {log.status}")
-        what = f"{done} of {len(self.questions)} questions are answered" if unanswered else ""
+        what = f"{done} of {wanted} answers are there" if unanswered else ""
         if unjudged and not unanswered:
             what = f"{len(unjudged)} of {done} answers have no verdict"
         raise BenchmarkError(
@@ -452,17 +474,24 @@ class _Run:
             "and the same command goes on from there"
         )
 
-    def _unanswered(self) -> list[str]:
-        return [name for name in self.questions if (name, 1) not in self.journal.answers]
+    def _places(self) -> list[Place]:
+        """Every question as often as it is to be asked."""
+        epochs = range(1, self.settings.epochs + 1)
+        return [(name, epoch) for epoch in epochs for name in self.questions]
 
-    def _unjudged(self, judge: str | None) -> list[str]:
+    def _answered_places(self) -> list[Place]:
+        return [place for place in self._places() if place in self.journal.answers]
+
+    def _unanswered(self) -> list[Place]:
+        return [place for place in self._places() if place not in self.journal.answers]
+
+    def _unjudged(self, judge: str | None) -> list[Place]:
         if judge is None:
             return []
         return [
-            name
-            for name in self.questions
-            if (answer := self.journal.answers.get((name, 1))) is not None
-            and self.journal.verdict_on(answer, _identity(judge)) is None
+            place
+            for place in self._answered_places()
+            if self.journal.verdict_on(self.journal.answers[place], _identity(judge)) is None
         ]
 
     # --- after --------------------------------------------------------------------------
@@ -470,9 +499,9 @@ class _Run:
     def results(self, judge: str, base_url: str) -> dict[str, Any]:
         """Rates, counts and provenance, written to ``eval_results.json``."""
         judged: list[tuple[Question, Verdict]] = [
-            (question, self.journal.verdicts[name, 1])
-            for name, question in self.questions.items()
-            if (name, 1) in self.journal.answers and (name, 1) in self.journal.verdicts
+            (self.questions[place[0]], self.journal.verdicts[place])
+            for place in self._answered_places()
+            if place in self.journal.verdicts
         ]
         items = [tasks.label_item(question, verdict) for question, verdict in judged]
         settings = self.settings
@@ -490,7 +519,8 @@ class _Run:
                 "base_url": base_url,
                 "limit": settings.limit,
                 "max_tokens": tasks.MAX_TOKENS[settings.benchmark],
-                "temperature": 0.0,
+                "epochs": settings.epochs,
+                "temperature": settings.temperature,
                 "judged": time.time(),
                 "python": platform.python_version(),
             },
@@ -548,12 +578,13 @@ class _Run:
             seed=settings.seed,
             model=settings.model,
             created=time.time(),
+            temperature=settings.temperature,
             versions=_versions(),
         )
 
     def _check_record(self, record: RunRecord) -> None:
         settings = self.settings
-        for name in ("benchmark", "exp", "n", "seed", "model"):
+        for name in ("benchmark", "exp", "n", "seed", "model", "temperature"):
             theirs, ours = getattr(record, name), getattr(settings, name)
             if theirs != ours:
                 raise BenchmarkError(

@@ -50,6 +50,8 @@ def parser(benchmark: str) -> argparse.ArgumentParser:
     )
     add("--seed", type=int, default=0, help="of the questions")
     add("--limit", type=int, help="at most so many questions in all, balanced over strata")
+    add("--epochs", type=int, default=1, help="how often each question is asked")
+    add("--temperature", type=float, default=0.0, help="of the answers; above 0 they are sampled")
     add("--tested_model", help="the model, as the server calls it")
     add("--base_url", default=DEFAULT_BASE_URL, help="the server's address")
     add("--output_base_dir", type=Path, default=DEFAULT_OUTPUT, help="above the run's folder")
@@ -102,6 +104,8 @@ def _run(benchmark: str, given: argparse.Namespace) -> None:
         n=given.N,
         seed=given.seed,
         limit=given.limit,
+        epochs=given.epochs,
+        temperature=given.temperature,
         judge=given.judge,
         judge_base_url=judge_base_url,
         do_generate_prompt=given.do_generate_prompt,

@@ -7,6 +7,7 @@ and verdicts are also kept in the files of :mod:`.journal`, and what is there is
 
 from __future__ import annotations
 
+import hashlib
 import json
 import secrets
 from dataclasses import asdict, dataclass
@@ -112,6 +113,8 @@ def build_task(
     *,
     scorer: Scorer | None,
     solver: Solver | None = None,
+    epochs: int = 1,
+    temperature: float = 0.0,
 ) -> Task:
     """A task over these questions, named after its benchmark."""
     return Task(
@@ -119,16 +122,16 @@ def build_task(
         dataset=MemoryDataset([_sample(question) for question in questions], name=benchmark),
         solver=solver or ask(benchmark),
         scorer=scorer,
-        config=generation(benchmark),
+        config=generation(benchmark, temperature),
         # Labels of several epochs are not averaged but counted.
-        epochs=Epochs(1, "mode"),
+        epochs=Epochs(epochs, "mode"),
     )
 
 
-def generation(benchmark: str) -> GenerateConfig:
-    """Greedy, and with the log-probabilities that detectors compare themselves with."""
+def generation(benchmark: str, temperature: float = 0.0) -> GenerateConfig:
+    """Greedy by default, with the log-probabilities that detectors compare themselves with."""
     return GenerateConfig(
-        temperature=0.0,
+        temperature=temperature,
         top_p=1.0,
         max_tokens=MAX_TOKENS[benchmark],
         logprobs=True,
@@ -198,7 +201,11 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
                 "request_id": _request_id(session, question, state.epoch),
                 "vllm_xargs": {"activation_tags": json.dumps(tags)},
             }
-            state = await generate(state, extra_body=body if session.is_vllm else {})
+            state = await generate(
+                state,
+                extra_body=body if session.is_vllm else {},
+                seed=sampling_seed(question, state.epoch),
+            )
             if state.output.error or not state.output.choices:
                 raise BenchmarkError(f"no answer to {question.id!r}: {state.output.error}")
             known = _answer(
@@ -233,6 +240,12 @@ def _known_answer(session: Session, question: Question, epoch: int) -> Answer | 
 
 def _request_id(session: Session, question: Question, epoch: int) -> str:
     return f"{session.run_id}-{question.id}-{epoch}"
+
+
+def sampling_seed(question: Question, epoch: int) -> int:
+    """Of the draws of one answer: another for each epoch, the same when a run is resumed."""
+    text = f"{question.seed}/{question.id}/{epoch}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:4], "big") >> 1
 
 
 def _answer(
@@ -383,7 +396,9 @@ def _scoring(
 def label_item(question: Question, verdict: Verdict) -> metrics.Labelled:
     """A verdict as the metrics need it."""
     gold = question.gold[0] if question.gold else ""
-    return metrics.Labelled(verdict.label, question.kind, question.type, question.stratum, gold)
+    return metrics.Labelled(
+        verdict.label, question.kind, question.type, question.stratum, question.id, gold
+    )
 
 
 def _belief_judgement(answer: Answer, belief: Belief, judge: str, words: str) -> Judgement:

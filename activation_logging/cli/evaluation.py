@@ -41,6 +41,10 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
     limit: Annotated[
         int | None, typer.Option(help="At most so many questions in all, balanced over strata.")
     ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How often each question is asked.")] = 1,
+    temperature: Annotated[
+        float, typer.Option(min=0, help="Of the answers; above 0 they are sampled.")
+    ] = 0.0,
     output_dir: Annotated[Path, typer.Option(help="Above the run's folder.")] = Path("output"),
     lmdb_path: Annotated[
         Path | None,
@@ -68,6 +72,8 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
         n=n,
         seed=seed,
         limit=limit,
+        epochs=epochs,
+        temperature=temperature,
         judge=judge,
         judge_base_url=judge_base_url or (None if judge == "rules" else base_url),
         infer_overwrite=overwrite,

@@ -129,6 +129,38 @@ class TestFiles:
         assert len(server.asked) == asked + 5
 
 
+class TestSeveralAnswers:
+    """``epochs``: each question asked several times, sampled."""
+
+    def test_every_answer_is_its_own(self, tmp_path: Path) -> None:
+        # The reply depends on the seed alone, as a sampling server's would.
+        with canned(lambda body: describe({"messages": [{"content": str(body["seed"])}]})) as own:
+            first = run(own, tmp_path / "a", epochs=3, temperature=0.8)
+            assert len({body["seed"] for body in own.asked}) == len(own.asked) == 24
+            assert {body["temperature"] for body in own.asked} == {0.8}
+            assert len({body["request_id"] for body in own.asked}) == 24
+            # Another run draws the same: a broken one can be gone on with.
+            second = run(own, tmp_path / "b", epochs=3, temperature=0.8)
+            assert figures(second) == figures(first)
+            assert first.results["n"] == 24
+            assert first.results["metrics"]["refusal_rate"]["n"] == 4
+
+    def test_more_can_be_asked_later(self, server: Any, tmp_path: Path) -> None:
+        run(server, tmp_path, temperature=0.5)
+        asked = len(server.asked)
+        assert run(server, tmp_path, temperature=0.5, epochs=2).results["n"] == 16
+        assert len(server.asked) == asked + 8
+
+    def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match="same answer 2 times"):
+            run(server, tmp_path, epochs=2)
+        with pytest.raises(BenchmarkError, match="cannot be asked"):
+            run(server, tmp_path, temperature=-1.0)
+        run(server, tmp_path)
+        with pytest.raises(BenchmarkError, match="with temperature"):
+            run(server, tmp_path, temperature=0.5)
+
+
 class TestResume:
     def test_a_second_start_asks_nothing(self, server: Any, tmp_path: Path) -> None:
         first = run(server, tmp_path)
@@ -146,7 +178,7 @@ class TestResume:
             return describe(body) if next(place) < 10 else 500
 
         with canned(failing) as broken:
-            with pytest.raises(BenchmarkError, match=r"of 24 questions are answered.*goes on"):
+            with pytest.raises(BenchmarkError, match=r"of 24 answers are there.*goes on"):
                 run(broken, tmp_path / "broken", n=12, max_connections=4)
             folder = tmp_path / "broken" / "nonsense_medicine_0_12" / "tiny"
             kept = {line["id"]: line["generation"] for line in lines(folder / "generation.jsonl")}
@@ -560,7 +592,11 @@ class TestMetrics:
         assert Rate.of(3, 7).stderr == pytest.approx(stderr()(scores))
 
     def test_refusing_everything_does_not_win(self) -> None:
-        always = [Labelled("refused", kind, "animal", "x") for kind in ("made_up", "real")] * 10
+        always = [
+            Labelled("refused", kind, "animal", "x", f"{kind}-{i}")
+            for kind in ("made_up", "real")
+            for i in range(10)
+        ]
         rates = nonsense_rates(always)
         assert rates["refusal_rate"].value == 1
         assert rates["false_refusal_rate"].value == 1
@@ -568,17 +604,28 @@ class TestMetrics:
 
     def test_invalid_is_in_no_rate(self) -> None:
         items = [
-            Labelled("invalid", "made_up", "animal", "x"),
-            Labelled("hallucinated", "made_up", "animal", "x"),
+            Labelled("invalid", "made_up", "animal", "x", "1"),
+            Labelled("hallucinated", "made_up", "animal", "x", "2"),
         ]
         assert nonsense_rates(items)["refusal_rate"].n == 1
         assert nonsense_rates(items[:1]) == {}
 
     def test_the_majority_baseline_is_by_stratum(self) -> None:
         items = [
-            Labelled("correct", "fact", "city", "a", gold) for gold in ("India", "India", "Chad")
-        ] + [Labelled("hallucinated", "fact", "city", "b", "Peru")]
+            Labelled("correct", "fact", "city", "a", f"{i}", gold)
+            for i, gold in enumerate(("India", "India", "Chad"))
+        ] + [Labelled("hallucinated", "fact", "city", "b", "3", "Peru")]
         assert short_facts_rates(items)["majority_baseline"].value == 0.75
+
+    def test_answers_to_one_question_count_as_one(self) -> None:
+        items = [
+            Labelled(label, "made_up", "animal", "x", question)
+            for question in ("1", "2", "3", "4")
+            for label in ("refused", "refused", "hallucinated", "hallucinated")
+        ]
+        rate = nonsense_rates(items)["refusal_rate"]
+        assert (rate.value, rate.n) == (0.5, 4)
+        assert rate.stderr == pytest.approx(Rate.of(2, 4).stderr)
 
 
 def test_inspect_finds_the_tasks_by_name() -> None:
