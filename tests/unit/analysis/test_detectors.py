@@ -67,6 +67,21 @@ def test_mass_mean_is_the_difference_of_means(data):
     assert (np.diff(probe.predict_proba(new)[order, 1]) >= 0).all()
 
 
+def test_the_order_of_the_answers_does_not_turn_a_curve_round():
+    """Answers come in order of their kind, and each kind has a rate of its own.
+
+    Parts in that order would each be scored by a direction that never saw their kinds.
+    """
+    kind = np.repeat(np.arange(10), 20)
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        y = (rng.random(200) < rng.permutation(np.linspace(0.1, 0.9, 10))[kind]).astype(int)
+        X = 3 * rng.normal(size=(10, 16))[kind] + rng.normal(size=(200, 16))
+        probe = MassMeanProbe().fit(X, y)
+        in_order = probe.predict_proba(X)[np.argsort(X @ probe.direction_), 1]
+        assert in_order[-1] > in_order[0]
+
+
 def test_whitened_mass_mean_is_linear_discriminant_analysis(data):
     X, y, _ = data
     probe = MassMeanProbe(whiten=True).fit(X, y)
