@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -24,19 +25,27 @@ _STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 class Entry:
     """One answer: what was asked, what came, and what the model's layers held meanwhile.
 
-    The text side is read at once, arrays when asked for. ``P`` and ``R`` are the numbers of
+    Text and arrays are read when asked for. ``P`` and ``R`` are the numbers of
     prompt and response tokens. Row ``p`` of an array of activations is the state at position
     ``p`` of prompt + response, the one that the model predicted token ``p + 1`` from.
     """
 
-    def __init__(self, store: Store, document: Mapping[str, Any]) -> None:
+    def __init__(self, store: Store, key: str, raw: memoryview) -> None:
         self._store = store
-        self._document = document
+        self._key = key
+        self._raw = bytes(raw)
+        self._found_capture: dict[str, Any] | None = None
+        # Written before records had a head, or with a capture id of unusual characters: parse it.
+        self._head = layout.read_head(self._raw) or layout.head_of(self._document)
+
+    @cached_property
+    def _document(self) -> dict[str, Any]:
+        return layout.load(self._raw, f"entry {self._key}")
 
     @property
     def key(self) -> str:
         """Lower-case hex SHA-256 of the prompt; ``#n`` follows for the n-th repetition."""
-        return str(self._document["key"])
+        return self._key
 
     @property
     def prompt(self) -> str:
@@ -165,9 +174,7 @@ class Entry:
     @property
     def num_rows_expected(self) -> int:
         """``P + R - 1`` for all tokens, ``R`` for the response, ``P`` for the prompt."""
-        prompt, response = self._num_prompt, self._num_response
-        tokens = self._document.get("tokens", "all")
-        return {"response": response, "prompt": prompt}.get(tokens, prompt + response - 1)
+        return self._head.rows
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -225,17 +232,18 @@ class Entry:
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        record = self._rows_record()
+        snapshot = self._store._snapshot()
+        record = self._rows_record(snapshot)
         number = record["num_layers"] if layer == "last" else int(layer)
         if number not in record["layers"]:
             raise RowsMissing(
                 f"layer {layer} of entry {self.key} was not logged; logged are "
                 f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
             )
-        blocks = [self._slice(part, number) for part in slices_of(record)]
+        blocks = [self._slice(record, part, number, snapshot) for part in slices_of(record)]
         if len(blocks) == 1:
             return blocks[0][: self._num_rows]
-        empty = np.empty((0, self.hidden_size), _STORED_TYPES[self.dtype])
+        empty = np.empty((0, record["hidden_size"]), _STORED_TYPES[record["dtype"]])
         joined: npt.NDArray[Any] = np.concatenate([empty, *blocks])[: self._num_rows]
         joined.flags.writeable = False
         return joined
@@ -296,34 +304,36 @@ class Entry:
     @property
     def _num_rows(self) -> int:
         # The engine may have run a step past the end before it learned of a stop string.
-        return min(self._rows_stored, max(self.num_rows_expected, 0))
+        return min(self._rows_stored, self.num_rows_expected)
 
     @property
     def _capture(self) -> dict[str, Any] | None:
-        found = self.__dict__.get("_found_capture")
-        if found is None:
-            raw = self._store._snapshot().get(
-                layout.CAPTURES, layout.id_key(self._document["capture"])
-            )
-            if raw is None:
-                return None
-            found = self.__dict__["_found_capture"] = layout.load(raw, f"capture of {self.key}")
-        return found
+        return self._read_capture(None)
 
-    def _rows_record(self) -> dict[str, Any]:
-        record = self._capture
+    def _read_capture(self, snapshot: Snapshot | None) -> dict[str, Any] | None:
+        if self._found_capture is None:
+            snapshot = snapshot or self._store._snapshot()
+            raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
+            if raw is not None:
+                self._found_capture = layout.load(raw, f"capture of {self.key}")
+        return self._found_capture
+
+    def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
+        record = self._read_capture(snapshot)
         if record is None or record.get("dropped"):
             raise RowsMissing(f"entry {self.key} has no activations: {self.status_reason}")
         return record
 
-    def _slice(self, part: SegmentSlice, layer: int) -> npt.NDArray[Any]:
+    def _slice(
+        self, record: Mapping[str, Any], part: SegmentSlice, layer: int, snapshot: Snapshot
+    ) -> npt.NDArray[Any]:
         """Rows of a segment where they lie in the map, ``[part.rows, hidden]``."""
-        raw, snapshot = self._store._rows(layout.rows_key(part.segment, layer))
+        raw, snapshot = self._store._rows(layout.rows_key(part.segment, layer), snapshot)
         if raw is None:
-            if self._store._snapshot().get(layout.MAIN, self.key.encode()) is None:
+            if snapshot.get(layout.MAIN, self.key.encode()) is None:
                 raise RowsMissing(f"entry {self.key} has been deleted")
             raise StoreCorrupt(f"entry {self.key} lacks rows of layer {layer} that it refers to")
-        kind, width = np.dtype(_STORED_TYPES[self.dtype]), self.hidden_size
+        kind, width = np.dtype(_STORED_TYPES[record["dtype"]]), record["hidden_size"]
         end = part.start + part.rows
         if len(raw) % (kind.itemsize * width) or end * kind.itemsize * width > len(raw):
             raise StoreCorrupt(f"layer {layer} of entry {self.key} has a length that cannot be")

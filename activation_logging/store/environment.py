@@ -48,6 +48,7 @@ class Environment:
         self._lock = threading.Condition()
         self._live = 0
         self._remaps = 0
+        self._waiting = 0
         if self.writable:
             self._env.reader_check()
 
@@ -120,7 +121,8 @@ class Environment:
     def _leave(self) -> None:
         with self._lock:
             self._live -= 1
-            self._lock.notify_all()
+            if self._waiting:
+                self._lock.notify_all()
 
     def _grow(self) -> None:
         """Double the map, because what is to be written does not fit."""
@@ -137,9 +139,11 @@ class Environment:
             StoreError: transactions stayed open, most likely under arrays that are still held.
         """
         with self._lock:
+            self._waiting += 1
             self._lock.wait_for(
                 lambda: not self._live or self._remaps != remaps, timeout=_GROW_PATIENCE_S
             )
+            self._waiting -= 1
             if self._remaps != remaps:
                 return
             if self._live:
@@ -149,6 +153,7 @@ class Environment:
                 )
             self._env.set_mapsize(size)
             self._remaps += 1
+            self._lock.notify_all()
 
 
 class Snapshot:

@@ -16,7 +16,8 @@ ten lines of any language read a store::
     ~meta         "format"                     -> {"format": ..., "version": ...}
 
 Entries sit in the main database so that ``txn.get(sha256_hex)`` finds one; the names of
-the others begin with ``~``, which sorts behind every hexadecimal key.
+the others begin with ``~``, which sorts behind every hexadecimal key. An entry's JSON begins with
+its capture and its number of rows, so that reading a layer need not parse the rest.
 
 An entry is written by vLLM's front end, a capture and its segments by the worker that ran
 the model; ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that
@@ -30,7 +31,7 @@ import hashlib
 import json
 import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
 
@@ -54,6 +55,8 @@ FIRST_NAME = b"~"
 _ENTRY_KEY = re.compile("[0-9a-f]{64}(#[1-9][0-9]{0,18})?")
 WRITER_ID_BYTES = 8
 """A segment's id begins with that of its writer."""
+
+_HEAD = re.compile(rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),')
 
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
@@ -104,6 +107,36 @@ def rows_layer(key: bytes) -> int:
 def evaluation_key(entry: str, name: str) -> bytes:
     """Where one evaluator's label of an entry lies; an empty name gives the prefix of all."""
     return f"{entry}\0{name}".encode()
+
+
+class Head(NamedTuple):
+    """What it takes to read an entry's rows: its capture, and how many there are at most."""
+
+    capture: str
+    rows: int
+
+
+def with_head(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an entry, with what :func:`read_head` looks for in front.
+
+    All tokens have ``P + R - 1`` rows, the response has ``R``, the prompt ``P``.
+    """
+    prompt, response = len(document["prompt_token_ids"]), len(document["response_token_ids"])
+    tokens = document.get("tokens", "all")
+    rows = {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
+    return {"capture": document["capture"], "rows": rows, **document}
+
+
+def head_of(document: Mapping[str, Any]) -> Head:
+    """The head of a whole record, which may be one without."""
+    record = with_head(document)
+    return Head(record["capture"], record["rows"])
+
+
+def read_head(raw: bytes) -> Head | None:
+    """The head of an entry's JSON; None if the record has to be parsed whole."""
+    found = _HEAD.match(raw)
+    return None if found is None else Head(found[1].decode(), int(found[2]))
 
 
 def dump(value: Mapping[str, Any]) -> bytes:

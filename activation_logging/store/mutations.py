@@ -37,7 +37,7 @@ class Mutations:
         txn.put(base.encode(), b"%d" % (number + 1), db=self._db(layout.REPEATS))
 
         sequence = self._next_sequence(txn)
-        record = {**document, "key": key, "sequence": sequence}
+        record = {**layout.with_head(document), "key": key, "sequence": sequence}
         txn.put(key.encode(), layout.dump(record), db=self._db(layout.MAIN))
         txn.put(layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True)
         for name in {document["request_id"], document["capture"]}:

@@ -202,19 +202,17 @@ class Store(Mapping[str, Entry]):
     def _find(self, snapshot: Snapshot, key: object) -> Entry | None:
         raw = layout.entry_key(key)
         value = None if raw is None else snapshot.get(layout.MAIN, raw)
-        return None if value is None else Entry(self, layout.load(value, f"entry {key}"))
+        return None if value is None else Entry(self, str(key), value)
 
-    def _rows(self, key: bytes) -> tuple[memoryview | None, Snapshot]:
+    def _rows(self, key: bytes, fresh: Snapshot) -> tuple[memoryview | None, Snapshot]:
         """A block of rows, and the transaction that keeps it where it is.
 
         Rows never change, so the transaction that earlier arrays of this thread keep open will
         do where it knows these rows: a list of many arrays takes one place among the readers.
         """
-        env = self._live_environment()
         pinned: Snapshot | None = getattr(self._pinned, "latest", lambda: None)()
         if pinned is not None and (raw := pinned.get(layout.ROWS, key)) is not None:
             return raw, pinned
-        fresh = env.snapshot()
         self._pinned.latest = weakref.ref(fresh)
         return fresh.get(layout.ROWS, key), fresh
 
