@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from activation_logging.cli.terminal import StorePath, output
+from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,6 +57,7 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
     ] = None,
     max_connections: Annotated[int, typer.Option(min=1, help="Questions open at once.")] = 32,
     overwrite: Annotated[bool, typer.Option(help="Forget the answers that are there.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Ask a served model a benchmark's questions, judge the answers, and label them in the store.
 
@@ -78,8 +80,13 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
         judge_base_url=judge_base_url or (None if judge == "rules" else base_url),
         infer_overwrite=overwrite,
         max_connections=max_connections,
-        display="rich" if sys.stdout.isatty() else "plain",
+        display="none" if as_json else "rich" if sys.stdout.isatty() else "plain",
     )
+    if as_json:
+        written = result.labels.written if result.labels else 0
+        summary = {"folder": result.folder, "labels_written": written, "notes": result.notes}
+        print_json({**summary, **result.results})
+        return
     print_result(result, output)
 
 
@@ -88,12 +95,16 @@ def label(
     run_dir: Annotated[
         Path, typer.Argument(help="The folder with generation.jsonl and raw_eval_res.jsonl.")
     ],
+    as_json: AsJson = False,
 ) -> None:
     """Write the labels of a finished run beside its entries, by request id."""
     _benchmarks()
     from activation_logging.benchmarks.labels import label_run
 
     report = label_run(run_dir, store=path)
+    if as_json:
+        print_json(asdict(report))
+        return
     output.print(f"{report.written} labels written to {report.where}", soft_wrap=True)
 
 

@@ -628,6 +628,22 @@ class TestMetrics:
         assert rate.stderr == pytest.approx(Rate.of(2, 4).stderr)
 
 
+def test_the_command_prints_json_for_machines(server: Any, tmp_path: Path) -> None:
+    command = [
+        str(Path(sys.executable).parent / "activation-logging"), "eval", NONSENSE, "--json",
+        *("--exp", "nonsense_medicine", "--n", "2", "--model", server.model),
+        *("--base-url", server.base_url, "--output-dir", str(tmp_path)),
+    ]  # fmt: skip
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    printed = json.loads(ended.stdout)
+    assert printed["n"] == 4
+    # No store was given, and this server has none to label in.
+    assert printed["labels_written"] == 0
+    assert "label" in printed["notes"][0]
+    assert json.loads((Path(printed["folder"]) / "eval_results.json").read_text())["n"] == 4
+
+
 def test_inspect_finds_the_tasks_by_name() -> None:
     from inspect_ai._util.registry import registry_lookup
 
