@@ -102,6 +102,8 @@ def verify(
             entry = store[key]
             status, found = entry.status, list(entry_problems(entry))
         except EntryNotFound:
+            if layout.entry_key(key) is None:
+                report.problems.append(Problem(key, "its key is none that an entry can have"))
             continue
         except StoreCorrupt as error:
             status, found = "unreadable", [str(error)]
@@ -129,6 +131,12 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     Raises:
         StoreCorrupt: a record cannot be what it says.
     """
+    if entry.document["key"] != entry.key:
+        yield "it lies under a key that is not its own"
+    if not all(type(n) is int for n in (*entry.prompt_token_ids, *entry.response_token_ids)):
+        yield "its token ids are not all numbers"
+    if entry.num_rows_expected != layout.expected_rows(entry.document):
+        yield "the number of rows at its head is not that of its tokens"
     if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
         yield "its key is not the SHA-256 of its prompt"
     for name in ("logprobs", "response_tokens"):

@@ -247,6 +247,9 @@ def _show_statistics(found: Statistics) -> None:
     facts.add_row("bytes of rows", size(found.rows_bytes))
     facts.add_row("file", size(found.file_bytes))
     facts.add_row("on disk", size(found.disk_bytes))
+    facts.add_row("free in it", size(found.free_bytes))
+    for reader in found.readers:
+        facts.add_row(f"a view of process {reader['pid']}", f"{reader['commits_behind']} behind")
     output.print(facts)
     counts = table("entries by", "", ">number")
     labels = {

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from activation_logging.errors import RowsMissing, StoreCorrupt
 from activation_logging.records import Evaluation, SegmentSlice, Status
-from activation_logging.store import layout
+from activation_logging.store import layout, schema
 from activation_logging.store.mutations import slices_of
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ class Entry:
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        return layout.load(self._raw, f"entry {self._key}")
+        what = f"entry {self._key}"
+        return schema.entry(layout.load(self._raw, what), what)
 
     @property
     def key(self) -> str:
@@ -279,14 +280,11 @@ class Entry:
         """Labels by evaluator name, as they are now."""
         prefix = layout.evaluation_key(self.key, "")
         snapshot = self._store._snapshot()
-        cursor = snapshot.cursor(layout.EVALUATIONS)
         found: dict[str, Evaluation] = {}
-        if cursor.set_range(prefix):
-            for key, value in cursor.iternext():
-                if not bytes(key).startswith(prefix):
-                    break
-                name = bytes(key)[len(prefix) :].decode()
-                found[name] = Evaluation(name=name, **layout.load(value, f"label {name}"))
+        for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
+            name = key[len(prefix) :].decode("utf-8", "backslashreplace")
+            what = f"label {name} of entry {self.key}"
+            found[name] = Evaluation(name=name, **schema.label(layout.load(value, what), what))
         return found
 
     @property
@@ -315,7 +313,8 @@ class Entry:
             snapshot = snapshot or self._store._snapshot()
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
             if raw is not None:
-                self._found_capture = layout.load(raw, f"capture of {self.key}")
+                what = f"capture of {self.key}"
+                self._found_capture = schema.capture(layout.load(raw, what), what)
         return self._found_capture
 
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from activation_logging.errors import StoreError, StoreReadOnly
+from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
 from activation_logging.store import layout
 from activation_logging.store.opening import MAX_READERS, file_id, open_store_files
+from activation_logging.store.readers import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -32,6 +33,13 @@ MAP_SIZE = 1 << 40
 """Initial size of the memory map, bytes. Address space only: the file grows as it is written."""
 
 _GROW_PATIENCE_S = 10.0
+
+# After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
+# of them pending behind a result, which Python then calls a SystemError.
+_DAMAGE = (
+    *(lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError),
+    SystemError,
+)
 
 
 class Environment:
@@ -50,7 +58,7 @@ class Environment:
         self._remaps = 0
         self._waiting = 0
         if self.writable:
-            self._env.reader_check()
+            self.free_dead_readers()
 
     def database(self, name: bytes) -> Any:
         """The handle of one of :data:`layout.DATABASES`, or of the main one."""
@@ -60,6 +68,25 @@ class Environment:
     def map_size(self) -> int:
         """Size of the memory map, bytes."""
         return int(self._env.info()["map_size"])
+
+    @property
+    def last_commit(self) -> int:
+        """Number of the latest commit."""
+        return int(self._env.info()["last_txnid"])
+
+    def readers(self) -> list[Reader]:
+        """The read transactions that are open on the store, in whatever process."""
+        # A header, then a line each: process, thread, and the commit or "-" for an idle place.
+        places = [line.split() for line in self._env.readers().splitlines()[1:]]
+        return [
+            Reader(int(pid), thread, int(commit))
+            for pid, thread, commit in places
+            if commit.isdigit()
+        ]
+
+    def free_dead_readers(self) -> int:
+        """Free what killed processes have left in the table of readers; returns how many."""
+        return int(self._env.reader_check())
 
     def snapshot(self) -> Snapshot:
         """A read transaction that lives as long as something refers to it.
@@ -85,10 +112,25 @@ class Environment:
         finally:
             self._leave()
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Turn what LMDB says of a damaged file into :class:`StoreCorrupt`."""
+        try:
+            yield
+        except lmdb.Error as error:
+            raise self.corrupt(error) from None
+
+    def corrupt(self, error: Exception) -> StoreCorrupt:
+        """What to raise where LMDB stumbles over a page."""
+        return StoreCorrupt(f"{self.path} is damaged: {error}; see `activation-logging verify`")
+
     def transact(self, action: Callable[[Any], T]) -> T:
         """Run ``action`` in a write transaction, growing the map as often as it is full.
 
         ``action`` may run several times; only its last run is kept.
+
+        Raises:
+            StoreCorrupt: LMDB finds the file damaged. StoreReadOnly: it may not be written.
         """
         while True:
             try:
@@ -96,6 +138,8 @@ class Environment:
                     return action(txn)
             except lmdb.MapFullError:  # noqa: PERF203 - trying again is the point
                 self._grow()
+            except _DAMAGE as error:
+                raise self.corrupt(error) from None
 
     def _begin(self, *, write: bool) -> Any:
         """Begin a transaction; until :meth:`_leave`, the map stays where it is."""
@@ -110,6 +154,8 @@ class Environment:
                 self._remap(0, remaps)
             except lmdb.ReadersFullError:
                 self._leave()
+                if self.free_dead_readers():
+                    continue
                 raise StoreError(
                     f"{self.path} has {MAX_READERS} open readers; close some, or drop arrays "
                     "that still point into the store"
@@ -170,12 +216,38 @@ class Snapshot:
 
     def get(self, database: bytes, key: bytes) -> memoryview | None:
         """The value of a key; valid as long as this snapshot lives."""
-        value: memoryview | None = self._txn.get(key, db=self._environment.database(database))
+        try:
+            value: memoryview | None = self._txn.get(key, db=self._environment.database(database))
+        except lmdb.Error as error:
+            raise self._environment.corrupt(error) from None
         return value
 
+    def starting_with(self, database: bytes, prefix: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """The records whose keys begin with ``prefix``, in order.
+
+        Raises:
+            StoreCorrupt: LMDB finds the file damaged.
+        """
+        with self._environment.reading():
+            cursor = self.cursor(database)
+            found = cursor.set_range(prefix) if prefix else cursor.first()
+            while found and (key := bytes(cursor.key())).startswith(prefix):
+                yield key, cursor.value()
+                found = cursor.next()
+
     def cursor(self, database: bytes) -> Any:
-        """An LMDB cursor; this snapshot must outlive it."""
+        """An LMDB cursor, for use inside :meth:`Environment.reading` and while this lives."""
         return self._txn.cursor(self._environment.database(database))
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes of all pages that hold something; the rest of the file is free to be used."""
+        names = (layout.MAIN, *layout.DATABASES)
+        stats = [self._txn.stat(self._environment.database(name)) for name in names]
+        pages = sum(
+            found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"] for found in stats
+        )
+        return int(pages * stats[0]["psize"])
 
     def count(self, database: bytes) -> int:
         """Number of records; those of the main database count the named databases too."""

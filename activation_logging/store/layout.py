@@ -90,8 +90,14 @@ def sequence_key(number: int) -> bytes:
 
 
 def sequence_number(key: bytes) -> int:
-    """The reverse of :func:`sequence_key`."""
-    return int(struct.unpack(">Q", key)[0])
+    """The reverse of :func:`sequence_key`.
+
+    Raises:
+        StoreCorrupt: it is no such key.
+    """
+    if len(key) != 8:
+        raise StoreCorrupt("the order of entries has a number that cannot be")
+    return int.from_bytes(key, "big")
 
 
 def rows_key(segment: bytes, layer: int) -> bytes:
@@ -101,7 +107,7 @@ def rows_key(segment: bytes, layer: int) -> bytes:
 
 def rows_layer(key: bytes) -> int:
     """The layer of a :func:`rows_key`."""
-    return int(struct.unpack(">H", key[-2:])[0])
+    return int.from_bytes(key[-2:], "big")
 
 
 def evaluation_key(entry: str, name: str) -> bytes:
@@ -117,14 +123,15 @@ class Head(NamedTuple):
 
 
 def with_head(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of an entry, with what :func:`read_head` looks for in front.
+    """The record of an entry, with what :func:`read_head` looks for in front."""
+    return {"capture": document["capture"], "rows": expected_rows(document), **document}
 
-    All tokens have ``P + R - 1`` rows, the response has ``R``, the prompt ``P``.
-    """
+
+def expected_rows(document: Mapping[str, Any]) -> int:
+    """All tokens have ``P + R - 1`` rows, the response has ``R``, the prompt ``P``."""
     prompt, response = len(document["prompt_token_ids"]), len(document["response_token_ids"])
     tokens = document.get("tokens", "all")
-    rows = {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
-    return {"capture": document["capture"], "rows": rows, **document}
+    return {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
 
 
 def head_of(document: Mapping[str, Any]) -> Head:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.errors import EntryNotFound
+from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.records import LABELS, Capture, Evaluation, SegmentSlice
-from activation_logging.store import layout
+from activation_logging.store import layout, schema
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ class Mutations:
         raw = None if raw_key is None else txn.pop(raw_key, db=self._db(layout.MAIN))
         if raw is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
-        document = layout.load(raw, f"entry {key}")
+        document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
             txn.delete(layout.id_key(name), raw_key, db=self._db(layout.REQUESTS))
@@ -129,8 +129,8 @@ class Mutations:
         raw = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
         if raw is None:
             return False
-        capture = layout.id_key(layout.load(raw, f"entry {key}")["capture"])
-        if txn.get(capture, db=self._db(layout.CAPTURES)) is not None:
+        document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        if txn.get(layout.id_key(document["capture"]), db=self._db(layout.CAPTURES)) is not None:
             return False
         self.delete_entry(txn, key)
         return True
@@ -191,7 +191,7 @@ class Mutations:
 
     def _uses(self, txn: Any, segment: bytes) -> int | None:
         raw = txn.get(segment, db=self._db(layout.SEGMENTS))
-        return None if raw is None else int(bytes(raw))
+        return None if raw is None else schema.number(raw, f"the use count of {segment.hex()}")
 
     def _add_use(self, txn: Any, segment: bytes) -> None:
         uses = (self._uses(txn, segment) or 0) + 1
@@ -215,6 +215,7 @@ class Mutations:
 
 def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
     """The slices of a capture record, as written by :meth:`Mutations.put_capture`."""
-    return [
-        SegmentSlice(bytes.fromhex(name), start, count) for name, start, count in record["slices"]
-    ]
+    try:
+        return [SegmentSlice(bytes.fromhex(name), *rest) for name, *rest in record["slices"]]
+    except (KeyError, TypeError, ValueError):
+        raise StoreCorrupt("a capture refers to rows by an id that cannot be") from None

@@ -22,6 +22,7 @@ from activation_logging.errors import (
     StoreVersionError,
 )
 from activation_logging.store import layout
+from activation_logging.store.filesystem import network_type, reserve, sync_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_READERS = 2048
+_LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
+"""What LMDB makes of that many readers."""
 
 # py-lmdb 3 bundles a second engine, whose files the first cannot read: stay with the first.
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
@@ -72,11 +75,7 @@ def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
     existed = (path / "data.mdb").exists()
     writable = not existed or _writable(path)
     can_lock = not existed or _can_lock(path)
-    if not can_lock:
-        logger.warning(
-            "%s cannot be locked by this user; what is read is only reliable while nobody writes",
-            path,
-        )
+    _prepare_locks(path, can_lock=can_lock)
     try:
         env = lmdb.open(
             str(path),
@@ -104,6 +103,9 @@ def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
         _check_length(path, env)
         if create:
             _create_format(env)
+        if not existed:
+            for folder in (path, *path.parents[:2]):
+                sync_folder(folder)
         return Opened(env, _open_databases(path, env), writable)
     except lmdb.Error as error:
         env.close()
@@ -120,6 +122,27 @@ def _can_lock(path: Path) -> bool:
 
 def _writable(path: Path) -> bool:
     return os.access(path / "data.mdb", os.W_OK) and _can_lock(path)
+
+
+def _prepare_locks(path: Path, *, can_lock: bool) -> None:
+    """Warn where locks do not work, and make room for them where they do."""
+    kind = network_type(path)
+    if kind is not None:
+        logger.warning(
+            "%s lies on a network file system (%s): its memory map and locks hold within one "
+            "machine only. Let no other machine open it, or keep it on a local disk",
+            *(path, kind),
+        )
+    if not can_lock:
+        logger.warning(
+            "%s cannot be locked by this user; what is read is only reliable while nobody writes",
+            path,
+        )
+        return
+    try:
+        reserve(path / "lock.mdb", _LOCK_FILE_BYTES)
+    except OSError as error:
+        raise StoreError(f"{path} cannot be opened: {error.strerror} for its lock") from None
 
 
 def _check_files(path: Path, *, create: bool) -> None:

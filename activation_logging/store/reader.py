@@ -9,9 +9,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import lmdb
+
 from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.records import Evaluation, Label
-from activation_logging.store import environment, layout
+from activation_logging.store import environment, layout, schema
 from activation_logging.store.entry import Entry
 from activation_logging.store.mutations import Mutations
 
@@ -79,7 +81,7 @@ class Store(Mapping[str, Entry]):
         for key, _ in self._walk(layout.MAIN, values=False):
             if key >= layout.FIRST_NAME:
                 return
-            yield key.decode("ascii")
+            yield key.decode("ascii", "backslashreplace")
 
     def __getitem__(self, key: str) -> Entry:
         entry = self._find(self._snapshot(), key)
@@ -97,7 +99,7 @@ class Store(Mapping[str, Entry]):
         Those deleted meanwhile are left out.
         """
         for _, key in self._walk(layout.LOG, reverse=newest_first):
-            entry = self._find(self._snapshot(), key.decode("ascii"))
+            entry = self._find(self._snapshot(), key.decode("ascii", "replace"))
             if entry is not None:
                 yield entry
 
@@ -105,18 +107,18 @@ class Store(Mapping[str, Entry]):
         """All answers to exactly this text, oldest first."""
         base = layout.prompt_key(prompt)
         snapshot = self._snapshot()
-        repeats = snapshot.get(layout.REPEATS, base.encode())
-        count = int(bytes(repeats)) if repeats is not None else 0
-        keys = [f"{base}#{number}" if number else base for number in range(count)]
-        return [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
+        keys = [key.decode() for key, _ in snapshot.starting_with(layout.MAIN, base.encode())]
+        found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
+        return sorted(found, key=lambda entry: int(entry.key.partition("#")[2] or 0))
 
     def for_request(self, request_id: str) -> list[Entry]:
         """The entries of one request, one per choice, in the order of the answer's choices."""
         snapshot = self._snapshot()
-        cursor = snapshot.cursor(layout.REQUESTS)
-        if not cursor.set_key(layout.id_key(request_id)):
-            return []
-        keys = [bytes(key).decode("ascii") for key in cursor.iternext_dup()]
+        with self._live_environment().reading():
+            cursor = snapshot.cursor(layout.REQUESTS)
+            if not cursor.set_key(layout.id_key(request_id)):
+                return []
+            keys = [bytes(key).decode("ascii", "replace") for key in cursor.iternext_dup()]
         found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
         # The same index holds the ids that captures go by.
         mine = [entry for entry in found if entry.request_id == request_id]
@@ -167,25 +169,40 @@ class Store(Mapping[str, Entry]):
     def writers(self) -> dict[str, dict[str, Any]]:
         """Who has written to this store, with their counters, by writer id."""
         return {
-            key.decode(): layout.load(value, "a writer's record")
+            key.decode("ascii", "backslashreplace"): schema.writer(
+                layout.load(value, "a writer's record"), "a writer's record"
+            )
             for key, value in self._walk(layout.WRITERS)
         }
+
+    def readers(self) -> list[dict[str, int]]:
+        """The views of this store that are open in any process: ``pid``, ``commits_behind``.
+
+        A view is an array that nobody has let go of. One that is far behind makes the file grow.
+        """
+        env = self._live_environment()
+        latest = env.last_commit
+        return [
+            {"pid": found.pid, "commits_behind": max(latest - found.commit, 0)}
+            for found in env.readers()
+        ]
 
     def orphans(self) -> list[str]:
         """Ids of captures whose entry never came: what a killed front end leaves behind."""
         keys = (key for key, _ in self._walk(layout.CAPTURES, values=False))
-        return [
-            key.decode("utf-8", "surrogatepass")
-            for key in keys
-            if self._snapshot().get(layout.REQUESTS, key) is None
-        ]
+        return [_text(key) for key in keys if self._snapshot().get(layout.REQUESTS, key) is None]
 
     def _transact(self, action: Callable[[Mutations, Any], T]) -> T:
         if not self.writable:
             raise StoreReadOnly(f"{self.path} is open for reading; open_store(path, writable=True)")
         env = self._live_environment()
         change = Mutations(env)
-        return env.transact(lambda txn: action(change, txn))
+        try:
+            return env.transact(lambda txn: action(change, txn))
+        except (lmdb.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.path} cannot be written: {error}") from None
 
     def _live_environment(self) -> Environment:
         if self._environment is None:
@@ -223,12 +240,13 @@ class Store(Mapping[str, Entry]):
         chunk: list[tuple[bytes, bytes]] = []
         while True:
             snapshot = self._snapshot()
-            cursor = snapshot.cursor(database)
-            found = _resume(cursor, chunk[-1][0] if chunk else None, reverse)
-            chunk = []
-            while found and len(chunk) < _CHUNK:
-                chunk.append((bytes(cursor.key()), bytes(cursor.value()) if values else b""))
-                found = cursor.prev() if reverse else cursor.next()
+            with self._live_environment().reading():
+                cursor = snapshot.cursor(database)
+                found = _resume(cursor, chunk[-1][0] if chunk else None, reverse)
+                chunk = []
+                while found and len(chunk) < _CHUNK:
+                    chunk.append((bytes(cursor.key()), bytes(cursor.value()) if values else b""))
+                    found = cursor.prev() if reverse else cursor.next()
             del cursor, snapshot
             yield from chunk
             if len(chunk) < _CHUNK:
@@ -238,6 +256,14 @@ class Store(Mapping[str, Entry]):
         if self._environment is None:
             return f"Store({str(self.path)!r}, closed)"
         return f"Store({str(self.path)!r}, {len(self)} entries)"
+
+
+def _text(key: bytes) -> str:
+    """An identifier of :func:`layout.id_key`; of a damaged one, what can be shown."""
+    try:
+        return key.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return key.decode("ascii", "backslashreplace")
 
 
 def _resume(cursor: Any, last: bytes | None, reverse: bool) -> bool:

@@ -32,6 +32,10 @@ class Statistics:
     layer_bytes: Counter[int] = field(default_factory=Counter)
     file_bytes: int = 0
     disk_bytes: int = 0
+    free_bytes: int = 0
+    """Of the file: what deleted entries have left; new ones use it, `compact` gives it back."""
+    readers: list[dict[str, int]] = field(default_factory=list)
+    """Who has a view of the store open, and how many commits old it is."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -61,11 +65,14 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
             found.entries += 1
             found.statuses["unreadable"] += 1
     snapshot = store._snapshot()
-    for raw_key, value in snapshot.cursor(layout.ROWS).iternext():
+    for raw_key, value in snapshot.starting_with(layout.ROWS, b""):
         # The length is known without touching the rows themselves.
-        found.layer_bytes[layout.rows_layer(bytes(raw_key))] += len(value)
+        found.layer_bytes[layout.rows_layer(raw_key)] += len(value)
     status = (store.path / "data.mdb").stat()
     found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
+    found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)
+    del snapshot
+    found.readers = store.readers()
     return found
 
 

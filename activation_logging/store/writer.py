@@ -24,6 +24,7 @@ from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import Capture
 from activation_logging.store import environment, layout
 from activation_logging.store.mutations import Mutations
+from activation_logging.store.readers import ReaderWatch
 
 if TYPE_CHECKING:
     from activation_logging.settings import FullPolicy
@@ -83,6 +84,7 @@ class StoreWriter:
     ) -> None:
         self._environment = environment.acquire(path, create=True)
         self._mutations = Mutations(self._environment)
+        self._watch = ReaderWatch(self._environment)
         self._policy = policy
         self._limit = queue_bytes
         self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
@@ -199,6 +201,7 @@ class StoreWriter:
                 self._urgent = self._urgent and bool(self._queue)
                 self._wake.notify_all()
             del items
+            self._watch.look()
         self._say_goodbye()
 
     def _has_reason_to_commit(self) -> bool:

@@ -1,0 +1,79 @@
+"""The file system below a store: whether LMDB may trust it, and whether it has room."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+NETWORK_TYPES = frozenset(
+    {
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fhgfs", "gfs2", "glusterfs", "gpfs", "lustre"),
+        *("ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "smb3", "smbfs"),
+        *("fuse.ceph", "fuse.gcsfuse", "fuse.glusterfs", "fuse.juicefs", "fuse.rclone"),
+        *("fuse.s3fs", "fuse.sshfs", "fuse.smbnetfs"),
+    }
+)
+"""Where a memory map does not show at once what another machine has written, or where locks do
+not reach across machines; LMDB's manual forbids both."""
+
+_MOUNTS = Path("/proc/self/mounts")
+_ESCAPE = re.compile(r"\\([0-7]{3})")
+"""How the list of mounts writes spaces and the like."""
+
+
+def network_type(path: Path, mounts: Path = _MOUNTS) -> str | None:
+    """The type of the network file system that ``path`` lies on; None on a local one.
+
+    Args:
+        path: a file or folder, resolved; it need not exist yet.
+        mounts: the kernel's list of mounts; where there is none, nothing is known.
+    """
+    try:
+        lines = mounts.read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return None
+    found, depth = "", -1
+    for line in lines:
+        _, mounted_on, kind, *_ = line.split()
+        mount = Path(_ESCAPE.sub(lambda found: chr(int(found[1], 8)), mounted_on))
+        # Of two mounts on one folder, the later hides the earlier.
+        if path.is_relative_to(mount) and len(mount.parts) >= depth:
+            found, depth = kind, len(mount.parts)
+    return found if found in NETWORK_TYPES else None
+
+
+def reserve(file: Path, size: int) -> None:
+    """See to it that a file which will be written through a memory map has its room on the disk.
+
+    A write to a page that the disk has no room for kills the process (SIGBUS). Does nothing where
+    all is there already: closing a file gives up the locks that this process has on it.
+
+    Args:
+        file: made if it is not there.
+        size: its length in bytes, if it is to be made.
+
+    Raises:
+        OSError: there is no room, or no permission.
+    """
+    try:
+        status = file.stat()
+        size = status.st_size
+        if status.st_blocks * 512 >= size:
+            return
+    except FileNotFoundError:
+        pass
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    finally:
+        os.close(descriptor)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make it last that a file in this folder has been made or renamed."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
