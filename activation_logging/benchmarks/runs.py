@@ -77,7 +77,8 @@ class RunRecord:
     seed: int
     model: str
     created: float
-    temperature: float = 0.0
+    max_tokens: int
+    temperature: float
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -155,6 +156,7 @@ def run_benchmark(
     limit: int | None = None,
     epochs: int = 1,
     temperature: float = 0.0,
+    max_tokens: int | None = None,
     judge: str = "rules",
     judge_base_url: str | None = None,
     do_generate_prompt: bool = False,
@@ -182,6 +184,7 @@ def run_benchmark(
         epochs: how often each question is asked; more than once needs a temperature.
         temperature: of the answers; above 0 each has a sampling seed of its own, made of
             ``seed``, the question and the epoch.
+        max_tokens: of an answer, which is cut off there; the benchmark's own if not given.
         judge: ``rules``, or a model for ``judge_base_url`` (an Inspect model name without one).
         judge_base_url: where the judging model is served.
         do_generate_prompt: make the questions even if they are there.
@@ -205,12 +208,15 @@ def run_benchmark(
         limit=limit,
         epochs=epochs,
         temperature=temperature,
+        max_tokens=max_tokens or tasks.MAX_TOKENS[benchmark],
         model=model,
         output=Path(output_base_dir),
         prompts=prompt_output_path,
     )
     if n is not None and n < 1:
         raise BenchmarkError(f"--N {n}: ask at least one question")
+    if max_tokens is not None and max_tokens < 1:
+        raise BenchmarkError(f"{max_tokens} tokens are no answer")
     if epochs < 1 or temperature < 0:
         raise BenchmarkError(f"{epochs} epochs at temperature {temperature} cannot be asked")
     if epochs > 1 and not temperature:
@@ -277,6 +283,7 @@ class _Settings:
     limit: int | None
     epochs: int
     temperature: float
+    max_tokens: int
     model: str
     output: Path
     prompts: Path | None
@@ -435,6 +442,7 @@ class _Run:
                 scorer=scorer,
                 epochs=self.settings.epochs,
                 temperature=self.settings.temperature,
+                max_tokens=self.settings.max_tokens,
             ),
             model=tasks.served_model(
                 self.settings.model, base_url, max_connections=max_connections, **_RETRIES
@@ -518,7 +526,7 @@ class _Run:
                 **(asdict(self.record) if self.record else {"model": settings.model}),
                 "base_url": base_url,
                 "limit": settings.limit,
-                "max_tokens": tasks.MAX_TOKENS[settings.benchmark],
+                "max_tokens": settings.max_tokens,
                 "epochs": settings.epochs,
                 "temperature": settings.temperature,
                 "judged": time.time(),
@@ -579,12 +587,13 @@ class _Run:
             model=settings.model,
             created=time.time(),
             temperature=settings.temperature,
+            max_tokens=settings.max_tokens,
             versions=_versions(),
         )
 
     def _check_record(self, record: RunRecord) -> None:
         settings = self.settings
-        for name in ("benchmark", "exp", "n", "seed", "model", "temperature"):
+        for name in ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens"):
             theirs, ours = getattr(record, name), getattr(settings, name)
             if theirs != ours:
                 raise BenchmarkError(

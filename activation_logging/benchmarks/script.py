@@ -16,6 +16,7 @@ from activation_logging.benchmarks.runs import (
     run_benchmark,
 )
 from activation_logging.benchmarks.table import print_result
+from activation_logging.benchmarks.tasks import MAX_TOKENS
 from activation_logging.errors import ActivationLoggingError
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ def parser(benchmark: str) -> argparse.ArgumentParser:
     add("--limit", type=int, help="at most so many questions in all, balanced over strata")
     add("--epochs", type=int, default=1, help="how often each question is asked")
     add("--temperature", type=float, default=0.0, help="of the answers; above 0 they are sampled")
+    add("--max_tokens", type=int, default=MAX_TOKENS[benchmark], help="of an answer, at most")
     add("--tested_model", help="the model, as the server calls it")
     add("--base_url", default=DEFAULT_BASE_URL, help="the server's address")
     add("--output_base_dir", type=Path, default=DEFAULT_OUTPUT, help="above the run's folder")
@@ -106,6 +108,7 @@ def _run(benchmark: str, given: argparse.Namespace) -> None:
         limit=given.limit,
         epochs=given.epochs,
         temperature=given.temperature,
+        max_tokens=given.max_tokens,
         judge=given.judge,
         judge_base_url=judge_base_url,
         do_generate_prompt=given.do_generate_prompt,

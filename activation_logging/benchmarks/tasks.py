@@ -115,6 +115,7 @@ def build_task(
     solver: Solver | None = None,
     epochs: int = 1,
     temperature: float = 0.0,
+    max_tokens: int | None = None,
 ) -> Task:
     """A task over these questions, named after its benchmark."""
     return Task(
@@ -122,18 +123,18 @@ def build_task(
         dataset=MemoryDataset([_sample(question) for question in questions], name=benchmark),
         solver=solver or ask(benchmark),
         scorer=scorer,
-        config=generation(benchmark, temperature),
+        config=generation(max_tokens or MAX_TOKENS[benchmark], temperature),
         # Labels of several epochs are not averaged but counted.
         epochs=Epochs(epochs, "mode"),
     )
 
 
-def generation(benchmark: str, temperature: float = 0.0) -> GenerateConfig:
+def generation(max_tokens: int, temperature: float) -> GenerateConfig:
     """Greedy by default, with the log-probabilities that detectors compare themselves with."""
     return GenerateConfig(
         temperature=temperature,
         top_p=1.0,
-        max_tokens=MAX_TOKENS[benchmark],
+        max_tokens=max_tokens,
         logprobs=True,
         top_logprobs=5,
     )

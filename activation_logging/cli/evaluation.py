@@ -46,6 +46,9 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
     temperature: Annotated[
         float, typer.Option(min=0, help="Of the answers; above 0 they are sampled.")
     ] = 0.0,
+    max_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Of an answer, at most; else the benchmark's own.")
+    ] = None,
     output_dir: Annotated[Path, typer.Option(help="Above the run's folder.")] = Path("output"),
     lmdb_path: Annotated[
         Path | None,
@@ -76,6 +79,7 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
         limit=limit,
         epochs=epochs,
         temperature=temperature,
+        max_tokens=max_tokens,
         judge=judge,
         judge_base_url=judge_base_url or (None if judge == "rules" else base_url),
         infer_overwrite=overwrite,

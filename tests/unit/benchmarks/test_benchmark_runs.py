@@ -135,7 +135,8 @@ class TestSeveralAnswers:
     def test_every_answer_is_its_own(self, tmp_path: Path) -> None:
         # The reply depends on the seed alone, as a sampling server's would.
         with canned(lambda body: describe({"messages": [{"content": str(body["seed"])}]})) as own:
-            first = run(own, tmp_path / "a", epochs=3, temperature=0.8)
+            first = run(own, tmp_path / "a", epochs=3, temperature=0.8, max_tokens=9)
+            assert {body["max_tokens"] for body in own.asked} == {9}
             assert len({body["seed"] for body in own.asked}) == len(own.asked) == 24
             assert {body["temperature"] for body in own.asked} == {0.8}
             assert len({body["request_id"] for body in own.asked}) == 24
@@ -154,6 +155,8 @@ class TestSeveralAnswers:
     def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
         with pytest.raises(BenchmarkError, match="same answer 2 times"):
             run(server, tmp_path, epochs=2)
+        with pytest.raises(BenchmarkError, match="no answer"):
+            run(server, tmp_path, max_tokens=0)
         with pytest.raises(BenchmarkError, match="cannot be asked"):
             run(server, tmp_path, temperature=-1.0)
         run(server, tmp_path)
