@@ -11,6 +11,7 @@
     │   ├── NotAStore                       something else lies at that path
     │   ├── StoreVersionError               written by another format version
     │   ├── StoreReadOnly (PermissionError) opened without ``writable=True``, or no write access
+    │   ├── StoreInUse                      somebody has it open who must not, for what was asked
     │   ├── StoreCorrupt                    a record that cannot be what it says
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
@@ -69,6 +70,10 @@ class StoreVersionError(StoreError):
 
 class StoreReadOnly(StoreError, PermissionError):
     """A write was asked of a store that is open for reading only."""
+
+
+class StoreInUse(StoreError):
+    """What was asked takes a store that nobody else has open."""
 
 
 class StoreCorrupt(StoreError):

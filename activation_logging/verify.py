@@ -16,8 +16,11 @@ from activation_logging.alignment import Aligner, Alignment, match_model
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
 from activation_logging.store.halves import find_halves
+from activation_logging.store.leftovers import look_at_rows
+from activation_logging.store.structure import structure_problems
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Iterable, Iterator
 
     import numpy.typing as npt
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from activation_logging.records import Status
     from activation_logging.store import Entry, Store
 
-__all__ = ["Alignment", "Problem", "Report", "match_model", "verify"]
+__all__ = ["Alignment", "Problem", "Report", "match_model", "verify", "verify_file"]
 
 ALIGNED_SHARE = 0.99
 """A greedy answer with a smaller share of aligned tokens is a problem."""
@@ -96,6 +99,32 @@ def verify(
     """
     report = Report()
     aligner = None if head is None else Aligner(head)
+    try:
+        _check_entries(store, report, aligner, checks_alignment, progress)
+        report.problems += _problems_of_rows(store)
+    except StoreCorrupt as error:
+        # What cannot even be walked through; what was found until then is reported with it.
+        report.problems.append(Problem("data.mdb", str(error)))
+    return report
+
+
+def verify_file(path: str | os.PathLike[str]) -> Report | None:
+    """Check the pages of a store's file without opening it, see :mod:`.store.structure`.
+
+    Returns:
+        None if that is not possible here.
+    """
+    found = structure_problems(path)
+    return None if found is None else Report(problems=[Problem("data.mdb", w) for w in found])
+
+
+def _check_entries(
+    store: Store,
+    report: Report,
+    aligner: Aligner | None,
+    checks_alignment: Callable[[Entry], bool] | None,
+    progress: Callable[[Iterable[str]], Iterable[str]],
+) -> None:
     for key in progress(store):
         status: Status | Literal["unreadable"]
         try:
@@ -119,10 +148,21 @@ def verify(
         report.alignments = aligner.found
         report.unchecked = [Problem(key, why) for key, why in aligner.unchecked]
         report.problems += map(_misaligned, filter(_is_off, aligner.found))
-    report.problems += [
-        Problem(half.id, _half_text(half.kind, half.final)) for half in find_halves(store)
-    ]
-    return report
+
+
+def _problems_of_rows(store: Store) -> Iterator[Problem]:
+    """Halves, rows that nobody refers to or that are counted wrongly, a broken order."""
+    if not store._snapshot().is_ordered:
+        yield Problem("~log", "the order of entries does not name as many as there are")
+    for half in find_halves(store):
+        yield Problem(half.id, _half_text(half.kind, half.final))
+    found = look_at_rows(store)
+    for left in found.leftovers:
+        what = f"{left.nbytes} bytes of rows that no entry uses, left by a writer that is gone"
+        yield Problem(left.segment.hex(), f"{what} (activation-logging repair removes them)")
+    for wrong in found.miscounts:
+        what = f"its rows are said to have {wrong.counted} users, and have {wrong.found}"
+        yield Problem(wrong.segment.hex(), what)
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:

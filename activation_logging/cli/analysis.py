@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from activation_logging.cli.choosing import parse_tags
 from activation_logging.cli.progress import show_stages
 from activation_logging.cli.rendering import as_row, short_key, shorten, size, table
-from activation_logging.cli.stores import parse_tags
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.errors import OutputExists, SettingsError
 

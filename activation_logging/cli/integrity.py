@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from activation_logging.cli.progress import show_progress
-from activation_logging.cli.rendering import as_row, printable, short_key, table
+from activation_logging.cli.rendering import as_row, printable, short_key, size, table
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.store import open_store
 from activation_logging.store.halves import find_halves, remove_half
-from activation_logging.verify import Report, match_model, verify
+from activation_logging.store.leftovers import look_at_rows, remove_leftovers
+from activation_logging.verify import Problem, Report, match_model, verify, verify_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,9 +50,15 @@ def verify_store(
     0.99 it is a problem. Two tokens whose logits are equal within rounding (bfloat16 keeps 8
     bits) count as the same. Of sampled answers the rank of their tokens is reported instead.
 
+    The pages of the file are looked at first, without LMDB, which does not survive every damage.
+
     The exit code is 0 only when all is well. An entry without rows, or rows without an entry,
     is what a killed server leaves behind: `activation-logging repair PATH` removes them.
     """
+    damage = verify_file(path)
+    if damage is not None and not damage.ok:
+        _tell(damage, as_json=as_json)
+        raise typer.Exit(1)
     with open_store(path) as store:
         head, matches = None, None
         if model is not None:
@@ -65,10 +72,10 @@ def verify_store(
             checks_alignment=matches,
             progress=lambda keys: show_progress(keys, "verifying", len(store)),
         )
-    if as_json:
-        print_json(report.as_dict())
-    else:
-        _show(report)
+    if damage is None:
+        why = "the lmdb package is older than 3.0, which brings what looks at the pages"
+        report.unchecked.append(Problem("data.mdb", why))
+    _tell(report, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
 
@@ -83,13 +90,15 @@ def repair(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
 ) -> None:
-    """Remove halves: entries whose rows never came, and rows whose entry never came.
+    """Remove what a killed server leaves behind: halves, and rows that nobody uses.
 
-    They are what a killed server leaves behind. Whole entries are never touched, and what a
-    server that still runs has written is left alone unless you say `--pending`.
+    Halves are entries whose rows never came, and rows whose entry never came. Whole entries are
+    never touched, and what a server that still runs has written is left alone unless you say
+    `--pending`.
     """
     with open_store(path) as store:
         halves = list(find_halves(store))
+        leftovers = look_at_rows(store).leftovers
     chosen = [half for half in halves if half.final or pending]
     left = len(halves) - len(chosen)
     if halves:
@@ -103,16 +112,28 @@ def repair(
         output.print(shown)
         if len(halves) > _LINES:
             output.print(f"and {len(halves) - _LINES} more")
-    if not chosen:
+    if leftovers:
+        nbytes = sum(found.nbytes for found in leftovers)
+        output.print(f"{size(nbytes)} of rows that no entry uses, in {len(leftovers)} pieces")
+    if not chosen and not leftovers:
         output.print("nothing to repair" + (f"; {left} may yet be completed" if left else ""))
         return
     if not yes:
-        typer.confirm(f"Remove these {len(chosen)}?", abort=True, err=True)
+        typer.confirm(f"Remove these {len(chosen) + len(leftovers)}?", abort=True, err=True)
     with open_store(path, writable=True) as store:
         removed = sum(
             remove_half(store, half) for half in show_progress(chosen, "removing", len(chosen))
         )
+        names = show_progress((found.segment for found in leftovers), "removing", len(leftovers))
+        removed += remove_leftovers(store, names)
     errors.print(f"removed {removed}" + (f"; {left} may yet be completed" if left else ""))
+
+
+def _tell(report: Report, *, as_json: bool) -> None:
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        _show(report)
 
 
 def _show(report: Report) -> None:
@@ -127,7 +148,7 @@ def _show(report: Report) -> None:
             if share is not None:
                 number = sum(found.kind == kind for found in report.alignments)
                 output.print(f"{number} {name}: {share:.4f} of their tokens rank first")
-    _print_some("alignment not checked", report.unchecked)
+    _print_some("not checked", report.unchecked)
     _print_some("problem", report.problems)
     if report.ok:
         output.print("all is well", style="green")

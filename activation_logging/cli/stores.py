@@ -1,13 +1,14 @@
-"""Commands that look into a store: ls, show, stats, delete; verify and repair join them."""
+"""Commands that look into a store: ls, show, stats; those that prove or change one join them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
-from activation_logging.cli import integrity
+from activation_logging.cli import integrity, upkeep
+from activation_logging.cli.choosing import Label, Model, Status, Tags, parse_tags
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
@@ -24,36 +25,10 @@ from activation_logging.cli.rendering import (
     table,
     tokens_table,
 )
-from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
-from activation_logging.errors import SettingsError
+from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import find, select
 from activation_logging.store.statistics import Statistics, statistics
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-_SHOWN_BEFORE_DELETING = 10
-
-Model = Annotated[
-    str | None,
-    typer.Option(help="Only this model: its name as served, or the last part of it."),
-]
-Status = Annotated[
-    str | None, typer.Option(help="Only this status: complete, pending, failed or dropped.")
-]
-Label = Annotated[
-    str | None,
-    typer.Option(
-        help="Only this label: hallucinated, correct, refused or invalid; "
-        "NAME=LABEL for one evaluator's."
-    ),
-]
-Tags = Annotated[
-    list[str] | None,
-    typer.Option("--tag", help="Only entries with this tag, as NAME=VALUE; may be repeated."),
-]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -61,8 +36,8 @@ def register(app: typer.Typer) -> None:
     app.command("ls")(ls)
     app.command("show")(show)
     app.command("stats")(stats)
-    app.command("delete")(delete)
     integrity.register(app)
+    upkeep.register(app)
 
 
 def ls(
@@ -135,66 +110,6 @@ def stats(path: StorePath, as_json: AsJson = False) -> None:
             print_json(found.as_dict())
         else:
             _show_statistics(found)
-
-
-def delete(
-    path: StorePath,
-    keys: Annotated[
-        list[str] | None, typer.Argument(help="Keys of entries, or beginnings of them.")
-    ] = None,
-    *,
-    model: Model = None,
-    status: Status = None,
-    label: Label = None,
-    tag: Tags = None,
-    yes: Yes = False,
-) -> None:
-    """Delete entries with their rows and labels: by key, or all that match the filters.
-
-    Rows that another entry shares stay. The file does not shrink; later entries use the room.
-    """
-    tags = parse_tags(tag)
-    filtered = any((model, status, label, tags))
-    if bool(keys) == filtered:
-        raise SettingsError("give either keys, or filters (--model, --status, --label, --tag)")
-    with open_store(path, writable=_exists(path)) as store:
-        chosen = (
-            [entry for key in keys for entry in find(store, key)]
-            if keys
-            else list(select(store, model=model, status=status, label=label, tags=tags))
-        )
-        unique = {entry.key: entry for entry in chosen}
-        if not unique:
-            output.print("nothing matches; nothing was deleted")
-            return
-        output.print(entries_table(list(unique.values())[:_SHOWN_BEFORE_DELETING]))
-        if len(unique) > _SHOWN_BEFORE_DELETING:
-            output.print(f"and {len(unique) - _SHOWN_BEFORE_DELETING} more")
-        if not yes:
-            typer.confirm(f"Delete {len(unique)} of {len(store)} entries?", abort=True, err=True)
-        for key in show_progress(unique, "deleting", len(unique)):
-            store.delete(key)
-        errors.print(f"deleted {len(unique)} entries; {len(store)} are left")
-
-
-def parse_tags(pairs: list[str] | None) -> dict[str, str]:
-    """Read ``NAME=VALUE`` options.
-
-    Raises:
-        SettingsError: one has no equals sign.
-    """
-    tags = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--tag {pair!r} is not NAME=VALUE")
-        tags[name] = value
-    return tags
-
-
-def _exists(path: Path) -> bool:
-    """Whether to open for writing: that would make a store where there is none."""
-    return (path / "data.mdb").exists()
 
 
 def _nothing(store: Store, *, filtered: bool) -> str:

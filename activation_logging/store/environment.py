@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
+from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse, StoreReadOnly
 from activation_logging.store import layout
 from activation_logging.store.opening import MAX_READERS, file_id, open_store_files
 from activation_logging.store.readers import Reader
@@ -249,6 +249,11 @@ class Snapshot:
         )
         return int(pages * stats[0]["psize"])
 
+    @property
+    def is_ordered(self) -> bool:
+        """Whether the order of writing names as many entries as there are."""
+        return self.count(layout.LOG) == self.count(layout.MAIN) - len(layout.DATABASES)
+
     def count(self, database: bytes) -> int:
         """Number of records; those of the main database count the named databases too."""
         return int(self._txn.stat(self._environment.database(database))["entries"])
@@ -293,6 +298,27 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
         opened = Environment(resolved, create=create, map_size=map_size)
         _open_environments[resolved] = opened
         return opened
+
+
+def is_open_here(path: Path) -> bool:
+    """Whether this process has the store at a resolved path open."""
+    with _registry_lock:
+        return path in _open_environments
+
+
+@contextmanager
+def closed_here(path: Path) -> Iterator[None]:
+    """Keep this process from opening any store meanwhile.
+
+    Raises:
+        StoreInUse: it has the store at ``path`` open, or arrays that point into it.
+    """
+    with _registry_lock:
+        if path in _open_environments:
+            raise StoreInUse(
+                f"{path} is open in this process; close it and let go of its arrays first"
+            )
+        yield
 
 
 def _forget_after_fork() -> None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple, get_args
 
 from activation_logging.errors import EntryNotFound, SettingsError
 from activation_logging.records import LABELS, Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.reader import Store
@@ -89,6 +89,32 @@ def select(
         and (status is None or entry.status == status)
     )
     return islice(matching, offset, None if limit is None else offset + limit)
+
+
+def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
+    """Read ``FIELD=VALUE`` texts as keyword arguments of :func:`select`.
+
+    The fields are ``model``, ``status``, ``label`` (``label=NAME=LABEL`` for one evaluator's)
+    and ``tag`` (``tag=NAME=VALUE``, which may come several times).
+
+    Raises:
+        SettingsError: a text is no such thing, or a field comes twice.
+    """
+    found: dict[str, Any] = {}
+    tags: dict[str, str] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        if name == "tag" and "=" in value:
+            tag, _, wanted = value.partition("=")
+            tags[tag] = wanted
+        elif name in ("model", "status", "label") and value and name not in found:
+            found[name] = value
+        else:
+            raise SettingsError(
+                f"where: {text[:80]!r} is not model=..., status=..., label=[NAME=]LABEL or "
+                "tag=NAME=VALUE, or comes twice"
+            )
+    return {**found, "tags": tags} if tags else found
 
 
 def find(store: Store, text: str) -> list[Entry]:

@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import os
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+_BOOT = Path("/proc/sys/kernel/random/boot_id")
+_START_FIELD = 19
+"""Start time in ``/proc/PID/stat``, counted behind the name, in clock ticks since the boot."""
+
+
+def birth(pid: int) -> str | None:
+    """What tells a process from any other that had or will have its number; None if unknown."""
+    try:
+        # The name stands in parentheses and may hold anything, these included.
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
+        return f"{_BOOT.read_text().strip()} {fields[_START_FIELD]}"
+    except (OSError, IndexError):
+        return None
 
 
 def is_running(writer: Mapping[str, Any]) -> bool:
@@ -21,5 +36,6 @@ def is_running(writer: Mapping[str, Any]) -> bool:
     except ProcessLookupError:
         return False
     except PermissionError:
-        return True
-    return True
+        pass
+    born, found = writer.get("born"), birth(writer["pid"])
+    return None in (born, found) or born == found

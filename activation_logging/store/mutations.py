@@ -7,6 +7,7 @@ these, so that the databases of :mod:`.layout` never disagree with each other.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
@@ -15,7 +16,7 @@ from activation_logging.store import layout, schema
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from activation_logging.store.environment import Environment
 
@@ -43,6 +44,14 @@ class Mutations:
         for name in {document["request_id"], document["capture"]}:
             txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
         return key
+
+    def reserve_key(self, txn: Any, key: str) -> None:
+        """Let the next answer to a prompt have this key, unless it or a later one is taken."""
+        base, _, number = key.partition("#")
+        raw = txn.get(base.encode(), db=self._db(layout.REPEATS))
+        taken = 0 if raw is None else schema.number(raw, f"the number of answers to {base}")
+        if int(number or 0) > taken:
+            txn.put(base.encode(), number.encode(), db=self._db(layout.REPEATS))
 
     def put_capture(self, txn: Any, capture: Capture, *, writer: str | None = None) -> None:
         """Add a request's rows; slices of segments that are gone turn it into a dropped one.
@@ -160,6 +169,20 @@ class Mutations:
                 self._delete_segment(txn, name)
         return True
 
+    def delete_leftovers(self, txn: Any, segments: Iterable[bytes]) -> int:
+        """Remove rows that no capture refers to and whose writer is gone; returns how many.
+
+        What has come into use meanwhile stays.
+        """
+        gone = [name for name in segments if not self._may_be_shared(txn, name)]
+        if any(self._uses(txn, name) for name in gone):
+            # Something else than this package must have written that: look who refers to them.
+            used = references(bytes(raw) for _, raw in txn.cursor(self._db(layout.CAPTURES)))
+            gone = [name for name in gone if not used[name]]
+        for name in gone:
+            self._delete_segment(txn, name)
+        return len(gone)
+
     def delete_unused_segments(self, txn: Any, writer: str = "") -> None:
         """Remove rows that nobody uses any more: a writer's own, or those of all that are gone."""
         prefix = bytes.fromhex(writer)
@@ -211,6 +234,18 @@ class Mutations:
             wanted = length is None or len(cursor.key()) == length
             # Deleting moves on to the next record.
             found = cursor.delete() if wanted else cursor.next()
+
+
+def references(captures: Iterable[bytes | memoryview]) -> Counter[bytes]:
+    """How many of these capture records refer to each segment; unreadable ones to none."""
+    found: Counter[bytes] = Counter()
+    for raw in captures:
+        try:
+            parts = slices_of(layout.load(raw, "a capture"))
+        except StoreCorrupt:
+            continue
+        found.update({part.segment for part in parts})
+    return found
 
 
 def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 MAX_READERS = 2048
-_LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
+LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 """What LMDB makes of that many readers."""
 
 # py-lmdb 3 bundles a second engine, whose files the first cannot read: stay with the first.
@@ -65,17 +65,20 @@ def file_id(path: Path) -> FileId | None:
     return FileId(status.st_dev, status.st_ino)
 
 
-def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
+def open_store_files(path: Path, *, create: bool, map_size: int, alone: bool = False) -> Opened:
     """Open the environment at ``path`` and its databases; with ``create``, make what is missing.
+
+    With ``alone`` it is read without locks, by who has shut everybody else out.
 
     Raises:
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt.
     """
-    _check_files(path, create=create)
+    check_files(path, create=create)
     existed = (path / "data.mdb").exists()
-    writable = not existed or _writable(path)
-    can_lock = not existed or _can_lock(path)
-    _prepare_locks(path, can_lock=can_lock)
+    writable = not existed or (not alone and _writable(path))
+    can_lock = not existed or (not alone and _can_lock(path))
+    if not alone:
+        _prepare_locks(path, can_lock=can_lock)
     try:
         env = lmdb.open(
             str(path),
@@ -115,6 +118,27 @@ def open_store_files(path: Path, *, create: bool, map_size: int) -> Opened:
         raise
 
 
+def open_file(file: Path) -> Opened:
+    """Open a data file that nobody else knows of yet, for reading and without locks.
+
+    Raises:
+        lmdb.Error: LMDB cannot read it. NotAStore, StoreVersionError, StoreCorrupt.
+    """
+    env = lmdb.open(
+        str(file),
+        subdir=False,
+        readonly=True,
+        lock=False,
+        max_dbs=len(layout.DATABASES),
+        **_ENGINE,
+    )
+    try:
+        return Opened(env, _open_databases(file, env), writable=False)
+    except BaseException:
+        env.close()
+        raise
+
+
 def _can_lock(path: Path) -> bool:
     lock = path / "lock.mdb"
     return os.access(lock if lock.exists() else path, os.W_OK)
@@ -140,12 +164,12 @@ def _prepare_locks(path: Path, *, can_lock: bool) -> None:
         )
         return
     try:
-        reserve(path / "lock.mdb", _LOCK_FILE_BYTES)
+        reserve(path / "lock.mdb", LOCK_FILE_BYTES)
     except OSError as error:
         raise StoreError(f"{path} cannot be opened: {error.strerror} for its lock") from None
 
 
-def _check_files(path: Path, *, create: bool) -> None:
+def check_files(path: Path, *, create: bool) -> None:
     data = path / "data.mdb"
     try:
         if path.exists() and not path.is_dir():

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_PER_COMMIT = 64
 _CHUNK = 256
 """Records read per transaction while iterating: no iteration holds an old one for long."""
 
@@ -166,6 +170,18 @@ class Store(Mapping[str, Entry]):
         """
         self._transact(lambda change, txn: change.delete_entry(txn, key))
 
+    def delete_all(self, keys: Iterable[str]) -> int:
+        """Remove entries, many per commit, and say how many; those that are gone are left out.
+
+        Raises:
+            StoreReadOnly: the store was opened for reading.
+        """
+        left = iter(keys)
+        deleted = 0
+        while some := list(islice(left, _PER_COMMIT)):
+            deleted += self._transact(partial(_delete_some, some))
+        return deleted
+
     def writers(self) -> dict[str, dict[str, Any]]:
         """Who has written to this store, with their counters, by writer id."""
         return {
@@ -256,6 +272,16 @@ class Store(Mapping[str, Entry]):
         if self._environment is None:
             return f"Store({str(self.path)!r}, closed)"
         return f"Store({str(self.path)!r}, {len(self)} entries)"
+
+
+def _delete_some(keys: Iterable[str], change: Mutations, txn: Any) -> int:
+    deleted = 0
+    for key in keys:
+        # What is gone raises before anything is changed.
+        with suppress(EntryNotFound):
+            change.delete_entry(txn, key)
+            deleted += 1
+    return deleted
 
 
 def _text(key: bytes) -> str:

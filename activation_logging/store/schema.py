@@ -66,7 +66,7 @@ _WRITER: dict[str, tuple[type, ...]] = {
     "host": (str,),
     "started": _NUMBER,
 }
-_WRITER_OPTIONS: dict[str, tuple[type, ...]] = {"stopped": _NUMBER}
+_WRITER_OPTIONS: dict[str, tuple[type, ...]] = {"born": (str, _NONE), "stopped": _NUMBER}
 
 DTYPES = ("float32", "float16", "bfloat16")
 _MAX_SEQUENCE = (1 << 64) - 1

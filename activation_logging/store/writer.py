@@ -23,6 +23,7 @@ import lmdb
 from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import Capture
 from activation_logging.store import environment, layout
+from activation_logging.store.liveness import birth
 from activation_logging.store.mutations import Mutations
 from activation_logging.store.readers import ReaderWatch
 
@@ -93,6 +94,7 @@ class StoreWriter:
         self._who = {
             "role": role,
             "pid": os.getpid(),
+            "born": birth(os.getpid()),
             "host": socket.gethostname(),
             "started": time.time(),
         }

@@ -8,7 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+from activation_logging.errors import StoreError
+from activation_logging.records import Segment
 from activation_logging.store import StoreWriter, open_store
+from activation_logging.store.compaction import compact
 from tests.unit.answers import make_capture, make_document, make_segment, put_answer
 
 ROOT = Path(__file__).parents[3]
@@ -74,6 +77,47 @@ def full_at_the_end(path: str) -> None:
         put_answer(writer, f"r{number}", prompt_ids=[1] * 500)
     writer.close(timeout=1.0)
     print(writer.stats.lost, flush=True)
+
+
+def hold_open(path: str) -> None:
+    """Keep a store open until the end of standard input."""
+    with open_store(path):
+        print("open", flush=True)
+        sys.stdin.read()
+
+
+def come_and_go(path: str, count: str) -> None:
+    """Open a store so many times, and put a label each time."""
+    for number in range(int(count)):
+        with open_store(path, writable=True) as store:
+            key = next(store.entries()).key
+            store.put_evaluation(key, name=f"n{number}", label="correct")
+        del store
+        time.sleep(0.01)
+
+
+def delete_and_die(path: str) -> None:
+    """Write two answers, delete one, and die before its rows can be removed."""
+    writer = StoreWriter(path, role="child")
+    for name in ("one", "two"):
+        made = make_segment(name, 4)
+        segment = Segment(bytes.fromhex(writer.id) + name.encode(), made.rows, made.nbytes)
+        writer.put_capture(make_capture(name, [segment]))
+        writer.put_entry(make_document(name, prompt=name))
+    writer.flush()
+    with open_store(path, writable=True) as store:
+        store.delete(store.for_prompt("one")[0].key)
+    os._exit(1)
+
+
+def compact_with_a_small_limit(path: str) -> None:
+    """Try to compact where no file may become as large as the store."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200 << 10, hard))
+    try:
+        compact(path)
+    except StoreError as error:
+        print(type(error).__name__)
 
 
 def read_without_permission(path: str) -> None:

@@ -1,0 +1,155 @@
+"""Commands that change a store as a whole: delete, compact, merge."""
+
+from __future__ import annotations
+
+from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from typing import Annotated
+
+import typer
+
+from activation_logging.cli.choosing import Label, Model, Status, Tags, Yes, parse_tags
+from activation_logging.cli.progress import show_progress, show_stages
+from activation_logging.cli.rendering import (
+    as_row,
+    entries_table,
+    printable,
+    short_key,
+    size,
+    table,
+)
+from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.errors import SettingsError
+from activation_logging.store import open_store
+from activation_logging.store.compaction import compact
+from activation_logging.store.filters import find, parse_conditions, select
+from activation_logging.store.merging import merge
+
+_SHOWN_BEFORE_DELETING = 10
+_LINES = 20
+
+
+def register(app: typer.Typer) -> None:
+    """Add this module's commands."""
+    app.command("delete")(delete)
+    app.command("compact")(compact_store)
+    app.command("merge")(merge_stores)
+
+
+def delete(
+    path: StorePath,
+    keys: Annotated[
+        list[str] | None, typer.Argument(help="Keys of entries, or beginnings of them.")
+    ] = None,
+    *,
+    where: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only entries with model=..., status=..., label=[NAME=]LABEL or tag=NAME=VALUE; "
+            "may be repeated. The options below say the same, as in `ls`."
+        ),
+    ] = None,
+    model: Model = None,
+    status: Status = None,
+    label: Label = None,
+    tag: Tags = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Delete entries with their rows and labels: by key, or all that match the filters.
+
+    Rows that another entry shares stay. A server may go on writing meanwhile. The file does not
+    shrink; later entries use the room, and `activation-logging compact` gives it back.
+    """
+    given = {"model": model, "status": status, "label": label, "tags": parse_tags(tag)}
+    conditions = {
+        **{name: value for name, value in given.items() if value},
+        **parse_conditions(where or ()),
+    }
+    if bool(keys) == bool(conditions):
+        raise SettingsError(
+            "give either keys, or filters (--where, --model, --status, --label, --tag)"
+        )
+    with open_store(path) as store:
+        chosen = (
+            [entry for key in keys for entry in find(store, key)]
+            if keys
+            else list(select(store, **conditions))
+        )
+        unique = {entry.key: entry for entry in chosen}
+        if not as_json:
+            output.print(entries_table(list(unique.values())[:_SHOWN_BEFORE_DELETING]))
+            if len(unique) > _SHOWN_BEFORE_DELETING:
+                output.print(f"and {len(unique) - _SHOWN_BEFORE_DELETING} more")
+        if not unique and not as_json:
+            output.print("nothing matches; nothing was deleted")
+            return
+        if not (dry_run or yes):
+            typer.confirm(f"Delete {len(unique)} of {len(store)} entries?", abort=True, err=True)
+    deleted, left = 0, None
+    if unique and not dry_run:
+        with open_store(path, writable=True) as store:
+            deleted = store.delete_all(show_progress(unique, "deleting", len(unique)))
+            left = len(store)
+    if as_json:
+        print_json({"chosen": list(unique), "deleted": deleted})
+    elif dry_run:
+        output.print(f"{len(unique)} entries would be deleted")
+    else:
+        errors.print(f"deleted {deleted} entries; {left} are left")
+
+
+def compact_store(path: StorePath, as_json: AsJson = False) -> None:
+    """Shrink a store's file to what it holds, once entries have been deleted.
+
+    The store is copied beside itself, so the disk needs room for that, and the copy takes its
+    place in one step: a kill at any moment leaves a whole store. It is refused while anybody,
+    reader or server, has the store open; who opens it meanwhile waits.
+    """
+    with show_stages() as report:
+        done = compact(path, progress=lambda written, all_: report("copying", written, all_))
+    if as_json:
+        print_json(done._asdict())
+    else:
+        output.print(f"{path}: {size(done.before)} before, {size(done.after)} now")
+
+
+def merge_stores(
+    stores: Annotated[list[Path], typer.Argument(help="Folders of the stores to put together.")],
+    *,
+    target: Annotated[
+        Path,
+        typer.Option(
+            "--output", "-o", help="Folder of the store to add to; made if it is not there."
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Put the entries of several stores into one, with rows, labels, tags and who wrote them.
+
+    Keys stay, and repetitions of a prompt (`#1`, `#2`) are numbered on. Rows that entries share
+    are stored once. What is there already is not added again, so a merge that was broken off, or
+    whose stores have grown, may be repeated. Servers may go on writing meanwhile; rows whose
+    entries are still to come stay behind.
+
+    The exit code is 1 if there were entries that cannot be read, which are named and left out.
+    """
+    done = merge(stores, target, progress=show_progress)
+    if as_json:
+        print_json(done.as_dict())
+    else:
+        shown = table("", ">", show_header=False)
+        for name, number in done.as_dict().items():
+            if name != "unreadable":
+                shown.add_row(*as_row((name.replace("_", " "), number)))
+        output.print(shown)
+        if done.unreadable:
+            bad = table("cannot be read", "")
+            for key, why in list(done.unreadable.items())[:_LINES]:
+                bad.add_row(*as_row((short_key(key), printable(why))))
+            output.print(bad)
+            output.print(f"{len(done.unreadable)} entries cannot be read and were left out")
+    if done.unreadable:
+        raise typer.Exit(1)

@@ -1,0 +1,120 @@
+"""Giving back the room that deleted entries have left in a store's file."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lmdb
+
+from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
+from activation_logging.store import layout
+from activation_logging.store.exclusive import exclusive
+from activation_logging.store.filesystem import sync_folder
+from activation_logging.store.opening import open_file, open_store_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from activation_logging.store.opening import Opened
+
+COPY = "data.mdb.compacting"
+"""Where the copy is written, in the store's own folder; what a kill leaves of it is no store's."""
+
+_LOOK_S = 0.1
+_DAMAGE = (lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.PageNotFoundError)
+"""The second is what LMDB says of pages that nothing leads to."""
+
+
+class Compaction(NamedTuple):
+    """Size of the data file before and after, bytes."""
+
+    before: int
+    after: int
+
+
+def compact(
+    path: str | os.PathLike[str], *, progress: Callable[[int, int], None] = lambda *_: None
+) -> Compaction:
+    """Write a store's file anew without what is free in it, and put it in the old one's place.
+
+    The copy is whole and synced before it takes the place of the old file, in one step: a kill
+    or a power cut at any moment leaves the one or the other. Nobody may have the store open, this
+    process included; who opens it meanwhile waits.
+
+    Args:
+        path: the store's folder; it must have room for the copy.
+        progress: called with the bytes written so far and those expected, now and then.
+
+    Raises:
+        StoreInUse: somebody has the store open. StoreReadOnly: it is not this user's.
+        StoreCorrupt: its pages contradict each other. StoreError: there is no room.
+    """
+    folder = Path(path).expanduser().resolve()
+    data, copy = folder / "data.mdb", folder / COPY
+    with exclusive(folder):
+        opened = open_store_files(folder, create=False, map_size=0, alone=True)
+        try:
+            before = data.stat().st_size
+            _copy(opened, data, copy, progress)
+            copy.replace(data)
+            sync_folder(folder)
+        except _DAMAGE as error:
+            raise StoreCorrupt(f"{folder} cannot be copied: {error}") from None
+        except (lmdb.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(
+                f"{folder} cannot be copied, which takes up to {before} bytes: {error}"
+            ) from None
+        finally:
+            opened.env.close()
+            copy.unlink(missing_ok=True)
+        return Compaction(before, data.stat().st_size)
+
+
+def _copy(opened: Opened, data: Path, copy: Path, progress: Callable[[int, int], None]) -> None:
+    """A synced copy with the same owner and rights, proved to hold as much as the original."""
+    copy.unlink(missing_ok=True)
+    status = data.stat()
+    expected = _used_bytes(opened)
+    descriptor = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+        except PermissionError:
+            raise StoreReadOnly(f"{data} belongs to another user; only they can compact") from None
+        os.fchmod(descriptor, status.st_mode & 0o7777)
+        with ThreadPoolExecutor(1, "compacting") as pool:
+            copying = pool.submit(opened.env.copyfd, descriptor, compact=True)
+            while wait((copying,), _LOOK_S).not_done:
+                progress(min(os.fstat(descriptor).st_size, expected), expected)
+            copying.result()
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    _compare(opened, copy)
+
+
+def _compare(opened: Opened, copy: Path) -> None:
+    found = open_file(copy)
+    try:
+        if _counts(opened) != _counts(found):
+            raise StoreCorrupt(f"the copy of {copy.parent} does not hold what the store does")
+    finally:
+        found.env.close()
+
+
+def _counts(opened: Opened) -> dict[bytes, int]:
+    with opened.env.begin() as txn:
+        named = {name: txn.stat(db)["entries"] for name, db in opened.databases.items()}
+        return {layout.MAIN: txn.stat()["entries"], **named}
+
+
+def _used_bytes(opened: Opened) -> int:
+    with opened.env.begin() as txn:
+        stats = [txn.stat(), *(txn.stat(opened.databases[name]) for name in layout.DATABASES)]
+    kinds = ("branch_pages", "leaf_pages", "overflow_pages")
+    return int(sum(found[kind] for found in stats for kind in kinds) * stats[0]["psize"])

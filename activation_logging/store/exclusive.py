@@ -1,0 +1,100 @@
+"""Having a store to oneself: nobody else, in no process, has it open or opens it meanwhile.
+
+Every LMDB environment holds a lock on the first byte of ``lock.mdb`` for as long as it is open:
+a shared one, except for the moment in which the first to come sets the file up. Whoever gets the
+exclusive lock is therefore alone, and who comes later waits in LMDB until it is given up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+from activation_logging.errors import StoreError, StoreInUse, StoreReadOnly
+from activation_logging.store import environment
+from activation_logging.store.filesystem import reserve
+from activation_logging.store.opening import LOCK_FILE_BYTES, check_files, open_store_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_FLOCK = "hhqqi4x"
+"""The C library's ``struct flock`` on 64-bit Linux: type, whence, start, length, pid."""
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Keep everybody else out; inside, the store may be opened with ``alone=True`` only.
+
+    Args:
+        path: the store's folder, resolved.
+
+    Raises:
+        StoreInUse: somebody has it open; the message says which process.
+        StoreReadOnly: this user may not write it. StoreNotFound, NotAStore: there is none.
+    """
+    check_files(path, create=False)
+    with environment.closed_here(path):
+        try:
+            reserve(path / "lock.mdb", LOCK_FILE_BYTES)
+            lock = os.open(path / "lock.mdb", os.O_RDWR | os.O_CLOEXEC)
+        except OSError as error:
+            raise StoreReadOnly(f"{path} cannot be locked: {error.strerror}") from None
+        try:
+            try:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+            except OSError:
+                raise StoreInUse(f"{path} is {_by_whom(_pid(lock))}; stop it first") from None
+            try:
+                # Those that wait in LMDB would take over this table, which tells where the data
+                # file stands, if a kill ended this here: without its first bytes they refuse it,
+                # and who comes next, alone, makes a new one.
+                os.pwrite(lock, bytes(8), 0)
+                yield
+            finally:
+                _hand_over(path)
+        finally:
+            os.close(lock)
+
+
+def holder(path: Path) -> int | None:
+    """The id of a process that has the store open, 0 where only that is known; None if none has.
+
+    Args:
+        path: the store's folder, resolved.
+    """
+    if environment.is_open_here(path):
+        return os.getpid()
+    try:
+        lock = os.open(path / "lock.mdb", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        return _pid(lock)
+    finally:
+        os.close(lock)
+
+
+def _pid(lock: int) -> int | None:
+    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+
+
+def _by_whom(pid: int | None) -> str:
+    # A process of another container has no number here.
+    return f"open in process {pid}" if pid else "open in another process"
+
+
+def _hand_over(path: Path) -> None:
+    """Let LMDB set up ``lock.mdb`` for the data file that is there now, and share the lock.
+
+    LMDB does so for whom it finds alone, which is this process.
+    """
+    # What is wrong with the store has been said by then, or will be to the next that opens it.
+    with suppress(StoreError):
+        open_store_files(path, create=True, map_size=0).env.close()

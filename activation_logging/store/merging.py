@@ -1,0 +1,333 @@
+"""Putting several stores into one.
+
+An entry is the same as another if their whole records are equal but for their keys and places:
+such a one is not added again, so that a merge may be repeated, or resumed after a kill. It brings
+along what the other lacks: its rows if they came later, and labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass, field, fields
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
+from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.store import layout, schema
+from activation_logging.store.mutations import MAX_NAME_BYTES, slices_of
+from activation_logging.store.reader import Store, open_store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+    from typing_extensions import Self
+
+    from activation_logging.store.entry import Entry
+    from activation_logging.store.environment import Snapshot
+    from activation_logging.store.mutations import Mutations
+
+BATCH_BYTES = 32 << 20
+BATCH_ENTRIES = 256
+
+_PLACE = frozenset({"key", "sequence", "rows", "capture"})
+"""What an answer does not take with it into another store as it is."""
+
+
+@dataclass
+class Merged:
+    """What a merge has done.
+
+    ``duplicates`` were there already, ``completed`` of them without their rows. ``renumbered``
+    got another number of repetition. ``rows_without_entry`` and ``unreadable`` (by key, with the
+    reason) stayed where they were.
+    """
+
+    entries: int = 0
+    duplicates: int = 0
+    completed: int = 0
+    renumbered: int = 0
+    labels: int = 0
+    rows_without_entry: int = 0
+    unreadable: dict[str, str] = field(default_factory=dict)
+
+    def __iadd__(self, other: Merged) -> Self:
+        """Add the counts of another."""
+        for name in _COUNTS:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.unreadable |= other.unreadable
+        return self
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+_COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
+
+
+class _Item(NamedTuple):
+    """One entry of a source with all that belongs to it, where it lies in the source's map."""
+
+    key: str
+    document: dict[str, Any]
+    capture: dict[str, Any] | None
+    segments: dict[bytes, dict[int, memoryview]]
+    evaluations: dict[str, Evaluation]
+    snapshot: Snapshot
+
+    @property
+    def nbytes(self) -> int:
+        return sum(len(rows) for layers in self.segments.values() for rows in layers.values())
+
+
+def merge(
+    sources: Sequence[str | os.PathLike[str]],
+    target: str | os.PathLike[str],
+    *,
+    progress: Callable[[Iterable[str], str, int], Iterable[str]] = lambda keys, *_: keys,
+) -> Merged:
+    """Add the entries of some stores to another, which is made if it is not there.
+
+    They come in the order of the sources, and each source's in its own. An entry keeps its key
+    unless an answer to the same prompt has it, or a later one; then it gets the next number.
+    Rows that entries share stay shared. Servers may go on writing to any of the stores.
+
+    Args:
+        sources: folders of stores; they are only read.
+        target: folder of the store to add to.
+        progress: wrapped around the keys of each source, given what to say and their number.
+
+    Raises:
+        SettingsError: the target is one of the sources.
+        StoreNotFound, NotAStore, ...: as :func:`open_store`; nothing was written then.
+    """
+    opened = [open_store(path) for path in sources]
+    goal = Path(target).expanduser().resolve()
+    if any(store.path.expanduser().resolve() == goal for store in opened):
+        raise SettingsError(f"{target} is to be written and cannot be one of the stores to merge")
+    with open_store(target, writable=True) as store:
+        done = Merged()
+        for source in opened:
+            keys = progress(_keys(source), f"merging {source.path.name}", len(source))
+            _merge_one(store, _items(source, keys, done), done)
+            done.rows_without_entry += len(source.orphans())
+        _put_writers(store, opened)
+        return done
+
+
+def _keys(source: Store) -> Iterator[str]:
+    """All keys of a store, in the order of writing; where that is damaged, in their own."""
+    if not source._snapshot().is_ordered:
+        yield from source
+        return
+    for _, key in source._walk(layout.LOG):
+        yield key.decode("ascii", "backslashreplace")
+
+
+def _merge_one(store: Store, items: Iterable[_Item], done: Merged) -> None:
+    """Add the entries of one source; a batch is there whole or not at all."""
+    names: dict[bytes, bytes] = {}
+    for batch in _batches(items):
+        added = store._transact(partial(_add, store, batch, names))
+        names = added.names
+        done += added.done
+
+
+def _add(
+    store: Store,
+    batch: Iterable[_Item],
+    names: Mapping[bytes, bytes],
+    change: Mutations,
+    txn: Any,
+) -> _Batch:
+    adding = _Batch(store, change, txn, dict(names))
+    for item in batch:
+        adding.add(item)
+    return adding
+
+
+def _put_writers(store: Store, sources: Iterable[Store]) -> None:
+    """Take over who wrote the sources; here none of them will write any more."""
+    known: dict[str, dict[str, Any]] = {}
+    there = store.writers()
+    for source in sources:
+        for name, record in source.writers().items():
+            if record.get("commits", 0) > there.get(name, {}).get("commits", -1):
+                known[name] = {"stopped": time.time(), **record}
+
+    def action(change: Mutations, txn: Any) -> None:
+        for name, record in known.items():
+            change.put_writer(txn, name, record)
+
+    store._transact(action)
+
+
+def _items(source: Store, keys: Iterable[str], done: Merged) -> Iterator[_Item]:
+    for key in keys:
+        try:
+            yield _read(source[key])
+        except EntryNotFound:  # noqa: PERF203 - one bad record must not hide the others
+            continue
+        except (StoreCorrupt, RowsMissing) as error:
+            done.unreadable[key] = str(error)
+
+
+def _read(entry: Entry) -> _Item:
+    """Everything of one entry, seen at one moment."""
+    snapshot = entry._store._snapshot()
+    capture = entry._read_capture(snapshot)
+    segments: dict[bytes, dict[int, memoryview]] = {}
+    for part in [] if capture is None else slices_of(capture):
+        if part.segment not in segments:
+            rows = snapshot.starting_with(layout.ROWS, part.segment)
+            # Two bytes of layer number follow the segment's id; a longer id is another's.
+            length = len(part.segment) + 2
+            segments[part.segment] = {
+                layout.rows_layer(key): raw for key, raw in rows if len(key) == length
+            }
+            if not segments[part.segment]:
+                raise StoreCorrupt("it lacks rows that it refers to")
+    labels = entry.evaluations
+    if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
+        raise StoreCorrupt("it has a label by an evaluator whose name is too long")
+    return _Item(entry.key, entry.document, capture, segments, labels, snapshot)
+
+
+def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
+    batch: list[_Item] = []
+    nbytes = 0
+    for item in items:
+        batch.append(item)
+        nbytes += item.nbytes
+        if nbytes >= BATCH_BYTES or len(batch) == BATCH_ENTRIES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _body(document: Mapping[str, Any]) -> dict[str, Any]:
+    """What makes an answer this one, wherever it lies."""
+    return {name: value for name, value in document.items() if name not in _PLACE}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    # Of the text, for a NaN among the log-probabilities equals nothing, not even itself.
+    return hashlib.sha256(layout.dump(dict(sorted(body.items())))).hexdigest()
+
+
+class _Batch:
+    """One transaction's work; thrown away with it where the map has to grow first."""
+
+    def __init__(self, store: Store, change: Any, txn: Any, names: dict[bytes, bytes]) -> None:
+        self._db = store._live_environment().database
+        self._change = change
+        self._txn = txn
+        self.names = names
+        self.done = Merged()
+
+    def add(self, item: _Item) -> None:
+        body = _body(item.document)
+        answer, given = _digest(body), item.document["capture"]
+        # Ids are unique within one store only.
+        renamed = f"{given}-{answer[:16]}"
+        key = self._twin(answer, given) or self._twin(answer, renamed)
+        is_known = key is not None
+        if key is not None:
+            self.done.duplicates += 1
+            capture = self._document(key)["capture"]
+        else:
+            capture = renamed if self._is_taken(given) else given
+            self._change.reserve_key(self._txn, item.key)
+            key = self._change.put_entry(self._txn, {**body, "capture": capture})
+            self.done.entries += 1
+            self.done.renumbered += key != item.key
+        if item.capture is not None and self._get(layout.CAPTURES, layout.id_key(capture)) is None:
+            self._put_capture(capture, item.capture, item.segments)
+            self.done.completed += is_known
+        for evaluation in item.evaluations.values():
+            self._put_label(key, evaluation)
+
+    def _get(self, database: bytes, key: bytes) -> memoryview | None:
+        value: memoryview | None = self._txn.get(key, db=self._db(database))
+        return value
+
+    def _document(self, key: str) -> dict[str, Any]:
+        raw = self._get(layout.MAIN, key.encode())
+        return {} if raw is None else schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+
+    def _is_taken(self, capture: str) -> bool:
+        key = layout.id_key(capture)
+        return any(self._get(name, key) is not None for name in (layout.CAPTURES, layout.REQUESTS))
+
+    def _twin(self, answer: str, capture: str) -> str | None:
+        """The key of an entry whose record has this digest, if it is there."""
+        cursor = self._txn.cursor(self._db(layout.REQUESTS))
+        if not cursor.set_key(layout.id_key(capture)):
+            return None
+        for raw in cursor.iternext_dup():
+            key = bytes(raw).decode("ascii")
+            found = self._document(key)
+            if _digest(_body(found)) == answer:
+                return key
+        return None
+
+    def _put_capture(
+        self, name: str, record: Mapping[str, Any], segments: Mapping[bytes, Mapping[int, Any]]
+    ) -> None:
+        brought = []
+        for segment, layers in segments.items():
+            if segment not in self.names:
+                self.names[segment], is_new = self._name_for(segment, layers)
+                if is_new:
+                    rows = {layer: np.asarray(raw) for layer, raw in layers.items()}
+                    nbytes = sum(block.nbytes for block in rows.values())
+                    brought.append(Segment(self.names[segment], rows, nbytes))
+        capture = Capture(
+            name,
+            record["layers"],
+            record["num_layers"],
+            record["hidden_size"],
+            record["dtype"],
+            record["first"],
+            [SegmentSlice(self.names[part.segment], *part[1:]) for part in slices_of(record)],
+            brought,
+            record.get("dropped"),
+        )
+        self._change.put_capture(self._txn, capture, writer=record.get("writer"))
+
+    def _name_for(self, segment: bytes, layers: Mapping[int, Any]) -> tuple[bytes, bool]:
+        """What to call a segment here, and whether its rows are still to be written.
+
+        Its own id, as long as no other rows have it; then one made of what it holds.
+        """
+        if self._get(layout.SEGMENTS, segment) is None:
+            return segment, True
+        if self._holds(segment, layers):
+            return segment, False
+        digest = hashlib.sha256()
+        for layer, raw in sorted(layers.items()):
+            digest.update(layer.to_bytes(2, "big") + len(raw).to_bytes(8, "big"))
+            digest.update(raw)
+        other = segment[: layout.WRITER_ID_BYTES] + digest.digest()[:16]
+        return other, self._get(layout.SEGMENTS, other) is None
+
+    def _holds(self, segment: bytes, layers: Mapping[int, Any]) -> bool:
+        keys = {layer: layout.rows_key(segment, layer) for layer in layers}
+        return all(self._get(layout.ROWS, keys[layer]) == layers[layer] for layer in layers)
+
+    def _put_label(self, key: str, evaluation: Evaluation) -> None:
+        """Add a label; of two by the same evaluator the later one stays."""
+        raw = self._get(layout.EVALUATIONS, layout.evaluation_key(key, evaluation.name))
+        if raw is not None:
+            there = schema.label(layout.load(raw, "a label"), "a label")
+            if (there["created"] or 0) >= (evaluation.created or 0):
+                return
+        self._change.put_evaluation(self._txn, key, evaluation)
+        self.done.labels += 1
