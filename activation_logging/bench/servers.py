@@ -46,6 +46,7 @@ class ServerOptions:
     model: str
     vllm_args: tuple[str, ...] = ()
     layers: str = "last"
+    tokens: str = "all"
     eager: bool = False
 
 
@@ -98,6 +99,7 @@ class Server:
         else:
             env["ACTIVATION_LOGGING"] = "1" if self.variant == "logging" else "0"
             env["ACTIVATION_LAYERS"] = self._options.layers
+            env["ACTIVATION_TOKENS"] = self._options.tokens
             env["ACTIVATION_LMDB_PATH"] = str(self.store)
         return env
 

@@ -1,0 +1,282 @@
+"""On a GPU: is the plugin right there, and what does it cost? Needs CUDA and no network.
+
+    python bench/gpu.py fidelity [--model FOLDER] [--output FILE]
+    python bench/gpu.py speed [--model FOLDER] [--concurrency 64,256] [--output FILE]
+
+``fidelity`` runs vLLM's offline engine in every mode (dtype, model runner, CUDA graphs,
+asynchronous scheduling, chunked prefill, preemption; prefix-cache hits in each) and compares the
+rows with transformers on the same device, and the greedy tokens with the output head.
+
+``speed`` makes a folder with the shape of Llama-3.1-8B and dummy weights, serves it plain and
+logging in turns, and prints the ratios for the last layer, five, and all, and for all tokens and
+the answers'. With ``--model`` another model's real weights are used.
+
+With ``--device cpu`` both can be tried without a GPU: V1 runner only, and no figure says anything
+about one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from activation_logging import Entry, Store, open_store
+from activation_logging.bench.compare import Plan, compare
+from activation_logging.bench.load import Load
+from activation_logging.bench.machine import describe
+from activation_logging.bench.servers import ServerOptions
+from activation_logging.bench.table import TerminalWatcher, show
+from activation_logging.demo_model import demo_model_path
+from activation_logging.lm_head import load_lm_head
+from activation_logging.verify import verify
+
+terminal = Console(width=130)
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+
+# Published with the model: meta-llama/Llama-3.1-8B, config.json.
+LLAMA_8B = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "torch_dtype": "bfloat16",
+}
+LOGGED = (("last", "all"), ("last", "response"), ("6,13,19,26,last", "all"), ("all", "all"))
+"""What is logged in turn: layers and tokens."""
+
+
+# --- fidelity --------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to run the engine; ``options`` are vLLM's."""
+
+    name: str
+    dtype: str
+    runner: int
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+def modes(device: str) -> list[Mode]:
+    """Every combination that the device can run."""
+    ways: dict[str, dict[str, Any]] = {
+        "as by default": {},
+        "no graphs": {"enforce_eager": True},
+        "no async scheduling": {"async_scheduling": False},
+        "chunked prefill": {"max_num_batched_tokens": 64, "max_num_seqs": 16},
+        "preemption": {"num_gpu_blocks_override": 80, "block_size": 16, "max_model_len": 1024},
+    }
+    return [
+        Mode(f"{dtype}, V{runner} runner, {name}", dtype, runner, options)
+        for dtype in ("float32", "bfloat16")
+        for runner in ((1, 2) if device == "cuda" else (1,))
+        for name, options in ways.items()
+    ]
+
+
+def run_engine(model: str, mode: Mode) -> None:
+    """Answer a mix of prompts in this process, into the store that the environment names."""
+    from vllm import LLM, SamplingParams
+
+    options = {"max_model_len": 2048, "gpu_memory_utilization": 0.4, **mode.options}
+    engine = LLM(model, dtype=mode.dtype, **options)
+    greedy = SamplingParams(max_tokens=48, temperature=0.0, ignore_eos=True)
+    mixed = [Load(1, 1, prompt_words=3 + 17 * i).prompts(str(i))[0] for i in range(16)]
+    engine.generate(mixed, greedy, use_tqdm=False)
+    shared = Load(1, 8, prompt_words=4, shared_prefix=300).prompts("shared")
+    engine.generate(shared[:1], greedy, use_tqdm=False)
+    engine.generate(shared[1:], greedy, use_tqdm=False)
+
+
+class Reference:
+    """``hidden_states`` by transformers, a whole sequence at a time, on the same device."""
+
+    def __init__(self, model: str, dtype: str, device: str) -> None:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        self._torch, self._device = torch, device
+        loaded = AutoModelForCausalLM.from_pretrained(model, dtype=getattr(torch, dtype))
+        self._model: Any = loaded.eval().to(device)
+
+    def worst_error(self, entry: Entry) -> float:
+        """Largest ``|row - reference| / |reference|`` over all rows of all logged layers."""
+        ids = self._torch.tensor([[*entry.prompt_token_ids, *entry.response_token_ids]])
+        with self._torch.inference_mode():
+            found = self._model(ids.to(self._device), output_hidden_states=True).hidden_states
+        worst = 0.0
+        for layer in entry.layers:
+            wanted = found[layer][0].double().cpu().numpy()[entry.positions]
+            apart = np.linalg.norm(entry.layer(layer) - wanted, axis=1)
+            worst = max(worst, float((apart / np.linalg.norm(wanted, axis=1)).max()))
+        return worst
+
+
+def judge(store: Store, model: str, reference: Reference) -> dict[str, Any]:
+    """The worst relative error of a mode's rows, and the share of greedy tokens that follow."""
+    report = verify(store, load_lm_head(model))
+    return {
+        "entries": report.entries,
+        "rows": report.rows,
+        "worst": max(reference.worst_error(entry) for entry in store.entries()),
+        "aligned": report.share("greedy"),
+        "problems": [problem.what for problem in report.problems],
+    }
+
+
+def fidelity(args: argparse.Namespace) -> dict[str, Any]:
+    """Every mode in an engine of its own; returns and prints what came out."""
+    model = args.model or str(demo_model_path())
+    found: dict[str, dict[str, Any]] = {}
+    table = Table("mode", "entries", "rows", "worst relative error", "greedy tokens that follow")
+    references: dict[str, Reference] = {}
+    for mode in modes(args.device):
+        if args.only and args.only not in mode.name:
+            continue
+        with tempfile.TemporaryDirectory(prefix="gpu-") as folder:
+            path = Path(folder) / "activations.lmdb"
+            environment = {
+                "ACTIVATION_LMDB_PATH": str(path),
+                "ACTIVATION_LAYERS": args.layers,
+                RUNNER: str(mode.runner - 1),
+            }
+            command = [sys.executable, __file__, "engine", "--model", model]
+            ended = subprocess.run(
+                [*command, "--mode", json.dumps(asdict(mode))],
+                env={**os.environ, **environment},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if ended.returncode:
+                found[mode.name] = {"failed": ended.stderr[-2000:]}
+                table.add_row(mode.name, "failed", "", "", ended.stderr.strip()[-60:])
+                continue
+            if mode.dtype not in references:
+                references[mode.dtype] = Reference(model, mode.dtype, args.device)
+            with open_store(path) as store:
+                row = found[mode.name] = judge(store, model, references[mode.dtype])
+        share = "-" if row["aligned"] is None else f"{row['aligned']:.2%}"
+        table.add_row(
+            mode.name, str(row["entries"]), str(row["rows"]), f"{row['worst']:.1e}", share
+        )
+        terminal.print(f"{mode.name}: {row['worst']:.1e}, {share}", highlight=False)
+    terminal.print(table)
+    return found
+
+
+# --- speed -----------------------------------------------------------------------------
+
+
+def shape_folder(folder: Path) -> str:
+    """A model folder in the shape of Llama-3.1-8B, with the default model's tokenizer."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(LLAMA_8B, indent=1) + "\n", encoding="utf-8")
+    for file in demo_model_path().iterdir():
+        if file.name.startswith(("tokenizer", "chat_template")):
+            shutil.copy(file, folder)
+    return str(folder)
+
+
+def speed(args: argparse.Namespace) -> dict[str, Any]:
+    """Plain against logging, for each runner and for each thing to log."""
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="gpu-") as base:
+        dummy = () if args.model else ("--load-format", "dummy")
+        model = args.model or shape_folder(Path(base) / "llama-8b")
+        for runner in (1, 2) if args.device == "cuda" else (1,):
+            os.environ[RUNNER] = str(runner - 1)
+            for layers, tokens in LOGGED:
+                if args.only and args.only not in f"{layers} {tokens}":
+                    continue
+                folder = Path(base) / f"{runner}-{len(found)}"
+                plan = Plan(
+                    options=ServerOptions(
+                        model, (*dummy, "--max-model-len", "4096"), layers=layers, tokens=tokens
+                    ),
+                    concurrencies=tuple(map(int, args.concurrency.split(","))),
+                    rounds=args.rounds,
+                    restarts=1,
+                    answer_tokens=args.tokens,
+                    prompt_words=args.prompt_words,
+                )
+                terminal.rule(f"V{runner} runner, layers {layers}, {tokens} tokens")
+                with TerminalWatcher(plan, terminal) as watcher:
+                    results = compare(plan, watcher, folder)
+                show(results, terminal)
+                memory = {log.stem: kv_cache(log) for log in folder.rglob("*.log")}
+                terminal.print(f"tokens that the KV cache holds: {memory}", highlight=False)
+                found[f"V{runner}, {layers}, {tokens}"] = {
+                    **results.to_json(),
+                    "kv_cache_tokens": memory,
+                }
+    return found
+
+
+def kv_cache(log: Path) -> int | None:
+    """Tokens that a server's KV cache holds, as its log says: the device memory left over."""
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        _, found, rest = line.partition("KV cache size: ")
+        if found:
+            return int(rest.split()[0].replace(",", ""))
+    return None
+
+
+# --- the command -----------------------------------------------------------------------
+
+
+def main() -> None:
+    """Run one of the two parts."""
+    parser = argparse.ArgumentParser(description="Fidelity and speed of the plugin on a GPU.")
+    parts = parser.add_subparsers(dest="part", required=True)
+    for name in ("fidelity", "speed", "engine"):
+        part = parts.add_parser(name)
+        part.add_argument("--model", help="a model folder; else the default model, or 8B's shape")
+        if name == "engine":  # a child of fidelity
+            part.add_argument("--mode", type=json.loads)
+            continue
+        part.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+        part.add_argument("--only", help="only what has this in its name")
+        part.add_argument("--output", type=Path)
+        if name == "fidelity":
+            part.add_argument("--layers", default="1,15,last")
+            continue
+        part.add_argument("--concurrency", default="64,256")
+        part.add_argument("--rounds", type=int, default=3)
+        part.add_argument("--tokens", type=int, default=128, help="tokens per answer")
+        part.add_argument("--prompt-words", type=int, default=256)
+    args = parser.parse_args()
+    if args.part == "engine":
+        run_engine(args.model, Mode(**args.mode))
+        return
+    found = fidelity(args) if args.part == "fidelity" else speed(args)
+    if args.output:
+        args.output.write_text(json.dumps({"machine": describe(), **found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
