@@ -149,9 +149,12 @@ async def add_evaluation(key: str, evaluation: NewEvaluation) -> dict[str, Any]:
     return {"key": key, "name": evaluation.name, "label": evaluation.label}
 
 
-def register_metrics() -> None:
-    """Show the counters of every writing process as ``activation_logging_*`` on ``/metrics``."""
-    from prometheus_client import REGISTRY
+def metrics() -> bytes:
+    """The counters of every writing process as ``activation_logging_*``, in Prometheus's format.
+
+    They come out of the store, so that any of several API servers knows those of all.
+    """
+    from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
     from prometheus_client.registry import Collector
 
@@ -169,8 +172,9 @@ def register_metrics() -> None:
                     metric.add_metric([record["role"], writer], record[name])
                 yield metric
 
-    if not any(type(known).__name__ == "StoreCollector" for known in REGISTRY._collector_to_names):
-        REGISTRY.register(StoreCollector())
+    registry = CollectorRegistry()
+    registry.register(StoreCollector())
+    return generate_latest(registry)
 
 
 _METRICS = {

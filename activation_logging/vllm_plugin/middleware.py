@@ -7,11 +7,16 @@ sense, and leaves what only HTTP knows for the front-end tap. Answers pass untou
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
 from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
+from starlette.responses import Response
+from starlette.routing import Route
+from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from activation_logging.errors import RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
@@ -19,6 +24,7 @@ from activation_logging.vllm_plugin.context import HttpRequest, http_request
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 TOKEN_FIELD = "auth_token"  # noqa: S105 - the field's name, not a secret
@@ -31,9 +37,19 @@ def extend_app(app: FastAPI) -> None:
     # The end of the list is the innermost place.
     app.user_middleware.append(Middleware(RequestMiddleware, layers=Settings.from_env().layers))
     app.include_router(routes.router)
+    # With several API servers ``/metrics`` knows only what goes through files of its own: answer
+    # in its place, with the same and ours.
+    app.router.routes.insert(0, Route("/metrics", _metrics))
     # vLLM has already built its stack, and Starlette builds it only once by itself.
     app.middleware_stack = app.build_middleware_stack()
-    routes.register_metrics()
+
+
+async def _metrics(_request: Request) -> Response:
+    from activation_logging import routes
+
+    vllms = generate_latest(get_prometheus_registry())
+    ours = await asyncio.to_thread(routes.metrics)
+    return Response(vllms + ours, headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 class RequestMiddleware:

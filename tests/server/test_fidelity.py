@@ -218,6 +218,8 @@ class TestDataParallel(Modes):
         }
         assert len(rows) == 2, rows
         assert all(count > 0 for count in rows.values()), rows
+        # Whichever API server is asked, it counts what both engines have written.
+        assert serving.metric("activation_logging_rows_total") == sum(rows.values())
         check(f"{self.name}, both engines", entries)
 
     def test_prefix_cache_hits(self, serving: RunningServer, check: Check) -> None:
