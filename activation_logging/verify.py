@@ -205,7 +205,8 @@ def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
     unfit = {"not finite": ~_finite(stored, entry.dtype).all(axis=1)}
     if layer == entry.num_layers:
         # No state leaves the final norm as zero: nobody ever wrote that row.
-        unfit["all zero"] = ~stored.any(axis=1)
+        with np.errstate(invalid="ignore"):
+            unfit["all zero"] = ~stored.any(axis=1)
     for name, rows in unfit.items():
         if np.any(rows):
             yield f"{rows.sum()} of {rows.size} rows are {name}, row {rows.argmax()} the first"

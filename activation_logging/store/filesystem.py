@@ -22,15 +22,15 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 """How the list of mounts writes spaces and the like."""
 
 
-def network_type(path: Path, mounts: Path = _MOUNTS) -> str | None:
+def network_type(path: Path, mounts: Path | None = None) -> str | None:
     """The type of the network file system that ``path`` lies on; None on a local one.
 
     Args:
         path: a file or folder, resolved; it need not exist yet.
-        mounts: the kernel's list of mounts; where there is none, nothing is known.
+        mounts: another list of mounts than the kernel's; where there is none, nothing is known.
     """
     try:
-        lines = mounts.read_text(errors="surrogateescape").splitlines()
+        lines = (mounts or _MOUNTS).read_text(errors="surrogateescape").splitlines()
     except OSError:
         return None
     found, depth = "", -1

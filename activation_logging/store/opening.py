@@ -23,6 +23,7 @@ from activation_logging.errors import (
 )
 from activation_logging.store import layout
 from activation_logging.store.filesystem import network_type, reserve, sync_folder
+from activation_logging.store.pages import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +39,7 @@ LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 _UNWRITTEN_PAGES = 256
-"""LMDB may count a few pages behind the file's end that it took and gave back in one commit."""
+"""More pages than these are missing for no good reason."""
 
 
 class Opened(NamedTuple):
@@ -198,10 +199,20 @@ def check_files(path: Path, *, create: bool) -> None:
 
 
 def _check_length(path: Path, env: Any) -> None:
-    """Refuse a file that was cut off: reading behind its end would kill the process (SIGBUS)."""
-    needed = (env.info()["last_pgno"] + 1 - _UNWRITTEN_PAGES) * env.stat()["psize"]
-    found = (path / "data.mdb").stat().st_size
-    if found < needed:
+    """Refuse a file that was cut off: reading behind its end would kill the process (SIGBUS).
+
+    LMDB may count pages behind the end that it took and gave back in one commit: only a look at
+    all pages tells them from lost ones, where it can be had.
+    """
+    file, size = path / "data.mdb", env.stat()["psize"]
+    # As long as this transaction lives, other processes leave alone what it can see.
+    with env.begin():
+        needed = (env.info()["last_pgno"] + 1) * size
+        found = file.stat().st_size
+        if found >= needed:
+            return
+        problems = walk(file)
+    if problems or found < needed - _UNWRITTEN_PAGES * size:
         raise StoreCorrupt(
             f"{path} has been cut off: its data.mdb has {found} bytes, at least {needed} are "
             "missing parts of it; copy it again from where it came"

@@ -1,8 +1,4 @@
-"""Whether the pages of a store's file fit together, found out without LMDB.
-
-LMDB trusts its file: of a damaged page it sees some, and dies of others (SIGBUS, SIGABRT). The
-walker that py-lmdb brings reads the file as bytes, page by page, so nothing in it can do harm.
-"""
+"""Looking at the pages of a store's file, whoever has it open."""
 
 from __future__ import annotations
 
@@ -11,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from activation_logging.store import environment
 from activation_logging.store.exclusive import holder
+from activation_logging.store.pages import walk
 
 if TYPE_CHECKING:
     import os
@@ -19,15 +16,10 @@ if TYPE_CHECKING:
 def structure_problems(path: str | os.PathLike[str]) -> list[str] | None:
     """What is wrong with the pages of the store at ``path``, a sentence each.
 
-    Takes time in proportion to the number of records, whatever their size.
-
     Returns:
-        None if the installed lmdb has no such walker (it came with 3.0), or there is no file.
+        None if that cannot be told with the installed lmdb (see :mod:`.pages`), or there is no
+        file.
     """
-    try:
-        from lmdb import verify as walker
-    except ImportError:
-        return None
     folder = Path(path).expanduser().resolve()
     if not (folder / "data.mdb").is_file():
         return None
@@ -35,9 +27,6 @@ def structure_problems(path: str | os.PathLike[str]) -> list[str] | None:
     # LMDB has opened it there already, and lives.
     view = None if holder(folder) is None else environment.acquire(folder, create=False).snapshot()
     try:
-        found: list[str] = walker.verify(str(folder))
-    except walker.VerifyError as error:
-        return [str(error)]
+        return walk(folder / "data.mdb")
     finally:
         del view
-    return found
