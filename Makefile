@@ -4,7 +4,7 @@ ACCELERATOR ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench lock
+.PHONY: help setup test check demo bench torture lock
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -25,6 +25,9 @@ demo: setup ## serve the default model, run the main job on it, leave all under 
 
 bench: setup ## measure what logging costs
 	$(BIN)/activation-logging bench
+
+torture: setup ## do to a store what kills, power cuts and full disks do, at length
+	$(BIN)/python -m bench.torture $(ARGS)
 
 lock: ## resolve packaging/lock-cpu-py311.txt anew
 	@$(PYTHON) packaging/bootstrap.py lock

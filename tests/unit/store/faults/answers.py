@@ -32,13 +32,16 @@ def document_of(name: str, **fields: Any) -> dict[str, Any]:
     return make_document(name, prompt=prompt, **ids, **fields)
 
 
-def capture_of(name: str, writer: StoreWriter) -> Capture:
-    """The rows' side, in a segment that belongs to the writer."""
-    rows = rows_of(name)
+def capture_of(name: str, writer: StoreWriter, *, rows: str | None = None) -> Capture:
+    """The rows' side, in a segment that belongs to the writer.
+
+    ``rows`` is another answer, whose rows this one shares; they are there already.
+    """
+    block = rows_of(rows or name)
     segment = Segment(
-        bytes.fromhex(writer.id) + zlib.crc32(name.encode()).to_bytes(4, "big"),
-        {NUM_LAYERS: rows},
-        rows.nbytes,
+        bytes.fromhex(writer.id) + zlib.crc32((rows or name).encode()).to_bytes(4, "big"),
+        {NUM_LAYERS: block},
+        block.nbytes,
     )
     return Capture(
         f"{name}-internal",
@@ -47,8 +50,8 @@ def capture_of(name: str, writer: StoreWriter) -> Capture:
         HIDDEN,
         "float32",
         0,
-        [SegmentSlice(segment.id, 0, len(rows))],
-        [segment],
+        [SegmentSlice(segment.id, 0, len(block))],
+        [] if rows not in (None, name) else [segment],
     )
 
 

@@ -1,0 +1,283 @@
+"""A store against a plain dictionary, under whatever order of events Hypothesis thinks of.
+
+One process writes, as a server would, and can be killed; this one reads, labels, deletes,
+repairs, compacts and merges. Every answer is named once and for all, so that its rows are known.
+"""
+
+from __future__ import annotations
+
+import gc
+import shutil
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from activation_logging.store import Store, StoreWriter, open_store
+from activation_logging.store.compaction import compact
+from activation_logging.store.halves import find_halves, remove_half
+from activation_logging.store.layout import prompt_key
+from activation_logging.store.leftovers import look_at_rows, remove_leftovers
+from activation_logging.store.merging import merge
+from activation_logging.store.structure import structure_problems
+from activation_logging.verify import verify
+from tests.unit.store.faults.answers import capture_of, document_of, rows_of
+from tests.unit.store.faults.children import CONTEXT
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+PROMPTS = ("one", "two", "three")
+LABELS = ("correct", "hallucinated", "refused", "invalid")
+
+
+class Half(NamedTuple):
+    """What one side of a request sends: an entry, or the rows of ``rows`` under its own name."""
+
+    kind: str
+    name: str
+    rows: str
+    prompt: str
+
+
+@dataclass
+class Answer:
+    """What the dictionary knows of an entry; without ``capture`` it is pending."""
+
+    name: str
+    rows: str
+    prompt: str
+    writer: int
+    labels: dict[str, str] = field(default_factory=dict)
+
+
+def serve(path: Path, connection: Connection) -> None:
+    """The writing process: does as it is told, until it is told to close or is killed."""
+    writer = StoreWriter(path, role="child")
+    while True:
+        command, half = connection.recv()
+        if command == "flush":
+            writer.flush()
+        elif command == "close":
+            writer.close()
+            connection.send("done")
+            return
+        elif half.kind == "entry":
+            count = len(rows_of(half.rows))
+            ids = {"prompt_token_ids": list(range(count - 1)), "response_token_ids": [1, 2]}
+            writer.put_entry({**document_of(half.name), **ids, "prompt": half.prompt})
+        else:
+            writer.put_capture(capture_of(half.name, writer, rows=half.rows))
+        connection.send("done")
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """The rules; ``entries`` and ``captures`` are the dictionary that the store must equal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="store-machine-"))
+        self.path = self.folder / "a.lmdb"
+        self.entries: dict[str, Answer] = {}
+        self.captures: dict[str, tuple[str, int]] = {}
+        self.repeats: dict[str, int] = {}
+        self.sent: list[Half] = []
+        self.count = self.writer = 0
+        self.start_writer()
+        self.store: Store = open_store(self.path, writable=True)
+
+    # --- the writing process -----------------------------------------------------------
+
+    def start_writer(self) -> None:
+        self.writer += 1
+        self.connection, there = CONTEXT.Pipe()
+        self.process = CONTEXT.Process(target=serve, args=(self.path, there))
+        self.process.start()
+        there.close()
+        self.tell("flush")
+
+    def tell(self, command: str, half: Half | None = None) -> None:
+        self.connection.send((command, half))
+        assert self.connection.recv() == "done"
+
+    def flush(self) -> None:
+        self.tell("flush")
+        for half in self.sent:
+            self.arrived(half)
+        self.sent.clear()
+
+    def arrived(self, half: Half) -> None:
+        if half.kind == "rows":
+            self.captures[half.name] = (half.rows, self.writer)
+            return
+        number = self.repeats.get(half.prompt, 0)
+        self.repeats[half.prompt] = number + 1
+        key = prompt_key(half.prompt) + (f"#{number}" if number else "")
+        self.entries[key] = Answer(half.name, half.rows, half.prompt, self.writer)
+
+    @rule(
+        prompt=st.sampled_from(PROMPTS),
+        order=st.sampled_from([("entry", "rows"), ("rows", "entry"), ("entry",), ("rows",)]),
+    )
+    def put(self, prompt: str, order: tuple[str, ...]) -> None:
+        self.count += 1
+        name = f"n{self.count}"
+        for kind in order:
+            self.send(Half(kind, name, name, prompt))
+
+    def send(self, half: Half) -> None:
+        self.tell("put", half)
+        self.sent.append(half)
+
+    @precondition(lambda self: self.own_rows())
+    @rule(data=st.data(), prompt=st.sampled_from(PROMPTS))
+    def put_with_shared_rows(self, data: st.DataObject, prompt: str) -> None:
+        """As with vLLM's prefix cache: only rows that the same writer has written."""
+        rows = data.draw(st.sampled_from(self.own_rows()))
+        self.count += 1
+        for kind in ("rows", "entry"):
+            self.send(Half(kind, f"n{self.count}", rows, prompt))
+
+    def own_rows(self) -> list[str]:
+        return sorted(
+            name for name, (rows, by) in self.captures.items() if by == self.writer and rows == name
+        )
+
+    @precondition(lambda self: self.entries)
+    @rule()
+    def complete_what_waits(self) -> None:
+        self.flush()
+        for answer in self.entries.values():
+            if answer.name not in self.captures and answer.writer == self.writer:
+                self.send(Half("rows", answer.name, answer.rows, answer.prompt))
+
+    @rule(after=st.sampled_from([0.0, 0.02, 0.12]))
+    def kill(self, after: float) -> None:
+        time.sleep(after)
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        there = [self.is_there(half) for half in self.sent]
+        kept = there.count(True)
+        assert there == [True] * kept + [False] * (len(there) - kept), "in the order sent"
+        for half in self.sent[:kept]:
+            self.arrived(half)
+        self.sent.clear()
+        self.start_writer()
+
+    def is_there(self, half: Half) -> bool:
+        if half.kind == "entry":
+            return bool(self.store.for_request(half.name))
+        name = f"{half.name}-internal".encode()
+        return self.store._snapshot().get(b"~captures", name) is not None
+
+    # --- this process ------------------------------------------------------------------
+
+    @precondition(lambda self: self.entries)
+    @rule(data=st.data(), name=st.sampled_from("ab"), label=st.sampled_from(LABELS))
+    def label(self, data: st.DataObject, name: str, label: Any) -> None:
+        key = data.draw(st.sampled_from(sorted(self.entries)))
+        self.store.put_evaluation(key, name=name, label=label)
+        self.entries[key].labels[name] = label
+
+    @precondition(lambda self: self.entries)
+    @rule(data=st.data())
+    def delete(self, data: st.DataObject) -> None:
+        self.flush()
+        key = data.draw(st.sampled_from(sorted(self.entries)))
+        self.store.delete(key)
+        self.forget(key)
+
+    def forget(self, key: str) -> None:
+        answer = self.entries.pop(key)
+        self.captures.pop(answer.name, None)
+        if all(other.prompt != answer.prompt for other in self.entries.values()):
+            self.repeats.pop(answer.prompt)
+
+    @rule()
+    def reopen(self) -> None:
+        self.store.close()
+        gc.collect()
+        self.store = open_store(self.path, writable=True)
+
+    @rule()
+    def repair(self) -> None:
+        """What dead writers left half goes; what the living one has sent stays."""
+        self.flush()
+        for half in list(find_halves(self.store)):
+            if half.final:
+                assert remove_half(self.store, half)
+        remove_leftovers(self.store, [one.segment for one in look_at_rows(self.store).leftovers])
+        for key, answer in list(self.entries.items()):
+            if answer.name not in self.captures and answer.writer != self.writer:
+                self.forget(key)
+        named = {answer.name for answer in self.entries.values()}
+        for name, (_, by) in list(self.captures.items()):
+            if name not in named and by != self.writer:
+                del self.captures[name]
+        waiting = [key for key, a in self.entries.items() if a.name not in self.captures]
+        orphans = self.captures.keys() - named
+        assert len(verify(self.store).problems) == len(waiting) + len(orphans)
+
+    @rule()
+    def compact(self) -> None:
+        self.flush()
+        self.tell("close")
+        self.process.join()
+        self.store.close()
+        gc.collect()
+        compact(self.path)
+        self.start_writer()
+        self.store = open_store(self.path, writable=True)
+
+    @rule()
+    def merge(self) -> None:
+        """Twice into a new store, which then holds every entry under its own key."""
+        self.flush()
+        target = self.folder / "merged.lmdb"
+        assert merge([self.path], target).entries == len(self.entries)
+        assert merge([self.path], target).duplicates == len(self.entries)
+        with open_store(target) as store:
+            self.compare(store)
+        del store
+        gc.collect()
+        shutil.rmtree(target)
+
+    @rule()
+    def read(self) -> None:
+        self.flush()
+        self.compare(self.store)
+
+    def compare(self, store: Store) -> None:
+        assert set(store) == set(self.entries)
+        assert [entry.key for entry in store.entries()] == list(self.entries)
+        for key, answer in self.entries.items():
+            entry = store[key]
+            assert (entry.request_id, entry.prompt) == (answer.name, answer.prompt)
+            assert {n: e.label for n, e in entry.evaluations.items()} == answer.labels
+            if answer.name in self.captures:
+                assert entry.status == "complete"
+                assert np.array_equal(entry.activations, rows_of(answer.rows))
+            else:
+                assert entry.status == "pending"
+        for prompt in PROMPTS:
+            answers = [key for key, a in self.entries.items() if a.prompt == prompt]
+            assert [entry.key for entry in store.for_prompt(prompt)] == answers
+
+    @invariant()
+    def nothing_is_gone(self) -> None:
+        assert len(self.store) >= len(self.entries)
+
+    def teardown(self) -> None:
+        self.process.kill()
+        self.process.join()
+        self.connection.close()
+        self.store.close()
+        gc.collect()
+        assert structure_problems(self.path) == []
+        shutil.rmtree(self.folder)
