@@ -22,6 +22,7 @@ from starlette.responses import JSONResponse, Response
 
 from activation_logging import routes
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.exposure import uvicorn_host, warn_if_open
 from activation_logging.settings import ServerSettings
 from activation_logging.vllm_plugin.middleware import (
     TOKEN_FIELD,
@@ -215,6 +216,7 @@ class SwitchingApp:
 
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
+        warn_if_open(uvicorn_host(), has_key=bool(self._settings.api_keys), logger=logger)
         try:
             if self._settings.preload:
                 async with self._switch.use(self._settings.preload, None):
@@ -240,6 +242,8 @@ def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
     validate_parsed_serve_args(args)
+    # vLLM itself listens nowhere.
+    args.host = "127.0.0.1"
     return args
 
 
@@ -310,7 +314,13 @@ def _make_app() -> ASGIApp:
     if settings.api_keys:
         from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
 
-        application = AuthenticationMiddleware(application, tokens=list(settings.api_keys))
+        guard = AuthenticationMiddleware(application, tokens=list(settings.api_keys))
+
+        # Its ``__call__`` is no coroutine function, which uvicorn takes for an older protocol.
+        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
+            await guard(scope, receive, send)
+
+        return guarded
     return application
 
 

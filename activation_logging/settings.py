@@ -120,6 +120,11 @@ class ServerSettings:
             arguments = tuple(shlex.split(environ.get("ACTIVATION_VLLM_ARGS", "")))
         except ValueError as error:
             raise SettingsError(f"ACTIVATION_VLLM_ARGS: {error}") from None
+        if any(part.replace("_", "-").startswith("--api-key") for part in arguments):
+            raise SettingsError(
+                "ACTIVATION_VLLM_ARGS: --api-key would guard a model once it is loaded, and "
+                "nothing before; set VLLM_API_KEY"
+            )
         key = environ.get("VLLM_API_KEY")
         return cls(
             preload=environ.get("ACTIVATION_MODEL", "").strip() or None,

@@ -16,6 +16,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.exposure import warn_if_open
 from activation_logging.settings import Settings, resolve_layers
 from activation_logging.vllm_plugin import gate
 
@@ -134,6 +135,10 @@ def _build_app(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     app = original(*args, **kwargs)
     if Settings.from_env().enabled:
         extend_app(app)
+        options = args[0] if args else kwargs["args"]
+        if options.uds is None:
+            has_key = bool(options.api_key or os.environ.get("VLLM_API_KEY"))
+            warn_if_open(options.host, has_key=has_key, logger=logger)
     return app
 
 

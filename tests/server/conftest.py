@@ -42,16 +42,24 @@ class RunningServer:
     lmdb_path: Path
     log: Path
     process: subprocess.Popen[bytes]
+    key: str | None = None
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.key}"} if self.key else {}
 
     @property
     def base_url(self) -> str:
         return f"{self.root_url}/v1"
 
     def post(self, path: str, body: Mapping[str, Any], **kwargs: Any) -> httpx.Response:
-        return httpx.post(f"{self.root_url}{path}", json=body, timeout=300, **kwargs)
+        headers = {**self.headers, **kwargs.pop("headers", {})}
+        return httpx.post(
+            f"{self.root_url}{path}", json=body, timeout=300, headers=headers, **kwargs
+        )
 
     def get(self, path: str, **kwargs: Any) -> httpx.Response:
-        return httpx.get(f"{self.root_url}{path}", timeout=60, **kwargs)
+        return httpx.get(f"{self.root_url}{path}", timeout=60, headers=self.headers, **kwargs)
 
     def complete(self, prompt: Any, **options: Any) -> dict[str, Any]:
         """A greedy completion unless asked otherwise; the answer's body."""
@@ -100,6 +108,7 @@ def running(
     model: str,
     env: Mapping[str, str] | None = None,
     ready: str = "/health",
+    key: str | None = None,
 ) -> Iterator[RunningServer]:
     """Start a server, wait until it answers, and stop it with SIGTERM at the end."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -110,6 +119,7 @@ def running(
         "ACTIVATION_LMDB_PATH": str(lmdb_path),
         "VLLM_LOGGING_LEVEL": "INFO",
         "DO_NOT_TRACK": "1",
+        **({"VLLM_API_KEY": key} if key else {}),
         **(env or {}),
     }
     log = folder / "server.log"
@@ -121,7 +131,7 @@ def running(
             env=environment,
             start_new_session=True,
         )
-    server = RunningServer(f"http://127.0.0.1:{port}", model, lmdb_path, log, process)
+    server = RunningServer(f"http://127.0.0.1:{port}", model, lmdb_path, log, process, key)
     try:
         deadline = time.monotonic() + START_S
         while True:

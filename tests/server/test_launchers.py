@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from activation_logging import open_store
@@ -18,6 +19,8 @@ from tests.server.conftest import RunningServer, free_port, running, tail
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "hf_anotherSecretThatNobodyMaySee"
+KEY = "sk-theKeyThatNobodyMaySee"
+OPEN = "no API key on"
 FAST = "--enforce-eager --max-model-len 512 --dtype float32"
 
 
@@ -82,14 +85,21 @@ class TestModule:
             *("--served-model-name", "smol", "--enforce-eager", "--max-model-len", "512"),
             *("--port", str(port), "--dtype", "bfloat16"),
         ]
-        with running(command, tmp_path, port=port, model="smol") as started:
+        with running(command, tmp_path, port=port, model="smol", key=KEY) as started:
+            check_guarded(started, "/v1/models")
             answer = started.complete("A short one.", max_tokens=6)
             started.flush()
             (entry,) = open_store(store).for_request(answer["id"])
             assert entry.layers == (3,)
             assert entry.dtype == "float16"
             assert entry.positions[0] == len(entry.prompt_token_ids) - 1
-        assert SECRET not in started.log.read_text()
+            metrics = started.get("/metrics").text
+        for secret in (SECRET, KEY):
+            assert secret not in started.log.read_text()
+            assert secret not in metrics
+            assert secret.encode() not in (store / "data.mdb").read_bytes()
+        # It listens on all addresses, and asks for a key.
+        assert OPEN not in started.log.read_text()
 
     def test_off_leaves_vllm_as_it_was(
         self, server: RunningServer, serve: Callable[..., Any]
@@ -105,6 +115,45 @@ class TestModule:
             assert plain.get("/v1/activations").status_code == 404
             assert not plain.lmdb_path.exists()
             assert "activation" not in plain.get("/metrics").text
+
+
+def check_guarded(server: RunningServer, *paths: str) -> None:
+    """Nothing is told or done without the key, or with another; ``server`` itself has it."""
+    entries = "/v1/activations"
+    assert server.get(entries).status_code == 200
+    for headers in ({}, {"Authorization": "Bearer wrong"}, {"Authorization": KEY}):
+        url = server.root_url
+        for path in (entries, f"{entries}/counters", f"{entries}/{'0' * 64}/tensor", *paths):
+            assert httpx.get(f"{url}{path}", headers=headers).status_code == 401, path
+        for path in (f"{entries}/flush", f"{entries}/{'0' * 64}/evaluations"):
+            body = {"name": "x", "label": "correct"}
+            answer = httpx.post(f"{url}{path}", json=body, headers=headers)
+            assert answer.status_code == 401, path
+
+
+class TestOpenDoor:
+    """Who may ask ``server:app`` before any model is loaded."""
+
+    @staticmethod
+    def start(folder: Path, host: str, key: str | None = None) -> Any:
+        port = free_port()
+        command = [str(Path(sys.executable).parent / "uvicorn"), "activation_logging.server:app"]
+        return running(
+            [*command, "--host", host, "--port", str(port)],
+            folder, port=port, model="none", key=key,
+        )  # fmt: skip
+
+    def test_without_a_key_it_warns(self, tmp_path: Path) -> None:
+        with self.start(tmp_path, "0.0.0.0") as started:
+            assert f"{OPEN} 0.0.0.0" in started.log.read_text()
+
+    def test_with_a_key_nobody_else_gets_in(self, tmp_path: Path) -> None:
+        with open_store(tmp_path / "activations.lmdb", writable=True):
+            pass
+        with self.start(tmp_path, "0.0.0.0", KEY) as started:
+            check_guarded(started)
+        assert OPEN not in started.log.read_text()
+        assert KEY not in started.log.read_text()
 
 
 def without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
@@ -355,3 +404,5 @@ def make_foreign_store(path: Path, meta: Mapping[bytes, bytes]) -> None:
 
 def test_logs_show_where_it_logs(server: RunningServer) -> None:
     assert "logging activations of layers 1,15,last" in server.log.read_text(), tail(server.log)
+    # It listens on this machine alone.
+    assert OPEN not in server.log.read_text()
