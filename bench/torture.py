@@ -47,7 +47,7 @@ def trials(share: float, seed: int) -> dict[str, Callable[[Path], Mapping[str, A
         return crowds.lasting_reader(folder / "a.lmdb", times(500))._asdict()
 
     return {
-        "kill writers": lambda folder: kills.kill_writers(folder / "a.lmdb", times(100), seed),
+        "kill writers": lambda folder: kills.kill_writers(folder, times(100), seed),
         "kill compactions": lambda folder: kills.kill_compaction(
             folder / "a.lmdb", times(100), seed
         ),

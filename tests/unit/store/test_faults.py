@@ -27,8 +27,8 @@ def no_open_environments() -> None:
 
 
 class TestKills:
-    def test_of_writers(self, store_path: Path) -> None:
-        found = kills.kill_writers(store_path, 4)
+    def test_of_writers(self, tmp_path: Path) -> None:
+        found = kills.kill_writers(tmp_path, 4)
         assert found["kills"] == 8
         assert found["flushed"] > 0
 

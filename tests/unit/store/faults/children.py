@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
 # Forked, so that a child is there in milliseconds; whoever calls this has no threads running.
+# All are daemons: a test that fails leaves none behind.
 CONTEXT = multiprocessing.get_context("fork")
 
 
@@ -24,7 +25,7 @@ class Outcome(NamedTuple):
 def run(function: Callable[..., Any], *arguments: Any, timeout: float = 60) -> Outcome:
     """Run a function in a forked process; SIGKILL after ``timeout`` seconds counts as its death."""
     receiving, sending = CONTEXT.Pipe(duplex=False)
-    process = CONTEXT.Process(target=_answer, args=(sending, function, arguments))
+    process = CONTEXT.Process(target=_answer, args=(sending, function, arguments), daemon=True)
     process.start()
     sending.close()
     try:

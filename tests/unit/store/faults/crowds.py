@@ -28,9 +28,12 @@ def crowd(path: Path, *, readers: int, writers: int, answers: int) -> Counter[st
     assert run(_make_small, path).value == SMALL_MAP
     stop = CONTEXT.Event()
     pipes = [CONTEXT.Pipe(duplex=False) for _ in range(readers)]
-    reading = [CONTEXT.Process(target=_read, args=(path, stop, sending)) for _, sending in pipes]
+    reading = [
+        CONTEXT.Process(target=_read, args=(path, stop, sending), daemon=True)
+        for _, sending in pipes
+    ]
     writing = [
-        CONTEXT.Process(target=_write, args=(path, f"w{number}.", answers))
+        CONTEXT.Process(target=_write, args=(path, f"w{number}.", answers), daemon=True)
         for number in range(writers)
     ]
     for process in (*reading, *writing):
@@ -132,7 +135,7 @@ def lasting_reader(path: Path, turns: int) -> Sizes:
 def _hold_a_view(path: Path) -> tuple[ForkProcess, Connection]:
     """A process that holds an array of a store until something is sent to it."""
     here, there = CONTEXT.Pipe()
-    process = CONTEXT.Process(target=_hold, args=(path, there))
+    process = CONTEXT.Process(target=_hold, args=(path, there), daemon=True)
     process.start()
     assert here.recv() == "holding"
     return process, here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -57,6 +58,7 @@ def fill_the_disk(folder: Path, policy: Literal["block", "drop"], times: int = 1
             outcome = run(_write_through_a_full_disk, folder, policy, turn)
             assert outcome.died_of is None, outcome.died_of
             found += outcome.value
+            shutil.rmtree(folder / f"{policy}{turn}.lmdb")
     return found
 
 

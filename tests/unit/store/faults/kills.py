@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 _WRITERS = 2
 _LONGEST_S = 0.2
+_KILLS_PER_STORE = 20
 
 
-def kill_writers(path: Path, times: int, seed: int = 0) -> Counter[str]:
+def kill_writers(folder: Path, times: int, seed: int = 0) -> Counter[str]:
     """Kill two writers of one store at a random moment, so many times, and check each time."""
     chance, found = random.Random(seed), Counter[str]()
     for turn in range(times):
+        # All of a store is looked at each time: now and then a new one keeps that short.
+        path = folder / f"{turn // _KILLS_PER_STORE}.lmdb"
         flushed = _write_and_kill(path, turn, chance)
         found += run(_check, path, flushed, timeout=300).value
         found["kills"] += _WRITERS
@@ -38,7 +41,7 @@ def kill_writers(path: Path, times: int, seed: int = 0) -> Counter[str]:
 def _write_and_kill(path: Path, turn: int, chance: random.Random) -> list[str]:
     pipes = [CONTEXT.Pipe(duplex=False) for _ in range(_WRITERS)]
     writers = [
-        CONTEXT.Process(target=_write_for_ever, args=(path, f"{turn}.{n}.", sending))
+        CONTEXT.Process(target=_write_for_ever, args=(path, f"{turn}.{n}.", sending), daemon=True)
         for n, (_, sending) in enumerate(pipes)
     ]
     for process in writers:
@@ -90,7 +93,7 @@ def _check(path: Path, flushed: list[str]) -> Counter[str]:
         report = verify(store)
         assert report.ok, report.problems
         assert all(map(is_right, store.entries()))
-        return Counter(halves=len(halves), entries=0)
+        return Counter(halves=len(halves), unused=len(left))
 
 
 def kill_compaction(path: Path, times: int, seed: int = 0) -> Counter[str]:
@@ -98,7 +101,7 @@ def kill_compaction(path: Path, times: int, seed: int = 0) -> Counter[str]:
     chance, found = random.Random(seed), Counter[str]()
     before = run(_fill, path, 400).value
     for _ in range(times):
-        process = CONTEXT.Process(target=_compact_for_ever, args=(path,))
+        process = CONTEXT.Process(target=_compact_for_ever, args=(path,), daemon=True)
         process.start()
         time.sleep(chance.random() * _LONGEST_S)
         process.kill()

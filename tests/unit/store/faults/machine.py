@@ -96,7 +96,7 @@ class StoreMachine(RuleBasedStateMachine):
     def start_writer(self) -> None:
         self.writer += 1
         self.connection, there = CONTEXT.Pipe()
-        self.process = CONTEXT.Process(target=serve, args=(self.path, there))
+        self.process = CONTEXT.Process(target=serve, args=(self.path, there), daemon=True)
         self.process.start()
         there.close()
         self.tell("flush")
@@ -134,10 +134,12 @@ class StoreMachine(RuleBasedStateMachine):
         self.tell("put", half)
         self.sent.append(half)
 
-    @precondition(lambda self: self.own_rows())
     @rule(data=st.data(), prompt=st.sampled_from(PROMPTS))
     def put_with_shared_rows(self, data: st.DataObject, prompt: str) -> None:
         """As with vLLM's prefix cache: only rows that the same writer has written."""
+        if not self.own_rows():
+            self.put(prompt, ("rows", "entry"))
+        self.flush()
         rows = data.draw(st.sampled_from(self.own_rows()))
         self.count += 1
         for kind in ("rows", "entry"):
@@ -156,8 +158,8 @@ class StoreMachine(RuleBasedStateMachine):
             if answer.name not in self.captures and answer.writer == self.writer:
                 self.send(Half("rows", answer.name, answer.rows, answer.prompt))
 
-    @rule(after=st.sampled_from([0.0, 0.02, 0.12]))
-    def kill(self, after: float) -> None:
+    @rule(after=st.sampled_from([0.0, 0.02, 0.12]), then_repair=st.booleans())
+    def kill(self, after: float, *, then_repair: bool) -> None:
         time.sleep(after)
         self.process.kill()
         self.process.join()
@@ -169,6 +171,8 @@ class StoreMachine(RuleBasedStateMachine):
             self.arrived(half)
         self.sent.clear()
         self.start_writer()
+        if then_repair:
+            self.repair()
 
     def is_there(self, half: Half) -> bool:
         if half.kind == "entry":
@@ -192,6 +196,7 @@ class StoreMachine(RuleBasedStateMachine):
         key = data.draw(st.sampled_from(sorted(self.entries)))
         self.store.delete(key)
         self.forget(key)
+        self.compare(self.store)
 
     def forget(self, key: str) -> None:
         answer = self.entries.pop(key)
