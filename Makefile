@@ -28,6 +28,7 @@ bench: setup ## measure what logging costs
 
 torture: setup ## do to a store what kills, power cuts and full disks do, at length
 	$(BIN)/python -m bench.torture $(ARGS)
+	$(BIN)/python -m bench.torture_server
 
 lock: ## resolve packaging/lock-cpu-py311.txt anew
 	@$(PYTHON) packaging/bootstrap.py lock

@@ -265,6 +265,7 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
         if len(value) > MAX_TAGS_BYTES:
             raise RequestOptionError(name, f"longer than {MAX_TAGS_BYTES} bytes")
         try:
+            value.encode()
             value = json.loads(value)
         except (ValueError, RecursionError):
             raise RequestOptionError(name, "not valid JSON; give an object of strings") from None

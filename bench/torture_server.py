@@ -1,0 +1,87 @@
+"""A real server under malformed requests and SIGKILL, at length; ``make torture`` runs it.
+
+    python -m bench.torture_server [--requests 10000] [--kills 30] [--seed 0]
+
+The short form is ``tests/server/test_faults.py``. Exits with 1, and says why, at the first thing
+that is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from activation_logging.demo_model import demo_model_path
+from tests.server.conftest import free_port, running
+from tests.server.faults import ROLES, Killed, kill_under_load, pester
+
+BATCH = 1000
+terminal = Console(width=120)
+
+
+def command(port: int) -> list[str]:
+    """A small server of the default model."""
+    return [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(demo_model_path())),
+        *("--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(port)),
+        *("--enforce-eager", "--max-model-len", "2048"),
+    ]
+
+
+def torment(requests: int, seed: int, folder: Path) -> None:
+    """Send malformed requests with proper ones beside them, and print which answers came."""
+    statuses: Counter[int] = Counter()
+    port = free_port()
+    with running(command(port), folder, port=port, model="smol") as server:
+        for number in range(0, requests, BATCH):
+            found, wrong = pester(server, min(BATCH, requests - number), seed + number)
+            assert not wrong, wrong[:5]
+            statuses += found
+            terminal.print(f"{statuses.total()} of {requests} malformed requests", highlight=False)
+    table = Table("answer", "times")
+    for status, times in sorted(statuses.items()):
+        table.add_row(str(status), str(times))
+    terminal.print(table)
+
+
+def kill(times: int, seed: int, folder: Path) -> None:
+    """Kill processes of fresh servers at random moments, and print what each kill left."""
+    rng = random.Random(seed)  # noqa: S311 - moments, no secrets
+    left: dict[str, list[Killed]] = {role: [] for role in ROLES}
+    for number in range(times):
+        role = ROLES[number % len(ROLES)]
+        port = free_port()
+        where = folder / str(number)
+        with running(command(port), where, port=port, model="smol") as server:
+            left[role].append(kill_under_load(server, role, rng.uniform(0.5, 6)))
+        terminal.print(f"kill {number + 1} of {times}, {role}: {left[role][-1]}", highlight=False)
+    table = Table("killed", "times", *Killed._fields)
+    for role, found in left.items():
+        sums = [str(sum(column)) for column in zip(*found, strict=True)]
+        table.add_row(role, str(len(found)), *sums)
+    terminal.print(table)
+
+
+def main() -> None:
+    """Both, one after the other."""
+    parser = argparse.ArgumentParser(description="Malformed requests and kills, at length.")
+    parser.add_argument("--requests", type=int, default=10_000)
+    parser.add_argument("--kills", type=int, default=30)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="torture-") as folder:
+        if args.requests:
+            torment(args.requests, args.seed, Path(folder) / "malformed")
+        if args.kills:
+            kill(args.kills, args.seed, Path(folder))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""Requests that make no sense, and processes that are killed: nothing else is disturbed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+
+from tests.server.conftest import RunningServer
+from tests.server.faults import ROLES, kill_under_load, pester
+
+
+def test_the_routes_take_whatever_their_schema_allows(server: RunningServer) -> None:
+    schema = schemathesis.openapi.from_url(f"{server.root_url}/openapi.json")
+    tried = []
+    for found in schema.include(path_regex="^/v1/activations").get_all_operations():
+        operation = found.ok()
+        tried.append(operation.label)
+
+        @hypothesis.given(case=operation.as_strategy())
+        @hypothesis.settings(
+            max_examples=30,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(hypothesis.HealthCheck),
+        )
+        def check(case: Any) -> None:
+            case.call_and_validate(checks=[not_a_server_error])
+
+        check()
+    assert len(tried) >= 6, tried
+
+
+def test_malformed_requests(server: RunningServer) -> None:
+    statuses, wrong = pester(server, 400)
+    assert not wrong, wrong[:5]
+    assert statuses[400] > 50, statuses
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_process_is_killed(serve: Callable[..., Any], role: str) -> None:
+    with serve() as started:
+        left = kill_under_load(started, role, after_s=random.Random(role).uniform(1, 3))
+    assert left.acknowledged, "nothing had been written when it was killed"

@@ -1,0 +1,50 @@
+"""No line of the package reads or writes what could run code when it is read."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    file
+    for folder in ("activation_logging", "bench", "examples", "packaging", "tasks")
+    for file in (ROOT / folder).rglob("*.py")
+)
+MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "os.system"}
+OPTIONS = {"allow_pickle", "trust_remote_code", "shell"}
+
+
+def found_in(tree: ast.AST) -> list[str]:
+    """What is not allowed, as ``line: what``."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names]
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            wrong = {name.split(".")[0] for name in names} & MODULES
+        elif isinstance(node, ast.Call):
+            wrong = {ast.unparse(node.func)} & CALLS
+            wrong |= {
+                word.arg
+                for word in node.keywords
+                if word.arg in OPTIONS
+                and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+            }
+        else:
+            continue
+        found += [f"{node.lineno}: {what}" for what in sorted(wrong)]
+    return found
+
+
+@pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(ROOT)))
+def test_nothing_runs_when_it_is_read(file):
+    assert found_in(ast.parse(file.read_text(encoding="utf-8"))) == []
+
+
+def test_the_search_finds():
+    text = "import pickle\nnumpy.load(f, allow_pickle=True)\nfrom joblib import dump\neval('1')"
+    assert len(found_in(ast.parse(text))) == 4
