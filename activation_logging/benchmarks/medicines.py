@@ -65,6 +65,13 @@ class Medicines(NamedTuple):
         return frozenset((first[-3:], second) for first, second in two)
 
 
+class _PlainData(pickle.Unpickler):
+    """The package keeps its data in a pickle: take texts and containers from it, and no code."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        raise pickle.UnpicklingError(f"it names {module}.{name}, which is no plain data")
+
+
 @cache
 def medicines() -> Medicines:
     """Read the dictionary, once per process.
@@ -82,8 +89,7 @@ def medicines() -> Medicines:
     path = Path(spec.origin).parent / "drug_ner_dictionary.pkl.bz2"
     try:
         with bz2.open(path, "rb") as file:
-            # Part of an installed package, trusted as its code is.
-            dictionary: dict[str, dict[str, Any]] = pickle.load(file)  # noqa: S301
+            dictionary: dict[str, dict[str, Any]] = _PlainData(file).load()
         variants = dictionary["drug_variant_to_canonical"]
         substances = dictionary["drug_canonical_to_data"]
     except (OSError, KeyError, pickle.UnpicklingError) as error:
