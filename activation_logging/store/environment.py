@@ -243,11 +243,11 @@ class Snapshot:
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something; the rest of the file is free to be used."""
         names = (layout.MAIN, *layout.DATABASES)
-        stats = [self._txn.stat(self._environment.database(name)) for name in names]
+        stats = [self._stat(name) for name in names]
         pages = sum(
             found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"] for found in stats
         )
-        return int(pages * stats[0]["psize"])
+        return pages * stats[0]["psize"]
 
     @property
     def is_ordered(self) -> bool:
@@ -256,7 +256,14 @@ class Snapshot:
 
     def count(self, database: bytes) -> int:
         """Number of records; those of the main database count the named databases too."""
-        return int(self._txn.stat(self._environment.database(database))["entries"])
+        return self._stat(database)["entries"]
+
+    def _stat(self, database: bytes) -> dict[str, int]:
+        try:
+            found: dict[str, int] = self._txn.stat(self._environment.database(database))
+        except lmdb.Error as error:
+            raise self._environment.corrupt(error) from None
+        return found
 
     def __del__(self) -> None:
         if not hasattr(self, "_environment"):

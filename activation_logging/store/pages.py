@@ -22,11 +22,18 @@ def walk(file: Path) -> list[str] | None:
         None if the installed lmdb has no such walker; it came with 3.0.
     """
     try:
-        from lmdb import verify as walker
+        from lmdb.verify import VerifyError, _Verifier
     except ImportError:
         return None
-    try:
-        found: list[str] = walker.verify(str(file))
-    except walker.VerifyError as error:
-        return [str(error)]
+    with file.open("rb") as opened:
+        size = file.stat().st_size
+        walker = _Verifier(opened, size)
+        try:
+            found: list[str] = walker.verify()
+        except VerifyError as error:
+            return [str(error)]
+        # Of rows that fill several pages it looks at the first alone. `live` has a byte a page.
+        end = (walker.live.rfind(1) + 1) * walker.psize
+    if end > size:
+        found.append(f"the file ends at byte {size}, what it holds at byte {end}")
     return found

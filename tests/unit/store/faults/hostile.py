@@ -91,6 +91,7 @@ def _try(path: Path, data: bytes) -> Counter[str]:
             assert faults, f"{name} dies of {outcome.died_of}, and nothing warns of it"
             found[f"{name} dies of {outcome.died_of}"] += 1
         else:
+            assert outcome.value is not None, f"{name} ends with an error that is not ours"
             found[f"{name}: {outcome.value}"] += 1
     shutil.rmtree(path)
     return found
