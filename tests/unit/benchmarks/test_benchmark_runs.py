@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import zipfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -629,6 +630,24 @@ class TestMetrics:
         rate = nonsense_rates(items)["refusal_rate"]
         assert (rate.value, rate.n) == (0.5, 4)
         assert rate.stderr == pytest.approx(Rate.of(2, 4).stderr)
+
+
+def test_keys_are_in_no_file(
+    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in what we write nor in Inspect's own logs, which are zip archives."""
+    secrets = {"VLLM_API_KEY": "sk-ofTheServer", "JUDGE_API_KEY": "sk-ofTheJudge"}
+    for name, value in secrets.items():
+        monkeypatch.setenv(name, value)
+    with canned(lambda _: '{"verdict": "accepts"}') as judging:
+        run(server, tmp_path, judge=judging.model, judge_base_url=judging.base_url)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    archives = [zipfile.ZipFile(file) for file in files if zipfile.is_zipfile(file)]
+    texts = [file.read_bytes() for file in files]
+    texts += [archive.read(name) for archive in archives for name in archive.namelist()]
+    assert archives
+    for text in texts:
+        assert not [value for value in secrets.values() if value.encode() in text]
 
 
 def test_the_command_prints_json_for_machines(server: Any, tmp_path: Path) -> None:
