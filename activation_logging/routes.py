@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, field_validator
 
 from activation_logging.errors import (
     ActivationLoggingError,
@@ -34,6 +35,7 @@ T = TypeVar("T")
 
 PAGE = 50
 MAX_PAGE = 1000
+MAX_DETAILS_BYTES = 1 << 16
 _BFLOAT16 = "BF16"
 
 
@@ -45,6 +47,13 @@ class NewEvaluation(BaseModel):
     score: float | None = None
     judge: str | None = Field(default=None, max_length=1000)
     details: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("details")
+    @classmethod
+    def _details_are_small(cls, details: dict[str, Any]) -> dict[str, Any]:
+        if len(json.dumps(details)) > MAX_DETAILS_BYTES:
+            raise ValueError(f"longer than {MAX_DETAILS_BYTES} bytes of JSON")
+        return details
 
 
 @router.get("")

@@ -286,6 +286,7 @@ class TestRoutes:
             {"name": "", "label": "correct"},
             {"name": "x" * 500, "label": "correct"},
             {"name": "a\0b", "label": "correct"},
+            {"name": "x", "label": "correct", "details": {"much": "x" * 70_000}},
         ):
             assert server.post(path, body).status_code == 400, body
         missing = {"name": "x", "label": "correct"}
