@@ -177,5 +177,6 @@ tmpfs /mnt/ssh tmpfs rw 0 0
     ) -> None:
         (tmp_path / "mounts").write_text("server:/ / nfs rw 0 0\n")
         monkeypatch.setattr("activation_logging.store.filesystem._MOUNTS", tmp_path / "mounts")
-        StoreWriter(store_path, role="test").close()
+        with caplog.at_level(logging.WARNING):
+            StoreWriter(store_path, role="test").close()
         assert "network file system (nfs)" in caplog.text
