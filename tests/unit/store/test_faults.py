@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 from pathlib import Path
 from typing import Any
 
 import lmdb
 import pytest
+from typer.testing import CliRunner
 
 from activation_logging import open_store
+from activation_logging.cli import _app
 from activation_logging.errors import NotAStore
 from activation_logging.store import StoreWriter
 from activation_logging.store.filesystem import network_type
@@ -95,6 +98,18 @@ class TestHostileFiles:
         found = hostile.flip(tmp_path, times=25, bits=50)
         assert found["files"] == 25
         assert found["found by the walker"] > 0
+
+    def test_verify_names_the_fault_without_opening_the_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "a.lmdb"
+        data = bytearray(hostile.make(path))
+        data[10 * 4096 : 20 * 4096] = bytes(range(256)) * 160
+        (path / "data.mdb").write_bytes(data)
+        (path / "lock.mdb").unlink()
+        found = CliRunner().invoke(_app, ["verify", str(path), "--json"])
+        assert found.exit_code == 1
+        problems = json.loads(found.stdout)["problems"]
+        assert any("page" in problem["what"] for problem in problems)
+        assert not (path / "lock.mdb").exists(), "LMDB has not been near it"
 
     def test_cut_off(self, tmp_path: Path) -> None:
         found = hostile.cut(tmp_path, times=15)
