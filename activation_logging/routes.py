@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, field_validator
 
 from activation_logging.errors import (
@@ -28,7 +29,15 @@ from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import select
 
-router = APIRouter(prefix="/v1/activations", tags=["activations"])
+
+class AsciiJson(JSONResponse):
+    """JSON with ASCII escapes: one entry with text that UTF-8 cannot hold hides no other."""
+
+    def render(self, content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+
+
+router = APIRouter(prefix="/v1/activations", tags=["activations"], default_response_class=AsciiJson)
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -275,10 +275,10 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
         raise RequestOptionError(name, "every key and value must be a string")
     if len(value) > MAX_TAGS:
         raise RequestOptionError(name, f"more than {MAX_TAGS} tags")
-    size = sum(
-        len(k.encode("utf-8", "replace")) + len(v.encode("utf-8", "replace"))
-        for k, v in value.items()
-    )
+    try:
+        size = sum(len(k.encode()) + len(v.encode()) for k, v in value.items())
+    except UnicodeEncodeError:
+        raise RequestOptionError(name, "half a character (a lone surrogate) is no text") from None
     if size > MAX_TAGS_BYTES:
         raise RequestOptionError(name, f"longer than {MAX_TAGS_BYTES} bytes")
     return dict(value)

@@ -40,6 +40,9 @@ def test_malformed_requests(server: RunningServer) -> None:
     statuses, wrong = pester(server, 400)
     assert not wrong, wrong[:5]
     assert statuses[400] > 50, statuses
+    # What they have left in the store keeps nobody from reading it.
+    listed = server.get("/v1/activations", params={"limit": 1000}).json()
+    assert len(listed["data"]) == len(server.store())
 
 
 # The engine's turn is in ``make torture``: each takes a server of its own.

@@ -186,6 +186,7 @@ class TestOptions:
             ({"activation_tags": "{not json"}, "activation_tags"),
             ({"activation_tags": '["a"]'}, "activation_tags"),
             ({"activation_tags": {"a": 1}}, "activation_tags"),
+            ({"activation_tags": '{"a": "\\ud800"}'}, "activation_tags"),
             ({"activation_tags": json.dumps({"a": "b" * 10_000_000})}, "activation_tags"),
         ],
     )
