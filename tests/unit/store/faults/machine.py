@@ -110,17 +110,17 @@ class StoreMachine(RuleBasedStateMachine):
     def flush(self) -> None:
         self.tell("flush")
         for half in self.sent:
-            self.arrived(half)
+            self.arrived(half, self.writer)
         self.sent.clear()
 
-    def arrived(self, half: Half) -> None:
+    def arrived(self, half: Half, writer: int) -> None:
         if half.kind == "rows":
-            self.captures[half.name] = (half.rows, self.writer)
+            self.captures[half.name] = (half.rows, writer)
             return
         number = self.repeats.get(half.prompt, 0)
         self.repeats[half.prompt] = number + 1
         key = prompt_key(half.prompt) + (f"#{number}" if number else "")
-        self.entries[key] = Answer(half.name, half.rows, half.prompt, self.writer)
+        self.entries[key] = Answer(half.name, half.rows, half.prompt, writer)
 
     @rule(
         prompt=st.sampled_from(PROMPTS),
@@ -166,13 +166,16 @@ class StoreMachine(RuleBasedStateMachine):
         self.process.kill()
         self.process.join()
         self.connection.close()
+        killed = self.writer
+        # Only now may one look: a commit that was killed at its very end shows when the next
+        # writer takes over the lock.
+        self.start_writer()
         there = [self.is_there(half) for half in self.sent]
         kept = there.count(True)
         assert there == [True] * kept + [False] * (len(there) - kept), "in the order sent"
         for half in self.sent[:kept]:
-            self.arrived(half)
+            self.arrived(half, killed)
         self.sent.clear()
-        self.start_writer()
         if then_repair:
             self.repair()
 
