@@ -9,7 +9,7 @@ from tests.unit.store.faults.machine import StoreMachine
 TestStore = StoreMachine.TestCase
 # The database of examples would lie in the work tree; a failure prints how to repeat it anyway.
 TestStore.settings = settings(
-    max_examples=12,
+    max_examples=10,
     stateful_step_count=25,
     deadline=None,
     database=None,

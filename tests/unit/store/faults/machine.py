@@ -201,6 +201,12 @@ class StoreMachine(RuleBasedStateMachine):
             self.forget(key)
         self.compare(self.store)
 
+    @rule(pick=PICK)
+    def delete_before_a_kill(self, pick: int) -> None:
+        """The rows stay for as long as their writer lives, which then cannot remove them."""
+        self.delete(pick)
+        self.kill(0.0, then_repair=True)
+
     def one_of_them(self, pick: int) -> list[str]:
         """One key, if there is any."""
         keys = sorted(self.entries)
