@@ -104,8 +104,8 @@ def run_engine(model: str, mode: Mode) -> None:
 
     options = {"max_model_len": 2048, "gpu_memory_utilization": 0.4, **mode.options}
     engine = LLM(model, dtype=mode.dtype, **options)
-    # Short: a greedy answer that goes on for long repeats itself, and one word repeated is a text on
-    # which float32 itself is off by 1e-4 (transformers against its own float64).
+    # Short: a greedy answer that goes on for long repeats itself, and one word repeated is a text
+    # on which float32 itself is off by 1e-4 (transformers against its own float64).
     greedy = SamplingParams(max_tokens=12, temperature=0.0, ignore_eos=True)
     mixed = [Load(1, 1, prompt_words=3 + 17 * i).prompts(str(i))[0] for i in range(16)]
     engine.generate(mixed, greedy, use_tqdm=False)
