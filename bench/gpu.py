@@ -36,7 +36,7 @@ from activation_logging import Entry, Store, open_store
 from activation_logging.bench.compare import Plan, compare
 from activation_logging.bench.load import Load
 from activation_logging.bench.machine import describe
-from activation_logging.bench.servers import ServerOptions
+from activation_logging.bench.servers import Contestant, ServerOptions
 from activation_logging.bench.table import TerminalWatcher, show
 from activation_logging.demo_model import demo_model_path
 from activation_logging.lm_head import load_lm_head
@@ -217,9 +217,8 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                     continue
                 folder = Path(base) / f"{runner}-{len(found)}"
                 plan = Plan(
-                    options=ServerOptions(
-                        model, (*dummy, "--max-model-len", "4096"), layers=layers, tokens=tokens
-                    ),
+                    options=ServerOptions(model, (*dummy, "--max-model-len", "4096")),
+                    candidates=(Contestant("logging", layers, tokens),),
                     concurrencies=tuple(map(int, args.concurrency.split(","))),
                     rounds=args.rounds,
                     restarts=1,

@@ -21,7 +21,7 @@ from rich.table import Table
 
 from activation_logging.bench.load import Client, Load
 from activation_logging.bench.machine import describe
-from activation_logging.bench.servers import SERVED_NAME, Server, ServerOptions
+from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.demo_model import demo_model_path
 
 STEP = 1000
@@ -65,7 +65,7 @@ def main() -> None:
     samples: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Server(args.variant, options, Path(folder)) as server,
+        Server(Contestant(args.variant), options, Path(folder)) as server,
         Client() as client,
     ):
         load = Load(args.concurrency, STEP, prompt_words=16, answer_tokens=args.tokens)

@@ -1,4 +1,4 @@
-"""The turns: both servers run, one at a time is under load, and the order alternates."""
+"""The turns: all servers run, one at a time is under load, and the order changes every round."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from activation_logging.bench.figures import Comparison, Measurement, Pair
 from activation_logging.bench.load import Client, Load, requests_for
 from activation_logging.bench.machine import cpu_times, describe, wait_until_idle
-from activation_logging.bench.servers import SERVED_NAME, Server, ServerOptions, Variant
+from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.errors import SettingsError
 from activation_logging.store.writer import WriterStats
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 _ATTEMPTS = 4
 COUNTERS = tuple(each.name for each in fields(WriterStats))
@@ -36,8 +36,8 @@ class Watcher(Protocol):
     def answered(self, count: int) -> None:
         """So many requests of the current load have been answered."""
 
-    def measured(self, load: Load, pair: Pair, kept: bool) -> None:
-        """Both servers have had the load; ``kept`` is False where it will be done again."""
+    def measured(self, load: Load, pairs: Sequence[Pair], kept: bool) -> None:
+        """Every server has had the load; ``kept`` is False where it will be done again."""
 
 
 Baseline = Literal["plain", "off", "unlogged"]
@@ -60,19 +60,17 @@ class Plan:
     Args:
         baseline: the server to compare with; ``unlogged`` are requests to the candidate itself
             that ask not to be logged.
-        candidate: the server in question.
+        candidates: the servers in question, all of them beside the one baseline.
         concurrencies: requests in flight, one comparison for each.
-        rounds: pairs of measurements per comparison and start.
-        restarts: how often both servers are started afresh, each time the other one first. Two
-            servers of the very same kind differ by several percent, depending on where their
-            memory happens to lie, and keep that difference for life.
-        disturbance: processor cores that others may keep busy; a pair that saw more is
-            measured again, a few times, and the quietest is kept. None: keep every pair.
+        rounds: measurements of each server, per concurrency and start.
+        restarts: how often all servers are started afresh, each time in the other order.
+        disturbance: processor cores that others may keep busy; a round that saw more is
+            measured again, a few times, and the quietest is kept. None: keep every round.
     """
 
     options: ServerOptions
     baseline: Baseline = "plain"
-    candidate: Variant = "logging"
+    candidates: tuple[Contestant, ...] = (Contestant("logging"),)
     concurrencies: tuple[int, ...] = (1, 8, 32, 64)
     rounds: int = 4
     restarts: int = 2
@@ -94,8 +92,10 @@ class Plan:
         for name, number in positive.items():
             if number < 1:
                 raise SettingsError(f"{name}: {number} is not a positive number")
-        if self.baseline == "unlogged" and self.candidate != "logging":
-            raise SettingsError("baseline unlogged: only a logging candidate can be asked not to")
+        if not self.candidates:
+            raise SettingsError("candidate: name at least one")
+        if self.baseline == "unlogged" and [c.variant for c in self.candidates] != ["logging"]:
+            raise SettingsError("baseline unlogged: goes with one candidate alone, which logs")
         if not self.concurrencies:
             raise SettingsError("concurrency: give at least one number")
 
@@ -115,7 +115,7 @@ class Plan:
 
 @dataclass
 class Storage:
-    """What the logging servers stored over the whole run, and their counters by role."""
+    """What the servers of one candidate stored over the whole run, and their counters by role."""
 
     tokens: int = 0
     disk_bytes: int = 0
@@ -150,14 +150,17 @@ class Results:
 
     plan: Plan
     comparisons: tuple[Comparison, ...]
-    storage: Storage | None
+    """One for each candidate and load, candidate by candidate."""
+    storage: Mapping[str, Storage]
+    """What each logging candidate has stored, by its name."""
     started: str
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
-        storage = None
-        if self.storage is not None:
-            storage = {**asdict(self.storage), "per_token": self.storage.per_token}
+        storage = {
+            name: {**asdict(found), "per_token": found.per_token}
+            for name, found in self.storage.items()
+        }
         return {
             "started": self.started,
             "command": sys.argv[1:],
@@ -169,61 +172,67 @@ class Results:
 
 
 def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results:
-    """Start both servers, take turns, and stop them.
+    """Start all servers, take turns, and stop them.
 
     Args:
         plan: what to do.
         watcher: told how far it is.
-        folder: for logs and the store; a temporary one is used, and removed, by default.
+        folder: for logs and the stores; a temporary one is used, and removed, by default.
 
     Raises:
         BenchFailed: a server did not start or failed under the load.
     """
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     loads = plan.loads()
-    pairs: list[list[Pair]] = [[] for _ in loads]
-    storage = Storage()
+    rounds: list[list[Sequence[Pair]]] = [[] for _ in loads]
+    storage: dict[str, Storage] = {}
     with ExitStack() as stack:
         if folder is None:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         client = stack.enter_context(Client())
         for number in range(plan.restarts):
-            with _both_sides(plan, number, folder / str(number), watcher) as sides:
+            with _all_sides(plan, number, folder / str(number), watcher) as sides:
                 turns = _Turns(sides, client, watcher, plan, number)
-                for load, found in zip(loads, pairs, strict=True):
-                    found.extend(turns.pairs(load))
-                if plan.candidate == "logging":
-                    storage.add(sides[1].server, turns.tokens)
+                for load, found in zip(loads, rounds, strict=True):
+                    found.extend(turns.rounds(load))
+                for side in sides[1:]:
+                    if side.server.kind.variant == "logging":
+                        storage.setdefault(side.name, Storage()).add(side.server, turns.tokens)
     comparisons = tuple(
-        Comparison(load, tuple(found)) for load, found in zip(loads, pairs, strict=True)
+        Comparison(candidate.name, load, tuple(pairs[place] for pairs in found))
+        for place, candidate in enumerate(plan.candidates)
+        for load, found in zip(loads, rounds, strict=True)
     )
-    return Results(plan, comparisons, storage if storage.tokens else None, started)
+    return Results(plan, comparisons, storage, started)
 
 
 @contextmanager
-def _both_sides(
+def _all_sides(
     plan: Plan, number: int, folder: Path, watcher: Watcher
-) -> Iterator[tuple[Side, Side]]:
-    """Baseline and candidate, started one after the other, the other way round every time."""
+) -> Iterator[tuple[Side, ...]]:
+    """Baseline and candidates, started one after the other, the other way round every time."""
     folder.mkdir(parents=True, exist_ok=True)
-    candidate = Server(plan.candidate, plan.options, folder, name=f"candidate-{plan.candidate}")
+    kinds = [*plan.candidates]
+    if plan.baseline != "unlogged":
+        kinds.insert(0, Contestant(plan.baseline))
+    servers = [
+        Server(kind, plan.options, folder, place=place, servers=len(kinds))
+        for place, kind in enumerate(kinds)
+    ]
     with ExitStack() as stack:
-        if plan.baseline == "unlogged":
-            watcher.starting(plan.candidate)
-            stack.enter_context(candidate)
-            yield Side(plan.baseline, candidate, _UNLOGGED), Side(plan.candidate, candidate, {})
-            return
-        baseline = Server(plan.baseline, plan.options, folder, name=f"baseline-{plan.baseline}")
-        for server in (candidate, baseline) if number % 2 else (baseline, candidate):
-            watcher.starting(server.variant)
+        for server in reversed(servers) if number % 2 else servers:
+            watcher.starting(server.kind.name)
             stack.enter_context(server)
-        yield Side(plan.baseline, baseline, {}), Side(plan.candidate, candidate, {})
+        sides = [Side(server.kind.name, server, {}) for server in servers]
+        if plan.baseline == "unlogged":
+            sides.insert(0, Side(plan.baseline, servers[0], _UNLOGGED))
+        yield tuple(sides)
 
 
 class _Turns:
     def __init__(
         self,
-        sides: tuple[Side, Side],
+        sides: Sequence[Side],
         client: Client,
         watcher: Watcher,
         plan: Plan,
@@ -234,44 +243,48 @@ class _Turns:
         self._watcher = watcher
         self._plan = plan
         self._restart = restart
+        self._pids = [*{side.server.pid for side in sides}, client.pid]
         self.tokens = 0
-        """Prompt and answer tokens that the candidate has seen."""
+        """Prompt and answer tokens that each candidate has seen."""
 
-    def pairs(self, load: Load) -> list[Pair]:
-        """All rounds at one concurrency, after a warm-up."""
-        self._pair(load, turn=0, attempt=0)
-        return [self._quiet_pair(load, turn) for turn in range(1, self._plan.rounds + 1)]
+    def rounds(self, load: Load) -> list[Sequence[Pair]]:
+        """All rounds at one concurrency, after a warm-up; a pair for each candidate."""
+        self._round(load, turn=0, attempt=0)
+        return [self._quiet_round(load, turn) for turn in range(1, self._plan.rounds + 1)]
 
-    def _quiet_pair(self, load: Load, turn: int) -> Pair:
-        """A pair that others did not disturb much, or the least disturbed of a few."""
+    def _quiet_round(self, load: Load, turn: int) -> Sequence[Pair]:
+        """A round that others did not disturb much, or the least disturbed of a few."""
         limit = self._plan.disturbance
-        tried: list[Pair] = []
+        tried: list[Sequence[Pair]] = []
         for attempt in range(_ATTEMPTS if limit is not None else 1):
-            pair = self._pair(load, turn, attempt)
-            tried.append(pair)
-            quiet = limit is None or pair.others <= limit
-            self._watcher.measured(load, pair, kept=quiet or attempt + 1 == _ATTEMPTS)
+            tried.append(self._round(load, turn, attempt))
+            quiet = limit is None or _others(tried[-1]) <= limit
+            self._watcher.measured(load, tried[-1], kept=quiet or attempt + 1 == _ATTEMPTS)
             if quiet:
                 break
-        return min(tried, key=lambda pair: pair.others)
+        return min(tried, key=_others)
 
-    def _pair(self, load: Load, turn: int, attempt: int) -> Pair:
+    def _round(self, load: Load, turn: int, attempt: int) -> Sequence[Pair]:
         series = f"{self._restart}.{turn}.{attempt}"
-        # A B, then B A: whatever drifts meanwhile hits both alike.
-        order = (0, 1) if (turn + attempt) % 2 else (1, 0)
+        # A B C, then C B A, then B C A, ...: whatever drifts meanwhile hits all alike.
+        order = list(range(len(self._sides)))
+        shift = (turn + attempt) // 2 % len(order)
+        order = order[shift:] + order[:shift]
+        if (turn + attempt) % 2:
+            order.reverse()
         found = {index: self._measure(self._sides[index], load, series, turn) for index in order}
-        return Pair(found[0], found[1])
+        # All candidates answer the same prompts.
+        self.tokens += found[1].tokens + found[1].prompt_tokens
+        return [Pair(found[0], found[index]) for index in range(1, len(order))]
 
     def _measure(self, side: Side, load: Load, series: str, turn: int) -> Measurement:
         self._watcher.measuring(load, turn, side.name)
-        baseline, candidate = self._sides
-        if baseline.server is candidate.server:
+        if self._plan.baseline == "unlogged":
             # Prompts that it has seen a moment ago would come out of its prefix cache.
             series = f"{series}.{side.name}"
         pid = side.server.pid
-        everyone = [*{each.server.pid for each in self._sides}, self._client.pid]
-        wait_until_idle(everyone)
-        before, all_before = cpu_times([pid]), cpu_times(everyone)
+        wait_until_idle(self._pids)
+        before, all_before = cpu_times([pid]), cpu_times(self._pids)
         timing = self._client.send(
             load,
             load.prompts(series),
@@ -281,12 +294,15 @@ class _Turns:
         )
         # Whatever logging has put off is part of its price.
         side.server.flush()
-        after, all_after = cpu_times([pid]), cpu_times(everyone)
-        if side is candidate:
-            self.tokens += timing.tokens + timing.prompt_tokens
+        after, all_after = cpu_times([pid]), cpu_times(self._pids)
         return Measurement.of(
             side.name,
             timing,
             cpu_s=after.ours - before.ours,
             others_s=all_after.others - all_before.others,
         )
+
+
+def _others(pairs: Sequence[Pair]) -> float:
+    """Processor cores that other processes kept busy, at the worst of a round."""
+    return max(pair.others for pair in pairs)

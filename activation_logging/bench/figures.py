@@ -68,7 +68,7 @@ class Measurement:
 
 
 class Pair(NamedTuple):
-    """The same load on both servers, one right after the other."""
+    """The same load on the baseline and on a candidate, in the same round."""
 
     baseline: Measurement
     candidate: Measurement
@@ -84,8 +84,9 @@ RATIOS = ("throughput", "ttft_p50", "itl_p50", "itl_p99", "cpu_per_token")
 
 @dataclass(frozen=True)
 class Comparison:
-    """All pairs at one concurrency."""
+    """All pairs of one candidate at one concurrency."""
 
+    candidate: str
     load: Load
     pairs: tuple[Pair, ...]
 
@@ -105,6 +106,7 @@ class Comparison:
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
         return {
+            "candidate": self.candidate,
             "concurrency": self.load.concurrency,
             "requests": self.load.requests,
             "ratios": {name: self.ratio(name)._asdict() for name in RATIOS},

@@ -10,11 +10,12 @@ import sys
 import time
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import httpx
 
 from activation_logging.bench.load import BenchFailed
+from activation_logging.errors import SettingsError
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -28,38 +29,74 @@ Variant = Literal["plain", "off", "logging"]
 """``plain``: vLLM does not load the plugin, as if it were not installed. ``off``: it does, with
 ``ACTIVATION_LOGGING=0``. ``logging``: as users run it."""
 
+
+class Contestant(NamedTuple):
+    """A kind of server: its variant, and what it logs, as in ``ACTIVATION_LAYERS``, ``_TOKENS``."""
+
+    variant: Variant
+    layers: str = "last"
+    tokens: str = "all"
+
+    @classmethod
+    def parse(cls, text: str) -> Contestant:
+        """From ``variant`` or ``logging:layers``, such as ``logging:8,15,last``.
+
+        Raises:
+            SettingsError: there is no such variant, or one that logs nothing was given layers.
+        """
+        variant, _, layers = text.partition(":")
+        if variant not in get_args(Variant) or (layers and variant != "logging"):
+            raise SettingsError(
+                f"candidate: {text!r} is none of {', '.join(get_args(Variant))}, logging:LAYERS"
+            )
+        return cls(variant, layers or "last")  # type: ignore[arg-type]
+
+    @property
+    def name(self) -> str:
+        """What :meth:`parse` takes."""
+        return self.variant if self.layers == "last" else f"{self.variant}:{self.layers}"
+
+
 SERVED_NAME = "bench"
 _START_S = 900.0
 _STOP_S = 60.0
 _FLUSH_S = 120.0
 _LOG_LINES = 25
 
-# Two servers share the machine's memory: neither may take nearly all, as vLLM would by itself.
-_GPU_SHARE = "0.4"
-_CPU_KV_CACHE_GIB = "2"
+# Several servers share the machine's memory: none may take nearly all, as vLLM would by itself.
+_MEMORY_SHARE = 0.8
+_CPU_KV_CACHE_GIB = "1"
 
 
 @dataclass(frozen=True)
 class ServerOptions:
-    """What both servers are started with."""
+    """What all servers are started with."""
 
     model: str
     vllm_args: tuple[str, ...] = ()
-    layers: str = "last"
-    tokens: str = "all"
     eager: bool = False
 
 
 class Server:
-    """One vLLM server; a context manager that starts and stops it."""
+    """One vLLM server; a context manager that starts and stops it.
+
+    Args:
+        place: number among ``servers`` that share the machine; store and log are named after it.
+    """
 
     def __init__(
-        self, variant: Variant, options: ServerOptions, folder: Path, *, name: str | None = None
+        self,
+        kind: Contestant,
+        options: ServerOptions,
+        folder: Path,
+        *,
+        place: int = 0,
+        servers: int = 1,
     ) -> None:
-        self.variant = variant
-        self.name = name or variant
-        self.store = folder / f"{self.name}.lmdb"
-        self.log = folder / f"{self.name}.log"
+        self.kind = kind
+        self._memory_share = _MEMORY_SHARE / servers
+        self.store = folder / f"{place}-{kind.variant}.lmdb"
+        self.log = folder / f"{place}-{kind.variant}.log"
         self._options = options
         self._port = _free_port()
         self._process: subprocess.Popen[bytes] | None = None
@@ -84,7 +121,7 @@ class Server:
             *("--served-model-name", SERVED_NAME),
             *("--host", "127.0.0.1", "--port", str(self._port)),
             *(["--enforce-eager"] if options.eager else []),
-            *_memory(options.vllm_args),
+            *self._memory(),
             *options.vllm_args,
         ]
 
@@ -92,14 +129,14 @@ class Server:
         """What makes one variant differ from another."""
         env = {k: v for k, v in inherited.items() if not k.startswith("ACTIVATION_")}
         env.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
-        if self.variant == "plain":
+        if self.kind.variant == "plain":
             others = [found.name for found in entry_points(group="vllm.general_plugins")]
             names = inherited.get("VLLM_PLUGINS", ",".join(others)).split(",")
             env["VLLM_PLUGINS"] = ",".join(n for n in names if n != "activation_logging")
         else:
-            env["ACTIVATION_LOGGING"] = "1" if self.variant == "logging" else "0"
-            env["ACTIVATION_LAYERS"] = self._options.layers
-            env["ACTIVATION_TOKENS"] = self._options.tokens
+            env["ACTIVATION_LOGGING"] = "1" if self.kind.variant == "logging" else "0"
+            env["ACTIVATION_LAYERS"] = self.kind.layers
+            env["ACTIVATION_TOKENS"] = self.kind.tokens
             env["ACTIVATION_LMDB_PATH"] = str(self.store)
         return env
 
@@ -143,14 +180,14 @@ class Server:
 
     def flush(self) -> None:
         """Wait until everything that the server has logged is in its store."""
-        if self.variant != "logging":
+        if self.kind.variant != "logging":
             return
         url = f"{self.base_url}/v1/activations/flush"
         httpx.post(url, timeout=_FLUSH_S).raise_for_status()
 
     def counters(self) -> dict[str, dict[str, Any]]:
         """The store's counters, by what wrote them; empty where nothing is logged."""
-        if self.variant != "logging":
+        if self.kind.variant != "logging":
             return {}
         with open_store(self.store) as store:
             return {record["role"]: record for record in store.writers().values()}
@@ -166,7 +203,7 @@ class Server:
         while time.monotonic() < end:
             if self._process.poll() is not None:
                 raise BenchFailed(
-                    f"the {self.name} server ended with code {self._process.returncode}:\n"
+                    f"the {self.kind.name} server ended with code {self._process.returncode}:\n"
                     f"{self._log_tail()}"
                 )
             try:
@@ -176,8 +213,13 @@ class Server:
                 pass
             time.sleep(0.5)
         raise BenchFailed(
-            f"the {self.name} server was not ready after {_START_S:.0f} s:\n{self._log_tail()}"
+            f"the {self.kind.name} server was not ready after {_START_S:.0f} s:\n{self._log_tail()}"
         )
+
+    def _memory(self) -> list[str]:
+        flag = "--gpu-memory-utilization"
+        given = any(a.replace("_", "-").startswith(flag) for a in self._options.vllm_args)
+        return [] if given else [flag, f"{self._memory_share:.2f}"]
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -188,9 +230,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def _memory(given: tuple[str, ...]) -> list[str]:
-    flag = "--gpu-memory-utilization"
-    taken = any(arg.replace("_", "-").startswith(flag) for arg in given)
-    return [] if taken else [flag, _GPU_SHARE]

@@ -11,19 +11,20 @@ from activation_logging.bench.compare import COUNTERS
 from activation_logging.bench.machine import describe
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rich.console import Console
     from typing_extensions import Self
 
     from activation_logging.bench.compare import Plan, Results, Storage
-    from activation_logging.bench.figures import Pair, Spread
+    from activation_logging.bench.figures import Comparison, Pair, Spread
     from activation_logging.bench.load import Load
 
 _SERVERS = {
     "plain": "vLLM without the plugin",
     "off": "ACTIVATION_LOGGING=0",
-    "logging": "logging",
+    "logging": "logging the last layer",
     "unlogged": "the same server, requests with activation_logging=off",
 }
 _RATIOS = {
@@ -54,29 +55,32 @@ class TerminalWatcher:
     def starting(self, server: str) -> None:
         """Say that a server is being started."""
         self._progress.update(
-            self._task, description=f"starting a server ({_SERVERS[server]})", total=None
+            self._task, description=f"starting a server ({_words(server)})", total=None
         )
 
     def measuring(self, load: Load, turn: int, server: str) -> None:
         """Begin the bar of one measurement."""
         what = f"round {turn}/{self._plan.rounds}" if turn else "warm-up"
-        text = f"{load.concurrency} at a time, {what}: {_SERVERS[server]}"
+        text = f"{load.concurrency} at a time, {what}: {_words(server)}"
         self._progress.update(self._task, description=text, completed=0, total=load.requests)
 
     def answered(self, count: int) -> None:
         """Move the bar."""
         self._progress.update(self._task, completed=count)
 
-    def measured(self, load: Load, pair: Pair, kept: bool) -> None:
-        """Print the line of a finished pair."""
-        ratio = pair.candidate.throughput / pair.baseline.throughput
+    def measured(self, load: Load, pairs: Sequence[Pair], kept: bool) -> None:
+        """Print the line of a finished round."""
+        baseline = pairs[0].baseline
+        ratios = ", ".join(
+            f"{pair.candidate.server} {pair.candidate.throughput / baseline.throughput:.3f}"
+            for pair in pairs
+        )
         text = (
-            f"{load.concurrency:>3} at a time: {pair.baseline.throughput:7.1f} and "
-            f"{pair.candidate.throughput:7.1f} tokens/s, ratio {ratio:.3f}; others used "
-            f"{pair.others:.2f} cores"
+            f"{load.concurrency:>3} at a time: {baseline.server} {baseline.throughput:.1f} "
+            f"tokens/s, of that {ratios}; others used {max(p.others for p in pairs):.2f} cores"
         )
         again = "" if kept else ", [yellow]measured again[/]"
-        self._console.print(text + again, highlight=False)
+        self._console.print(text + again, highlight=False, soft_wrap=True)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -92,37 +96,47 @@ class TerminalWatcher:
 
 
 def show(results: Results, console: Console) -> None:
-    """Print the table, and what it was measured on."""
+    """Print a table for each candidate, and what it was measured on."""
     plan = results.plan
-    table = Table(
-        title=f"{_SERVERS[plan.candidate]} against {_SERVERS[plan.baseline]}",
-        caption=f"ratios: median of {plan.restarts} x {plan.rounds} rounds, least to greatest",
-        title_justify="left",
-        caption_justify="left",
-    )
-    table.add_column("requests in flight")
-    for comparison in results.comparisons:
-        table.add_column(str(comparison.load.concurrency), justify="right")
-    for title, which in ((plan.baseline, "baseline"), (plan.candidate, "candidate")):
-        speeds = [found.absolute("throughput", which) for found in results.comparisons]
-        table.add_row(f"tokens/s, {title}", *(f"{speed.median:.1f}" for speed in speeds))
-    for figure, label in _RATIOS.items():
-        table.add_row(label, *(_ratio(found.ratio(figure)) for found in results.comparisons))
-    others = [max(pair.others for pair in found.pairs) for found in results.comparisons]
-    table.add_row("cores others used", *(f"{cores:.2f}" for cores in others))
-    console.print(table)
-    if results.storage is not None:
-        _show_storage(results.storage, console)
+    for candidate in plan.candidates:
+        found = [each for each in results.comparisons if each.candidate == candidate.name]
+        console.print(_table(plan, candidate.name, found))
+        if candidate.name in results.storage:
+            _show_storage(results.storage[candidate.name], console)
     machine = describe()
     packages = machine["packages"]
     console.print(
         f"{machine['cores']} cores of {machine['processor']}, "
         f"{', '.join(machine['gpu']) or 'no GPU'}; vLLM {packages['vllm']}, "
-        f"{'eager' if plan.options.eager else 'compiled'}; {plan.options.model}, layers "
-        f"{plan.options.layers}; {plan.shared_prefix + plan.prompt_words} words of prompt, "
-        f"{plan.shared_prefix} of them common; {plan.answer_tokens} tokens of answer",
+        f"{'eager' if plan.options.eager else 'compiled'}; {plan.options.model}; "
+        f"{plan.shared_prefix + plan.prompt_words} words of prompt, {plan.shared_prefix} of them "
+        f"common; {plan.answer_tokens} tokens of answer",
         highlight=False,
     )
+
+
+def _table(plan: Plan, candidate: str, comparisons: Sequence[Comparison]) -> Table:
+    table = Table(
+        title=f"{_words(candidate)}, against {_words(plan.baseline)}",
+        caption=f"ratios: median of {plan.restarts} x {plan.rounds} rounds, least to greatest",
+        title_justify="left",
+        caption_justify="left",
+    )
+    table.add_column("requests in flight")
+    for comparison in comparisons:
+        table.add_column(str(comparison.load.concurrency), justify="right")
+    for title, which in ((plan.baseline, "baseline"), (candidate, "candidate")):
+        speeds = [found.absolute("throughput", which) for found in comparisons]
+        table.add_row(f"tokens/s, {title}", *(f"{speed.median:.1f}" for speed in speeds))
+    for figure, label in _RATIOS.items():
+        table.add_row(label, *(_ratio(found.ratio(figure)) for found in comparisons))
+    others = [max(pair.others for pair in found.pairs) for found in comparisons]
+    table.add_row("cores others used", *(f"{cores:.2f}" for cores in others))
+    return table
+
+
+def _words(server: str) -> str:
+    return _SERVERS.get(server, server.replace("logging:", "logging layers "))
 
 
 def _ratio(spread: Spread) -> str:

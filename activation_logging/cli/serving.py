@@ -152,9 +152,12 @@ def bench(  # noqa: PLR0917 - the command's options
         ),
     ] = "plain",
     candidate: Annotated[
-        Literal["logging", "off", "plain"],
-        typer.Option(help="What is measured; plain against plain shows the noise."),
-    ] = "logging",
+        list[str] | None,
+        typer.Option(
+            help="What is measured: logging, logging:LAYERS (as in ACTIVATION_LAYERS), off, or "
+            "plain, which shows the noise. May be repeated: all are compared with one baseline."
+        ),
+    ] = None,
     concurrency: Annotated[
         str, typer.Option(help="Requests in flight, separated by commas.")
     ] = "1,8,32,64",
@@ -162,11 +165,11 @@ def bench(  # noqa: PLR0917 - the command's options
         int, typer.Option(help="Pairs of measurements per concurrency and start.")
     ] = 4,
     restarts: Annotated[
-        int, typer.Option(help="How often both servers are started afresh, in either order.")
+        int, typer.Option(help="How often the servers are started afresh, in either order.")
     ] = 2,
     requests: Annotated[
         int | None,
-        typer.Option(help="Requests per measurement; by default enough for a dozen seconds."),
+        typer.Option(help="Requests per measurement; by default enough for some ten seconds."),
     ] = None,
     tokens: Annotated[int, typer.Option(help="Tokens per answer.")] = 64,
     prompt_words: Annotated[
@@ -175,17 +178,16 @@ def bench(  # noqa: PLR0917 - the command's options
     shared_prefix: Annotated[
         int, typer.Option(help="Words at the start that all prompts share (a system prompt).")
     ] = 0,
-    layers: Annotated[str, typer.Option(help="Layers to log, as in ACTIVATION_LAYERS.")] = "last",
     eager: Annotated[bool, typer.Option("--eager", help="Do not compile the model.")] = False,
     disturbance: Annotated[
         float | None,
         typer.Option(
-            help="Measure a pair again (up to three times) if other processes kept more than so "
+            help="Measure a round again (up to three times) if other processes kept more than so "
             "many processor cores busy meanwhile."
         ),
     ] = None,
     folder: Annotated[
-        Path | None, typer.Option(help="Keep the servers' logs and the store here.")
+        Path | None, typer.Option(help="Keep the servers' logs and stores here.")
     ] = None,
     save: Annotated[
         Path | None, typer.Option("--output", help="Write every measurement here, as JSON.")
@@ -194,26 +196,25 @@ def bench(  # noqa: PLR0917 - the command's options
 ) -> None:
     """Measure what logging costs: the same load on a plain and a logging server, in turns.
 
-    Both run at once, and one at a time is under load; a streaming client in a process of its own
-    notes when each token comes. What is reported is the ratio of the two, round by round, as a
-    median with the least and the greatest. Flags that are not listed here go to vLLM, for both.
+    All servers run at once, and one at a time is under load; a streaming client in a process of its
+    own notes when each token comes. What is reported is the ratio to the baseline, round by round,
+    as a median with the least and the greatest. Flags that are not listed here go to vLLM, for all.
     """
     import signal
     import sys
 
     from activation_logging.bench.compare import Plan, compare
-    from activation_logging.bench.servers import ServerOptions
+    from activation_logging.bench.servers import Contestant, ServerOptions
     from activation_logging.bench.table import TerminalWatcher, show
 
     plan = Plan(
         options=ServerOptions(
             model=model or _default_model(),
             vllm_args=tuple(context.args),
-            layers=layers,
             eager=eager,
         ),
         baseline=baseline,
-        candidate=candidate,
+        candidates=tuple(map(Contestant.parse, candidate or ["logging"])),
         concurrencies=_numbers(concurrency),
         rounds=rounds,
         restarts=restarts,

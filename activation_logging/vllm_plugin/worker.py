@@ -18,6 +18,7 @@ from activation_logging.settings import Settings, resolve_layers
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin.arena import RowArena
 from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.stack import with_room_below
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,7 @@ class ActivationWorker(Worker):
             kv_group=group,
         )
 
+    @with_room_below
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         collector = self._collector
         if collector is None:

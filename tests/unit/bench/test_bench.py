@@ -14,7 +14,7 @@ from activation_logging.bench.compare import Plan, Results, Storage
 from activation_logging.bench.figures import RATIOS, Comparison, Measurement, Pair, Spread
 from activation_logging.bench.load import Load, Timing, requests_for
 from activation_logging.bench.machine import cpu_times, describe
-from activation_logging.bench.servers import Server, ServerOptions
+from activation_logging.bench.servers import Contestant, Server, ServerOptions
 from activation_logging.bench.table import show
 from activation_logging.errors import SettingsError
 
@@ -84,7 +84,7 @@ class TestFigures:
         # Pair by pair 0.9 and 0.9, although the machine was twice as fast the second time.
         slow = Pair(measurement("plain", 100.0), measurement("logging", 90.0))
         fast = Pair(measurement("plain", 200.0), measurement("logging", 180.0))
-        found = Comparison(LOAD, (slow, fast)).ratio("throughput")
+        found = Comparison("logging", LOAD, (slow, fast)).ratio("throughput")
         assert found == Spread(pytest.approx(0.9), pytest.approx(0.9), pytest.approx(0.9))
 
     def test_spread(self) -> None:
@@ -92,7 +92,7 @@ class TestFigures:
 
     def test_json_holds_every_measurement(self) -> None:
         pair = Pair(measurement("plain", 100.0), measurement("logging", 90.0))
-        found = json.loads(json.dumps(Comparison(LOAD, (pair, pair)).to_json()))
+        found = json.loads(json.dumps(Comparison("logging", LOAD, (pair, pair)).to_json()))
         assert found["ratios"].keys() == set(RATIOS)
         assert [each["candidate"]["throughput"] for each in found["pairs"]] == [90.0, 90.0]
 
@@ -103,7 +103,8 @@ class TestPlan:
         [
             ({"rounds": 0}, "rounds"),
             ({"restarts": 0}, "restarts"),
-            ({"baseline": "unlogged", "candidate": "off"}, "unlogged"),
+            ({"baseline": "unlogged", "candidates": (Contestant("off"),)}, "unlogged"),
+            ({"candidates": ()}, "candidate"),
             ({"answer_tokens": -1}, "tokens"),
             ({"concurrencies": (1, 0)}, "concurrency 0"),
             ({"concurrencies": ()}, "concurrency"),
@@ -124,7 +125,7 @@ class TestServers:
         options = ServerOptions("m", vllm_args=("--max-model-len", "512"), eager=True)
         commands = []
         for variant in ("plain", "off", "logging"):
-            server = Server(variant, options, tmp_path)
+            server = Server(Contestant(variant), options, tmp_path)
             port = server.base_url.rpartition(":")[2]
             commands.append(["PORT" if part == port else part for part in server.command()])
         assert commands[0] == commands[1] == commands[2]
@@ -133,20 +134,34 @@ class TestServers:
 
     def test_memory_flag_of_the_user_wins(self, tmp_path) -> None:
         options = ServerOptions("m", vllm_args=("--gpu_memory_utilization=0.2",))
-        command = Server("plain", options, tmp_path).command()
+        command = Server(Contestant("plain"), options, tmp_path).command()
         assert "--gpu-memory-utilization" not in command
+
+    def test_servers_share_the_memory(self, tmp_path) -> None:
+        options = ServerOptions("m")
+        command = Server(Contestant("plain"), options, tmp_path, servers=5).command()
+        assert command[command.index("--gpu-memory-utilization") + 1] == "0.16"
 
     def test_variants_differ_in_the_environment_alone(self, tmp_path) -> None:
         inherited = {"PATH": "/bin", "ACTIVATION_LAYERS": "all", "ACTIVATION_LOGGING": "0"}
-        options = ServerOptions("m", layers="3,last")
-        plain = Server("plain", options, tmp_path).environment(inherited)
-        off = Server("off", options, tmp_path).environment(inherited)
-        logging = Server("logging", options, tmp_path).environment(inherited)
+        plain, off, logging = (
+            Server(Contestant.parse(text), ServerOptions("m"), tmp_path).environment(inherited)
+            for text in ("plain", "off", "logging:3,last")
+        )
         assert "activation_logging" not in plain["VLLM_PLUGINS"].split(",")
         assert not [name for name in plain if name.startswith("ACTIVATION_")]
         assert off["ACTIVATION_LOGGING"] == "0"
         assert logging["ACTIVATION_LOGGING"] == "1"
         assert logging["ACTIVATION_LAYERS"] == "3,last"
+
+    @pytest.mark.parametrize("text", ["plain", "off", "logging", "logging:3,last"])
+    def test_a_contestant_is_named_as_it_is_asked_for(self, text: str) -> None:
+        assert Contestant.parse(text).name == text
+
+    @pytest.mark.parametrize("text", ["", "loging", "plain:3", "off:last"])
+    def test_contestants_that_cannot_be(self, text: str) -> None:
+        with pytest.raises(SettingsError, match="candidate"):
+            Contestant.parse(text)
 
 
 def test_machine_is_described() -> None:
@@ -165,17 +180,27 @@ def test_processor_time_is_told_apart() -> None:
     assert cpu_times([2**22 + 1]).ours == 0.0
 
 
-def test_table_names_both_servers_and_every_counter(capsys: pytest.CaptureFixture[str]) -> None:
-    pair = Pair(measurement("plain", 100.0), measurement("logging", 98.0))
+def test_tables_name_all_servers_and_every_counter(capsys: pytest.CaptureFixture[str]) -> None:
+    candidates = (Contestant("logging"), Contestant("logging", "3,last"))
+    pairs = [
+        Pair(measurement("plain", 100.0), measurement(candidate.name, speed))
+        for candidate, speed in zip(candidates, (98.0, 95.5), strict=True)
+    ]
     counters = dict.fromkeys(
         ("entries", "captures", "rows", "bytes", "dropped", "lost", "commits", "errors"), 7
     )
     storage = Storage(1000, 2_000_000, 1_152_000, {"front end": {**counters, "queue_bytes_max": 9}})
-    plan = Plan(ServerOptions("m"), concurrencies=(4,), rounds=1)
-    show(
-        Results(plan, (Comparison(LOAD, (pair,)),), storage, "now"),
-        Console(file=sys.stdout, width=100),
+    plan = Plan(ServerOptions("m"), candidates=candidates, concurrencies=(4,), rounds=1)
+    comparisons = tuple(
+        Comparison(candidate.name, LOAD, (pair,))
+        for candidate, pair in zip(candidates, pairs, strict=True)
     )
+    results = Results(plan, comparisons, {"logging": storage}, "now")
+    show(results, Console(file=sys.stdout, width=100))
     printed = capsys.readouterr().out
-    for text in ("0.980", "100.0", "98.0", "without the plugin", "2000 bytes", "queue_bytes_max"):
+    for text in ("0.980", "0.955", "100.0", "without the plugin", "logging layers 3,last"):
         assert text in printed
+    for text in ("2000 bytes", "queue_bytes_max"):
+        assert printed.count(text) == 1
+    found = json.loads(json.dumps(results.to_json()))
+    assert [each["candidate"] for each in found["comparisons"]] == ["logging", "logging:3,last"]

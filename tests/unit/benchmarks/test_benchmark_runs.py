@@ -632,9 +632,7 @@ class TestMetrics:
         assert rate.stderr == pytest.approx(Rate.of(2, 4).stderr)
 
 
-def test_keys_are_in_no_file(
-    server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keys_are_in_no_file(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither in what we write nor in Inspect's own logs, which are zip archives."""
     secrets = {"VLLM_API_KEY": "sk-ofTheServer", "JUDGE_API_KEY": "sk-ofTheJudge"}
     for name, value in secrets.items():
