@@ -40,8 +40,11 @@ def trials(share: float, seed: int) -> dict[str, Callable[[Path], Mapping[str, A
     def flips(bits: int, number: int) -> Callable[[Path], Mapping[str, Any]]:
         return lambda folder: hostile.flip(folder, times(number), bits, seed)
 
-    def full(policy: Any) -> Callable[[Path], Mapping[str, Any]]:
-        return lambda folder: disks.fill_the_disk(folder / "disk", policy, times(10))
+    def full(policy: Any, disk: Any = disks.small_disk) -> Callable[[Path], Mapping[str, Any]]:
+        return lambda folder: disks.fill_the_disk(folder / "disk", policy, times(10), disk)
+
+    def limited(policy: Any) -> Callable[[Path], Mapping[str, Any]]:
+        return lambda folder: disks.limit_file_size(folder / "files", policy, times(10))
 
     def lasting(folder: Path) -> Mapping[str, Any]:
         return crowds.lasting_reader(folder / "a.lmdb", times(500))._asdict()
@@ -56,6 +59,11 @@ def trials(share: float, seed: int) -> dict[str, Callable[[Path], Mapping[str, A
         ),
         "full disk, block": full("block"),
         "full disk, drop": full("drop"),
+        "full btrfs, block": full("block", disks.copying_disk),
+        "full btrfs, drop": full("drop", disks.copying_disk),
+        "quota of btrfs": lambda folder: disks.exhaust_a_quota(folder / "disk", times(10)),
+        "ulimit -f, block": limited("block"),
+        "ulimit -f, drop": limited("drop"),
         "16 readers, 2 writers": lambda folder: crowds.crowd(
             folder / "a.lmdb", readers=16, writers=2, answers=times(3000)
         ),

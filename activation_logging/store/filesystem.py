@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 NETWORK_TYPES = frozenset(
@@ -16,6 +19,9 @@ NETWORK_TYPES = frozenset(
 )
 """Where a memory map does not show at once what another machine has written, or where locks do
 not reach across machines; LMDB's manual forbids both."""
+
+# Of linux/fs.h.
+_GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
 
 _MOUNTS = Path("/proc/self/mounts")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
@@ -65,9 +71,22 @@ def reserve(file: Path, size: int) -> None:
         pass
     descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
+        _write_in_place(descriptor)
         os.posix_fallocate(descriptor, 0, size)
     finally:
         os.close(descriptor)
+
+
+def _write_in_place(descriptor: int) -> None:
+    """Keep btrfs from giving each write of a file a new place, for which there may be no room.
+
+    Only an empty file can be marked so. Other file systems do not know the mark, or need it not.
+    """
+    with suppress(OSError):
+        flags = bytearray(struct.pack("l", 0))
+        fcntl.ioctl(descriptor, _GET_FLAGS, flags)
+        marked = struct.unpack("l", flags)[0] | _NO_COPY_ON_WRITE
+        fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", marked))
 
 
 def sync_folder(folder: Path) -> None:

@@ -50,9 +50,9 @@ def test_power_cuts(tmp_path: Path) -> None:
 
 
 class TestDisks:
-    def do(self, function: Any, *arguments: Any) -> Any:
+    def do(self, function: Any, *arguments: Any, **options: Any) -> Any:
         try:
-            return function(*arguments)
+            return function(*arguments, **options)
         except disks.NotPermitted as reason:
             pytest.skip(f"a small disk cannot be mounted: {reason}")
 
@@ -66,6 +66,25 @@ class TestDisks:
         assert found["errors"] > 0
         assert found["dropped"] > 0
         assert found["complete"] + found["dropped"] == 151
+
+    @pytest.mark.parametrize("policy", ["block", "drop"])
+    def test_one_that_copies_on_write(self, tmp_path: Path, policy: Any) -> None:
+        """It has no room for what is written again either, the table of readers among it."""
+        found = self.do(disks.fill_the_disk, tmp_path / "disk", policy, disk=disks.copying_disk)
+        assert found["errors"] > 0
+        assert found["complete"] + found["dropped"] == 151
+        assert bool(found["dropped"]) == (policy == "drop")
+
+    def test_a_quota(self, tmp_path: Path) -> None:
+        """The kernel may kill whoever has the store open; what was flushed is there."""
+        assert self.do(disks.exhaust_a_quota, tmp_path / "disk").total() == 1
+
+    @pytest.mark.parametrize("policy", ["block", "drop"])
+    def test_a_limit_on_the_size_of_files(self, tmp_path: Path, policy: Any) -> None:
+        found = disks.limit_file_size(tmp_path / "files", policy)
+        assert found["errors"] > 0
+        assert found["complete"] + found["dropped"] == 151
+        assert bool(found["dropped"]) == (policy == "drop")
 
     def test_a_new_store_on_a_full_one(self, tmp_path: Path) -> None:
         """LMDB's table of readers is written through a map: without room it would be SIGBUS."""

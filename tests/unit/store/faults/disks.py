@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import resource
 import shutil
 import subprocess
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Literal
 
 from activation_logging.errors import StoreError, StoreReadOnly
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
 SIZE = 8 << 20
 """Of the disk, bytes."""
+_SMALLEST_BTRFS = 128 << 20
 
 
 class NotPermitted(Exception):
@@ -50,43 +53,144 @@ def small_disk(folder: Path) -> Iterator[None]:
         subprocess.run(["umount", folder], check=True)
 
 
-def fill_the_disk(folder: Path, policy: Literal["block", "drop"], times: int = 1) -> Counter[str]:
+@contextmanager
+def copying_disk(folder: Path, quota: int | None = None) -> Iterator[None]:
+    """The same with btrfs, which writes nothing in place; ``quota`` bytes of it may be used.
+
+    Raises:
+        NotPermitted: with the reason that the system gives.
+    """
+    image, mounted = folder.with_name("disk.img"), folder.with_name("mounted")
+    mounted.mkdir()
+    with image.open("wb") as file:
+        file.truncate(_SMALLEST_BTRFS)
+    _do("mkfs.btrfs", "--quiet", image)
+    _do("mount", "-o", "loop", image, mounted)
+    try:
+        _do("btrfs", "subvolume", "create", mounted / "limited")
+        if quota is not None:
+            _do("btrfs", "quota", "enable", mounted)
+            _do("btrfs", "qgroup", "limit", str(quota), mounted / "limited")
+        folder.symlink_to(mounted / "limited")
+        yield
+    finally:
+        _do("umount", mounted)
+        folder.unlink()
+        mounted.rmdir()
+        image.unlink()
+
+
+def _do(*command: str | Path) -> None:
+    """Run a command that not every system has, or lets everyone run."""
+    try:
+        subprocess.run(command, capture_output=True, text=True, check=True)
+    except FileNotFoundError:
+        raise NotPermitted(f"there is no {command[0]}") from None
+    except subprocess.CalledProcessError as error:
+        raise NotPermitted(error.stderr.strip()) from None
+
+
+@contextmanager
+def _no_room(folder: Path) -> Iterator[None]:
+    """Not a byte is free on the disk, or left of the quota, for as long as this lasts."""
+    ballast = folder / "ballast"
+    _fill(ballast)
+    yield
+    ballast.unlink()
+    os.sync()
+
+
+@contextmanager
+def _file_size_limit(folder: Path) -> Iterator[None]:
+    """No file may grow (``ulimit -f``), for as long as this lasts."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def fill_the_disk(
+    folder: Path,
+    policy: Literal["block", "drop"],
+    times: int = 1,
+    disk: Callable[[Path], AbstractContextManager[None]] = small_disk,
+) -> Counter[str]:
     """Write until the disk is full, make room, and go on; the counts say what became of it."""
+    with disk(folder):
+        return _meet(_no_room, folder, policy, times)
+
+
+def limit_file_size(folder: Path, policy: Literal["block", "drop"], times: int = 1) -> Counter[str]:
+    """The same where files may not grow beyond what they are."""
+    folder.mkdir()
+    return _meet(_file_size_limit, folder, policy, times)
+
+
+def exhaust_a_quota(folder: Path, times: int = 1) -> Counter[str]:
+    """Use up a quota of btrfs, which may kill (docs/reliability.md), and look at what is left."""
     found = Counter[str]()
-    with small_disk(folder):
+    with copying_disk(folder, quota=SIZE):
         for turn in range(times):
-            outcome = run(_write_through_a_full_disk, folder, policy, turn)
-            assert outcome.died_of is None, outcome.died_of
-            found += outcome.value
-            shutil.rmtree(folder / f"{policy}{turn}.lmdb")
+            path = folder / f"block{turn}.lmdb"
+            outcome = run(_write_through, _no_room, folder, "block", turn)
+            assert outcome.died_of in {None, "SIGBUS"}, outcome.died_of
+            found[outcome.died_of or "survived"] += 1
+            (folder / "ballast").unlink(missing_ok=True)
+            os.sync()
+            assert run(_first_is_right, path).value
+            assert structure_problems(path) == []
+            shutil.rmtree(path)
     return found
 
 
-def _write_through_a_full_disk(
-    folder: Path, policy: Literal["block", "drop"], turn: int
+def _first_is_right(path: Path) -> bool:
+    with open_store(path) as store:
+        return is_right(store.for_request("first")[0])
+
+
+def _meet(
+    obstacle: Callable[[Path], AbstractContextManager[None]],
+    folder: Path,
+    policy: Literal["block", "drop"],
+    times: int,
 ) -> Counter[str]:
-    path, ballast = folder / f"{policy}{turn}.lmdb", folder / "ballast"
+    found = Counter[str]()
+    for turn in range(times):
+        outcome = run(_write_through, obstacle, folder, policy, turn)
+        assert outcome.died_of is None, outcome.died_of
+        found += outcome.value
+        shutil.rmtree(folder / f"{policy}{turn}.lmdb")
+    return found
+
+
+def _write_through(
+    obstacle: Callable[[Path], AbstractContextManager[None]],
+    folder: Path,
+    policy: Literal["block", "drop"],
+    turn: int,
+) -> Counter[str]:
+    path = folder / f"{policy}{turn}.lmdb"
     writer = StoreWriter(path, role="child", policy=policy, queue_bytes=1 << 20)
     put(writer, "first")
     writer.flush()
-    _fill(ballast)
     sent = [f"{turn}.{number}" for number in range(150)]
     if policy == "block":
         # More than the queue takes would wait for the room that is made below.
         now, later = sent[:50], sent[50:]
     else:
         now, later = sent[:140], sent[140:]
-    for name in now:
-        put(writer, name)
-    while not writer.stats.errors:
-        time.sleep(0.01)
-    # Reading goes on, and nothing is half there; what looks at it must not need the disk.
-    with open_store(path) as store:
-        assert is_right(store.for_request("first")[0])
-        assert store.readers() == []
-        views = [store._snapshot() for _ in range(1000)]
-        del views
-    ballast.unlink()
+    with obstacle(folder):
+        for name in now:
+            put(writer, name)
+        while not writer.stats.errors:
+            time.sleep(0.01)
+        # Reading goes on, and nothing is half there; what looks at it must not need the disk.
+        with open_store(path) as store:
+            assert is_right(store.for_request("first")[0])
+            assert store.readers() == []
+            views = [store._snapshot() for _ in range(1000)]
+            del views
     for name in later:
         put(writer, name)
     writer.close()
