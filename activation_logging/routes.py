@@ -28,6 +28,7 @@ from activation_logging.records import Label
 from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import select
+from activation_logging.store.writer import live_records
 
 
 class AsciiJson(JSONResponse):
@@ -170,7 +171,8 @@ async def add_evaluation(key: str, evaluation: NewEvaluation) -> dict[str, Any]:
 def metrics() -> bytes:
     """The counters of every writing process as ``activation_logging_*``, in Prometheus's format.
 
-    They come out of the store, so that any of several API servers knows those of all.
+    They come out of the store, so that any of several API servers knows those of all; its own,
+    it knows better than the store while that cannot be written.
     """
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -201,6 +203,7 @@ _METRICS = {
     "rows": "Rows of activations written, each of all layers.",
     "bytes": "Bytes of activations written.",
     "dropped": "Requests whose activations were dropped because the queue was full.",
+    "lost": "Records that could not be written at all; the log has a line for each.",
     "commits": "Commits to the store.",
     "errors": "Failed attempts to write.",
     "queue_bytes_max": "High-water mark of the write queue, bytes.",
@@ -208,7 +211,7 @@ _METRICS = {
 
 
 def _counters(store: Store) -> dict[str, Any]:
-    writers = store.writers()
+    writers = {**store.writers(), **live_records(store.path)}
     totals = {name: sum(record[name] for record in writers.values()) for name in _METRICS}
     # High-water marks do not add up.
     totals["queue_bytes_max"] = max(

@@ -1,16 +1,21 @@
 """What a user would pick instead, on the same model and prompts: tokens per second, and bytes.
 
-    python bench/baselines.py [--prompts 64] [--tokens 64] [--only NAME ...] [--output FILE]
+    python bench/baselines.py [--prompts 256] [--tokens 64] [--only NAME ...] [--output FILE]
 
 Each contestant runs in a process of its own and is timed from the first prompt to the last
 answer on disk, without the loading of the model. Hugging Face's ``generate`` gives out the
-hidden states of every layer and step; the last layer's rows of each answer are saved with
-``numpy.save``, which is the least that a user would do with them.
+hidden states of every layer and step, vllm-lens those of one layer; the last layer's rows of each
+answer are saved with ``numpy.save``, which is the least that a user would do with them.
+
+vllm-lens takes part where it can be imported. It asks for another Python and vLLM than this
+project's environment has: ``pip install --no-deps --ignore-requires-python --target DIR vllm-lens
+cloudpickle``, and ``PYTHONPATH=DIR`` here, run it beside ours.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import subprocess
@@ -23,23 +28,36 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from activation_logging.bench.load import Load
+from activation_logging.bench.load import Client, Load
 from activation_logging.bench.machine import describe
+from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.demo_model import demo_model_path
 
 terminal = Console(width=130)
 
+IN_FLIGHT = 64
+"""Requests at once, where a server is asked."""
+
+NUM_LAYERS = 30
+
 KEPT = {
     "transformers, one by one": "last layer, every token",
     "transformers, batches of 32": "last layer, every token",
+    "vllm-lens": "last layer before the norm, every token",
     "vLLM, nothing kept": "text alone",
-    "activation-logging": "last layer, every token; prompt, answer, ids, tags",
+    "activation-logging, generate": "last layer, every token; prompt, answer, ids, tags",
+    "activation-logging, server": "the same",
 }
+PLUGIN = {
+    "vllm-lens": "activations",
+    "vLLM, nothing kept": "",
+    "activation-logging, generate": "activation_logging",
+}
+"""The one plugin that vLLM is to load."""
 
 
 def transformers(prompts: list[str], tokens: int, folder: Path, batch: int) -> dict[str, Any]:
     """``generate(output_hidden_states=True)`` in bfloat16, ``batch`` prompts at a time."""
-    import numpy as np
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -62,8 +80,7 @@ def transformers(prompts: list[str], tokens: int, folder: Path, batch: int) -> d
         rows = torch.cat([step[-1] for step in found.hidden_states], dim=1)
         for index in range(len(chunk)):
             kept = rows[index, int((inputs.attention_mask[index] == 0).sum()) :]
-            bits = kept.contiguous().view(torch.int16).numpy().view(np.uint16)
-            np.save(folder / f"{number + index}.npy", bits)
+            save(kept, folder / f"{number + index}.npy")
 
     with torch.inference_mode():
         answer(prompts[:batch], 0, 4)
@@ -72,6 +89,14 @@ def transformers(prompts: list[str], tokens: int, folder: Path, batch: int) -> d
             answer(prompts[first : first + batch], first, tokens)
         seconds = time.perf_counter() - started
     return {"tokens": len(prompts) * tokens, "seconds": seconds, "bytes": size_of(folder)}
+
+
+def save(rows: Any, path: Path) -> None:
+    """Save a bfloat16 tensor as its bits."""
+    import numpy as np
+    import torch
+
+    np.save(path, rows.contiguous().view(torch.int16).numpy().view(np.uint16))
 
 
 class _Silent:
@@ -97,20 +122,36 @@ def ours(prompts: list[str], tokens: int, folder: Path) -> dict[str, Any]:
     return {"tokens": outcome.tokens, "seconds": outcome.seconds, "bytes": size_of(folder)}
 
 
-def plain(prompts: list[str], tokens: int) -> dict[str, Any]:
-    """The offline engine alone."""
-    os.environ["ACTIVATION_LOGGING"] = "0"
+def server(prompts: list[str], tokens: int, folder: Path) -> dict[str, Any]:
+    """The server, asked by a client in a process of its own."""
+    options = ServerOptions(str(demo_model_path()))
+    load = Load(IN_FLIGHT, len(prompts), answer_tokens=tokens)
+    with Server(Contestant("logging"), options, folder) as running, Client() as client:
+        for texts in (load.prompts("warm-up"), prompts):
+            started = time.perf_counter()
+            timing = client.send(
+                load, texts, base_url=running.base_url, body=load.body(SERVED_NAME)
+            )
+            running.flush()
+            seconds = time.perf_counter() - started
+        # Both series are of the same length, and in the store.
+        return {"tokens": timing.tokens, "seconds": seconds, "bytes": size_of(folder) // 2}
+
+
+def offline(prompts: list[str], tokens: int, folder: Path, **options: Any) -> dict[str, Any]:
+    """The offline engine with no plugin but, perhaps, vllm-lens."""
     from vllm import LLM, SamplingParams
 
     engine = LLM(str(demo_model_path()))
-    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True)
+    params = SamplingParams(max_tokens=tokens, temperature=0.0, ignore_eos=True, **options)
+    engine.generate(prompts[:2], params, use_tqdm=False)
     started = time.perf_counter()
-    engine.generate(prompts, params, use_tqdm=False)
-    return {
-        "tokens": len(prompts) * tokens,
-        "seconds": time.perf_counter() - started,
-        "bytes": 0,
-    }
+    outputs = engine.generate(prompts, params, use_tqdm=False)
+    if options:
+        for number, output in enumerate(outputs):
+            save(output.activations["residual_stream"][0], folder / f"{number}.npy")
+    seconds = time.perf_counter() - started
+    return {"tokens": len(prompts) * tokens, "seconds": seconds, "bytes": size_of(folder)}
 
 
 def size_of(folder: Path) -> int:
@@ -128,7 +169,12 @@ def run(name: str, prompts: int, tokens: int) -> dict[str, Any]:
         if name == "transformers, batches of 32":
             return transformers(texts, tokens, folder, 32)
         if name == "vLLM, nothing kept":
-            return plain(texts, tokens)
+            return offline(texts, tokens, folder)
+        if name == "vllm-lens":
+            last = {"output_residual_stream": [NUM_LAYERS - 1]}
+            return offline(texts, tokens, folder, extra_args=last)
+        if name == "activation-logging, server":
+            return server(texts, tokens, folder)
         return ours(texts, tokens, folder)
 
 
@@ -148,6 +194,9 @@ def main() -> None:
         found = run(args.contestant, args.prompts, args.tokens)
         terminal.print(f"RESULT {json.dumps(found)}", soft_wrap=True, highlight=False)
         return
+    if importlib.util.find_spec("vllm_lens") is None and "vllm-lens" in args.only:
+        terminal.print("vllm-lens cannot be imported, and is left out")
+        args.only.remove("vllm-lens")
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in args.only}
     for turn in range(args.rounds):
         for name in args.only:
@@ -164,8 +213,11 @@ def main() -> None:
 def in_own_process(name: str, prompts: int, tokens: int) -> dict[str, Any]:
     """Run a contestant apart from the others, and read its last line."""
     flags = ["--contestant", name, "--prompts", str(prompts), "--tokens", str(tokens)]
+    env = dict(os.environ)
+    if name in PLUGIN:
+        env["VLLM_PLUGINS"] = PLUGIN[name]
     ended = subprocess.run(
-        [sys.executable, __file__, *flags], capture_output=True, text=True, check=False
+        [sys.executable, __file__, *flags], env=env, capture_output=True, text=True, check=False
     )
     lines = [line for line in ended.stdout.splitlines() if line.startswith("RESULT ")]
     if ended.returncode or not lines:

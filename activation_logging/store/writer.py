@@ -14,8 +14,10 @@ import secrets
 import socket
 import threading
 import time
+import weakref
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
@@ -68,11 +70,27 @@ class WriterStats:
     queue_bytes_max: int = 0
 
 
+def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
+    """Records of this process's writers to a store as they are now, by writer id.
+
+    The store has them as of their last commit, which lies far back while a disk is full.
+    """
+    resolved = Path(path).expanduser().resolve()
+    return {w.id: w.record for w in list(_writers) if w.path == resolved}
+
+
 class StoreWriter:
     """Puts entries and captures into a store from a thread of its own.
 
     Several writers, in several processes, may write one store. Use one per process and role,
     and make it after any fork.
+
+    Args:
+        path: the store's folder; it is made if it is not there.
+        role: what the records say of who this is.
+        policy: what to do while the queue is full.
+        queue_bytes: how much may wait to be written.
+        cores: processor cores that the thread may use, if not those of the thread that makes it.
     """
 
     def __init__(
@@ -82,7 +100,9 @@ class StoreWriter:
         role: str,
         policy: FullPolicy = "block",
         queue_bytes: int = QUEUE_BYTES,
+        cores: Collection[int] | None = None,
     ) -> None:
+        self._cores = cores
         self._environment = environment.acquire(path, create=True)
         self._mutations = Mutations(self._environment)
         self._watch = ReaderWatch(self._environment)
@@ -107,6 +127,17 @@ class StoreWriter:
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="activation-writer", daemon=True)
         self._thread.start()
+        _writers.add(self)
+
+    @property
+    def path(self) -> Path:
+        """The store's folder."""
+        return self._environment.path
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Who this is, and its counters."""
+        return {**self._who, **dataclasses.asdict(self.stats)}
 
     def put_entry(self, document: Document | Callable[[], Document]) -> None:
         """Queue an entry, or what will build it in the writer's own thread.
@@ -168,6 +199,7 @@ class StoreWriter:
             self._deadline = time.monotonic() + timeout
             self._wake.notify_all()
         self._thread.join(timeout + _RETRY_S)
+        _writers.discard(self)
         if self._thread.is_alive():
             logger.error(
                 "%d records for %s were not written within %g s of shutdown",
@@ -189,6 +221,8 @@ class StoreWriter:
             self._wake.notify_all()
 
     def _run(self) -> None:
+        if self._cores is not None:
+            os.sched_setaffinity(0, self._cores)
         while True:
             with self._wake:
                 self._wake.wait_for(lambda: self._queue or self._closing)
@@ -300,7 +334,7 @@ class StoreWriter:
             self.stats.lost += count
 
     def _say_goodbye(self) -> None:
-        record = {**self._who, **dataclasses.asdict(self.stats), "stopped": time.time()}
+        record = {**self.record, "stopped": time.time()}
 
         def action(txn: Any) -> None:
             self._mutations.put_writer(txn, self.id, record)
@@ -310,3 +344,7 @@ class StoreWriter:
             self._environment.transact(action)
         except _PASSING as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
+
+
+_writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
+os.register_at_fork(after_in_child=_writers.clear)

@@ -21,7 +21,7 @@ from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.stack import with_room_below
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
     import torch
     from vllm.v1.core.sched.output import SchedulerOutput
@@ -77,6 +77,7 @@ class ActivationWorker(Worker):
                 self._settings.lmdb_path,
                 role=f"worker of engine {engine}",
                 policy=self._settings.full_policy,
+                cores=self._writer_cores(),
             ),
             layers=self._layers,
             num_layers=self._num_layers,
@@ -102,6 +103,10 @@ class ActivationWorker(Worker):
         """Called by the front end: write out these requests and commit everything."""
         if self._collector is not None:
             self._collector.flush(finished)
+
+    def _writer_cores(self) -> Collection[int] | None:
+        """Processor cores for the store's writer, if not those of this thread."""
+        return None
 
     def shutdown(self) -> None:
         collector, self._collector = self._collector, None

@@ -1,5 +1,8 @@
 """The worker tap on the CPU; apart, because vLLM's CPU worker must be imported first."""
 
+import os
+from collections.abc import Collection
+
 from vllm.v1.worker.cpu_worker import CPUWorker  # isort: skip
 
 from activation_logging.vllm_plugin.worker import ActivationWorker
@@ -7,3 +10,8 @@ from activation_logging.vllm_plugin.worker import ActivationWorker
 
 class CPUActivationWorker(ActivationWorker, CPUWorker):
     """vLLM's CPU worker, logging."""
+
+    def _writer_cores(self) -> Collection[int]:
+        # OpenMP has pinned this process to the model's cores before anything of ours ran: a commit
+        # there holds up the step that it falls into. vLLM's engine, our parent, is not pinned.
+        return os.sched_getaffinity(os.getppid())

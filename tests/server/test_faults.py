@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
+import time
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -13,6 +17,7 @@ from schemathesis.checks import not_a_server_error
 
 from tests.server.conftest import RunningServer
 from tests.server.faults import kill_under_load, pester
+from tests.unit.store.faults import disks
 
 
 def test_the_routes_take_whatever_their_schema_allows(server: RunningServer) -> None:
@@ -43,6 +48,30 @@ def test_malformed_requests(server: RunningServer) -> None:
     # What they have left in the store keeps nobody from reading it.
     listed = server.get("/v1/activations", params={"limit": 1000}).json()
     assert len(listed["data"]) == len(server.store())
+
+
+def test_the_disk_is_full(serve: Callable[..., Any], tmp_path: Path) -> None:
+    path = tmp_path / "disk" / "a.lmdb"
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(disks.small_disk(tmp_path / "disk"))
+        except disks.NotPermitted as reason:
+            pytest.skip(f"a small disk cannot be mounted: {reason}")
+        started = stack.enter_context(serve(env={"ACTIVATION_LMDB_PATH": str(path)}))
+        server = dataclasses.replace(started, lmdb_path=path)
+        ids = [server.complete("Before", max_tokens=2)["id"]]
+        server.flush()
+        with disks.no_room(tmp_path / "disk"):
+            # Serving goes on, and whoever looks at the metrics sees that logging does not.
+            ids += [server.complete(f"Meanwhile {n}", max_tokens=2)["id"] for n in range(8)]
+            while not server.metric("activation_logging_errors_total"):
+                time.sleep(0.2)
+            assert server.store().for_request(ids[0])[0].status == "complete"
+            assert not server.store().for_request(ids[-1])
+        server.flush()
+        statuses = {server.store().for_request(name)[0].status for name in ids}
+        assert statuses == {"complete"}
+        assert server.metric("activation_logging_lost_total") == 0
 
 
 # The engine's turn is in ``make torture``: each takes a server of its own.

@@ -50,7 +50,8 @@ def small_disk(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        subprocess.run(["umount", folder], check=True)
+        # At once for everybody; whoever has something open there keeps it until it lets go.
+        subprocess.run(["umount", "--lazy", folder], check=True)
 
 
 @contextmanager
@@ -91,7 +92,7 @@ def _do(*command: str | Path) -> None:
 
 
 @contextmanager
-def _no_room(folder: Path) -> Iterator[None]:
+def no_room(folder: Path) -> Iterator[None]:
     """Not a byte is free on the disk, or left of the quota, for as long as this lasts."""
     ballast = folder / "ballast"
     _fill(ballast)
@@ -118,7 +119,7 @@ def fill_the_disk(
 ) -> Counter[str]:
     """Write until the disk is full, make room, and go on; the counts say what became of it."""
     with disk(folder):
-        return _meet(_no_room, folder, policy, times)
+        return _meet(no_room, folder, policy, times)
 
 
 def limit_file_size(folder: Path, policy: Literal["block", "drop"], times: int = 1) -> Counter[str]:
@@ -133,7 +134,7 @@ def exhaust_a_quota(folder: Path, times: int = 1) -> Counter[str]:
     with copying_disk(folder, quota=SIZE):
         for turn in range(times):
             path = folder / f"block{turn}.lmdb"
-            outcome = run(_write_through, _no_room, folder, "block", turn)
+            outcome = run(_write_through, no_room, folder, "block", turn)
             assert outcome.died_of in {None, "SIGBUS"}, outcome.died_of
             found[outcome.died_of or "survived"] += 1
             (folder / "ballast").unlink(missing_ok=True)
