@@ -23,8 +23,9 @@ check: setup ## ruff, its formatter, and mypy
 demo: setup ## serve the default model, run the main job on it, leave all under output/demo/
 	$(BIN)/python -m activation_logging.demo
 
-bench: setup ## measure what logging costs
-	$(BIN)/activation-logging bench
+bench: setup ## measure what logging costs; about an hour
+	$(BIN)/activation-logging bench --candidate off --candidate logging \
+		--candidate logging:1,8,15,22,last $(ARGS)
 
 torture: setup ## do to a store what kills, power cuts and full disks do, at length
 	$(BIN)/python -m bench.torture $(ARGS)

@@ -202,7 +202,11 @@ def generate(
         outcome.asked, outcome.resumed = len(lines), len(lines) - len(todo)
         watcher.starting(len(todo), outcome.resumed)
         if todo:
-            _Engine(model, sampling, vllm_args, outcome).answer(todo, watcher)
+            engine = _Engine(model, sampling, vllm_args, outcome)
+            try:
+                engine.answer(todo, watcher)
+            finally:
+                engine.close()
             done = answered_lines(store, outcome.run)
             outcome.missing = sum(
                 line.id not in done and line.number not in outcome.refused for line in todo
@@ -237,6 +241,10 @@ class _Engine:
                 outcome.prompt_tokens += len(output.prompt_token_ids or ())
                 outcome.seconds = time.monotonic() - started
                 watcher.answered(outcome)
+
+    def close(self) -> None:
+        """End vLLM's processes now; a program's exit may wait for them forever."""
+        self._llm.llm_engine.engine_core.shutdown()
 
     def _fill(self, waiting: Iterator[PromptLine]) -> bool:
         """Bring the engine up to its number of requests; False when there is nothing left."""

@@ -17,7 +17,15 @@ from activation_logging import open_store
 from activation_logging.demo_model import demo_model_path
 from activation_logging.generate import LINE_TAG, RUN_TAG
 
-COMMAND = (sys.executable, "-c", "from activation_logging.cli import app; app()", "generate")
+# With a finalizer registered before vLLM is imported, as many a program has, Python's exit would
+# wait forever for an engine that nobody has shut down.
+PROGRAM = """
+import tempfile
+folder = tempfile.TemporaryDirectory()
+from activation_logging.cli import app
+app()
+"""
+COMMAND = (sys.executable, "-c", PROGRAM, "generate")
 FLAGS = ("--enforce-eager", "--max-model-len", "512", "--gpu-memory-utilization", "0.3")
 
 
@@ -33,7 +41,7 @@ def start(prompts: Path, store: Path, *flags: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
-    out, err = process.communicate(timeout=600)
+    out, err = process.communicate(timeout=300)
     assert out, err
     return process.returncode, json.loads(out), err
 
