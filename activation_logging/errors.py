@@ -6,6 +6,7 @@
     ├── SettingsError (ValueError)          an option or environment variable that makes no sense
     │   └── RequestOptionError              the same, in one request: HTTP 400
     ├── UnsupportedEngineError              this vLLM, or this mode of it, cannot be logged
+    ├── EngineGone (RuntimeError)           vLLM's engine died; what it had not written is lost
     ├── StoreError
     │   ├── StoreNotFound (FileNotFoundError)
     │   ├── NotAStore                       something else lies at that path
@@ -50,6 +51,10 @@ class RequestOptionError(SettingsError):
 
 class UnsupportedEngineError(ActivationLoggingError):
     """This version or mode of vLLM cannot be logged; start-up stops rather than log nothing."""
+
+
+class EngineGone(ActivationLoggingError, RuntimeError):
+    """vLLM's engine died; the rows of requests that it had not written yet are lost."""
 
 
 class StoreError(ActivationLoggingError):

@@ -18,16 +18,17 @@ import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
 from vllm.logger import init_logger
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
-from activation_logging.errors import RequestOptionError
+from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Awaitable, Iterable, Mapping
 
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
@@ -43,6 +44,11 @@ _SAMPLING_FIELDS = (
 _DEFAULTS = SamplingParams()
 _FLUSHED_AT_ONCE = 10_000
 _DRAIN_S = 30.0
+_LOOK_S = 0.5
+_GONE = (
+    "vLLM's engine has died; rows that it had not written yet are lost, and `activation-logging "
+    "repair` removes their halves"
+)
 
 
 class _Accepted(NamedTuple):
@@ -115,10 +121,16 @@ class FrontEndTap:
         self.writer.flush()
 
     async def flush_async(self) -> None:
-        """The same for a server, whose event loop goes on meanwhile."""
+        """The same for a server, whose event loop goes on meanwhile.
+
+        Raises:
+            EngineGone: the engine died before it had written everything.
+        """
         engine = self._engine()
         if engine is not None:
-            await engine.collective_rpc("flush_activations", args=(self._take_finished(),))
+            finished = self._take_finished()
+            call = engine.collective_rpc("flush_activations", args=(finished,))
+            await _unless_it_dies(engine, call)
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
             # Their writers cannot be asked, but they hold nothing back for longer than this.
@@ -226,6 +238,24 @@ class TappedOutputProcessor(OutputProcessor):
         super().propagate_error(e)
         for state in self.request_states.values():
             self.tap.finish(state, "error", error=f"the engine failed: {e!r}")
+
+
+async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
+    """Wait for the engine's answer to a call, which would never come if it died meanwhile.
+
+    Raises:
+        EngineGone: it has died.
+    """
+    answer = asyncio.ensure_future(call)
+    try:
+        while not (await asyncio.wait({answer}, timeout=_LOOK_S))[0]:
+            if engine.errored:
+                raise EngineGone(_GONE)
+        if isinstance(answer.exception(), EngineDeadError):
+            raise EngineGone(_GONE)
+        answer.result()
+    finally:
+        answer.cancel()
 
 
 def _answer_of(state: RequestState, http: HttpRequest | None, index: int) -> tuple[str, int]:

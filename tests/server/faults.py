@@ -172,7 +172,7 @@ def kill_under_load(server: RunningServer, role: str, after_s: float) -> Killed:
     Raises:
         AssertionError: something is not as it should be.
     """
-    processes = _processes(server)
+    processes = processes_of(server)
     acknowledged: list[str] = []
     stop = threading.Event()
     load = threading.Thread(target=_load, args=(server, acknowledged, stop))
@@ -226,7 +226,8 @@ def _until(stop: threading.Event) -> Iterator[int]:
         turn += 1
 
 
-def _processes(server: RunningServer) -> dict[str, psutil.Process]:
+def processes_of(server: RunningServer) -> dict[str, psutil.Process]:
+    """The three kinds of process of a server, by :data:`ROLES`."""
     first = psutil.Process(server.process.pid)
     found = {"front end": first}
     for process in first.children(recursive=True):

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
-import random
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import hypothesis
+import psutil
 import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 
 from tests.server.conftest import RunningServer
-from tests.server.faults import kill_under_load, pester
+from tests.server.faults import GONE_S, examine, kill_under_load, pester, processes_of
 from tests.unit.store.faults import disks
 
 
@@ -74,9 +75,25 @@ def test_the_disk_is_full(serve: Callable[..., Any], tmp_path: Path) -> None:
         assert server.metric("activation_logging_lost_total") == 0
 
 
-# The engine's turn is in ``make torture``: each takes a server of its own.
-@pytest.mark.parametrize("role", ["front end", "worker"])
-def test_a_process_is_killed(serve: Callable[..., Any], role: str) -> None:
+def test_the_engine_is_killed_during_a_flush(serve: Callable[..., Any]) -> None:
+    with serve() as started, ThreadPoolExecutor(1) as pool:
+        before = started.complete("Before")["id"]
+        started.flush()
+        processes = processes_of(started)
+        # The worker does not answer, so the engine is killed while the flush waits for it.
+        processes["worker"].suspend()
+        answer = pool.submit(started.post, "/v1/activations/flush", {})
+        time.sleep(1)
+        processes["engine"].kill()
+        processes["worker"].kill()
+        assert answer.result(timeout=30).status_code == 503
+        _, alive = psutil.wait_procs(processes.values(), GONE_S)
+        assert not alive
+        assert examine(started, [before]).entries == 1
+
+
+# The others' turn is in ``make torture``: each takes a server of its own.
+def test_the_front_end_is_killed(serve: Callable[..., Any]) -> None:
     with serve() as started:
-        left = kill_under_load(started, role, after_s=random.Random(role).uniform(1, 3))
+        left = kill_under_load(started, "front end", after_s=2)
     assert left.acknowledged, "nothing had been written when it was killed"
