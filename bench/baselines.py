@@ -151,7 +151,7 @@ def offline(prompts: list[str], tokens: int, folder: Path, **options: Any) -> di
         for number, output in enumerate(outputs):
             save(output.activations["residual_stream"][0], folder / f"{number}.npy")
     seconds = time.perf_counter() - started
-    # With vllm-lens something still refers to the engine, and this process would never end.
+    # vLLM's own end comes too late in a program with a temporary folder, which would never end.
     engine.llm_engine.engine_core.shutdown()
     return {"tokens": len(prompts) * tokens, "seconds": seconds, "bytes": size_of(folder)}
 

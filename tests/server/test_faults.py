@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -92,8 +93,9 @@ def test_the_engine_is_killed_during_a_flush(serve: Callable[..., Any]) -> None:
         assert examine(started, [before]).entries == 1
 
 
-# The others' turn is in ``make torture``: each takes a server of its own.
-def test_the_front_end_is_killed(serve: Callable[..., Any]) -> None:
+# The engine's turn is in ``make torture``: each takes a server of its own.
+@pytest.mark.parametrize("role", ["front end", "worker"])
+def test_a_process_is_killed(serve: Callable[..., Any], role: str) -> None:
     with serve() as started:
-        left = kill_under_load(started, "front end", after_s=2)
+        left = kill_under_load(started, role, after_s=random.Random(role).uniform(1, 3))
     assert left.acknowledged, "nothing had been written when it was killed"

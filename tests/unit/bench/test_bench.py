@@ -198,7 +198,7 @@ def test_tables_name_all_servers_and_every_counter(capsys: pytest.CaptureFixture
     results = Results(plan, comparisons, {"logging": storage}, "now")
     show(results, Console(file=sys.stdout, width=100))
     printed = capsys.readouterr().out
-    for text in ("0.980", "0.955", "100.0", "without the plugin", "logging layers 3,last"):
+    for text in ("0.980", "0.955", "100.0", "98.0", "without the plugin", "logging layers 3,last"):
         assert text in printed
     for text in ("2000 bytes", "queue_bytes_max"):
         assert printed.count(text) == 1

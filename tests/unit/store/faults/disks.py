@@ -76,7 +76,7 @@ def copying_disk(folder: Path, quota: int | None = None) -> Iterator[None]:
         yield
     finally:
         _do("umount", mounted)
-        folder.unlink()
+        folder.unlink(missing_ok=True)
         mounted.rmdir()
         image.unlink()
 
