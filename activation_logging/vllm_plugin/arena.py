@@ -4,8 +4,8 @@ vLLM stores the key and value of each token it computes in a *slot* of its paged
 and hands out the slot of every scheduled token as ``slot_mapping``. The arena has one row
 per slot and layer: after each forward pass it scatters the hidden states to the same slots.
 So a row lives exactly as long as the token's key and value do, and everything that vLLM does
-with its cache holds for rows too, without a special case: batching, chunked prefill,
-preemption, and above all prefix-cache hits, whose rows are already there.
+with its cache holds for rows too, without a special case: batching, chunked prefill, and above
+all prefix-cache hits, whose rows are already there. Where vLLM copies blocks, so does the arena.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+STAGING_BYTES = 16 << 20
+"""Device memory that rows pass through on their way to the host, bytes; there are two of these."""
 
 
 class RowArena:
@@ -33,11 +36,12 @@ class RowArena:
         self._rows = torch.empty(
             (num_layers_logged, num_slots, hidden_size), dtype=dtype, device=device
         )
-        self._copies = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._way_out = _WayOut(self._rows) if device.type == "cuda" else None
 
     @property
     def nbytes(self) -> int:
-        return self._rows.nbytes
+        """Memory that it takes on the device, bytes."""
+        return self._rows.nbytes + (self._way_out.nbytes if self._way_out else 0)
 
     def write(self, slots: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         """Scatter one step's hidden states.
@@ -49,50 +53,103 @@ class RowArena:
         for block, state in zip(self._rows, states, strict=True):
             block.index_copy_(0, slots, state[: slots.shape[0]])
 
+    def copy(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
+        """Copy the rows of some slots to others; all are read before any is written."""
+        source, target = self._to_device(sources), self._to_device(targets)
+        for block in self._rows:
+            block.index_copy_(0, target, block.index_select(0, source))
+
     def read(
-        self, slots: Sequence[int], layers: Mapping[int, int], dtype: torch.dtype
+        self, slots: npt.NDArray[np.int64], layers: Mapping[int, int], dtype: torch.dtype
     ) -> Mapping[int, npt.NDArray[Any]]:
         """Gather the rows of some slots; they may be overwritten right after.
 
+        On an accelerator nothing waits for it: the gather is queued behind the forward pass, the
+        copy to pinned memory beside it, and only looking at a layer's rows waits.
+
         Args:
-            slots: slots in the order wanted.
+            slots: slots in the order wanted, int64 ``[rows]``.
             layers: number of each layer wanted, and its place in the arena.
             dtype: what to convert to.
 
         Returns:
-            ``{layer: [len(slots), hidden]}``, bfloat16 as its bits in uint16.
+            ``{layer: [rows, hidden]}``, bfloat16 as its bits in uint16.
         """
-        index = torch.tensor(slots, dtype=torch.int64, device=self._rows.device)
-        rows = {
-            layer: self._rows[place].index_select(0, index).to(dtype)
+        index = self._to_device(slots)
+        if self._way_out is not None:
+            return self._way_out.read(index, layers, dtype)
+        return {
+            layer: _as_numpy(self._rows[place].index_select(0, index), dtype)
             for layer, place in layers.items()
         }
-        if self._copies is None:
-            return {layer: _as_numpy(block) for layer, block in rows.items()}
-        return _RowsOnTheirWay(rows, self._copies)
+
+    def _to_device(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
+        """Without waiting for what the device is doing, which pageable memory would."""
+        tensor = torch.from_numpy(numbers)
+        if self._way_out is None:
+            return tensor
+        return tensor.pin_memory().to(self._rows.device, non_blocking=True)
+
+
+class _WayOut:
+    """How rows leave the device: by two buffers in turn, however many rows there are.
+
+    The forward pass waits only where more rows leave at once than fit both buffers.
+    """
+
+    def __init__(self, rows: torch.Tensor) -> None:
+        self._rows = rows
+        self._stream = torch.cuda.Stream(rows.device)
+        hidden = rows.shape[-1]
+        self._piece = max(STAGING_BYTES // (hidden * rows.itemsize), 1)
+        self._buffers = [
+            (rows.new_empty((self._piece, hidden)), torch.cuda.Event()) for _ in range(2)
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(buffer.nbytes for buffer, _ in self._buffers)
+
+    def read(
+        self, index: torch.Tensor, layers: Mapping[int, int], dtype: torch.dtype
+    ) -> _RowsOnTheirWay:
+        shape = (len(index), self._rows.shape[-1])
+        host: dict[int, torch.Tensor] = {}
+        for layer, place in layers.items():
+            host[layer] = torch.empty(shape, dtype=self._rows.dtype, pin_memory=True)
+            for start in range(0, len(index), self._piece):
+                piece = index[start : start + self._piece]
+                self._send(place, piece, host[layer][start : start + self._piece])
+        arrived = torch.cuda.Event()
+        arrived.record(self._stream)
+        return _RowsOnTheirWay(host, arrived, dtype)
+
+    def _send(self, place: int, index: torch.Tensor, target: torch.Tensor) -> None:
+        self._buffers.reverse()
+        buffer, free = self._buffers[0]
+        forward = torch.cuda.current_stream(self._rows.device)
+        forward.wait_event(free)
+        gathered = buffer[: len(index)]
+        torch.index_select(self._rows[place], 0, index, out=gathered)
+        self._stream.wait_stream(forward)
+        with torch.cuda.stream(self._stream):
+            target.copy_(gathered, non_blocking=True)
+        free.record(self._stream)
 
 
 class _RowsOnTheirWay(Mapping[int, npt.NDArray[Any]]):
-    """Rows being copied to pinned memory on a side stream; only looking at one waits for it.
+    """Rows being copied to pinned memory on a side stream; looking at one waits, and converts."""
 
-    The forward pass is never blocked: the gather is queued on its stream, the copy beside it.
-    """
-
-    def __init__(self, rows: Mapping[int, torch.Tensor], stream: torch.cuda.Stream) -> None:
-        stream.wait_stream(torch.cuda.current_stream(stream.device))
-        self._host: dict[int, torch.Tensor] = {}
-        with torch.cuda.stream(stream):
-            for layer, block in rows.items():
-                host = torch.empty(block.shape, dtype=block.dtype, pin_memory=True)
-                host.copy_(block, non_blocking=True)
-                block.record_stream(stream)
-                self._host[layer] = host
-            self._arrived = torch.cuda.Event()
-            self._arrived.record(stream)
+    def __init__(
+        self, host: Mapping[int, torch.Tensor], arrived: torch.cuda.Event, dtype: torch.dtype
+    ) -> None:
+        self._host = host
+        self._arrived = arrived
+        self._dtype = dtype
 
     def __getitem__(self, layer: int) -> npt.NDArray[Any]:
         self._arrived.synchronize()
-        return _as_numpy(self._host[layer])
+        return _as_numpy(self._host[layer], self._dtype)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._host)
@@ -101,7 +158,8 @@ class _RowsOnTheirWay(Mapping[int, npt.NDArray[Any]]):
         return len(self._host)
 
 
-def _as_numpy(block: torch.Tensor) -> npt.NDArray[Any]:
-    if block.dtype == torch.bfloat16:
-        return block.view(torch.int16).numpy().view(np.uint16)
-    return block.numpy()
+def _as_numpy(rows: torch.Tensor, dtype: torch.dtype) -> npt.NDArray[Any]:
+    rows = rows.to(dtype)
+    if dtype == torch.bfloat16:
+        return rows.view(torch.int16).numpy().view(np.uint16)
+    return rows.numpy()

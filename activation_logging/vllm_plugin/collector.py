@@ -4,40 +4,61 @@ Fed with vLLM's ``SchedulerOutput`` before every step and with the step's hidden
 it. It follows each request's block table and how far it has been computed; when vLLM reports
 the request as finished, it gathers the rows from the arena and queues them for the store.
 
+vLLM takes a request's blocks away before it ends, too: it preempts the request, or all of them
+when it goes to sleep. Their rows are gathered then and *held* until the request ends, or until
+it has been computed as far again.
+
 Full blocks whose rows are already in the store are not stored again: the capture refers to
 them. A block is forgotten as soon as vLLM gives it to another request.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
+from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
+HELD_BYTES = 512 << 20
+"""How much may be held of requests that have lost their blocks, bytes."""
+
+NEVER_RAN = "it ended before any of it was computed"
+_TOO_MUCH_HELD = (
+    "it was preempted while {held} MB of other preempted requests were held, and ended before it "
+    "was computed again"
+)
+
 
 @dataclass
 class _Request:
-    """One request in flight: its block table, and how many positions have been computed."""
+    """One request in flight: its block table, and how many positions have been computed.
+
+    ``held`` is what it had when vLLM took its blocks away, if that is more than it has now.
+    """
 
     options: RequestOptions
     prompt_len: int
     blocks: list[int]
-    computed: int
+    computed: int = 0
+    held: Capture | None = None
+    held_computed: int = 0
 
 
 class _Stored(NamedTuple):
@@ -47,8 +68,37 @@ class _Stored(NamedTuple):
     row: int
 
 
+@dataclass
+class _Plan:
+    """The rows of a request: those to refer to, those to gather, and the blocks worth sharing.
+
+    ``fresh`` are the slots to gather into ``segment``, a run each.
+    """
+
+    layers: tuple[int, ...]
+    first: int
+    segment: bytes
+    slices: list[SegmentSlice] = field(default_factory=list)
+    fresh: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    num_fresh: int = 0
+    full_blocks: dict[int, _Stored] = field(default_factory=dict)
+
+
 class RowCollector:
-    """Follows requests through one worker and writes their rows when they end."""
+    """Follows requests through one worker and writes their rows when they end.
+
+    Args:
+        settings: what the server logs.
+        arena: where the rows are.
+        writer: where they go.
+        layers: numbers of the logged layers, ascending; their order is the arena's.
+        num_layers: the model's depth.
+        hidden_size: elements of a row.
+        model_dtype: the type of the arena's rows.
+        block_size: slots of a block of the KV cache group that is followed.
+        kv_group: that group's place in vLLM's block tables.
+        accepted_only: log requests that our front end has accepted, and no others.
+    """
 
     def __init__(
         self,
@@ -62,6 +112,7 @@ class RowCollector:
         model_dtype: torch.dtype,
         block_size: int,
         kv_group: int,
+        accepted_only: bool = False,
     ) -> None:
         self._settings = settings
         self._arena = arena
@@ -72,36 +123,42 @@ class RowCollector:
         self._dtype = DTYPES.get(settings.dtype, model_dtype)
         self._block_size = block_size
         self._kv_group = kv_group
+        self._accepted_only = accepted_only
         self._requests: dict[str, _Request] = {}
         self._stored: dict[int, _Stored] = {}
+        self._held_bytes = 0
         self._segment_numbers = count()
 
     def before_step(self, step: SchedulerOutput) -> None:
-        """Write out what has finished, and take over the step's block tables."""
+        """Take over what vLLM has decided; nothing has been overwritten yet.
+
+        What has ended or lost its blocks is gathered first: the step may give these blocks to
+        others, and copy into them.
+        """
         self.finish(step.finished_req_ids)
+        self.hold(step.preempted_req_ids or ())
+        if step.kv_cache_block_copies:
+            self._copy_blocks(step.kv_cache_block_copies)
         for new in step.scheduled_new_reqs:
-            params = new.sampling_params
-            options = RequestOptions.parse(
-                params.extra_args if params else None, allowed_layers=self._settings.layers
-            )
-            blocks = list(new.block_ids[self._kv_group])
-            self._requests[new.req_id] = _Request(options, new.prompt_len, blocks, 0)
-            self._forget(blocks[-(-new.num_computed_tokens // self._block_size) :])
+            if is_warm_up(new.req_id):
+                continue
+            request = self._begin(new)
+            self._forget(request.blocks[-(-new.num_computed_tokens // self._block_size) :])
             self._advance(new.req_id, new.num_computed_tokens, step)
         cached = step.scheduled_cached_reqs
         for name, new_blocks, computed in zip(
             cached.req_ids, cached.new_block_ids, cached.num_computed_tokens, strict=True
         ):
-            request = self._requests.get(name)
-            if request is None:
+            known = self._requests.get(name)
+            if known is None:
                 continue
             if name in cached.resumed_req_ids:
                 # After a preemption the request starts again on other blocks.
-                request.blocks = []
+                known.blocks = []
             if new_blocks is not None:
                 added = new_blocks[self._kv_group]
-                first = len(request.blocks)
-                request.blocks.extend(added)
+                first = len(known.blocks)
+                known.blocks.extend(added)
                 self._forget(added[max(-(-computed // self._block_size) - first, 0) :])
             self._advance(name, computed, step)
 
@@ -113,43 +170,115 @@ class RowCollector:
         """Queue the rows of requests that have ended; unknown ones are none of ours."""
         for name in names:
             request = self._requests.pop(name, None)
-            if request is not None and request.options.enabled:
-                capture, full_blocks = self._capture(name, request)
-                if self._writer.put_capture(capture):
-                    self._stored.update(full_blocks)
+            if request is None:
+                continue
+            held = request.held
+            self._release(request)
+            if not request.options.enabled:
+                continue
+            if held is not None:
+                self._writer.put_capture(held)
+                continue
+            plan = self._plan(request)
+            if self._writer.put_capture(self._gather(name, plan)):
+                self._stored.update(plan.full_blocks)
+
+    def hold(self, names: Iterable[str]) -> None:
+        """Gather the rows of requests whose blocks vLLM takes away, but which have not ended.
+
+        Who is held already has lost its blocks again before it had been computed as far.
+        """
+        for name in names:
+            request = self._requests.get(name)
+            if request is None or not request.options.enabled or request.held is not None:
+                continue
+            plan = self._plan(request)
+            if self._held_bytes + self._nbytes(plan) > HELD_BYTES:
+                reason = _TOO_MUCH_HELD.format(held=self._held_bytes >> 20)
+                request.held = self._without_rows(name, plan, reason)
+            else:
+                request.held = self._gather(name, plan)
+            request.held_computed = request.computed
+            self._held_bytes += request.held.nbytes
+
+    def hold_all(self) -> None:
+        """The same for all requests: every block is about to be lost."""
+        self.hold(list(self._requests))
+        self._stored.clear()
+
+    def settle(self, names: Iterable[str]) -> None:
+        """Note that requests have no rows which ended at the front end and never came here."""
+        for name in names:
+            if name not in self._requests:
+                nothing = _Plan(self._layers, 0, b"")
+                self._writer.put_capture(self._without_rows(name, nothing, NEVER_RAN))
 
     def close(self) -> None:
         """Write out what is still in flight, and wait for the store."""
         self.finish(list(self._requests))
         self._writer.close()
 
-    def flush(self, finished: Iterable[str]) -> None:
-        """Write out these requests, and return when everything is committed."""
+    def flush(self, finished: Iterable[str], unseen: Iterable[str] = ()) -> None:
+        """Write out these requests, and return when everything is committed.
+
+        Args:
+            finished: requests that have ended, of which vLLM may not have told this worker yet.
+            unseen: those of them that may never have come here; see :meth:`settle`.
+        """
         self.finish(finished)
+        self.settle(unseen)
         self._writer.flush()
 
+    def _begin(self, new: NewRequestData) -> _Request:
+        """Follow a request; one that is known starts again on other blocks."""
+        blocks = list(new.block_ids[self._kv_group])
+        known = self._requests.get(new.req_id)
+        if known is not None:
+            known.blocks = blocks
+            return known
+        arguments = new.sampling_params.extra_args if new.sampling_params else None
+        if self._accepted_only and not is_accepted(arguments):
+            options = RequestOptions(enabled=False)
+        else:
+            options = RequestOptions.parse(arguments, allowed_layers=self._settings.layers)
+        request = self._requests[new.req_id] = _Request(options, new.prompt_len, blocks)
+        return request
+
     def _advance(self, name: str, computed: int, step: SchedulerOutput) -> None:
-        self._requests[name].computed = computed + step.num_scheduled_tokens[name]
+        request = self._requests[name]
+        request.computed = computed + step.num_scheduled_tokens[name]
+        if request.held is not None and request.computed >= request.held_computed:
+            self._release(request)
+
+    def _release(self, request: _Request) -> None:
+        if request.held is not None:
+            self._held_bytes -= request.held.nbytes
+            request.held = None
 
     def _forget(self, blocks: Iterable[int]) -> None:
         for block in blocks:
             self._stored.pop(block, None)
 
-    def _capture(self, name: str, request: _Request) -> tuple[Capture, dict[int, _Stored]]:
-        """A request's rows, and the full blocks among them that others may now refer to."""
+    def _copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
+        """Follow vLLM where it copies a block that only a part of matches a prefix.
+
+        The copies of all KV cache groups come in one list; those of other groups move rows that
+        nobody looks at.
+        """
+        pairs = np.array([tuple(pair) for pair in copies], dtype=np.int64)
+        slots = pairs[:, :, None] * self._block_size + np.arange(self._block_size)
+        self._arena.copy(slots[:, 0].reshape(-1), slots[:, 1].reshape(-1))
+        self._forget(pairs[:, 1].tolist())
+
+    def _plan(self, request: _Request) -> _Plan:
+        """A request's rows, and the full blocks among them that others may refer to."""
         tokens = request.options.tokens or self._settings.tokens
         first = request.prompt_len - 1 if tokens == "response" else 0
         end = min(request.computed, request.prompt_len) if tokens == "prompt" else request.computed
-        layers = self._wanted_layers(request.options)
+        plan = _Plan(self._wanted_layers(request.options), first, self._new_segment_id())
         # Rows are shared only among requests that keep the same layers.
-        shares = len(layers) == len(self._layers)
-
-        segment = self._new_segment_id()
-        slices: list[SegmentSlice] = []
-        fresh: list[int] = []
-        full_blocks: dict[int, _Stored] = {}
-        position = first
-        size = self._block_size
+        shares = len(plan.layers) == len(self._layers)
+        position, size = first, self._block_size
         while position < end:
             number, offset = divmod(position, size)
             block = request.blocks[number]
@@ -158,28 +287,39 @@ class RowCollector:
             if stored is not None:
                 part = SegmentSlice(stored.segment, stored.row + offset, rows)
             else:
-                part = SegmentSlice(segment, len(fresh), rows)
-                if rows == size:
-                    full_blocks[block] = _Stored(segment, len(fresh))
-                fresh.extend(range(block * size + offset, block * size + offset + rows))
-            _append_slice(slices, part)
+                part = SegmentSlice(plan.segment, plan.num_fresh, rows)
+                if shares and rows == size:
+                    plan.full_blocks[block] = _Stored(plan.segment, plan.num_fresh)
+                start = block * size + offset
+                plan.fresh.append(np.arange(start, start + rows, dtype=np.int64))
+                plan.num_fresh += rows
+            _append_slice(plan.slices, part)
             position += rows
+        return plan
+
+    def _gather(self, name: str, plan: _Plan) -> Capture:
+        """The capture of a plan, with the rows that it brings along."""
         segments: tuple[Segment, ...] = ()
-        if fresh:
-            places = {layer: self._layers.index(layer) for layer in layers}
-            nbytes = len(fresh) * len(layers) * self._hidden_size * self._dtype.itemsize
-            segments = (Segment(segment, self._arena.read(fresh, places, self._dtype), nbytes),)
-        capture = Capture(
+        if plan.fresh:
+            places = {layer: self._layers.index(layer) for layer in plan.layers}
+            rows = self._arena.read(np.concatenate(plan.fresh), places, self._dtype)
+            segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
+        return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
+
+    def _without_rows(self, name: str, plan: _Plan, reason: str | None = None) -> Capture:
+        return Capture(
             id=name,
-            layers=layers,
+            layers=plan.layers,
             num_layers=self._num_layers,
             hidden_size=self._hidden_size,
             dtype=str(self._dtype).removeprefix("torch."),
-            first=first,
-            slices=slices,
-            segments=segments,
+            first=plan.first,
+            slices=(),
+            dropped=reason,
         )
-        return capture, full_blocks if shares else {}
+
+    def _nbytes(self, plan: _Plan) -> int:
+        return plan.num_fresh * len(plan.layers) * self._hidden_size * self._dtype.itemsize
 
     def _wanted_layers(self, options: RequestOptions) -> tuple[int, ...]:
         if options.layers is None:
