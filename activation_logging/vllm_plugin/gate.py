@@ -1,17 +1,39 @@
 """Which vLLM can be logged. Whatever cannot stops at start-up, with the remedy in a sentence.
 
-Everything of vLLM's that the plugin relies on without a public promise is listed here.
+A vLLM is refused by its version, by what it has not (:mod:`.symbols`), by the mode that it is
+started in, and where this plugin would be left out.
 """
 
 from __future__ import annotations
 
-from importlib import import_module
+import os
+import sys
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import UnsupportedEngineError
+from activation_logging.settings import Settings
+from activation_logging.vllm_plugin.symbols import SYMBOLS, missing_modules, missing_symbols
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
     from vllm.config import VllmConfig
+
+__all__ = [
+    "SYMBOLS",
+    "VERSIONS",
+    "WORKERS",
+    "check_config",
+    "check_modules",
+    "check_plugin_is_loaded",
+    "check_symbols",
+    "check_version",
+    "check_worker",
+    "is_logged",
+    "missing_symbols",
+]
 
 VERSIONS = ((0, 32), (0, 33))
 """Minor versions whose internals were read and, for the first, tested."""
@@ -22,20 +44,11 @@ WORKERS = {
 }
 """vLLM's worker classes, and ours for each."""
 
-_SYMBOLS: dict[str, dict[str, tuple[str, ...]]] = {
-    "vllm.v1.engine.output_processor": {
-        "OutputProcessor": (
-            "add_request",
-            "process_outputs",
-            "_finish_request",
-            "abort_requests",
-            "propagate_error",
-        ),
-    },
-    "vllm.v1.engine.async_llm": {"AsyncLLM": ("__init__", "shutdown", "collective_rpc")},
-    "vllm.v1.engine.llm_engine": {"LLMEngine": ("__init__", "collective_rpc")},
-}
+PACKAGE = "activation_logging.vllm_plugin"
 
+_GROUP = "vllm.general_plugins"
+_NAME = "activation_logging"
+_EXECUTORS = ("mp", "ray", "uni")
 _OFF = "or set ACTIVATION_LOGGING=0 to serve without logging"
 
 
@@ -58,21 +71,75 @@ def check_version(version: str) -> None:
         )
 
 
-def check_symbols() -> None:
-    """Make sure that the methods we extend exist, so that logging is never silently a no-op.
+def check_symbols(root: Path | None = None) -> None:
+    """Make sure that all we use of vLLM exists, so that logging is never silently a no-op.
+
+    Args:
+        root: the folder that the package ``vllm`` lies in; by default that of the installed one.
 
     Raises:
-        UnsupportedEngineError: one of them is gone.
+        UnsupportedEngineError: something is gone, or has other parameters.
     """
-    for module, classes in _SYMBOLS.items():
-        for name, methods in classes.items():
-            found: Any = getattr(import_module(module), name, None)
-            missing = [method for method in methods if not hasattr(found, method)]
-            if missing:
-                raise UnsupportedEngineError(
-                    f"this vLLM has no {module}.{name}.{missing[0]}, which activation-logging "
-                    f"needs: install a supported version, {_OFF}"
-                )
+    _refuse_missing(missing_symbols(root))
+
+
+def check_modules() -> None:
+    """The same for modules alone, which costs next to nothing: for processes that run an engine.
+
+    Raises:
+        UnsupportedEngineError: one is gone.
+    """
+    _refuse_missing(missing_modules())
+
+
+def _refuse_missing(missing: list[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UnsupportedEngineError(
+            f"this vLLM has no {missing[0]}{more}, which activation-logging needs: install a "
+            f"supported version, {_OFF}"
+        )
+
+
+def check_plugin_is_loaded() -> None:
+    """For launchers of ours: make sure that vLLM will load this plugin.
+
+    Raises:
+        UnsupportedEngineError: it is not registered, or ``VLLM_PLUGINS`` leaves it out.
+    """
+    if not Settings.from_env().enabled:
+        return
+    # As in vllm.plugins, which neither complains of an absent plugin nor of a broken one.
+    chosen = os.environ.get("VLLM_PLUGINS")
+    if chosen is not None and _NAME not in chosen.split(","):
+        raise UnsupportedEngineError(
+            f"VLLM_PLUGINS={chosen} leaves {_NAME} out, so nothing would be logged: add it to the "
+            f"list, unset the variable, {_OFF}"
+        )
+    found = {point.value for point in entry_points(group=_GROUP) if point.name == _NAME}
+    if found != {f"{PACKAGE}:register"}:
+        raise UnsupportedEngineError(
+            "vLLM does not know this package as a plugin, so nothing would be logged: install it "
+            f"again (pip install --force-reinstall --no-deps activation-logging), {_OFF}"
+        )
+
+
+def is_logged(config: VllmConfig) -> bool:
+    """Whether the workers of an engine are ours."""
+    return str(config.parallel_config.worker_cls).startswith(f"{PACKAGE}.")
+
+
+def check_worker(config: VllmConfig) -> None:
+    """Refuse an engine whose configuration this plugin has not seen.
+
+    Raises:
+        UnsupportedEngineError: its worker is not ours although logging is on.
+    """
+    if Settings.from_env().enabled and not is_logged(config):
+        raise UnsupportedEngineError(
+            f"an engine with the worker {config.parallel_config.worker_cls} would log nothing: "
+            f"make its configuration with EngineArgs.create_engine_config, {_OFF}"
+        )
 
 
 def check_config(config: VllmConfig) -> None:
@@ -81,39 +148,102 @@ def check_config(config: VllmConfig) -> None:
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
     """
+    for reason, applies in _REFUSED.items():
+        if applies(config):
+            raise UnsupportedEngineError(f"{reason}, {_OFF}")
+    parallel = config.parallel_config
+    if parallel.worker_cls not in WORKERS:
+        raise UnsupportedEngineError(
+            f"the worker class {parallel.worker_cls} cannot be logged: use vLLM's own for CPU or "
+            f"CUDA, {_OFF}"
+        )
+    if parallel.pipeline_parallel_size > 1 and Settings.from_env().layers != "last":
+        raise UnsupportedEngineError(
+            "with pipeline parallelism only the last layer can be logged: set "
+            f"ACTIVATION_LAYERS=last, {_OFF}"
+        )
+
+
+def _runs_old_ray_executor(config: VllmConfig) -> bool:
+    """Whether it is 0.32's older one; 0.33 has no other than the newer, and no switch."""
+    is_new = getattr(_envs(), "VLLM_USE_RAY_V2_EXECUTOR_BACKEND", True)
+    return config.parallel_config.distributed_executor_backend == "ray" and not is_new
+
+
+def _envs() -> Any:
     from vllm import envs
 
-    model, parallel = config.model_config, config.parallel_config
-    refused = {
-        "a pooling model has no answers to log: serve it": model.runner_type != "generate",
-        "encoder-decoder models cannot be logged: choose another": model.is_encoder_decoder,
-        "speculative decoding cannot be logged: drop --speculative-config": (
-            config.speculative_config is not None
-        ),
-        "prompt embeddings cannot be logged: drop --enable-prompt-embeds": (
-            model.enable_prompt_embeds
-        ),
-        "a KV connector loads keys whose activations never existed here: drop "
-        "--kv-transfer-config": config.kv_transfer_config is not None,
-        "context parallelism cannot be logged: drop --decode-context-parallel-size and "
-        "--prefill-context-parallel-size": (
-            parallel.decode_context_parallel_size > 1 or parallel.prefill_context_parallel_size > 1
-        ),
-        "dual-batch overlap cannot be logged: drop --enable-dbo": parallel.enable_dbo,
-        "request ids must be unique: unset VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": (
-            envs.VLLM_DISABLE_REQUEST_ID_RANDOMIZATION
-        ),
-        f"the worker class {parallel.worker_cls} cannot be logged: use vLLM's own for CPU or "
-        "CUDA": parallel.worker_cls not in WORKERS,
-    }
-    for reason, applies in refused.items():
-        if applies:
-            raise UnsupportedEngineError(f"{reason}, {_OFF}")
-    if parallel.pipeline_parallel_size > 1:
-        from activation_logging.settings import Settings
+    return envs
 
-        if Settings.from_env().layers != "last":
-            raise UnsupportedEngineError(
-                "with pipeline parallelism only the last layer can be logged: set "
-                f"ACTIVATION_LAYERS=last, {_OFF}"
-            )
+
+def _makes_a_snapshot() -> bool:
+    """Whether this is the process that ``vllm snapshot create`` freezes."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name == "vllm.snapshot.server"
+
+
+_REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
+    "a pooling model has no answers to log: serve it": lambda config: (
+        config.model_config.runner_type != "generate"
+    ),
+    "encoder-decoder models cannot be logged: choose another": lambda config: (
+        config.model_config.is_encoder_decoder
+    ),
+    "a diffusion model's rows do not predict the next token: choose another model": lambda config: (
+        config.model_config.is_diffusion or config.diffusion_config is not None
+    ),
+    "a model with R-SWA forgets tokens, and their rows with them: choose another": lambda config: (
+        config.model_config.rswa_window is not None
+    ),
+    "bounded replay computes a prompt's last window only: add --no-swa-bounded-replay": (
+        lambda config: (
+            config.model_config.architecture == "DeepseekV41ForCausalLM"
+            and config.cache_config.swa_bounded_replay
+        )
+    ),
+    "fast prefill skips layers for a prompt's tokens: drop --kv-sharing-fast-prefill": (
+        lambda config: config.cache_config.kv_sharing_fast_prefill
+    ),
+    "speculative decoding cannot be logged: drop --speculative-config": lambda config: (
+        config.speculative_config is not None
+    ),
+    "prompt embeddings cannot be logged: drop --enable-prompt-embeds": lambda config: (
+        config.model_config.enable_prompt_embeds
+    ),
+    "a KV connector loads keys whose activations never existed here: drop --kv-transfer-config "
+    "and --kv-offloading-size": lambda config: config.kv_transfer_config is not None,
+    "the encoder's outputs go to or come from another instance: drop --ec-transfer-config": (
+        lambda config: config.ec_transfer_config is not None
+    ),
+    "an instance that runs encoders only has no rows: drop --mm-encoder-only": (
+        lambda config: config.is_mm_encoder_only
+    ),
+    "context parallelism cannot be logged: drop --decode-context-parallel-size and "
+    "--prefill-context-parallel-size": lambda config: (
+        config.parallel_config.decode_context_parallel_size > 1
+        or config.parallel_config.prefill_context_parallel_size > 1
+    ),
+    "a batch that runs in parts cannot be logged: drop --enable-dbo and --ubatch-size": (
+        lambda config: config.parallel_config.use_ubatching
+    ),
+    "elastic expert parallelism replaces engines while they run: drop --enable-elastic-ep": (
+        lambda config: config.parallel_config.enable_elastic_ep
+    ),
+    "an executor other than vLLM's own mp, ray and uni may log requests once per rank or not at "
+    "all: drop --distributed-executor-backend": lambda config: (
+        config.parallel_config.distributed_executor_backend not in _EXECUTORS
+    ),
+    "Ray's older executor goes past this plugin: unset VLLM_USE_RAY_V2_EXECUTOR_BACKEND": (
+        _runs_old_ray_executor
+    ),
+    "vLLM's Rust front end has no plugins: unset VLLM_USE_RUST_FRONTEND": lambda _config: (
+        _envs().VLLM_USE_RUST_FRONTEND
+    ),
+    "request ids must be unique: unset VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": lambda _config: (
+        _envs().VLLM_DISABLE_REQUEST_ID_RANDOMIZATION
+    ),
+    "a snapshot, restored twice, would write twice under one name: use vllm serve": (
+        lambda _config: _makes_a_snapshot()
+    ),
+}
+"""What is refused, as the sentence says it, and how it shows."""
