@@ -18,6 +18,10 @@ Status = Literal["complete", "pending", "failed", "dropped"]
 """How a request ended, as far as its activations go. ``pending``: one half is not there (yet)."""
 
 
+NEVER_RAN = "it ended before any of it was computed"
+"""Why a request has no rows of which none are missing: its client left while it was queued."""
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """One evaluator's verdict on one answer."""

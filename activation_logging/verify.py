@@ -14,6 +14,7 @@ import numpy as np
 
 from activation_logging.alignment import Aligner, Alignment, match_model
 from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.records import NEVER_RAN
 from activation_logging.store import layout
 from activation_logging.store.halves import find_halves
 from activation_logging.store.leftovers import look_at_rows
@@ -185,6 +186,8 @@ def entry_problems(entry: Entry) -> Iterator[str]:
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
     status = entry.status
     if status == "pending":
+        return
+    if entry.status_reason == NEVER_RAN:
         return
     if status != "complete":
         yield f"{status}: {entry.status_reason}"

@@ -56,9 +56,11 @@ class Mutations:
     def put_capture(self, txn: Any, capture: Capture, *, writer: str | None = None) -> None:
         """Add a request's rows; slices of segments that are gone turn it into a dropped one.
 
-        A second capture of the same id takes the place of the first. ``writer`` is the id of
-        the one that writes it.
+        A second capture of the same id takes the place of the first, unless it has no rows.
+        ``writer`` is the id of the one that writes it.
         """
+        if capture.dropped and self._has_capture(txn, capture.id):
+            return
         used = dict.fromkeys(part.segment for part in capture.slices)
         brought = {segment.id: segment for segment in capture.segments}
         dropped = capture.dropped
@@ -83,6 +85,9 @@ class Mutations:
         # Only now: what it replaces may be the last to use the same segments.
         self.delete_capture(txn, capture.id)
         txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
+
+    def _has_capture(self, txn: Any, capture_id: str) -> bool:
+        return txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES)) is not None
 
     def put_evaluation(self, txn: Any, key: str, evaluation: Evaluation) -> None:
         """Add or replace one evaluator's label of an entry; other evaluators' stay.
@@ -139,7 +144,7 @@ class Mutations:
         if raw is None:
             return False
         document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
-        if txn.get(layout.id_key(document["capture"]), db=self._db(layout.CAPTURES)) is not None:
+        if self._has_capture(txn, document["capture"]):
             return False
         self.delete_entry(txn, key)
         return True

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError
-from activation_logging.records import Capture
+from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import environment, layout
 from activation_logging.store.liveness import birth
 from activation_logging.store.mutations import Mutations
@@ -55,7 +55,7 @@ _PASSING = (lmdb.Error, OSError, StoreError)
 class WriterStats:
     """Counters since the start of one writer; stored beside the data at every commit.
 
-    ``dropped`` counts requests whose rows the policy gave up, ``lost`` records that could not
+    ``dropped`` counts requests whose rows were given up, each with its reason in the store, ``lost`` records that could not
     be written at all (each with an error in the log), ``errors`` failed attempts.
     """
 
@@ -154,6 +154,10 @@ class StoreWriter:
         Returns:
             False if the rows were dropped; the store then gets the reason in their place.
         """
+        if capture.dropped:
+            self._drop(capture, capture.dropped)
+            return False
+
         size = capture.nbytes + _DOCUMENT_BYTES
 
         def fits() -> bool:
@@ -163,10 +167,7 @@ class StoreWriter:
             if self._policy == "block":
                 self._wake.wait_for(lambda: fits() or self._closing)
             elif not fits():
-                self.stats.dropped += 1
-                reason = "the write queue was full"
-                capture = dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
-                self._submit(capture, _DOCUMENT_BYTES)
+                self._drop(capture, "the write queue was full")
                 return False
             self._submit(capture, size)
             return True
@@ -207,6 +208,12 @@ class StoreWriter:
                 self._environment.path,
                 timeout,
             )
+
+    def _drop(self, capture: Capture, reason: str) -> None:
+        with self._wake:
+            self.stats.dropped += reason != NEVER_RAN
+            capture = dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
+            self._submit(capture, _DOCUMENT_BYTES)
 
     def _submit(self, item: _Item, size: int) -> None:
         with self._wake:

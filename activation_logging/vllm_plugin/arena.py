@@ -21,6 +21,18 @@ STAGING_BYTES = 16 << 20
 """Device memory that rows pass through on their way to the host, bytes; there are two of these."""
 
 
+def staging_bytes(hidden_size: int, dtype: torch.dtype, device: torch.device) -> int:
+    """What an arena takes on its device beside its rows, bytes."""
+    if device.type != "cuda":
+        return 0
+    row = hidden_size * dtype.itemsize
+    return 2 * _piece(row) * row
+
+
+def _piece(row_bytes: int) -> int:
+    return max(STAGING_BYTES // row_bytes, 1)
+
+
 class RowArena:
     """``[layer, slot, hidden]`` on the model's device, in the model's dtype."""
 
@@ -41,7 +53,8 @@ class RowArena:
     @property
     def nbytes(self) -> int:
         """Memory that it takes on the device, bytes."""
-        return self._rows.nbytes + (self._way_out.nbytes if self._way_out else 0)
+        rows = self._rows
+        return rows.nbytes + staging_bytes(rows.shape[-1], rows.dtype, rows.device)
 
     def write(self, slots: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
         """Scatter one step's hidden states.
@@ -83,6 +96,25 @@ class RowArena:
             for layer, place in layers.items()
         }
 
+    def fill(self, slots: npt.NDArray[np.int64], value: float) -> None:
+        """Overwrite the rows of some slots, in all layers, with one value."""
+        self._rows.index_fill_(1, self._to_device(slots), value)
+
+    def differ(self, slots: npt.NDArray[np.int64], value: float) -> npt.NDArray[np.bool_]:
+        """Which rows have any other element than ``value``, ``[layers, slots]``."""
+        rows = self._rows.index_select(1, self._to_device(slots))
+        differing: npt.NDArray[np.bool_] = (rows != value).any(dim=-1).cpu().numpy()
+        return differing
+
+    def last_layer(self, slots: npt.NDArray[np.int64]) -> torch.Tensor:
+        """The rows of some slots in the last of the arena's layers, on the device."""
+        return self._rows[-1].index_select(0, self._to_device(slots))
+
+    def wait(self) -> None:
+        """Return when no row is on its way to the host any more: the memory may go."""
+        if self._way_out is not None:
+            self._way_out.wait()
+
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
         """Without waiting for what the device is doing, which pageable memory would."""
         tensor = torch.from_numpy(numbers)
@@ -101,14 +133,13 @@ class _WayOut:
         self._rows = rows
         self._stream = torch.cuda.Stream(rows.device)
         hidden = rows.shape[-1]
-        self._piece = max(STAGING_BYTES // (hidden * rows.itemsize), 1)
+        self._piece = _piece(hidden * rows.itemsize)
         self._buffers = [
             (rows.new_empty((self._piece, hidden)), torch.cuda.Event()) for _ in range(2)
         ]
 
-    @property
-    def nbytes(self) -> int:
-        return sum(buffer.nbytes for buffer, _ in self._buffers)
+    def wait(self) -> None:
+        self._stream.synchronize()
 
     def read(
         self, index: torch.Tensor, layers: Mapping[int, int], dtype: torch.dtype

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from activation_logging.records import Capture, Segment, SegmentSlice
+from activation_logging.records import NEVER_RAN, Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
 
@@ -39,7 +39,6 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 HELD_BYTES = 512 << 20
 """How much may be held of requests that have lost their blocks, bytes."""
 
-NEVER_RAN = "it ended before any of it was computed"
 _TOO_MUCH_HELD = (
     "it was preempted while {held} MB of other preempted requests were held, and ended before it "
     "was computed again"
@@ -202,9 +201,10 @@ class RowCollector:
             self._held_bytes += request.held.nbytes
 
     def hold_all(self) -> None:
-        """The same for all requests: every block is about to be lost."""
+        """The same for all requests: the arena itself is about to lose its memory."""
         self.hold(list(self._requests))
         self._stored.clear()
+        self._arena.wait()
 
     def settle(self, names: Iterable[str]) -> None:
         """Note that requests have no rows which ended at the front end and never came here."""

@@ -24,6 +24,12 @@ class HttpRequest:
         return None if metadata is None else str(metadata.request_id)
 
     @property
+    def arguments(self) -> Mapping[str, Any]:
+        """What the body gives as ``vllm_xargs``."""
+        arguments = self.body.get("vllm_xargs")
+        return arguments if isinstance(arguments, dict) else {}
+
+    @property
     def messages(self) -> list[Any] | None:
         """Chat messages as sent; for the responses API its ``input``."""
         messages = self.body.get("messages")

@@ -11,6 +11,7 @@ import asyncio
 import atexit
 import weakref
 from collections import deque
+from contextlib import suppress
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -25,7 +26,8 @@ from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
-from activation_logging.vllm_plugin.text import prompt_text, response_pieces
+from activation_logging.vllm_plugin.origin import mark_accepted
+from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -42,6 +44,10 @@ _SAMPLING_FIELDS = (
     *("prompt_logprobs", "skip_special_tokens", "allowed_token_ids", "truncate_prompt_tokens"),
 )
 _DEFAULTS = SamplingParams()
+_IN_PIECES = (
+    "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
+    "switch logging off for it with activation_logging: off"
+)
 _FLUSHED_AT_ONCE = 10_000
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
@@ -71,6 +77,7 @@ class FrontEndTap:
         # With data parallelism vLLM starts several API servers, each with a tap of its own.
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
+        self._num_layers = int(config.hf_text_config.num_hidden_layers)
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
         # Offline engines answer in the caller's own thread: nothing else flushes for it.
@@ -78,6 +85,9 @@ class FrontEndTap:
         self.writer = StoreWriter(settings.lmdb_path, role="front end", policy=settings.full_policy)
         self._accepted: dict[str, _Accepted] = {}
         self._finished: deque[str] = deque(maxlen=_FLUSHED_AT_ONCE)
+        # Those that ended without a token: the worker may never have heard of them.
+        self._unseen: list[str] = []
+        self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
 
     def attach(self) -> None:
@@ -86,24 +96,32 @@ class FrontEndTap:
         self._processor.tap = self
 
     def accept(self, request: EngineCoreRequest, index: int) -> None:
-        """Note a request that comes in.
+        """Note a request that comes in, and mark it for the worker.
 
         Raises:
-            VLLMValidationError: its ``activation_*`` arguments make no sense.
+            VLLMValidationError: its ``activation_*`` arguments make no sense, or its prompt comes
+                in pieces, which answers in between would belong to.
         """
-        if request.sampling_params is None:
+        params = request.sampling_params
+        if params is None:
             return
+        http = http_request.get()
+        arguments = _arguments(params, http)
         try:
             options = RequestOptions.parse(
-                request.sampling_params.extra_args, allowed_layers=self._settings.layers
+                arguments, allowed_layers=self._settings.layers, num_layers=self._num_layers
             )
         except RequestOptionError as error:
             # A class of vLLM's own, which its server answers with HTTP 400.
             raise VLLMValidationError(str(error), parameter=error.parameter) from None
-        if options.enabled:
-            self._accepted[request.request_id] = _Accepted(
-                http_request.get(), options, request.sampling_params, request.arrival_time, index
-            )
+        if not options.enabled:
+            return
+        if request.resumable:
+            raise VLLMValidationError(_IN_PIECES, parameter="prompt")
+        mark_accepted(params, arguments)
+        self._accepted[request.request_id] = _Accepted(
+            http, options, params, request.arrival_time, index
+        )
 
     def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
         """Queue the entry of a request that has ended; a second call for it does nothing."""
@@ -111,13 +129,16 @@ class FrontEndTap:
         if accepted is None:
             return
         self._finished.append(state.request_id)
+        if not (state.detokenizer and state.detokenizer.output_token_ids):
+            self._unseen.append(state.request_id)
+            self._settle_soon()
         self.writer.put_entry(lambda: self._document(state, accepted, reason, error))
 
     def flush(self) -> None:
         """Offline: return when everything finished so far is in the store, rows included."""
         engine = self._engine()
         if engine is not None:
-            engine.collective_rpc("flush_activations", args=(self._take_finished(),))
+            engine.collective_rpc("flush_activations", args=self._take_finished())
         self.writer.flush()
 
     async def flush_async(self) -> None:
@@ -128,8 +149,7 @@ class FrontEndTap:
         """
         engine = self._engine()
         if engine is not None:
-            finished = self._take_finished()
-            call = engine.collective_rpc("flush_activations", args=(finished,))
+            call = engine.collective_rpc("flush_activations", args=self._take_finished())
             await _unless_it_dies(engine, call)
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
@@ -155,10 +175,28 @@ class FrontEndTap:
         for state in list(self._processor.request_states.values()):
             self.finish(state, "abort")
 
-    def _take_finished(self) -> list[str]:
-        taken = list(self._finished)
+    def _take_finished(self) -> tuple[list[str], list[str]]:
+        finished, unseen = list(self._finished), self._unseen
         self._finished.clear()
-        return taken
+        self._unseen = []
+        return finished, unseen
+
+    def _settle_soon(self) -> None:
+        """Ask the worker about those unseen; offline, the next flush does."""
+        if self.offline or self._settling is not None:
+            return
+        with suppress(RuntimeError):  # no loop runs where a server is being taken down
+            self._settling = asyncio.get_running_loop().create_task(self._settle())
+
+    async def _settle(self) -> None:
+        # vLLM tells its engine of the end meanwhile; who is not known there then will never be.
+        await asyncio.sleep(GATHER_S)
+        self._settling = None
+        engine, unseen, self._unseen = self._engine(), self._unseen, []
+        if engine is not None and unseen:
+            with suppress(EngineGone):
+                call = engine.collective_rpc("settle_activations", args=(unseen,))
+                await _unless_it_dies(engine, call)
 
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
@@ -169,7 +207,7 @@ class FrontEndTap:
         request_id, choice = _answer_of(state, http, choice_of_prompt)
         document: dict[str, Any] = {
             "prompt": prompt_text(state, tokenizer),
-            "response": state.detokenizer.output_text if state.detokenizer else "",
+            "response": response_text(state, sampling, tokenizer),
             "model": state.lora_name or self._model,
             "messages": http.messages if http else None,
             "request_id": request_id,
@@ -238,6 +276,16 @@ class TappedOutputProcessor(OutputProcessor):
         super().propagate_error(e)
         for state in self.request_states.values():
             self.tap.finish(state, "error", error=f"the engine failed: {e!r}")
+
+
+def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, Any]:
+    """The ``activation_*`` arguments of a request.
+
+    Beam search makes requests of its own out of one, without its arguments: those of the HTTP
+    request hold for each of them.
+    """
+    given = params.extra_args or (http.arguments if http else None) or {}
+    return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
 async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:

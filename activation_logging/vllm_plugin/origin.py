@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
 _MARK = "_activation_logging_accepted"
+SELF_TEST = "_activation_logging_warmup_"
+"""The request of :mod:`.self_test`."""
 _WARM_UP = re.compile(r"_\w*warmup_")
 
 
@@ -30,5 +32,5 @@ def is_accepted(extra_args: Mapping[str, Any] | None) -> bool:
 
 
 def is_warm_up(request_id: str) -> bool:
-    """Whether vLLM's V2 model runner has made this request up, to warm up its kernels."""
+    """Whether a worker has made this request up itself, to warm up its kernels or to test rows."""
     return _WARM_UP.match(request_id) is not None

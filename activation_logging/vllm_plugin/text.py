@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from vllm import SamplingParams
     from vllm.v1.engine.output_processor import RequestState
 
 
@@ -17,6 +18,21 @@ def prompt_text(state: RequestState, tokenizer: Any) -> str:
     if tokenizer is None or not state.prompt_token_ids:
         return ""
     return str(tokenizer.decode(state.prompt_token_ids, skip_special_tokens=False))
+
+
+def response_text(state: RequestState, sampling: SamplingParams, tokenizer: Any) -> str:
+    """The text that the client got; where it asked for token ids alone, what they say."""
+    detokenizer = state.detokenizer
+    if detokenizer is None:
+        return ""
+    text = getattr(detokenizer, "output_text", None)
+    if text is None and tokenizer is not None:
+        return str(
+            tokenizer.decode(
+                detokenizer.output_token_ids, skip_special_tokens=sampling.skip_special_tokens
+            )
+        )
+    return text or ""
 
 
 def response_pieces(token_ids: Sequence[int], tokenizer: Any) -> list[str]:

@@ -1,8 +1,8 @@
 """The worker tap: vLLM's own workers, which also keep the hidden states of every step.
 
 vLLM loads these classes by name (``worker_cls``), one per platform. They add nothing to the
-forward pass; what they read of vLLM's internals is in :class:`_Step`, the same for both of
-vLLM's model runners.
+forward pass; what they read of vLLM's internals after one is in :meth:`ActivationWorker._step`,
+the same for both of vLLM's model runners.
 """
 
 from __future__ import annotations
@@ -10,14 +10,22 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, UniformTypeKVCacheSpecs
+from vllm.logger import init_logger
+from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    HiddenStateCacheSpec,
+    RSWASpec,
+    UniformTypeKVCacheSpecs,
+)
 from vllm.v1.worker.gpu_worker import Worker
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_layers
 from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import RowArena
+from activation_logging.vllm_plugin.arena import RowArena, staging_bytes
 from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
 
 if TYPE_CHECKING:
@@ -25,12 +33,17 @@ if TYPE_CHECKING:
 
     import torch
     from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, KVCacheSpec
+
+logger = init_logger("vllm.activation_logging")
 
 
 class ActivationWorker(Worker):
     """What all platforms share; a mix-in in front of the platform's own worker."""
 
     _collector: RowCollector | None = None
+    _arena: RowArena | None = None
+    _kv_group: int | None = None
 
     def load_model(self, **kwargs: Any) -> None:
         super().load_model(**kwargs)
@@ -42,34 +55,59 @@ class ActivationWorker(Worker):
         if inner:
             _return_inner_layers(self.model_runner, inner)
 
+    @property
+    def _has_arena(self) -> bool:
+        """Every tensor-parallel rank has the same hidden states: one of them keeps them."""
+        return bool(get_pp_group().is_last_rank and get_tp_group().is_first_rank)
+
     def determine_available_memory(self) -> int:
         """Memory for the KV cache, bytes, less what the arena takes beside it."""
         available = super().determine_available_memory()
-        kv_bytes = sum(
-            spec.page_size_bytes / spec.block_size for spec in self.get_kv_cache_spec().values()
-        )
-        config = self.vllm_config.model_config
-        row_bytes = len(self._layers) * config.get_hidden_size() * config.dtype.itemsize
-        return int(available * kv_bytes / (kv_bytes + row_bytes)) if kv_bytes else available
+        return available - self._arena_bytes(available) if self._has_arena else available
+
+    def _arena_bytes(self, available: int) -> int:
+        """What the arena takes of ``available`` bytes that it shares with the KV cache.
+
+        vLLM divides its layers into groups and gives all of them blocks of one pool. The arena
+        has a row for each slot of a block, whichever group has the block.
+        """
+        config = self.vllm_config
+        groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
+        spec = _one_spec(groups[_full_attention_group(groups)])
+        width, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
+        arena_block = spec.block_size * len(self._layers) * width * dtype.itemsize
+        fixed = staging_bytes(width, dtype, self.device)
+        blocks = config.cache_config.num_gpu_blocks_override
+        if blocks is None:
+            kv_block = _pool_bytes_per_block(config, groups)
+            blocks = max(available - fixed, 0) // (kv_block + arena_block)
+        return fixed + int(blocks) * arena_block
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         super().initialize_from_config(kv_cache_config)
-        # Every tensor-parallel rank holds the same hidden states: one of them writes.
-        if not (get_pp_group().is_last_rank and get_tp_group().is_first_rank):
+        if not self._has_arena:
             return
-        group = _full_attention_group(kv_cache_config)
+        group = _full_attention_group(kv_cache_config.kv_cache_groups)
         cache = kv_cache_config.kv_cache_groups[group]
-        block_size = cache.kv_cache_spec.block_size
+        block_size = _one_spec(cache).block_size
         config = self.vllm_config.model_config
-        arena = RowArena(
-            num_layers_logged=len(self._layers),
-            num_slots=kv_cache_config.num_blocks * block_size,
-            hidden_size=config.get_hidden_size(),
-            dtype=config.dtype,
-            device=self.device,
+        # Sleep mode gives back what lies in this pool.
+        with self._maybe_get_memory_pool_context(tag="kv_cache"):
+            arena = RowArena(
+                num_layers_logged=len(self._layers),
+                num_slots=kv_cache_config.num_blocks * block_size,
+                hidden_size=config.get_hidden_size(),
+                dtype=config.dtype,
+                device=self.device,
+            )
+        logger.info(
+            "activations of up to %d tokens take %.2f GiB beside the KV cache",
+            kv_cache_config.num_blocks * block_size,
+            arena.nbytes / (1 << 30),
         )
         self._attention_layer = cache.layer_names[0]
         engine = self.vllm_config.parallel_config.data_parallel_index
+        self._arena, self._kv_group = arena, group
         self._collector = RowCollector(
             self._settings,
             arena=arena,
@@ -85,7 +123,18 @@ class ActivationWorker(Worker):
             model_dtype=config.dtype,
             block_size=block_size,
             kv_group=group,
+            accepted_only=True,
         )
+
+    def compile_or_warm_up_model(self) -> Any:
+        times = super().compile_or_warm_up_model()
+        check_one_request(self, self._arena, self._kv_group)
+        return times
+
+    @property
+    def logs_last_layer(self) -> bool:
+        """Whether the last layer, which the model's head reads, is among those logged."""
+        return self._num_layers in self._layers
 
     @with_room_below
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
@@ -99,20 +148,30 @@ class ActivationWorker(Worker):
             collector.after_step(slots, states)
         return output
 
-    def flush_activations(self, finished: Sequence[str]) -> None:
+    def sleep(self, level: int = 1) -> None:
+        if self._collector is not None:
+            self._collector.hold_all()
+        super().sleep(level)
+
+    def flush_activations(self, finished: Sequence[str], unseen: Sequence[str]) -> None:
         """Called by the front end: write out these requests and commit everything."""
         if self._collector is not None:
-            self._collector.flush(finished)
+            self._collector.flush(finished, unseen)
 
-    def _writer_cores(self) -> Collection[int] | None:
-        """Processor cores for the store's writer, if not those of this thread."""
-        return None
+    def settle_activations(self, unseen: Sequence[str]) -> None:
+        """Called by the front end of requests that ended there, perhaps before they came here."""
+        if self._collector is not None:
+            self._collector.settle(unseen)
 
     def shutdown(self) -> None:
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()
         super().shutdown()
+
+    def _writer_cores(self) -> Collection[int] | None:
+        """Processor cores for the store's writer, if not those of this thread."""
+        return None
 
     def _step(self, num_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """Slots and hidden states of the step just run, one tensor per logged layer.
@@ -126,7 +185,7 @@ class ActivationWorker(Worker):
             mappings = state.slot_mappings_by_layer
         slots = mappings[self._attention_layer][:num_tokens]
         states = list(state.aux_hidden_states or ())
-        if self._num_layers in self._layers:
+        if self.logs_last_layer:
             states.append(state.hidden_states)
         return slots, states
 
@@ -144,13 +203,24 @@ def _return_inner_layers(model_runner: Any, layers: tuple[int, ...]) -> None:
     model_runner.use_aux_hidden_state_outputs = True
 
 
-def _full_attention_group(config: KVCacheConfig) -> int:
+def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:
+    """What holds for each layer of a group."""
+    spec = group.kv_cache_spec
+    if isinstance(spec, UniformTypeKVCacheSpecs):
+        return next(iter(spec.kv_cache_specs.values()))
+    return spec
+
+
+def _full_attention_group(groups: Sequence[KVCacheGroupSpec]) -> int:
     """Index of a KV cache group that keeps every token of a request in a slot of its own."""
-    for index, group in enumerate(config.kv_cache_groups):
-        spec = group.kv_cache_spec
-        if isinstance(spec, UniformTypeKVCacheSpecs):
-            spec = next(iter(spec.kv_cache_specs.values()))
-        if isinstance(spec, FullAttentionSpec):
+    for index, group in enumerate(groups):
+        spec = _one_spec(group)
+        if (
+            isinstance(spec, FullAttentionSpec)
+            and not isinstance(spec, RSWASpec | HiddenStateCacheSpec)
+            and spec.tokens_per_state == 1
+            and not group.host_resident
+        ):
             return index
     raise UnsupportedEngineError(
         "this model has no layer of full attention, so vLLM does not keep all of its tokens; "

@@ -1,0 +1,196 @@
+"""One request through the worker before the first client's, whose rows are looked at.
+
+The list of :mod:`.gate` refuses what was known when it was written. This finds what it did not
+foresee: a step that fails with logging, a hidden state of another width, rows that are not
+written, or that are not what the model's head made its token from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from vllm import SamplingParams
+from vllm.distributed.parallel_state import get_pp_group
+from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
+from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
+
+from activation_logging.errors import UnsupportedEngineError
+from activation_logging.vllm_plugin.origin import SELF_TEST
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from activation_logging.vllm_plugin.arena import RowArena
+
+PROMPT_LEN = 7
+_UNWRITTEN = -24576.0
+"""Exact in every type that rows have, and no row is full of it."""
+_SLACK = 0.02
+"""How far below the largest logit the sampled one may lie, as a share of their range."""
+_REMEDY = "choose another model or mode, or set ACTIVATION_LOGGING=0 to serve without logging"
+
+
+def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None) -> None:
+    """Run a request of a few tokens on every rank, and look at its rows where they are.
+
+    Args:
+        worker: vLLM's worker, warmed up.
+        arena: where this rank keeps rows; None where another does.
+        kv_group: the KV cache group whose slots they are in.
+
+    Raises:
+        UnsupportedEngineError: the rows are not what they should be.
+    """
+    request = _Request(worker)
+    slots = request.slots(kv_group) if kv_group is not None else np.empty(0, np.int64)
+    if arena is not None:
+        arena.fill(slots, _UNWRITTEN)
+    try:
+        # What the seed gives to the first client stays his.
+        with torch.random.fork_rng(_devices(worker)), torch.inference_mode():
+            tokens = request.run()
+            if arena is not None:
+                _check_written(arena, slots[: request.num_rows])
+            if _has_head(worker):
+                _check_head(worker, arena, slots[: request.num_rows], tokens)
+    except UnsupportedEngineError:
+        raise
+    except Exception as error:
+        raise UnsupportedEngineError(
+            f"the first step with logging failed ({type(error).__name__}: {error}); {_REMEDY}"
+        ) from error
+
+
+class _Request:
+    """A request of our own: its blocks, and the scheduler outputs that carry it."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        config = worker.vllm_config
+        longest = min(
+            config.model_config.max_model_len - 2, config.scheduler_config.max_num_batched_tokens
+        )
+        self._prompt = list(range(1, 1 + max(min(PROMPT_LEN, longest), 1)))
+        # Ranks of a pipeline exchange sampled tokens in ways of their own: they test the prefill.
+        self._decodes = config.parallel_config.pipeline_parallel_size == 1
+        self.num_rows = len(self._prompt) + self._decodes
+        self._cache: KVCacheConfig = worker.model_runner.kv_cache_config
+        self._blocks = _allocate(self._cache, self.num_rows)
+
+    def slots(self, kv_group: int) -> npt.NDArray[np.int64]:
+        """The slots of its positions in one KV cache group, those of its last block included."""
+        size = self._cache.kv_cache_groups[kv_group].kv_cache_spec.block_size
+        table = np.array(self._blocks[kv_group], dtype=np.int64)
+        return (table[:, None] * size + np.arange(size)).reshape(-1)
+
+    def run(self) -> list[int]:
+        """Prefill, and one step of decoding; the tokens sampled, none on ranks that sample none."""
+        tokens = self._step(self._prefill())
+        if self._decodes:
+            tokens += self._step(self._decode())
+        end = SchedulerOutput.make_empty()
+        end.finished_req_ids = {SELF_TEST}
+        self._worker.execute_model(end)
+        return tokens
+
+    def _step(self, step: SchedulerOutput) -> list[int]:
+        output = self._worker.execute_model(step)
+        if output is None:
+            output = self._worker.sample_tokens(None)
+        if hasattr(output, "get_output"):
+            output = output.get_output()
+        return [int(token) for token in output.sampled_token_ids[0]] if output else []
+
+    def _prefill(self) -> SchedulerOutput:
+        step = SchedulerOutput.make_empty()
+        step.scheduled_new_reqs = [
+            NewRequestData(
+                req_id=SELF_TEST,
+                prompt_token_ids=self._prompt,
+                mm_features=[],
+                sampling_params=SamplingParams(temperature=0, max_tokens=2),
+                pooling_params=None,
+                block_ids=tuple(list(blocks) for blocks in self._blocks),
+                num_computed_tokens=0,
+                lora_request=None,
+                prefill_token_ids=self._prompt,
+            )
+        ]
+        return _scheduled(step, len(self._prompt))
+
+    def _decode(self) -> SchedulerOutput:
+        step = SchedulerOutput.make_empty()
+        cached = CachedRequestData.make_empty()
+        cached.req_ids = [SELF_TEST]
+        cached.new_block_ids = [None]
+        cached.num_computed_tokens = [len(self._prompt)]
+        cached.num_output_tokens = [1]
+        step.scheduled_cached_reqs = cached
+        return _scheduled(step, 1)
+
+
+def _scheduled(step: SchedulerOutput, num_tokens: int) -> SchedulerOutput:
+    step.num_scheduled_tokens = {SELF_TEST: num_tokens}
+    step.total_num_scheduled_tokens = num_tokens
+    return step
+
+
+def _allocate(cache: KVCacheConfig, num_tokens: int) -> list[list[int]]:
+    """Blocks for so many tokens in every group; block 0 is vLLM's own."""
+    blocks: list[list[int]] = []
+    following = 1
+    for group in cache.kv_cache_groups:
+        spec = group.kv_cache_spec
+        circular = isinstance(spec, CircularBufferSpec)
+        count = 1 if circular else -(-num_tokens // spec.block_size)
+        blocks.append(list(range(following, following + count)))
+        following += count
+    return blocks
+
+
+def _check_written(arena: RowArena, slots: npt.NDArray[np.int64]) -> None:
+    written = arena.differ(slots, _UNWRITTEN)
+    if not written.all():
+        raise UnsupportedEngineError(
+            f"the model left {int((~written).sum())} of {written.size} rows of a request of "
+            f"{len(slots)} tokens unwritten; {_REMEDY}"
+        )
+
+
+def _has_head(worker: Any) -> bool:
+    """Whether this rank has a part of the head, and the head can be asked for two rows alone."""
+    with_lora = worker.vllm_config.lora_config is not None
+    return worker.logs_last_layer and get_pp_group().is_last_rank and not with_lora
+
+
+def _check_head(
+    worker: Any, arena: RowArena | None, slots: npt.NDArray[np.int64], tokens: list[int]
+) -> None:
+    """The rows that tokens were sampled from give these tokens when they go through the head.
+
+    With tensor parallelism each rank has a part of the head, so that all of them are asked.
+    """
+    config = worker.vllm_config.model_config
+    count = max(len(tokens), 1)
+    if arena is not None:
+        rows = arena.last_layer(slots[-count:])
+    else:
+        rows = torch.zeros(
+            (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device
+        )
+    logits = worker.model_runner.model.compute_logits(rows)
+    if arena is None or logits is None:
+        return
+    for scores, token in zip(logits.float(), tokens, strict=True):
+        spread = float(scores.max() - scores.min())
+        if float(scores.max() - scores[token]) > _SLACK * spread:
+            raise UnsupportedEngineError(
+                "the rows of this model's last layer are not what its tokens are sampled from; "
+                f"{_REMEDY}"
+            )
+
+
+def _devices(worker: Any) -> list[torch.device]:
+    return [worker.device] if worker.device.type == "cuda" else []

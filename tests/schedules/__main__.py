@@ -1,0 +1,78 @@
+"""Many requests through vLLM's schedulers: ``python -m tests.schedules --requests 100000``.
+
+Prints a line per setting, and ends with 1 if anything was wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from rich.progress import track
+
+from tests.schedules.engine import SETTINGS
+from tests.schedules.run import Outcome, processes, run
+
+PER_STORE = 5_000
+SHOWN = 5
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.schedules", description=__doc__)
+    parser.add_argument("--requests", type=int, default=100_000, help="requests in all")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--only", default="", metavar="TEXT", help="settings whose name has this")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="engines at a time")
+    arguments = parser.parse_args()
+    settings = [setting for setting in SETTINGS if arguments.only in setting.name]
+    if not settings:
+        parser.error(f"no setting has {arguments.only!r} in its name")
+    each = max(arguments.requests // len(settings), 1)
+    stores = -(-each // PER_STORE)
+    jobs = [
+        (setting, each // stores, arguments.seed * 1_000_000 + index * 1_000 + number)
+        for index, setting in enumerate(settings)
+        for number in range(stores)
+    ]
+    start = time.monotonic()
+    outcomes = {setting.name: Outcome() for setting in settings}
+    with processes(arguments.processes) as pool:
+        done = pool.map(run, *zip(*jobs, strict=True))
+        shown = track(done, "engines", total=len(jobs), disable=not sys.stderr.isatty())
+        for (setting, *_), outcome in zip(jobs, shown, strict=True):
+            outcomes[setting.name].add(outcome)
+    everything = Outcome()
+    print(
+        "| setting | requests | complete | dropped | rows | preempted | ended meanwhile | wrong |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for name, outcome in outcomes.items():
+        print(_line(name, outcome))
+        everything.add(outcome)
+    print(_line("all", everything))
+    print(f"\n{everything.steps:,} steps in {time.monotonic() - start:.0f} s; ", end="")
+    print(", ".join(f"{n:,} {what}" for what, n in sorted(everything.happened.items())))
+    for name, outcome in outcomes.items():
+        for what in outcome.wrong[:SHOWN]:
+            print(f"{name}: {what}")
+    return 1 if everything.wrong else 0
+
+
+def _line(name: str, outcome: Outcome) -> str:
+    happened, statuses = outcome.happened, outcome.statuses
+    cells = (
+        outcome.accepted,
+        statuses["complete"],
+        statuses["dropped"],
+        outcome.rows,
+        happened["preempted"],
+        happened["aborted while preempted"],
+        len(outcome.wrong),
+    )
+    return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Whether a store holds what a run must have left: each row its token's, each request accounted."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from activation_logging import Entry, open_store
+from activation_logging.store.halves import find_halves
+from tests.schedules.worker import fingerprints, rows_of
+
+
+class Found(NamedTuple):
+    """What a store holds; ``wrong`` has a sentence per entry that is not as it should be."""
+
+    entries: int
+    rows: int
+    statuses: Counter[str]
+    wrong: list[str]
+
+
+def check(path: Path, accepted: int) -> Found:
+    """Compare every row of every entry with what its own tokens say."""
+    rows, statuses, wrong = 0, Counter[str](), []
+    with open_store(path) as store:
+        for entry in store.entries():
+            statuses[entry.status] += 1
+            problem = _problem(entry)
+            if problem:
+                wrong.append(f"{entry.request_id} ({entry.finish_reason}): {problem}")
+            elif entry.status == "complete":
+                rows += len(entry.positions)
+        wrong += [f"half: {half}" for half in find_halves(store)]
+        entries = len(store)
+    if entries != accepted:
+        wrong.append(f"{accepted} requests were accepted, and {entries} have an entry")
+    return Found(entries, rows, statuses, wrong)
+
+
+def _problem(entry: Entry) -> str | None:
+    if entry.status != "complete":
+        if entry.status == "dropped" and entry.status_reason:
+            return None
+        return f"{entry.status}: {entry.status_reason}"
+    tokens = [*entry.prompt_token_ids, *entry.response_token_ids]
+    prints = fingerprints(tokens)
+    for layer in entry.layers:
+        number = 0 if layer == entry.num_layers else layer
+        expected = rows_of(prints, layer=number)[entry.positions]
+        found = entry.layer(layer)
+        off = np.flatnonzero((found != expected).any(axis=1))
+        if off.size:
+            where = entry.positions[off[:5]].tolist()
+            return f"{off.size} of {len(found)} rows of layer {layer} are wrong, at {where}"
+    return None

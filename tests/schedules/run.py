@@ -1,0 +1,54 @@
+"""One engine, one store, so many requests; then every row is looked at."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.schedules.check import check
+from tests.schedules.engine import Setting, running
+from tests.schedules.traffic import Traffic
+
+
+@dataclass
+class Outcome:
+    """What was done to engines of one setting, and what their stores hold."""
+
+    accepted: int = 0
+    rows: int = 0
+    steps: int = 0
+    happened: Counter[str] = field(default_factory=Counter)
+    statuses: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    def add(self, other: Outcome) -> None:
+        self.accepted += other.accepted
+        self.rows += other.rows
+        self.steps += other.steps
+        self.happened += other.happened
+        self.statuses += other.statuses
+        self.wrong += other.wrong
+
+
+def processes(number: int) -> ProcessPoolExecutor:
+    """Fresh processes for engines: what vLLM leaves behind in one is nobody else's."""
+    return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"))
+
+
+def run(setting: Setting, requests: int, seed: int) -> Outcome:
+    """Send ``requests`` requests through an engine of its own, and check its store."""
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "activations.lmdb"
+        with running(setting, store) as engine:
+            traffic = Traffic(engine, seed)
+            traffic.run(requests)
+            traffic.leave()
+        driven = traffic.driven
+        found = check(store, driven.accepted)
+    return Outcome(
+        driven.accepted, found.rows, driven.steps, driven.happened, found.statuses, found.wrong
+    )

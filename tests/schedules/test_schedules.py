@@ -1,0 +1,111 @@
+"""Whatever vLLM's schedulers do, each row is its token's, and each request is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+
+from tests.schedules.engine import SETTINGS, running
+from tests.schedules.run import Outcome, processes, run
+
+REQUESTS = 920
+"""Per setting: more than 10,000 in all."""
+TRIED = {"preempted", "aborted while waiting", "aborted while running", "flushed", "drained"}
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[ProcessPoolExecutor]:
+    with processes(2) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def outcomes(pool: ProcessPoolExecutor) -> dict[str, Future[Outcome]]:
+    return {s.name: pool.submit(run, s, REQUESTS, n) for n, s in enumerate(SETTINGS)}
+
+
+@pytest.mark.parametrize("name", [setting.name for setting in SETTINGS])
+def test_every_row_is_its_tokens(outcomes: dict[str, Future[Outcome]], name: str) -> None:
+    outcome = outcomes[name].result()
+    assert outcome.wrong == []
+    happened = {what for what, count in outcome.happened.items() if count}
+    assert happened >= TRIED
+    assert outcome.rows > 20 * outcome.accepted
+    assert outcome.statuses["complete"] > 0.8 * outcome.accepted
+    assert set(outcome.statuses) <= {"complete", "dropped"}
+
+
+def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
+    """Together the settings do what a bench must do to be believed."""
+    everything = Outcome()
+    for outcome in outcomes.values():
+        everything.add(outcome.result())
+    assert everything.accepted > 9_000
+    for what in ("prefix hits", "chunked prefills", "blocks copied", "resumed"):
+        assert everything.happened[what] > 500, what
+    for what in ("aborted while preempted", "aborted while prefilling", "reset", "flushed"):
+        assert everything.happened[what] > 20, what
+
+
+# --- that the bench can fail -------------------------------------------------------------
+
+FAULTS = {
+    "nothing is held of preempted requests": ("RowCollector.hold", "V1"),
+    "block copies are not followed": ("RowCollector._copy_blocks", "V1, Mamba, block copies"),
+    "blocks are not forgotten": ("RowCollector._forget", "V2, async"),
+    "nobody asks about requests that never ran": ("RowCollector.settle", "V1, async"),
+    "a finished request is not gathered at once": ("RowCollector.finish", "V1"),
+}
+
+
+def run_broken(what: str) -> Outcome:
+    method, name = FAULTS[what]
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    with patch(f"activation_logging.vllm_plugin.collector.{method}"):
+        return run(setting, 300, seed=1)
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_the_bench_notices_if(pool: ProcessPoolExecutor, what: str) -> None:
+    assert pool.submit(run_broken, what).result().wrong
+
+
+# --- the self-test -----------------------------------------------------------------------
+
+
+def start_with(fault: dict[str, int]) -> str | None:
+    """Start an engine whose model has a fault; the sentence that stops it."""
+    import tempfile
+
+    from activation_logging.errors import UnsupportedEngineError
+
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            with running(setting, Path(folder) / "s", **fault):
+                return None
+        except UnsupportedEngineError as error:
+            return str(error)
+
+
+@pytest.mark.parametrize(
+    ("fault", "named"),
+    [
+        ({"shift": 1}, "not what its tokens are sampled from"),
+        ({"width": 6}, "the first step with logging failed"),
+        ({"unwritten": 1}, "of a request of 8 tokens unwritten"),
+        ({}, None),
+    ],
+)
+def test_a_model_that_cannot_be_logged_does_not_start(
+    pool: ProcessPoolExecutor, fault: dict[str, int], named: str | None
+) -> None:
+    sentence = pool.submit(start_with, fault).result()
+    assert (sentence is None) if named is None else named in (sentence or ""), sentence
+    if sentence:
+        assert "ACTIVATION_LOGGING=0" in sentence
+        assert "\n" not in sentence

@@ -1,0 +1,129 @@
+"""Random requests, and what may happen to them: aborts in every state, flushes, drains, resets."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.schedules.engine import INNER, VOCABULARY
+
+_STOPS = ("e", " the", "qu", "\n", "on")
+
+
+@dataclass
+class Driven:
+    """What has been done to an engine so far."""
+
+    accepted: int = 0
+    off: int = 0
+    steps: int = 0
+    happened: Counter[str] = field(default_factory=Counter)
+
+
+class Traffic:
+    """Drives one engine with requests drawn from ``seed``."""
+
+    def __init__(self, engine: Any, seed: int) -> None:
+        self._engine = engine
+        self._random = random.Random(seed)
+        self._scheduler = engine.engine_core.engine_core.scheduler
+        self._prefixes = [self._tokens(self._random.randrange(16, 90)) for _ in range(6)]
+        self._number = 0
+        worker = engine.model_executor.driver_worker.worker
+        self.driven = Driven(happened=worker.happened)
+
+    def run(self, count: int) -> Driven:
+        """Send ``count`` requests, and go on until all have ended."""
+        target = self.driven.accepted + self.driven.off + count
+        while self.driven.accepted + self.driven.off < target:
+            while len(self._scheduler.waiting) < 5 and self._random.random() < 0.7:
+                self._ask()
+            self._step()
+        while self._engine.has_unfinished_requests():
+            self._step()
+        return self.driven
+
+    def leave(self) -> None:
+        """What a server does when it is told to end: requests are in flight, some preempted."""
+        for _ in range(12):
+            self._ask()
+        for _ in range(self._random.randrange(1, 30)):
+            self._step()
+        self._engine.output_processor.tap._abort_all()
+        self._engine.output_processor.tap.flush()
+        self.driven.happened["drained"] += 1
+
+    def _step(self) -> None:
+        self._engine.step()
+        self.driven.steps += 1
+        draw = self._random.random()
+        if draw < 0.04 or (draw < 0.1 and self._preempted()):
+            self._abort()
+        elif draw < 0.045:
+            self._engine.output_processor.tap.flush()
+            self.driven.happened["flushed"] += 1
+        elif draw < 0.047:
+            core = self._engine.engine_core.engine_core
+            core.reset_prefix_cache(reset_running_requests=True)
+            self.driven.happened["reset"] += 1
+
+    def _ask(self) -> None:
+        from vllm import SamplingParams
+
+        draw = self._random
+        options = self._options()
+        params = SamplingParams(
+            n=draw.choice((1, 1, 1, 1, 3)),
+            max_tokens=draw.choice((1, 2, draw.randrange(3, 20), draw.randrange(20, 90))),
+            stop=[draw.choice(_STOPS)] if draw.random() < 0.3 else None,
+            ignore_eos=draw.random() < 0.2,
+            extra_args=options,
+        )
+        if not params.stop and draw.random() < 0.2:
+            params.detokenize = False
+        self._number += 1
+        prompt = {"prompt_token_ids": self._prompt()}
+        self._engine.add_request(f"request-{self._number}", prompt, params)
+        if options is not None and options.get("activation_logging") == "off":
+            self.driven.off += params.n
+        else:
+            self.driven.accepted += params.n
+
+    def _options(self) -> dict[str, Any] | None:
+        draw = self._random.random()
+        if draw < 0.1:
+            return {"activation_logging": "off"}
+        if draw < 0.15:
+            return {"activation_layers": self._random.choice((str(INNER), "last"))}
+        if draw < 0.3:
+            return {"activation_tokens": self._random.choice(("all", "prompt", "response"))}
+        return None
+
+    def _prompt(self) -> list[int]:
+        """Half of them begin as others do, whole or in part."""
+        draw = self._random
+        begin = draw.choice(self._prefixes) if draw.random() < 0.5 else []
+        begin = begin[: draw.choice((len(begin), draw.randrange(len(begin) + 1)))]
+        return begin + self._tokens(draw.randrange(1, 60))
+
+    def _tokens(self, count: int) -> list[int]:
+        return [self._random.randrange(3, VOCABULARY) for _ in range(count)]
+
+    def _preempted(self) -> list[Any]:
+        requests = self._scheduler.requests.values()
+        return [each for each in requests if each.status.name == "PREEMPTED"]
+
+    def _abort(self) -> None:
+        """Abort a request, preempted ones with preference: there are few of them."""
+        requests, preempted = list(self._scheduler.requests.values()), self._preempted()
+        chosen = preempted if preempted and self._random.random() < 0.7 else requests
+        if not chosen:
+            return
+        request = self._random.choice(chosen)
+        state = request.status.name.lower()
+        if state == "running" and request.num_output_tokens == 0:
+            state = "prefilling"
+        self.driven.happened[f"aborted while {state}"] += 1
+        self._engine.abort_request([request.request_id], internal=True)
