@@ -162,14 +162,16 @@ def _is_half(item: Item) -> bool:
 
 
 def _rows(entry: Entry, position: str | int | None) -> Rows | str | None:
+    positions = entry.positions
+    if not len(positions):
+        return "that ended before a row was kept"
     if position is None:
         return None
-    positions = entry.positions
     span, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
     place = Place(
         len(entry.prompt_token_ids),
         len(entry.response_token_ids),
-        int(positions[0]) if len(positions) else 0,
+        int(positions[0]),
         len(positions),
         span,
         missing,
