@@ -227,13 +227,14 @@ def run_benchmark(
     _known(settings.exp, _experiments(benchmark))
     judging = judge if benchmark == nonsense.NAME else "gold"
     run = _Run(settings, progress)
-    run.prepare_folder(infer_overwrite=infer_overwrite, eval_overwrite=eval_overwrite)
+    run.prepare_folder()
     endpoint_is_vllm = True
     if do_inference:
         endpoint_is_vllm = check_endpoint(base_url, model).is_vllm
     if do_eval and judging not in ("rules", "gold") and judge_base_url is not None:
         check_endpoint(judge_base_url, judge, role="judge")
-    run.load(make=do_generate_prompt, asking=do_inference)
+    overwritten = _overwritten(infer=infer_overwrite and do_inference, verdicts=eval_overwrite)
+    run.load(make=do_generate_prompt, asking=do_inference, overwritten=overwritten)
     if not (do_inference or do_eval):
         return run.result({}, None)
     run.check_judge(judging if do_eval else None)
@@ -272,6 +273,13 @@ def examples(result: RunResult) -> dict[str, Example]:
                 verdict.label, question.prompt, answer.generation, verdict.words, answer.request_id
             )
     return {label: found[label] for label in LABELS if label in found}
+
+
+def _overwritten(*, infer: bool, verdicts: bool) -> list[str]:
+    """The files of a run that are to be made anew: verdicts go with the answers they are of."""
+    if infer:
+        return [VERDICTS, RESULTS, GENERATION, RUN]
+    return [VERDICTS, RESULTS] if verdicts else []
 
 
 @dataclass(frozen=True)
@@ -322,26 +330,28 @@ class _Run:
 
     # --- before ------------------------------------------------------------------------
 
-    def prepare_folder(self, *, infer_overwrite: bool, eval_overwrite: bool) -> None:
-        """Make sure that the folder can be written to, and clear what is to be overwritten."""
+    def prepare_folder(self) -> None:
+        """Make sure that the folder can be written to."""
         folder = self.settings.folder
         probe = folder / ".writable"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             probe.touch()
             probe.unlink()
-            old = [VERDICTS, RESULTS] if eval_overwrite or infer_overwrite else []
-            old += [GENERATION, RUN] if infer_overwrite else []
-            for name in old:
-                (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise BenchmarkError(
                 f"{folder} cannot be written to: {error.strerror or error}"
             ) from None
 
-    def load(self, *, make: bool, asking: bool) -> None:
-        """Read or make the questions, the record and the journal."""
+    def load(self, *, make: bool, asking: bool, overwritten: Sequence[str]) -> None:
+        """Read or make the questions, the record and the journal.
+
+        The files ``overwritten`` go when there are questions to ask instead.
+        """
         settings = self.settings
+        asked = self._questions(make=make) if asking else None
+        for name in overwritten:
+            (settings.folder / name).unlink(missing_ok=True)
         self.record = RunRecord.read(settings.folder)
         by_hand = self.record is None and (settings.folder / GENERATION).exists()
         if by_hand and asking:
@@ -356,7 +366,7 @@ class _Run:
             )
             chosen = questions_of(list(self.journal.answers.values()))
         else:
-            everything = self._questions(make=make)
+            everything = self._questions(make=make) if asked is None else asked
             if self.record is not None:
                 self._check_record(self.record)
                 self.resumed = True

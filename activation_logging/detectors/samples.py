@@ -1,7 +1,8 @@
 """Detectors that need several answers to the same prompt: do they agree with each other?
 
 The same prompt asked again is ``<sha256>#1``, ``#2``, ... in the store, labelled or not: all
-complete answers of the same model to a prompt count as its samples.
+complete answers of the same model to a prompt count as its samples. What a client's time-out cut
+off is no answer.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def add_samples(signals: Signals, examples: Examples, *, progress: Progress = si
         found = [
             entry
             for entry in examples.store.for_prompt(prompt)
-            if entry.model == examples.model and entry.status == "complete"
+            if entry.model == examples.model and _is_sample(entry)
         ]
         answers[base] = found
     alone = sum(len(found) < 2 for found in answers.values())
@@ -67,6 +68,10 @@ def add_samples(signals: Signals, examples: Examples, *, progress: Progress = si
             return
         scores[base] = eigenscore(np.stack([state for state in states if state is not None]))
     signals.values["eigenscore"] = np.array([scores[base] for base in bases])
+
+
+def _is_sample(entry: Entry) -> bool:
+    return entry.status == "complete" and entry.finish_reason not in {"abort", "error"}
 
 
 def normalise_answer(text: str) -> str:

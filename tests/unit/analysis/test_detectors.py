@@ -249,6 +249,26 @@ def test_samples_of_a_prompt_are_found(tmp_path):
             assert signals.values["eigenscore"][i] == pytest.approx(eigenscore(states))
 
 
+def test_what_a_time_out_cut_off_is_no_sample(tmp_path):
+    """Each question was asked three times, and cut off once: the same words, and fewer."""
+
+    def cut(i, document):
+        if document["request_id"].endswith("-2"):
+            document["finish_reason"] = "abort"
+            document["response"] = document["response"][:5]
+
+    def same(i, document):
+        document["response"] = "Paris is it."
+        cut(i, document)
+
+    build(tmp_path / "s", n=6, samples=3, change=same)
+    with open_store(tmp_path / "s") as store:
+        examples = store.dataset(layer=2).examples
+        signals = read_signals(examples)
+        add_samples(signals, examples)
+    assert not signals.values["semantic_entropy"].any()
+
+
 def test_single_answers_leave_the_sample_detectors_out(tmp_path):
     build(tmp_path / "s", n=6)
     with open_store(tmp_path / "s") as store:

@@ -12,6 +12,7 @@ import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,33 @@ class TestResume:
         }
         run(server, tmp_path, do_inference=False, eval_overwrite=True)
         assert len(lines(second.folder / "raw_eval_res.jsonl")) == 8
+
+    @pytest.mark.parametrize("lacks", ["server", "questions", "will to ask"])
+    def test_overwriting_waits_for_something_to_put_there(
+        self, server: Any, tmp_path: Path, lacks: str
+    ) -> None:
+        first = run(server, tmp_path)
+        before = (first.folder / "generation.jsonl").read_bytes()
+        broken = tmp_path / "broken.jsonl"
+        broken.write_text("{")
+        url = "http://127.0.0.1:9/v1" if lacks == "server" else server.base_url
+        options: dict[str, Any] = {
+            "server": {},
+            "questions": {"prompt_output_path": broken},
+            "will to ask": {"do_inference": False},
+        }[lacks]
+        with suppress(BenchmarkError):
+            run_benchmark(
+                NONSENSE,
+                model=server.model,
+                base_url=url,
+                output_base_dir=tmp_path,
+                exp="nonsense_medicine",
+                n=4,
+                infer_overwrite=True,
+                **options,
+            )
+        assert (first.folder / "generation.jsonl").read_bytes() == before
 
 
 class TestBadInput:
