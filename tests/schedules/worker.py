@@ -62,6 +62,9 @@ class Layers:
     mamba: int = 0
     block_size: int = 16
     end_every: int = 40
+    available: int = 1 << 30
+    specs: dict[str, Any] | None = None
+    """Taken as they are, instead of what the numbers above say."""
     shift: int = 0
     width: int = WIDTH
     unwritten: int = 0
@@ -152,6 +155,8 @@ class SimWorker(Worker):
         return ("generate",)
 
     def get_kv_cache_spec(self) -> dict[str, Any]:
+        if self.layers.specs is not None:
+            return self.layers.specs
         size = self.layers.block_size
         shape = {"block_size": size, "num_kv_heads": 1, "head_size": 64, "dtype": torch.float32}
         full = FullAttentionSpec(**shape)
@@ -169,7 +174,7 @@ class SimWorker(Worker):
         return specs
 
     def determine_available_memory(self) -> int:
-        return 1 << 30
+        return self.layers.available
 
     def initialize_from_config(self, kv_cache_config: Any) -> None:
         self.model_runner.kv_cache_config = kv_cache_config
