@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.settings import Settings
+from activation_logging.vllm_plugin import gate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["HF_TOKEN"] = ours.auth_token
     try:
         Settings.from_env()
+        gate.check_plugin_is_loaded()
         # The token must not stand in sys.argv, which vLLM logs and passes on.
         sys.argv = ["vllm", "serve", *theirs]
         from vllm.entrypoints.cli.main import main as vllm_main

@@ -183,7 +183,7 @@ def _makes_a_snapshot() -> bool:
 
 
 _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
-    "a pooling model has no answers to log: serve it": lambda config: (
+    "a pooling model has no answers to log: choose another": lambda config: (
         config.model_config.runner_type != "generate"
     ),
     "encoder-decoder models cannot be logged: choose another": lambda config: (

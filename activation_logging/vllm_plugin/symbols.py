@@ -82,6 +82,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "VLLM_PLUGINS",
         "VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY",
         "VLLM_USE_RUST_FRONTEND",
+        "VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS",
     ),
     "vllm.exceptions": (
         "VLLMClientError",
@@ -167,7 +168,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "RSWASpec",
         *_of("KVCacheConfig", "num_blocks kv_cache_groups"),
         *_of("KVCacheGroupSpec", "layer_names kv_cache_spec host_resident"),
-        *_of("KVCacheSpec", "block_size page_size_bytes"),
+        "KVCacheSpec.block_size",
         "UniformTypeKVCacheSpecs.kv_cache_specs",
     ),
     "vllm.v1.metrics.prometheus": ("get_prometheus_registry()",),
