@@ -30,7 +30,8 @@ class TestAsync:
         from activation_logging import open_store
 
         async def ask(engine, name, prompt, **options):
-            params = SamplingParams(temperature=0, **{"max_tokens": 8, "ignore_eos": True, **options})
+            usual = {"max_tokens": 8, "ignore_eos": True}
+            params = SamplingParams(temperature=0, **{**usual, **options})
             async for output in engine.generate(prompt, params, name):
                 pass
 
