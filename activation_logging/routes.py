@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -23,6 +23,7 @@ from activation_logging.errors import (
     EntryNotFound,
     RowsMissing,
     SettingsError,
+    StoreNotFound,
 )
 from activation_logging.records import Label
 from activation_logging.settings import Settings
@@ -38,7 +39,20 @@ class AsciiJson(JSONResponse):
         return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
 
 
-router = APIRouter(prefix="/v1/activations", tags=["activations"], default_response_class=AsciiJson)
+def openai_error(
+    message: str,
+    *,
+    status: int = 400,
+    kind: str = "BadRequestError",
+    param: str | None = None,
+) -> AsciiJson:
+    """An error in the form that OpenAI's clients understand."""
+    error = {"message": message, "type": kind, "param": param, "code": status}
+    return AsciiJson({"error": error}, status_code=status)
+
+
+PREFIX = "/v1/activations"
+router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +60,7 @@ T = TypeVar("T")
 PAGE = 50
 MAX_PAGE = 1000
 MAX_DETAILS_BYTES = 1 << 16
+MAX_DETAILS_DEPTH = 32
 _BFLOAT16 = "BF16"
 
 
@@ -54,16 +69,27 @@ class NewEvaluation(BaseModel):
 
     name: str = Field(min_length=1, max_length=128, description="The evaluator's name.")
     label: Label
-    score: float | None = None
+    score: float | None = Field(default=None, allow_inf_nan=False)
     judge: str | None = Field(default=None, max_length=1000)
     details: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("details")
     @classmethod
     def _details_are_small(cls, details: dict[str, Any]) -> dict[str, Any]:
-        if len(json.dumps(details)) > MAX_DETAILS_BYTES:
+        level: list[Any] = [details]
+        for _ in range(MAX_DETAILS_DEPTH):
+            level = [inner for value in level for inner in _inside(value)]
+        if level:
+            raise ValueError(f"nested deeper than {MAX_DETAILS_DEPTH} levels")
+        if len(json.dumps(details, allow_nan=False)) > MAX_DETAILS_BYTES:
             raise ValueError(f"longer than {MAX_DETAILS_BYTES} bytes of JSON")
         return details
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 @router.get("")
@@ -123,9 +149,11 @@ async def counters() -> dict[str, Any]:
 @router.post("/flush")
 async def flush(request: Request) -> dict[str, Any]:
     """Return once everything answered before this call is in the store, rows included."""
-    processor = getattr(request.app.state.engine_client, "output_processor", None)
-    with _http_errors():
-        await processor.tap.flush_async()  # type: ignore[union-attr]
+    engine = request.app.state.engine_client
+    # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
+    if engine is not None:
+        with _http_errors():
+            await engine.output_processor.tap.flush_async()
     return {"flushed": True, "entries": await _in_store(len)}
 
 
@@ -193,8 +221,12 @@ def metrics() -> bytes:
                 yield metric
 
     registry = CollectorRegistry()
-    registry.register(StoreCollector())
-    return generate_latest(registry)
+    try:
+        registry.register(StoreCollector())
+        return generate_latest(registry)
+    except StoreNotFound:
+        # Before the first model is loaded there may be none, and nothing to count.
+        return b""
 
 
 _METRICS = {

@@ -4,12 +4,15 @@ The application holds vLLM's own one, whole, for the model that is loaded, and p
 request on to it. A request that names another model waits for the requests in flight, then
 the models are swapped. A model that is not allowed, does not exist or cannot be loaded is an
 error in OpenAI's form, and the server goes on serving.
+
+Which requests may name a model, vLLM says itself: its application is also made without a model,
+and the schema of that one tells. Every other request is for the model that is loaded, and loads
+none. With an API key nothing but the paths that are open to anybody is answered without it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import os
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -17,30 +20,41 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse
+from starlette.routing import Match
 
-from activation_logging import routes
-from activation_logging.errors import ActivationLoggingError
-from activation_logging.exposure import uvicorn_host, warn_if_open
-from activation_logging.settings import ServerSettings
+from activation_logging.errors import ActivationLoggingError, RequestOptionError
+from activation_logging.exposure import (
+    OPEN_PATHS,
+    KeyGuard,
+    is_preflight,
+    route_path,
+    uvicorn_host,
+    warn_if_open,
+    without_token,
+)
+from activation_logging.routes import PREFIX, openai_error
+from activation_logging.settings import TOKEN_FIELD, ServerSettings, check_token
 from activation_logging.vllm_plugin.middleware import (
-    TOKEN_FIELD,
-    openai_error,
+    dump_object,
     parse_object,
     read_body,
     replay,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Mapping
 
+    from fastapi import FastAPI
+    from starlette.responses import Response
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 logger = logging.getLogger("uvicorn.error")
 
 _MAX_ERROR = 300
+_MAX_SEARCHED = 10_000
 _HUB_TIMEOUT_S = 10.0
+_NEED_NO_MODEL = OPEN_PATHS | {"/version", "/docs", "/redoc", "/openapi.json"}
 
 
 class ModelNotServed(ActivationLoggingError):
@@ -96,7 +110,8 @@ class ModelSwitch:
 
     @property
     def loaded(self) -> LoadedModel | None:
-        return self._loaded
+        """The loaded model, unless its engine has died."""
+        return None if self._loaded is None or self._loaded.dead else self._loaded
 
     @asynccontextmanager
     async def use(self, name: str, token: str | None) -> AsyncIterator[LoadedModel]:
@@ -110,15 +125,22 @@ class ModelSwitch:
             if not self._settings.allows(name):
                 raise ModelNotServed(name, "is not among the models that this server may load.")
             await asyncio.to_thread(_check_exists, name, self._settings.vllm_args, token)
-        # Whoever swaps holds the lock; requests for the old model that come later wait here.
-        async with self._swapping:
-            if not self._serves(name):
-                await self._swap(name, token)
-            model = self._loaded
-            assert model is not None
-            self._in_use += 1
-        try:
+        async with AsyncExitStack() as held:
+            # Whoever swaps holds the lock; requests for the old model that come later wait here.
+            async with self._swapping:
+                if not self._serves(name):
+                    await self._swap(name, token)
+                model = self._loaded
+                assert model is not None
+                await held.enter_async_context(self.hold())
             yield model
+
+    @asynccontextmanager
+    async def hold(self) -> AsyncIterator[None]:
+        """Keep the loaded model for as long as the block runs."""
+        self._in_use += 1
+        try:
+            yield
         finally:
             async with self._idle:
                 self._in_use -= 1
@@ -130,8 +152,8 @@ class ModelSwitch:
 
     def _serves(self, name: str) -> bool:
         """Whether a name is that of the loaded model, or of one of its adapters."""
-        model = self._loaded
-        if model is None or model.dead:
+        model = self.loaded
+        if model is None:
             return False
         return name == model.name or name in model.app.state.openai_serving_models.lora_requests
 
@@ -162,47 +184,100 @@ class SwitchingApp:
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
         self._switch = ModelSwitch(settings)
-        self._without_model = FastAPI(title="activation-logging, no model loaded")
-        self._without_model.include_router(routes.router)
-        self._without_model.state.engine_client = None
+        self._without_model = _build_without_model(settings)
+        self._may_name_a_model = paths_that_name_a_model(self._without_model)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
-        elif scope["type"] == "http" and scope["method"] == "POST" and not _is_ours(scope["path"]):
+        elif is_preflight(scope):
+            # Answered in front of all routes, from what vLLM was told of other origins.
+            await self._without_model(scope, receive, send)
+        elif scope.get("method") == "POST" and self._path(scope) in self._may_name_a_model:
             await self._post(scope, receive, send)
         else:
             await self._other(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """A request that may name a model, which is loaded if it is another one."""
         raw = await read_body(receive)
-        body = parse_object(raw) or {}
-        token = body.pop(TOKEN_FIELD, None)
-        if token is not None:
-            raw = json.dumps(body).encode()
-        name = body.get("model") or self._served_by_default()
-        if not isinstance(name, str) or (token is not None and not isinstance(token, str)):
-            wrong = "model" if not isinstance(name, str) else TOKEN_FIELD
-            await openai_error(f"{wrong} must be a string", param=wrong)(scope, receive, send)
+        try:
+            body = parse_object(raw)
+            if body is None:
+                await self._other(scope, replay(raw, receive), send)
+                return
+            name = self._model_of(body)
+            if TOKEN_FIELD in body:
+                token = check_token(body.pop(TOKEN_FIELD))
+                raw = dump_object(body)
+            else:
+                token = None
+        except RequestOptionError as error:
+            await openai_error(str(error), param=error.parameter)(scope, receive, send)
             return
         try:
             async with self._switch.use(name, token) as model:
                 await model.app(scope, replay(raw, receive), send)
         except ModelNotServed as error:
             kind = "NotFoundError" if error.status == 404 else "ServiceUnavailableError"
-            response = openai_error(str(error), status=error.status, kind=kind, param="model")
+            message = without_token(str(error), token)
+            response = openai_error(message, status=error.status, kind=kind, param="model")
             await response(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Any other request, which is for the loaded model or for none, and loads none."""
         model = self._switch.loaded
-        if model is not None and not model.dead:
-            await model.app(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/health":
-            await Response(status_code=200)(scope, receive, send)
-        elif scope["type"] == "http" and scope["path"] == "/v1/models":
-            await self._list_models()(scope, receive, send)
+        app: ASGIApp = self._without_model if model is None else model.app
+        if scope["type"] == "http":
+            app = self._instead(scope, model) or app
+        keeps = scope["type"] == "websocket" or scope["method"] == "POST"
+        if model is None or not keeps or self._path(scope).startswith(PREFIX):
+            await app(scope, receive, send)
         else:
-            await self._without_model(scope, receive, send)
+            async with self._switch.hold():
+                await app(scope, receive, send)
+
+    def _instead(self, scope: Scope, model: LoadedModel | None) -> Response | None:
+        """What is answered in vLLM's place: to what it has no route for, or needs a model for."""
+        found = find_route(self._without_model if model is None else model.app, scope)
+        if found is Match.NONE:
+            return openai_error(
+                "there is no such path; /openapi.json lists those that there are",
+                status=404,
+                kind="NotFoundError",
+            )
+        if found is Match.PARTIAL:
+            return openai_error(
+                "this path takes another method; /openapi.json lists which",
+                status=405,
+                kind="MethodNotAllowedError",
+            )
+        path = self._path(scope)
+        if model is not None or path in _NEED_NO_MODEL or path.startswith(PREFIX):
+            return None
+        if path == "/v1/models":
+            return self._list_models()
+        return openai_error(
+            "no model is loaded; a request to /v1/chat/completions that names one loads it",
+            status=503,
+            kind="ServiceUnavailableError",
+        )
+
+    def _path(self, scope: Scope) -> str:
+        return route_path(scope, self._without_model.root_path)
+
+    def _model_of(self, body: Mapping[str, Any]) -> str:
+        """The model that a body names, or the one that is meant where it names none.
+
+        Raises:
+            RequestOptionError: the name is no text.
+        """
+        name = body.get("model")
+        if name is None or name == "":
+            return self._served_by_default()
+        if not isinstance(name, str):
+            raise RequestOptionError("model", "must be a string; name a folder or a model")
+        return name
 
     def _served_by_default(self) -> str:
         model = self._switch.loaded
@@ -230,8 +305,41 @@ class SwitchingApp:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-def _is_ours(path: str) -> bool:
-    return path.startswith("/v1/activations")
+def _build_without_model(settings: ServerSettings) -> FastAPI:
+    """VLLM's application for models that generate text, as it is before any is loaded."""
+    args = _vllm_arguments(settings.default, settings.vllm_args)
+    from vllm.entrypoints.launchers.api_server import entry
+
+    app = entry.build_app(args, ("generate",), None)
+    app.state.engine_client = None
+    return app
+
+
+def paths_that_name_a_model(app: FastAPI) -> frozenset[str]:
+    """Paths to which a POST may name a model in its body, as the application's schema says."""
+    document = app.openapi()
+    found = set()
+    for path, methods in document["paths"].items():
+        content = methods.get("post", {}).get("requestBody", {}).get("content", {})
+        if any(_names_a_model(kind["schema"], document) for kind in content.values()):
+            found.add(path)
+    return frozenset(found)
+
+
+def _names_a_model(schema: Mapping[str, Any], document: Mapping[str, Any]) -> bool:
+    if "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    choices = schema.get("anyOf", [])
+    return "model" in schema.get("properties", {}) or any(
+        _names_a_model(choice, document) for choice in choices
+    )
+
+
+def find_route(app: FastAPI, scope: Scope) -> Match:
+    """Whether the application has a route for a request, or one for the path alone."""
+    scope = {**scope, "root_path": app.root_path or scope.get("root_path", "")}
+    matches = [route.matches(scope)[0] for route in app.routes]
+    return max(matches, key=lambda match: match.value)
 
 
 def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
@@ -279,8 +387,9 @@ def _ask_hub(name: str, token: str | None) -> None:
     except (HfHubHTTPError, HFValidationError):
         raise
     except Exception as error:  # noqa: BLE001 - the client's own network errors, of many classes
+        reason = _sentence(error, token)
         raise ModelNotServed(
-            name, f"is neither a folder nor cached, and the hub cannot be asked: {error}"
+            name, f"is neither a folder nor cached, and the hub cannot be asked: {reason}"
         ) from None
 
 
@@ -301,27 +410,18 @@ def _token_in_environment(token: str | None) -> Iterator[None]:
 
 
 def _sentence(error: Exception, token: str | None) -> str:
-    """An error in one line, without the token, whatever raised it."""
+    """An error in one line, which does not show the token, whatever raised it."""
     details = getattr(error, "errors", None)
     text = details()[0]["msg"] if callable(details) else str(error)
-    text = " ".join(text.split())[:_MAX_ERROR] or type(error).__name__
-    return text.replace(token, "[token]") if token else text
+    text = " ".join(text.split())[:_MAX_SEARCHED] or type(error).__name__
+    # In this order: the last characters of a text that was cut may be the first of the token.
+    return without_token(text, token)[:_MAX_ERROR]
 
 
 def _make_app() -> ASGIApp:
     settings = ServerSettings.from_env()
-    application: ASGIApp = SwitchingApp(settings)
-    if settings.api_keys:
-        from vllm.entrypoints.serve.middleware.authenticate import AuthenticationMiddleware
-
-        guard = AuthenticationMiddleware(application, tokens=list(settings.api_keys))
-
-        # Its ``__call__`` is no coroutine function, which uvicorn takes for an older protocol.
-        async def guarded(scope: Scope, receive: Receive, send: Send) -> None:
-            await guard(scope, receive, send)
-
-        return guarded
-    return application
+    application = SwitchingApp(settings)
+    return KeyGuard(application, settings.api_keys) if settings.api_keys else application
 
 
 app = _make_app()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -23,6 +24,17 @@ FullPolicy = Literal["block", "drop"]
 DEFAULT_LMDB_PATH = "lmdb_data/activations.lmdb"
 MAX_TAGS_BYTES = 16 * 1024
 MAX_TAGS = 64
+MAX_LAYER = 1000
+"""No model is deeper, so that a range cannot grow without end."""
+MAX_LAYERS_TEXT = 4096
+MAX_LAYERS_PARTS = 256
+MAX_TOKEN = 4096
+TOKEN_FIELD = "auth_token"  # noqa: S105 - the field's name, not a secret
+
+_NUMBERS = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40}))?")
+_TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
+_OURS = re.compile(r"\s*activation[-_]", re.IGNORECASE)
+"""Names that are meant for us, other spellings included: none of them may be ignored."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +58,10 @@ class Settings:
         _one_of("ACTIVATION_FULL_POLICY", self.full_policy, get_args(FullPolicy))
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
-        parse_layers(self.layers)
+        try:
+            parse_layers(self.layers)
+        except SettingsError as error:
+            raise SettingsError(f"ACTIVATION_LAYERS: {error}") from None
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -144,22 +159,29 @@ class RequestOptions:
     tags: Mapping[str, str] | None = None
 
     @classmethod
-    def parse(cls, extra_args: Mapping[str, Any] | None, *, allowed_layers: str) -> RequestOptions:
+    def parse(
+        cls,
+        extra_args: Mapping[str, Any] | None,
+        *,
+        allowed_layers: str,
+        num_layers: int | None = None,
+    ) -> RequestOptions:
         """Pick the ``activation_*`` arguments out of ``vllm_xargs`` / ``extra_args``.
 
         Args:
             extra_args: the request's extra arguments; those of others are left alone.
             allowed_layers: the server's own ``layers`` setting; a request may ask for a subset.
+            num_layers: the model's decoder layers, where they are known: no layer is beyond them.
 
         Raises:
             RequestOptionError: an unknown ``activation_*`` name or a value that makes no sense.
         """
-        options = {k: v for k, v in (extra_args or {}).items() if k.startswith("activation_")}
+        options = {name: value for name, value in (extra_args or {}).items() if _is_ours(name)}
         unknown = options.keys() - _REQUEST_OPTIONS
         if unknown:
-            name = min(unknown)
             raise RequestOptionError(
-                name, f"unknown option; known are {', '.join(sorted(_REQUEST_OPTIONS))}"
+                _name(min(unknown)),
+                f"unknown option; known are {', '.join(sorted(_REQUEST_OPTIONS))}",
             )
         logging = options.get("activation_logging", "on")
         if logging not in ("on", "off"):
@@ -174,7 +196,7 @@ class RequestOptions:
         return cls(
             enabled=logging == "on",
             tokens=tokens,
-            layers=_request_layers(options.get("activation_layers"), allowed_layers),
+            layers=_request_layers(options.get("activation_layers"), allowed_layers, num_layers),
             tags=_parse_tags(options.get("activation_tags")),
         )
 
@@ -184,29 +206,43 @@ _REQUEST_OPTIONS = frozenset(
 )
 
 
+def refuse_misplaced(body: Mapping[str, Any]) -> None:
+    """Refuse ``activation_*`` arguments beside ``vllm_xargs``, where nobody would read them.
+
+    Raises:
+        RequestOptionError: there is one at the top level of the body.
+    """
+    for name in filter(_is_ours, body):
+        raise RequestOptionError(
+            _name(name),
+            "put it into vllm_xargs; at the top level of the body it would be ignored",
+        )
+
+
+def check_token(value: Any) -> str | None:
+    """The ``auth_token`` of a request, which has to fit into a header of HTTP.
+
+    Raises:
+        RequestOptionError: it does not; the message does not repeat it.
+    """
+    if value is None:
+        return None
+    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
+        raise RequestOptionError(
+            TOKEN_FIELD,
+            f"not a token; give a string of 1 to {MAX_TOKEN} printable ASCII characters "
+            "without blanks",
+        )
+    return value
+
+
 def parse_layers(text: str) -> tuple[int | Literal["last", "all"], ...]:
     """Parse ``last``, ``all``, or numbers and ranges such as ``8,15-20,last``.
 
     Raises:
-        SettingsError: a part is neither; the message names it.
+        SettingsError: a part is neither, or no model has that layer; the message names it.
     """
-    parts: list[int | Literal["last", "all"]] = []
-    for raw in str(text).split(","):
-        part = raw.strip().lower()
-        first, dash, end = part.partition("-")
-        if part == "last":
-            parts.append("last")
-        elif part == "all":
-            parts.append("all")
-        elif first.isdecimal() and not dash:
-            parts.append(int(first))
-        elif first.isdecimal() and end.isdecimal() and int(first) <= int(end) <= 10_000:
-            parts.extend(range(int(first), int(end) + 1))
-        else:
-            raise SettingsError(
-                f"layers: {_brief(raw)} is not 'last', 'all', a number or a range such as 15-20"
-            )
-    return tuple(dict.fromkeys(parts))
+    return _expand(_layer_parts(text), None)
 
 
 def resolve_layers(text: str, num_layers: int) -> tuple[int, ...]:
@@ -220,41 +256,105 @@ def resolve_layers(text: str, num_layers: int) -> tuple[int, ...]:
         SettingsError: the model has no such layer.
     """
     numbers: set[int] = set()
-    for part in parse_layers(text):
+    for part in _expand(_layer_parts(text), num_layers):
         if part == "all":
             numbers.update(range(num_layers + 1))
-        elif part == "last":
-            numbers.add(num_layers)
-        elif part <= num_layers:
-            numbers.add(part)
         else:
-            raise SettingsError(
-                f"layer {part} does not exist: this model has layers 0 to {num_layers} "
-                f"('last' is {num_layers})"
-            )
+            numbers.add(num_layers if part == "last" else part)
     return tuple(sorted(numbers))
 
 
-def _request_layers(value: Any, allowed: str) -> tuple[int | Literal["last"], ...] | None:
+def _layer_parts(text: str) -> list[range | Literal["last", "all"]]:
+    """The parts of a text; ranges stay ranges, however long they are.
+
+    Raises:
+        SettingsError: a part makes no sense, or there is too much of it.
+    """
+    if len(text) > MAX_LAYERS_TEXT or text.count(",") >= MAX_LAYERS_PARTS:
+        raise SettingsError(
+            f"the list of layers is too long; give up to {MAX_LAYERS_PARTS} numbers or ranges "
+            f"in {MAX_LAYERS_TEXT} characters"
+        )
+    return [_layer_part(raw) for raw in text.split(",")]
+
+
+def _layer_part(raw: str) -> range | Literal["last", "all"]:
+    part = raw.strip().lower()
+    if part == "last":
+        return "last"
+    if part == "all":
+        return "all"
+    numbers = _NUMBERS.fullmatch(part)
+    if numbers:
+        first = int(numbers[1])
+        end = int(numbers[2] or first)
+        if first <= end:
+            return range(first, end + 1)
+    raise SettingsError(
+        f"{_brief(raw)} is not 'last', 'all', a number of a layer, or a range of them such as 15-20"
+    )
+
+
+def _expand(
+    parts: Iterable[range | Literal["last", "all"]], num_layers: int | None
+) -> tuple[int | Literal["last", "all"], ...]:
+    """The parts as numbers, each once.
+
+    Raises:
+        SettingsError: the model, or any model if its depth is not known, has no such layer.
+    """
+    deepest = MAX_LAYER if num_layers is None else num_layers
+    found: dict[int | Literal["last", "all"], None] = {}
+    for part in parts:
+        if not isinstance(part, range):
+            found[part] = None
+        elif part[-1] <= deepest:
+            found.update(dict.fromkeys(part))
+        else:
+            why = (
+                f"no model has more than {MAX_LAYER}"
+                if num_layers is None
+                else f"this model has layers 0 to {num_layers} ('last' is {num_layers})"
+            )
+            raise SettingsError(f"layer {max(part[0], deepest + 1)} does not exist: {why}")
+    return tuple(found)
+
+
+def _request_layers(
+    value: Any, allowed: str, num_layers: int | None
+) -> tuple[int | Literal["last"], ...] | None:
     if value is None:
         return None
+    name = "activation_layers"
     try:
-        parts = parse_layers(",".join(map(str, value)) if isinstance(value, list) else value)
+        asked = _expand(_layer_parts(_layers_text(value)), num_layers)
     except SettingsError as error:
-        raise RequestOptionError("activation_layers", str(error)) from None
-    server = parse_layers(allowed)
-    if "all" in parts:
-        return None
-    wanted = tuple(part for part in parts if part != "all")
-    if "all" not in server:
-        missing = [part for part in wanted if part not in server]
-        if missing:
-            raise RequestOptionError(
-                "activation_layers",
-                f"layer {missing[0]} is not logged by this server, which was started with "
-                f"{allowed!r}",
-            )
-    return wanted
+        raise RequestOptionError(name, str(error)) from None
+    server = frozenset(parse_layers(allowed))
+    wanted = tuple(part for part in asked if part != "all")
+    missing = [part for part in wanted if part not in server]
+    if missing and "all" not in server:
+        raise RequestOptionError(
+            name,
+            f"layer {missing[0]} is not logged by this server, which was started with {allowed!r}",
+        )
+    return None if "all" in asked else wanted
+
+
+def _layers_text(value: Any) -> str:
+    """A request's layers as a text, whether it came as one, as a number, or as a list of both.
+
+    Raises:
+        SettingsError: it is something else.
+    """
+    items = value if isinstance(value, (list, tuple)) else [value]
+    if len(items) > MAX_LAYERS_PARTS:
+        raise SettingsError(f"more than {MAX_LAYERS_PARTS} numbers or ranges of layers")
+    for item in items:
+        number = isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 10**40
+        if not number and not isinstance(item, str):
+            raise SettingsError(f"{_brief(item)} is not the number of a layer; give one such as 15")
+    return ",".join(map(str, items))
 
 
 def _parse_tags(value: Any) -> Mapping[str, str] | None:
@@ -289,6 +389,26 @@ def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
         raise SettingsError(f"{name}={_brief(value)} is not one of {', '.join(allowed)}")
 
 
+def _is_ours(name: Any) -> bool:
+    return isinstance(name, str) and _OURS.match(name) is not None
+
+
+_MAX_SHOWN = 80
+
+
+def _name(name: str) -> str:
+    """An argument's name as an error shows it: short, and in ASCII."""
+    return ascii(name[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
+
+
 def _brief(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    """A value as an error shows it: short, and made of nothing that can be deep or endless."""
+    if isinstance(value, str):
+        text = repr(value[:_MAX_SHOWN])
+        whole = len(value) <= _MAX_SHOWN and len(text) <= _MAX_SHOWN
+        return text if whole else f"{text[:_MAX_SHOWN]}..."
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int) and abs(value) < 10**_MAX_SHOWN:
+        return repr(value)
+    return f"a value of type {type(value).__name__}"

@@ -2,7 +2,8 @@
 
 The middleware sits innermost, behind vLLM's authentication. It takes ``auth_token`` out of
 bodies before anything else sees it, answers HTTP 400 where ``activation_*`` arguments make no
-sense, and leaves what only HTTP knows for the front-end tap. Answers pass untouched.
+sense or stand where they would be ignored, and leaves what only HTTP knows for the front-end tap.
+Answers pass untouched.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any
 
-from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
+from activation_logging import routes
 from activation_logging.errors import RequestOptionError
-from activation_logging.settings import RequestOptions, Settings
+from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 
 if TYPE_CHECKING:
@@ -27,15 +28,18 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TOKEN_FIELD = "auth_token"  # noqa: S105 - the field's name, not a secret
 
+def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
+    """Add the middleware and the ``/v1/activations`` routes to vLLM's application.
 
-def extend_app(app: FastAPI) -> None:
-    """Add the middleware and the ``/v1/activations`` routes to vLLM's application."""
-    from activation_logging import routes
-
+    Args:
+        app: what vLLM's ``build_app`` has made.
+        num_layers: the model's decoder layers, if there is a model: no request may ask for others.
+    """
     # The end of the list is the innermost place.
-    app.user_middleware.append(Middleware(RequestMiddleware, layers=Settings.from_env().layers))
+    app.user_middleware.append(
+        Middleware(RequestMiddleware, layers=Settings.from_env().layers, num_layers=num_layers)
+    )
     app.include_router(routes.router)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
@@ -45,8 +49,6 @@ def extend_app(app: FastAPI) -> None:
 
 
 async def _metrics(_request: Request) -> Response:
-    from activation_logging import routes
-
     vllms = generate_latest(get_prometheus_registry())
     ours = await asyncio.to_thread(routes.metrics)
     return Response(vllms + ours, headers={"content-type": CONTENT_TYPE_LATEST})
@@ -55,22 +57,25 @@ async def _metrics(_request: Request) -> Response:
 class RequestMiddleware:
     """Reads the JSON body of every POST once, and passes it on."""
 
-    def __init__(self, app: ASGIApp, layers: str) -> None:
+    def __init__(self, app: ASGIApp, layers: str, num_layers: int | None) -> None:
         self._app = app
         self._layers = layers
+        self._num_layers = num_layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or _is_ours(scope["path"]):
+        if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
         raw = await read_body(receive)
-        body = parse_object(raw)
-        if body is not None:
-            try:
+        try:
+            body = parse_object(raw)
+            if body is not None:
                 raw = self._checked(body, raw)
-            except RequestOptionError as error:
-                await openai_error(str(error), param=error.parameter)(scope, receive, send)
-                return
+        except RequestOptionError as error:
+            refusal = routes.openai_error(str(error), param=error.parameter)
+            await refusal(scope, receive, send)
+            return
+        if body is not None:
             request = HttpRequest(body, scope.setdefault("state", {}))
             http_request.set(request)
         await self._app(scope, replay(raw, receive), send)
@@ -81,29 +86,50 @@ class RequestMiddleware:
         Raises:
             RequestOptionError: an ``activation_*`` argument makes no sense.
         """
-        changed = body.pop(TOKEN_FIELD, None) is not None
+        # An empty one counts too: in a body that has the field twice, the other may not be empty.
+        changed = TOKEN_FIELD in body
+        body.pop(TOKEN_FIELD, None)
+        refuse_misplaced(body)
         extra = body.get("vllm_xargs")
         if isinstance(extra, dict):
-            RequestOptions.parse(extra, allowed_layers=self._layers)
+            RequestOptions.parse(extra, allowed_layers=self._layers, num_layers=self._num_layers)
             # vLLM's schema takes no nested objects here, users of JSON will write one.
             for name, value in extra.items():
                 if name.startswith("activation_") and isinstance(value, dict):
                     extra[name] = json.dumps(value)
                     changed = True
-        return json.dumps(body).encode() if changed else raw
-
-
-def _is_ours(path: str) -> bool:
-    return path.startswith("/v1/activations")
+        return dump_object(body) if changed else raw
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object in a body, or None: then it is vLLM's to say what is wrong with it."""
+    """The JSON object in a body, or None: then it is vLLM's to say what is wrong with it.
+
+    Raises:
+        RequestOptionError: it is nested too deeply to be looked into.
+    """
     try:
         body = json.loads(raw)
-    except (ValueError, RecursionError):
+    except ValueError:
         return None
+    except RecursionError:
+        raise _too_deep() from None
     return body if isinstance(body, dict) else None
+
+
+def dump_object(body: dict[str, Any]) -> bytes:
+    """A body that has been changed, as JSON.
+
+    Raises:
+        RequestOptionError: it is nested so deeply that it could be read, but not written.
+    """
+    try:
+        return json.dumps(body).encode()
+    except RecursionError:
+        raise _too_deep() from None
+
+
+def _too_deep() -> RequestOptionError:
+    return RequestOptionError("body", "nested too deeply; send a flatter one")
 
 
 async def read_body(receive: Receive) -> bytes:
@@ -131,15 +157,3 @@ def replay(raw: bytes, receive: Receive) -> Receive:
         return await receive()
 
     return replayed
-
-
-def openai_error(
-    message: str,
-    *,
-    status: int = 400,
-    kind: str = "BadRequestError",
-    param: str | None = None,
-) -> JSONResponse:
-    """An error in the form that OpenAI's clients understand."""
-    error = {"message": message, "type": kind, "param": param, "code": status}
-    return JSONResponse({"error": error}, status_code=status)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import io
 import json
@@ -188,6 +189,19 @@ class TestOptions:
             ({"activation_tags": {"a": 1}}, "activation_tags"),
             ({"activation_tags": '{"a": "\\ud800"}'}, "activation_tags"),
             ({"activation_tags": json.dumps({"a": "b" * 10_000_000})}, "activation_tags"),
+            ({"activation_tags": "[" * 5000}, "activation_tags"),
+            ({"activation_tags": {"a": {"b": {}}}}, "activation_tags"),
+            ({"activation_layers": "999"}, "activation_layers"),
+            ({"activation_layers": ",".join(["0-10000"] * 1000)}, "activation_layers"),
+            ({"activation_layers": "9" * 5000}, "activation_layers"),
+            ({"activation_layers": [15] * 1000}, "activation_layers"),
+            ({"activation_layers": True}, "activation_layers"),
+            ({"activation_layers": [1.5]}, "activation_layers"),
+            ({"activation_layers": {}}, "activation_layers"),
+            ({"activation_logging": []}, "activation_logging"),
+            ({"activation_logging": False}, "activation_logging"),
+            ({"activation_tokens": {"a": []}}, "activation_tokens"),
+            ({"Activation-Logging": "off"}, "Activation-Logging"),
         ],
     )
     @pytest.mark.parametrize("stream", [False, True])
@@ -202,6 +216,29 @@ class TestOptions:
         assert error["param"] == named
         assert named in error["message"]
         assert len(error["message"]) < 400
+        server.flush()
+        assert len(server.store()) == entries
+
+    def test_a_layer_that_is_none_is_told_which_there_are(self, server: RunningServer) -> None:
+        body = {"model": "smol", "prompt": "x", "vllm_xargs": {"activation_layers": "999"}}
+        message = server.post("/v1/completions", body).json()["error"]["message"]
+        assert "this model has layers 0 to 30" in message
+
+    @pytest.mark.parametrize(
+        "name", ["activation_logging", "activation_tags", "activation_foo", "Activation-Layers"]
+    )
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+    def test_beside_vllm_xargs_they_are_not_ignored(
+        self, server: RunningServer, name: str, path: str
+    ) -> None:
+        entries = len(server.store())
+        messages = [{"role": "user", "content": "Off the record."}]
+        asked = {"messages": messages} if "chat" in path else {"prompt": "Off the record."}
+        answer = server.post(path, {"model": "smol", "max_tokens": 1, **asked, name: "off"})
+        assert answer.status_code == 400
+        error = answer.json()["error"]
+        assert error["param"] == name
+        assert "put it into vllm_xargs" in error["message"]
         server.flush()
         assert len(server.store()) == entries
 
@@ -220,6 +257,52 @@ class TestSecrets:
         assert SECRET not in server.get("/metrics").text
         for file in (server.log, server.lmdb_path / "data.mdb"):
             assert SECRET.encode() not in file.read_bytes(), file
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            f'{{"auth_token": "{SECRET}", "a": 1}}',
+            f'{{"auth_token": "{SECRET}", "auth_token": null}}',
+            f'{{"auth_token": ["{SECRET}"], "vllm_xargs": 7}}',
+        ],
+    )
+    @pytest.mark.parametrize("path", ["/v1/completions", "/v1/activations/x/evaluations", "/any"])
+    def test_whatever_the_body_nobody_else_sees_it(self, body: str, path: str) -> None:
+        status, seen = passed_on(body.encode(), path)
+        assert status == 200
+        assert "auth_token" not in json.loads(seen)
+        assert SECRET.encode() not in seen
+
+    def test_a_body_too_deep_to_be_written_again(self) -> None:
+        answers = set()
+        for depth in range(700, 1000):
+            deep = "[" * depth + "]" * depth
+            status, seen = passed_on(f'{{"auth_token": "{SECRET}", "a": {deep}}}'.encode(), "/any")
+            answers.add(status)
+            assert SECRET.encode() not in seen
+        assert answers == {200, 400}
+
+
+def passed_on(body: bytes, path: str) -> tuple[int, bytes]:
+    """What the middleware lets through to the application behind it, and the answer's status."""
+    from activation_logging.vllm_plugin.middleware import RequestMiddleware, read_body
+
+    seen, statuses = [], []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(await read_body(receive))
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        statuses.append(message.get("status"))
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
+    middleware = RequestMiddleware(application, layers="all", num_layers=30)
+    asyncio.run(middleware(scope, receive, send))
+    return statuses[0], b"".join(seen)
 
 
 class TestRoutes:
@@ -290,6 +373,15 @@ class TestRoutes:
             {"name": "x", "label": "correct", "details": {"much": "x" * 70_000}},
         ):
             assert server.post(path, body).status_code == 400, body
+        deep = "[" * 99 + "]" * 99
+        for more in ('"score": NaN', '"score": Infinity', '"details": {"a": NaN}',
+                     f'"details": {{"a": {deep}}}'):  # fmt: skip
+            answer = httpx.post(
+                f"{server.root_url}{path}",
+                content=f'{{"name": "x", "label": "correct", {more}}}',
+                headers={"content-type": "application/json"},
+            )
+            assert answer.status_code == 400, more
         missing = {"name": "x", "label": "correct"}
         assert server.post("/v1/activations/none/evaluations", missing).status_code == 404
         assert server.store()[entry.key].evaluations == {}
