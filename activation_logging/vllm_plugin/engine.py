@@ -3,7 +3,8 @@
 What is wrapped, each once per process: ``EngineArgs.create_engine_config`` puts our worker
 class in; the constructors of the two engines attach the tap, ``AsyncLLM.shutdown`` closes it.
 Where a server has been imported, ``build_app`` gets the routes and the middleware, and the
-engine's context manager waits for the rows before it ends.
+engine's context manager waits for the rows before it ends. Executors refuse to start a worker
+that is not ours: whatever way an engine is made, it logs or it stops.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import logging
 import os
 import sys
 from contextlib import asynccontextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
 from activation_logging.settings import Settings, resolve_layers
@@ -23,27 +26,48 @@ from activation_logging.vllm_plugin import gate
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 logger = logging.getLogger("vllm.activation_logging")
 
+_ARGUMENTS = "vllm.engine.arg_utils"
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"
-_PACKAGE = "activation_logging.vllm_plugin"
+_WORKER = "vllm.v1.worker.worker_base"
+_EXECUTOR = "vllm.v1.executor.abstract"
+_WRITE_S = 30.0
+"""Workers may write for so long when they are told to end."""
+_drained: WeakSet[Any] = WeakSet()
+"""Engines whose rows are all in the store: their workers may be killed."""
 
 
 def install() -> None:
-    """Wrap ``create_engine_config`` where engines are configured: in front-end processes.
+    """Wrap what the process uses of vLLM: all of it where engines are configured.
 
-    vLLM loads plugins there only after it has imported ``arg_utils``; its other processes
-    get a finished configuration, and have nothing to wrap.
+    A process that vLLM starts for an engine or a worker gets a finished configuration. It has
+    the workers' module, but not that of the arguments, and nothing else is imported for it.
+
+    Raises:
+        UnsupportedEngineError: this version of vLLM cannot be logged.
     """
     import vllm
 
     gate.check_version(vllm.__version__)
-    arguments = sys.modules.get("vllm.engine.arg_utils")
-    if arguments is not None:
+    if _ARGUMENTS not in sys.modules and _WORKER in sys.modules:
+        gate.check_modules()
+    else:
+        gate.check_symbols()
+        arguments = import_module(_ARGUMENTS)
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
-    # Before a server makes its engine: a context manager that is already running stays as it is.
+        _extend_server()
+    if _EXECUTOR in sys.modules:
+        _wrap(sys.modules[_EXECUTOR].Executor, "__init__", _init_executor)
+
+
+def _extend_server() -> None:
+    """Wrap vLLM's server, if there is one in this process.
+
+    Best before it makes its engine: a context manager that is already running stays as it is.
+    """
     server = sys.modules.get(_SERVER)
     if server is not None:
         _wrap(server, "build_app", _build_app)
@@ -54,10 +78,10 @@ def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwa
     config = original(*args, **kwargs)
     settings = Settings.from_env()
     if settings.enabled:
-        gate.check_symbols()
         gate.check_config(config)
         _prepare(config, settings)
         _attach_taps()
+        _extend_server()
     return config
 
 
@@ -65,7 +89,7 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     """Put our worker in, and refuse a store or layers that cannot be before a model loads."""
     from activation_logging.store import open_store
 
-    depth = int(config.model_config.hf_text_config.num_hidden_layers)
+    depth = _depth(config.model_config)
     layers = resolve_layers(settings.layers, depth)
     path = Path(settings.lmdb_path).expanduser().resolve()
     open_store(path, writable=True).close()
@@ -75,8 +99,10 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     copied = os.environ.get("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "")
     if "ACTIVATION_" not in copied.split(","):
         os.environ["VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"] = f"{copied},ACTIVATION_".lstrip(",")
+    # What an engine gives its workers before it kills them.
+    os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", str(round(_WRITE_S)))
     parallel = config.parallel_config
-    parallel.worker_cls = f"{_PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
+    parallel.worker_cls = f"{gate.PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
     if layers != (depth,) and isinstance(config.additional_config, dict):
         # A compiled graph that returns inner layers is another graph: keep their caches apart.
         config.additional_config["activation_layers"] = list(layers)
@@ -89,30 +115,60 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     )
 
 
+def _depth(model: ModelConfig) -> int:
+    return int(model.hf_text_config.num_hidden_layers)
+
+
 def _attach_taps() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
+    from vllm.v1.executor.abstract import Executor
 
     _wrap(AsyncLLM, "__init__", _init_engine)
     _wrap(AsyncLLM, "shutdown", _shut_down_engine)
     _wrap(LLMEngine, "__init__", _init_engine)
+    _wrap(Executor, "__init__", _init_executor)
 
 
-def _init_engine(original: Callable[..., None], engine: Any, *args: Any, **kwargs: Any) -> None:
-    original(engine, *args, **kwargs)
-    if engine.vllm_config.parallel_config.worker_cls.startswith(_PACKAGE):
+def _init_engine(
+    original: Callable[..., None], engine: Any, vllm_config: VllmConfig, *args: Any, **kwargs: Any
+) -> None:
+    gate.check_worker(vllm_config)
+    original(engine, vllm_config, *args, **kwargs)
+    if gate.is_logged(vllm_config):
         from activation_logging.vllm_plugin.frontend import FrontEndTap
 
         FrontEndTap(engine, Settings.from_env()).attach()
 
 
-def _shut_down_engine(original: Callable[..., Any], engine: Any, *args: Any, **kwargs: Any) -> Any:
+def _init_executor(
+    original: Callable[..., None],
+    executor: Any,
+    vllm_config: VllmConfig,
+    *args: Any,
+    **kwargs: Any,
+) -> None:
+    gate.check_worker(vllm_config)
+    original(executor, vllm_config, *args, **kwargs)
+
+
+def _shut_down_engine(
+    original: Callable[..., None], engine: Any, timeout: float | None = None
+) -> None:
+    """End an engine, but let its workers write first: vLLM would kill them at once, or soon.
+
+    They write when their process is told to end, and the wait is over when it has.
+    """
+    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
+    if tap is None:
+        original(engine, timeout)
+        return
+    if engine not in _drained and not engine.errored:
+        timeout = max(timeout or 0.0, _WRITE_S)
     try:
-        return original(engine, *args, **kwargs)
+        original(engine, timeout)
     finally:
-        tap = getattr(getattr(engine, "output_processor", None), "tap", None)
-        if tap is not None:
-            tap.close()
+        tap.close()
 
 
 @asynccontextmanager
@@ -127,18 +183,23 @@ async def _build_client(
             tap = getattr(engine.output_processor, "tap", None)
             if tap is not None and not engine.errored:
                 await tap.drain()
+                _drained.add(engine)
 
 
-def _build_app(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def _build_app(
+    original: Callable[..., Any],
+    args: Any,
+    supported_tasks: Any = None,
+    model_config: ModelConfig | None = None,
+) -> Any:
     from activation_logging.vllm_plugin.middleware import extend_app
 
-    app = original(*args, **kwargs)
+    app = original(args, supported_tasks, model_config)
     if Settings.from_env().enabled:
-        extend_app(app)
-        options = args[0] if args else kwargs["args"]
-        if options.uds is None:
-            has_key = bool(options.api_key or os.environ.get("VLLM_API_KEY"))
-            warn_if_open(options.host, has_key=has_key, logger=logger)
+        extend_app(app, num_layers=None if model_config is None else _depth(model_config))
+        if args.uds is None:
+            has_key = bool(args.api_key or os.environ.get("VLLM_API_KEY"))
+            warn_if_open(args.host, has_key=has_key, logger=logger)
     return app
 
 
