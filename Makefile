@@ -27,9 +27,10 @@ bench: setup ## measure what logging costs; about an hour
 	$(BIN)/activation-logging bench --candidate off --candidate logging \
 		--candidate logging:1,8,15,22,last $(ARGS)
 
-torture: setup ## do to a store what kills, power cuts and full disks do, at length
+torture: setup ## kills, power cuts, full disks, and a hundred thousand requests that end in any way
 	$(BIN)/python -m bench.torture $(ARGS)
 	$(BIN)/python -m bench.torture_server
+	$(BIN)/python -m tests.schedules --requests 100000
 
 lock: ## resolve packaging/lock-cpu-py311.txt anew
 	@$(PYTHON) packaging/bootstrap.py lock

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import Store, open_store
+from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ LINE_TAG = "generate_line"
 _FIELDS = {"prompt", "messages", "tags"}
 _SHOWN_ERRORS = 10
 _ANSWERED = ("stop", "length")
+_WRITE_S = 30.0
+"""What vLLM's processes may take to write and to end."""
 
 
 class PromptsError(ActivationLoggingError, ValueError):
@@ -194,6 +197,7 @@ def generate(
     settings = Settings.from_env()
     if not settings.enabled:
         raise SettingsError("ACTIVATION_LOGGING=0 is set: nothing would be logged; unset it")
+    check_plugin_is_loaded()
     lines = read_prompts(path)
     outcome = Outcome(run or run_name(path, model, sampling))
     with open_store(settings.lmdb_path, writable=True) as store:
@@ -244,7 +248,7 @@ class _Engine:
 
     def close(self) -> None:
         """End vLLM's processes now; a program's exit may wait for them forever."""
-        self._llm.llm_engine.engine_core.shutdown()
+        self._llm.llm_engine.engine_core.shutdown(timeout=_WRITE_S)
 
     def _fill(self, waiting: Iterator[PromptLine]) -> bool:
         """Bring the engine up to its number of requests; False when there is nothing left."""

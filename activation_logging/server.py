@@ -35,6 +35,7 @@ from activation_logging.exposure import (
 )
 from activation_logging.routes import PREFIX, openai_error
 from activation_logging.settings import TOKEN_FIELD, ServerSettings, check_token
+from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 from activation_logging.vllm_plugin.middleware import (
     dump_object,
     parse_object,
@@ -345,8 +346,12 @@ def find_route(app: FastAPI, scope: Scope) -> Match:
 def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
     # The plugin, which making the parser loads, extends the server that has been imported.
     from vllm.entrypoints.launchers.api_server import entry  # noqa: F401
-    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    try:
+        from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
+    except ImportError:  # before vLLM 0.33
+        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
     validate_parsed_serve_args(args)
@@ -419,6 +424,7 @@ def _sentence(error: Exception, token: str | None) -> str:
 
 
 def _make_app() -> ASGIApp:
+    check_plugin_is_loaded()
     settings = ServerSettings.from_env()
     application = SwitchingApp(settings)
     return KeyGuard(application, settings.api_keys) if settings.api_keys else application

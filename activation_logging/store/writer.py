@@ -55,9 +55,9 @@ _PASSING = (lmdb.Error, OSError, StoreError)
 class WriterStats:
     """Counters since the start of one writer; stored beside the data at every commit.
 
-    ``dropped`` counts requests whose rows were given up, each with its reason in the store, ``lost``
-    records that could not be written at all (each with an error in the log), ``errors`` failed
-    attempts.
+    ``dropped`` counts requests whose rows were given up, each with its reason in the store;
+    ``lost`` records that could not be written at all, each with an error in the log; ``errors``
+    failed attempts.
     """
 
     entries: int = 0

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.logger import init_logger
-from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
     HiddenStateCacheSpec,
@@ -19,6 +18,11 @@ from vllm.v1.kv_cache_interface import (
     UniformTypeKVCacheSpecs,
 )
 from vllm.v1.worker.gpu_worker import Worker
+
+try:
+    from vllm.v1.core.kv_cache_planning import _pool_bytes_per_block, get_kv_cache_groups
+except ImportError:  # before vLLM 0.33
+    from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_layers
