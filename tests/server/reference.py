@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging import Entry
+
+TOLERANCE = 2e-5
 
 
 class Reference:
@@ -35,3 +38,53 @@ class Reference:
         difference = entry.layer(layer).astype(np.float64) - expected
         relative = np.linalg.norm(difference, axis=1) / np.linalg.norm(expected, axis=1)
         return float(relative.max())
+
+    def worst_errors(self, entry: Entry) -> dict[int, float]:
+        """The same for each layer of the entry."""
+        return {layer: self.worst_error(entry, layer) for layer in entry.layers}
+
+
+class Fidelity:
+    """Compares entries with the reference of their model, and keeps the worst errors by mode."""
+
+    def __init__(self, reference_of: Callable[[str], Reference]) -> None:
+        self._reference_of = reference_of
+        self._rows: dict[str, int] = {}
+        self._worst: dict[str, dict[int, float]] = {}
+
+    def __call__(self, mode: str, entries: Iterable[Entry]) -> None:
+        """Hold whole entries against the reference.
+
+        Raises:
+            AssertionError: one is not complete, or a row is not its token's.
+        """
+        compared = 0
+        for entry in entries:
+            assert entry.status == "complete", entry.status_reason
+            expected = len(entry.prompt_token_ids) + len(entry.response_token_ids) - 1
+            if entry.finish_reason != "abort":
+                assert list(entry.positions) == list(range(expected))
+            compared += len(entry.positions)
+            for layer, error in self.note(mode, entry).items():
+                assert error <= TOLERANCE, f"{mode}, layer {layer}: {error:.1e} in {entry}"
+        assert compared, "nothing was compared"
+
+    def note(self, mode: str, entry: Entry) -> dict[int, float]:
+        """The worst errors of one entry, noted but not judged."""
+        errors = self._reference_of(entry.model).worst_errors(entry)
+        worst = self._worst.setdefault(mode, errors)
+        assert worst.keys() == errors.keys(), f"{mode}: other layers than before in {entry}"
+        self._worst[mode] = {layer: max(worst[layer], errors[layer]) for layer in errors}
+        self._rows[mode] = self._rows.get(mode, 0) + len(entry.positions)
+        return errors
+
+    def tables(self) -> Iterator[str]:
+        """Lines of Markdown: a table for each choice of layers."""
+        for layers in dict.fromkeys(map(tuple, self._worst.values())):
+            yield "| mode | rows | " + " | ".join(f"layer {layer}" for layer in layers) + " |"
+            yield "|---|---|" + "---|" * len(layers)
+            for mode, worst in self._worst.items():
+                if tuple(worst) == layers:
+                    cells = " | ".join(f"{error:.1e}" for error in worst.values())
+                    yield f"| {mode} | {self._rows[mode]} | {cells} |"
+            yield ""

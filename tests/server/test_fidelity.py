@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -12,37 +12,9 @@ import httpx
 import pytest
 
 from activation_logging import Entry
-from tests.server.conftest import RunningServer
-from tests.server.reference import Reference
-
-TOLERANCE = 2e-5
-LAYERS = (1, 15, 30)
-
-Check = Callable[[str, Iterable[Entry]], None]
-
-
-@pytest.fixture(scope="session")
-def check(reference: Reference, fidelity: dict[str, dict[str, float]]) -> Check:
-    """Compare every row of every layer, and note the worst error for the table."""
-
-    def compare(mode: str, entries: Iterable[Entry]) -> None:
-        row = fidelity.setdefault(mode, {"rows": 0, **{str(layer): 0.0 for layer in LAYERS}})
-        compared = 0
-        for entry in entries:
-            assert entry.status == "complete", entry.status_reason
-            assert entry.layers == LAYERS
-            expected = len(entry.prompt_token_ids) + len(entry.response_token_ids) - 1
-            if entry.finish_reason != "abort":
-                assert list(entry.positions) == list(range(expected))
-            compared += len(entry.positions)
-            for layer in LAYERS:
-                worst = reference.worst_error(entry, layer)
-                row[str(layer)] = max(row[str(layer)], worst)
-                assert worst <= TOLERANCE, f"{mode}, layer {layer}: {worst:.1e} in {entry}"
-        assert compared, "nothing was compared"
-        row["rows"] += compared
-
-    return compare
+from activation_logging.verify import verify
+from tests.server.conftest import RunningServer, as_on_gpu
+from tests.server.reference import Fidelity
 
 
 def story(length: int, seed: int) -> str:
@@ -64,15 +36,15 @@ class Modes:
 
     name: str
 
-    def test_single(self, serving: RunningServer, check: Check) -> None:
+    def test_single(self, serving: RunningServer, check: Fidelity) -> None:
         answer = serving.complete("The capital of France is", max_tokens=24)
         check(f"{self.name}, single", serving.entries_of(answer))
 
-    def test_concurrent_mixed_lengths(self, serving: RunningServer, check: Check) -> None:
+    def test_concurrent_mixed_lengths(self, serving: RunningServer, check: Fidelity) -> None:
         prompts = [story(3 + 11 * i, seed=i) for i in range(16)]
         check(f"{self.name}, 16 concurrent", ask_all(serving, prompts, max_tokens=20))
 
-    def test_prefix_cache_hits(self, serving: RunningServer, check: Check) -> None:
+    def test_prefix_cache_hits(self, serving: RunningServer, check: Fidelity) -> None:
         common = story(300, seed=99)
         serving.complete(common + " One.", max_tokens=2)
         hits = serving.metric("vllm:prefix_cache_hits_total")
@@ -80,14 +52,19 @@ class Modes:
         assert serving.metric("vllm:prefix_cache_hits_total") > hits, "nothing came from the cache"
         check(f"{self.name}, prefix-cache hits", entries)
 
-    def test_several_choices(self, serving: RunningServer, check: Check) -> None:
+    def test_several_choices(self, serving: RunningServer, check: Fidelity) -> None:
         answer = serving.complete("Once upon a time", n=3, temperature=0.9, seed=7, max_tokens=20)
         entries = serving.entries_of(answer)
         assert [entry.response for entry in entries] == [c["text"] for c in answer["choices"]]
         check(f"{self.name}, n=3", entries)
 
-    def test_streaming(self, serving: RunningServer, check: Check) -> None:
-        body = {"model": "smol", "prompt": "A haiku about rain:", "max_tokens": 24, "stream": True}
+    def test_streaming(self, serving: RunningServer, check: Fidelity) -> None:
+        body = {
+            "model": serving.model,
+            "prompt": "A haiku about rain:",
+            "max_tokens": 24,
+            "stream": True,
+        }
         url = f"{serving.base_url}/completions"
         with httpx.stream("POST", url, json=body, timeout=60) as answer:
             lines = [line for line in answer.iter_lines() if line.startswith("data: {")]
@@ -96,7 +73,7 @@ class Modes:
         assert entries[0].response == "".join(c["choices"][0]["text"] for c in chunks)
         check(f"{self.name}, streaming", entries)
 
-    def test_stop_string_inside_a_token(self, serving: RunningServer, check: Check) -> None:
+    def test_stop_string_inside_a_token(self, serving: RunningServer, check: Fidelity) -> None:
         prompt = "Count: one two three four"
         whole = serving.complete(prompt, max_tokens=24)["choices"][0]["text"]
         # Neither begins nor ends where a token does.
@@ -108,12 +85,12 @@ class Modes:
         assert entry.finish_reason == "stop"
         check(f"{self.name}, stop string", [entry])
 
-    def test_chat(self, serving: RunningServer, check: Check) -> None:
+    def test_chat(self, serving: RunningServer, check: Fidelity) -> None:
         answer = serving.chat("Name three animals.", max_tokens=30)
         check(f"{self.name}, chat", serving.entries_of(answer))
 
-    def test_client_leaves(self, serving: RunningServer, check: Check) -> None:
-        body = {"model": "smol", "prompt": "Write a very long story.", "stream": True}
+    def test_client_leaves(self, serving: RunningServer, check: Fidelity) -> None:
+        body = {"model": serving.model, "prompt": "Write a very long story.", "stream": True}
         body |= {"max_tokens": 1500, "ignore_eos": True, "request_id": f"left-{self.name}"}
         with httpx.stream(
             "POST", f"{serving.base_url}/completions", json=body, timeout=60
@@ -139,6 +116,7 @@ def wait_for_entry(server: RunningServer, request_id: str) -> Entry:
     raise AssertionError(f"no entry of {request_id}")
 
 
+@pytest.mark.core
 class TestEager(Modes):
     name = "eager"
 
@@ -148,23 +126,90 @@ class TestEager(Modes):
         return server
 
 
-class TestTight(Modes):
-    """A token budget that cuts prompts into chunks, and a cache too small for all."""
+# A token budget that cuts prompts into chunks, and a cache too small for all of 14 requests.
+TIGHT = (
+    *("--max-num-batched-tokens", "64", "--max-num-seqs", "16", "--block-size", "32"),
+    *("--num-gpu-blocks-override", "70"),
+)
 
+
+class Tight(Modes):
+    """The same while prompts come in chunks, and with requests that are preempted."""
+
+    words, max_tokens = 20, 230
+    """Of a prompt and of its answer, in the test of preemption."""
+
+    def test_preemption(self, serving: RunningServer, check: Fidelity) -> None:
+        prompts = [story(self.words + i, seed=200 + i) for i in range(14)]
+        entries = ask_all(serving, prompts, max_tokens=self.max_tokens, ignore_eos=True)
+        assert serving.metric("vllm:num_preemptions_total") > 0, "nothing was preempted"
+        check(f"{self.name}, preemption", entries)
+
+
+@pytest.mark.core
+class TestTight(Tight):
     name = "chunked prefill"
 
     @pytest.fixture(scope="class")
     @classmethod
     def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
-        flags = ("--max-num-batched-tokens", "64", "--max-num-seqs", "16", "--block-size", "32")
-        with serve(*flags, "--num-gpu-blocks-override", "70") as started:
+        with serve(*TIGHT) as started:
+            assert not started.uses_v2_runner
             yield started
 
-    def test_preemption(self, serving: RunningServer, check: Check) -> None:
-        prompts = [story(20 + i, seed=200 + i) for i in range(14)]
-        entries = ask_all(serving, prompts, max_tokens=230, ignore_eos=True)
-        assert serving.metric("vllm:num_preemptions_total") > 0, "nothing was preempted"
-        check("preemption", entries)
+
+@pytest.mark.core
+class TestAsyncScheduling(Tight):
+    """The next step is scheduled while one runs: the default on GPUs, off on CPUs."""
+
+    name = "asynchronous"
+    words, max_tokens = 100, 60
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        with serve(*TIGHT, env=as_on_gpu("V1"), model="tiny") as started:
+            assert started.schedules_asynchronously
+            assert not started.uses_v2_runner
+            yield started
+
+
+@pytest.mark.core
+class TestV2(Modes):
+    """The V2 model runner, with asynchronous scheduling. Triton's interpreter is slow, so: tiny."""
+
+    name = "V2"
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        with serve("--max-num-seqs", "16", env=as_on_gpu("V2"), model="tiny") as started:
+            assert started.uses_v2_runner
+            assert started.schedules_asynchronously
+            yield started
+
+    def test_warm_up_leaves_nothing(self, serving: RunningServer) -> None:
+        serving.complete("Hello")
+        serving.flush()
+        report = verify(serving.store())
+        assert report.ok, report.problems
+
+
+@pytest.mark.core
+class TestV2Tight(Tight):
+    """Without asynchronous scheduling, so that each runner is tried in both ways."""
+
+    name = "V2, chunked prefill"
+    words, max_tokens = 100, 60
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        flags = (*TIGHT, "--no-async-scheduling")
+        with serve(*flags, env=as_on_gpu("V2"), model="tiny") as started:
+            assert started.uses_v2_runner
+            assert not started.schedules_asynchronously
+            yield started
 
 
 @pytest.mark.compiled
@@ -185,7 +230,7 @@ SEVERAL_WORKERS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"
 class TestTensorParallel:
     """The default model has 9 heads and 3 KV heads: it splits into three. One rank writes."""
 
-    def test_rows(self, serve: Callable[..., Any], check: Check) -> None:
+    def test_rows(self, serve: Callable[..., Any], check: Fidelity) -> None:
         common = story(150, seed=98)
         with serve("--tensor-parallel-size", "3", env=SEVERAL_WORKERS) as serving:
             entries = ask_all(serving, [story(5 + 9 * i, seed=i) for i in range(6)], max_tokens=6)
@@ -209,7 +254,7 @@ class TestDataParallel(Modes):
         with serve("--data-parallel-size", "2", env=SEVERAL_WORKERS) as started:
             yield started
 
-    def test_both_engines_write(self, serving: RunningServer, check: Check) -> None:
+    def test_both_engines_write(self, serving: RunningServer, check: Fidelity) -> None:
         entries = ask_all(serving, [story(5, seed=300 + i) for i in range(8)])
         rows = {
             record["role"]: record["rows"]
@@ -222,7 +267,7 @@ class TestDataParallel(Modes):
         assert serving.metric("activation_logging_rows_total") == sum(rows.values())
         check(f"{self.name}, both engines", entries)
 
-    def test_prefix_cache_hits(self, serving: RunningServer, check: Check) -> None:
+    def test_prefix_cache_hits(self, serving: RunningServer, check: Fidelity) -> None:
         # Each engine has a cache of its own: ask one of them.
         common = story(300, seed=99)
         entries = [
