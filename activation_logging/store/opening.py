@@ -111,6 +111,10 @@ def open_store_files(path: Path, *, create: bool, map_size: int, alone: bool = F
             for folder in (path, *path.parents[:2]):
                 sync_folder(folder)
         return Opened(env, _open_databases(path, env), writable)
+    except lmdb.MapResizedError:
+        # Another process has made the map larger since; the file knows its new size.
+        env.close()
+        return open_store_files(path, create=create, map_size=map_size, alone=alone)
     except lmdb.Error as error:
         env.close()
         raise StoreCorrupt(f"{path} cannot be read: {error}") from None
