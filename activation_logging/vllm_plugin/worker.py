@@ -14,6 +14,7 @@ from vllm.logger import init_logger
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
     HiddenStateCacheSpec,
+    KVCacheConfig,
     RSWASpec,
     UniformTypeKVCacheSpecs,
 )
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 
     import torch
     from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.kv_cache_interface import KVCacheConfig, KVCacheGroupSpec, KVCacheSpec
+    from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
 
 logger = init_logger("vllm.activation_logging")
 
@@ -77,7 +78,8 @@ class ActivationWorker(Worker):
         """
         config = self.vllm_config
         groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
-        spec = _one_spec(groups[_full_attention_group(groups)])
+        cache = KVCacheConfig(num_blocks=0, kv_cache_tensors=[], kv_cache_groups=groups)
+        spec = _one_spec(groups[_full_attention_group(cache)])
         width, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
         arena_block = spec.block_size * len(self._layers) * width * dtype.itemsize
         fixed = staging_bytes(width, dtype, self.device)
@@ -91,7 +93,7 @@ class ActivationWorker(Worker):
         super().initialize_from_config(kv_cache_config)
         if not self._has_arena:
             return
-        group = _full_attention_group(kv_cache_config.kv_cache_groups)
+        group = _full_attention_group(kv_cache_config)
         cache = kv_cache_config.kv_cache_groups[group]
         block_size = _one_spec(cache).block_size
         config = self.vllm_config.model_config
@@ -215,9 +217,9 @@ def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:
     return spec
 
 
-def _full_attention_group(groups: Sequence[KVCacheGroupSpec]) -> int:
+def _full_attention_group(cache: KVCacheConfig) -> int:
     """Index of a KV cache group that keeps every token of a request in a slot of its own."""
-    for index, group in enumerate(groups):
+    for index, group in enumerate(cache.kv_cache_groups):
         spec = _one_spec(group)
         if (
             isinstance(spec, FullAttentionSpec)
