@@ -1,0 +1,166 @@
+"""Clients that leave while their request is preempted, and a server that is stopped meanwhile.
+
+vLLM takes the blocks of a request away when its cache is full, and a request may end before it gets
+new ones. Its rows, and those of whoever got the blocks, must still be their tokens'.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from activation_logging import Entry, open_store
+from activation_logging.store.halves import find_halves
+from tests.server.conftest import STOP_S, RunningServer, as_on_gpu
+from tests.server.reference import TOLERANCE, Fidelity
+from tests.server.test_fidelity import story
+
+logger = logging.getLogger(__name__)
+
+WAVES = 4
+PATIENCE = 8
+"""Steps without a token after which a stream stands still."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A server whose cache is too small for its streams."""
+
+    name: str
+    model: str
+    streams: int
+    tokens: int
+    words: int
+    flags: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+
+
+CACHE = ("--block-size", "32", "--num-gpu-blocks-override")
+CASES = (
+    Case("preempted, client left", "smol", 14, 230, 20, (*CACHE, "70")),
+    Case(
+        "V2, preempted, client left",
+        "tiny",
+        8,
+        70,
+        8,
+        (*CACHE, "16", "--max-model-len", "256", "--max-num-batched-tokens", "64"),
+        as_on_gpu("V2"),
+    ),
+)
+
+
+class Wave:
+    """Streams that begin together. Those that stand still are closed, or else waited for."""
+
+    def __init__(self, server: RunningServer, case: Case, number: int, *, closing: bool) -> None:
+        self._server = server
+        self._case = case
+        self._number = number
+        self._closing = closing
+        self._tasks: list[asyncio.Task[None]] = []
+        self._chunks = 0
+        self._latest: dict[int, int] = {}
+        """How many chunks all streams together had when each had its latest."""
+        self.stalled = asyncio.Event()
+        self.closed: set[int] = set()
+
+    async def run(self) -> None:
+        """Return when every stream has ended, has been closed, or has lost its server."""
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=300, limits=limits) as client:
+            reading = (self._read(client, stream) for stream in range(self._case.streams))
+            self._tasks = [asyncio.create_task(one) for one in reading]
+            ended = await asyncio.gather(*self._tasks, return_exceptions=True)
+        lost = (asyncio.CancelledError, httpx.TransportError)
+        for error in ended:
+            if isinstance(error, BaseException) and not isinstance(error, lost):
+                raise error
+
+    async def _read(self, client: httpx.AsyncClient, stream: int) -> None:
+        seed = 100 * self._number + stream
+        body = {"model": self._server.model, "prompt": story(self._case.words + stream, seed)}
+        body |= {"max_tokens": self._case.tokens, "ignore_eos": True, "stream": True}
+        body |= {"temperature": 1, "seed": seed}
+        url = f"{self._server.base_url}/completions"
+        async with client.stream("POST", url, json=body) as answer:
+            assert answer.status_code == 200, await answer.aread()
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    self._note(stream)
+        self._latest.pop(stream, None)
+
+    def _note(self, stream: int) -> None:
+        self._chunks += 1
+        self._latest[stream] = self._chunks
+        patience = PATIENCE * len(self._latest)
+        for other, chunks in list(self._latest.items()):
+            if self._chunks - chunks > patience:
+                self.stalled.set()
+                if self._closing:
+                    self.closed.add(other)
+                    del self._latest[other]
+                    self._tasks[other].cancel()
+
+
+async def _waves(server: RunningServer, case: Case) -> int:
+    """Some waves with clients that leave, and one that the server's end interrupts.
+
+    Returns:
+        How many streams were closed while they stood still.
+    """
+    closed = 0
+    for number in range(WAVES):
+        wave = Wave(server, case, number, closing=True)
+        await wave.run()
+        closed += len(wave.closed)
+    preempted = server.metric("vllm:num_preemptions_total")
+    assert preempted > 0, "nothing was preempted"
+    last = Wave(server, case, WAVES, closing=False)
+    running = asyncio.create_task(last.run())
+    await asyncio.wait_for(last.stalled.wait(), 120)
+    server.process.send_signal(signal.SIGTERM)
+    await running
+    logger.info("%s: %.0f preemptions, %d closed standing still", case.name, preempted, closed)
+    return closed
+
+
+@pytest.mark.core
+@pytest.mark.parametrize("case", CASES, ids=["V1", "V2"])
+def test_clients_leave_while_preempted(
+    case: Case, serve: Callable[..., Any], check: Fidelity
+) -> None:
+    with serve(*case.flags, env=case.env, model=case.model) as server:
+        assert server.uses_v2_runner == ("V2" in case.name)
+        closed = asyncio.run(_waves(server, case))
+        server.process.wait(STOP_S)
+    assert closed > 0, "no stream was closed while it stood still"
+
+    store = open_store(server.lmdb_path)
+    assert list(find_halves(store)) == []
+    entries = list(store.entries())
+    assert len(entries) == (WAVES + 1) * case.streams
+    ends = Counter((entry.finish_reason, entry.status) for entry in entries)
+    logger.info("%s: %s", case.name, dict(ends))
+    assert ends.keys() <= {("length", "complete"), ("abort", "complete"), ("abort", "dropped")}
+    wrong = list(_wrong(case, entries, check))
+    reasons = dict(Counter(entry.finish_reason for entry, _ in wrong))
+    lines = [f"{entry}: {error:.1e}" for entry, error in wrong]
+    assert not wrong, f"{len(wrong)} of {len(entries)}, by finish_reason {reasons}: {lines}"
+
+
+def _wrong(case: Case, entries: Iterable[Entry], check: Fidelity) -> Iterator[tuple[Entry, float]]:
+    """Entries with a row that is not its token's, and by how much it is wrong."""
+    for entry in entries:
+        if entry.status == "complete" and len(entry.positions):
+            error = max(check.note(case.name, entry).values())
+            if error > TOLERANCE:
+                yield entry, error
