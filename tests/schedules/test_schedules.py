@@ -46,7 +46,7 @@ def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
         everything.add(outcome.result())
     assert everything.accepted > 9_000
     for what in ("prefix hits", "chunked prefills", "blocks copied", "resumed"):
-        assert everything.happened[what] > 500, what
+        assert everything.happened[what] > 200, what
     for what in ("aborted while preempted", "aborted while prefilling", "reset", "flushed"):
         assert everything.happened[what] > 20, what
 
