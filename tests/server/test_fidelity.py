@@ -141,7 +141,10 @@ class Tight(Modes):
 
     def test_preemption(self, serving: RunningServer, check: Fidelity) -> None:
         prompts = [story(self.words + i, seed=200 + i) for i in range(14)]
-        entries = ask_all(serving, prompts, max_tokens=self.max_tokens, ignore_eos=True)
+        # In one request, so that all are there at once: one by one, the first may end before.
+        answer = serving.complete(prompts, max_tokens=self.max_tokens, ignore_eos=True)
+        entries = serving.entries_of(answer)
+        assert len(entries) == len(prompts)
         assert serving.metric("vllm:num_preemptions_total") > 0, "nothing was preempted"
         check(f"{self.name}, preemption", entries)
 
