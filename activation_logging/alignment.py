@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
+from activation_logging.errors import RowsMissing, SettingsError
 from activation_logging.lm_head import ROUNDING
+from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -163,7 +164,7 @@ def match_model(store: Store, model: str, served_as: str | None) -> Callable[[En
     Raises:
         SettingsError: no entry is.
     """
-    served = set(_models(store))
+    served = set(counts(store).models)
     own = {model, model.rstrip("/").rpartition("/")[2]}
     names = {served_as} if served_as else {name for name in served if {name, _last(name)} & own}
     if not names and len(served) == 1:
@@ -174,14 +175,6 @@ def match_model(store: Store, model: str, served_as: str | None) -> Callable[[En
             f"{', '.join(sorted(served))} (say which with --served-as NAME)"
         )
     return lambda entry: entry.model in names
-
-
-def _models(store: Store) -> Iterator[str]:
-    for key in store:
-        try:
-            yield store[key].model
-        except (EntryNotFound, StoreCorrupt):  # noqa: PERF203 - verify names what is unreadable
-            continue
 
 
 def _batches(rows: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import Store, open_store
+from activation_logging.store.filters import select
 from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
@@ -164,10 +165,8 @@ def answered_lines(store: Store, run: str) -> set[str]:
     """Ids of the lines of a run whose answers the store holds whole, activations included."""
     return {
         entry.tags[LINE_TAG]
-        for entry in store.entries()
-        if entry.tags.get(RUN_TAG) == run
-        and entry.finish_reason in _ANSWERED
-        and entry.status == "complete"
+        for entry in select(store, tags={RUN_TAG: run}, status="complete")
+        if entry.finish_reason in _ANSWERED
     }
 
 

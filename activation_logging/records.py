@@ -16,7 +16,7 @@ LABELS: tuple[Label, ...] = get_args(Label)
 
 Status = Literal["complete", "pending", "failed", "dropped"]
 """How a request ended, as far as its activations go. ``pending``: one half is not there (yet)."""
-
+STATUSES: tuple[Status, ...] = get_args(Status)
 
 NEVER_RAN = "it ended before any of it was computed"
 """Why a request has no rows of which none are missing: its client left while it was queued."""

@@ -19,6 +19,7 @@ from activation_logging.store import layout
 from activation_logging.store.halves import find_halves
 from activation_logging.store.leftovers import look_at_rows
 from activation_logging.store.structure import structure_problems
+from activation_logging.store.upgrading import index_problems
 
 if TYPE_CHECKING:
     import os
@@ -155,6 +156,8 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
     """Halves, rows that nobody refers to or that are counted wrongly, a broken order."""
     if not store._snapshot().is_ordered:
         yield Problem("~log", "the order of entries does not name as many as there are")
+    for key, what in index_problems(store):
+        yield Problem(key, f"{what} (activation-logging upgrade --rebuild makes it anew)")
     for half in find_halves(store):
         yield Problem(half.id, _half_text(half.kind, half.final))
     found = look_at_rows(store)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -17,11 +18,14 @@ from activation_logging.dataset.positions import Place, locate_span
 from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.errors import DatasetError
 from activation_logging.records import LABELS, Label
+from activation_logging.store.filters import select
+from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from activation_logging.store import Entry, Store
+    from activation_logging.store.statistics import Counts
 
 PROBE_JUDGE = "probe"
 """The judge of the labels that ``activation-logging score --write`` leaves."""
@@ -255,25 +259,19 @@ def _scan(  # noqa: PLR0917 - one caller
     broken: Broken,
     progress: Progress,
 ) -> _Found:
-    names: Counter[str] = Counter()
-    rows: list[_Row] = []
+    all_counts = counts(store)
+    label = _evaluator(store, label, all_counts)
+    number = all_counts.labels[label].total()
+    found: list[tuple[int, _Row]] = []
     left_out: Counter[str] = Counter()
+    if number < all_counts.entries:
+        left_out["without this label"] = all_counts.entries - number
     halves: list[str] = []
     seen_models: Counter[str] = Counter()
-    unnamed = label is None
-    for entry in track(store.entries(), "looking for labels", len(store), progress):
-        evaluations = entry.evaluations
-        # The labels that a probe has written are no truth to learn from, unless asked for.
-        names.update(name for name, found in evaluations.items() if found.judge != PROBE_JUDGE)
-        if unnamed and names:
-            label = next(iter(names))
-            if len(names) > 1:
-                raise DatasetError(
-                    f"several evaluators have judged{_listing(names)}; choose one (label=, --label)"
-                )
-        verdict = evaluations.get(label) if label is not None else None
+    labelled = select(store, evaluator=label, newest_first=False)
+    for entry in track(labelled, "looking for labels", number, progress):
+        verdict = entry.evaluations.get(label)
         if verdict is None:
-            left_out["without this label"] += 1
             continue
         own = entry.tags
         seen_models[entry.model] += 1
@@ -287,9 +285,9 @@ def _scan(  # noqa: PLR0917 - one caller
             left_out["without all of their rows"] += 1
             halves.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
-            rows.append(_row(entry, verdict.label, own, group))
-    if label is None or (label not in names and not seen_models):
-        raise DatasetError(_no_labels(store, label, names))
+            found.append((entry.sequence, _row(entry, verdict.label, own, group)))
+    # In order of writing, on which folds depend, whether there is an index or not.
+    rows = [row for _, row in sorted(found, key=itemgetter(0))]
     if not rows and model is not None and model not in seen_models:
         raise DatasetError(
             f"no labelled answer is by {model!r}; the models are{_listing(seen_models)}"
@@ -301,6 +299,28 @@ def _scan(  # noqa: PLR0917 - one caller
             "--skip-broken)"
         )
     return _Found(label, rows, left_out)
+
+
+def _evaluator(store: Store, label: str | None, found: Counts) -> str:
+    """The evaluator whose labels are meant.
+
+    Raises:
+        DatasetError: there is none of that name, or no name was given where several have judged.
+    """
+    # The labels that a probe has written are no truth to learn from, unless asked for.
+    names = {
+        name: sum(number for judge, number in judges.items() if judge != PROBE_JUDGE)
+        for name, judges in found.judges.items()
+    }
+    names = {name: number for name, number in names.items() if number}
+    if label is None and len(names) > 1:
+        raise DatasetError(
+            f"several evaluators have judged{_listing(names)}; choose one (label=, --label)"
+        )
+    chosen = next(iter(names), None) if label is None else label
+    if chosen is None or chosen not in found.labels:
+        raise DatasetError(_no_labels(store, label, names))
+    return chosen
 
 
 def _row(entry: Entry, label: str, tags: Mapping[str, str], group: Sequence[str]) -> _Row:

@@ -11,6 +11,7 @@ from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.store import open_store
+from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
     import os
@@ -106,10 +107,8 @@ def score_store(
 
 def _refuse_other_labels(store: Store, name: str) -> None:
     """A probe's opinion must never take the place of the truth it was fitted on."""
-    for entry in store.entries():
-        found = entry.evaluations.get(name)
-        if found is not None and found.judge != PROBE_JUDGE:
+    for judge in counts(store).judges.get(name, ()):
+        if judge != PROBE_JUDGE:
             raise ProbeError(
-                f"{name!r} is the name of labels by {found.judge or 'somebody else'}; "
-                "choose another"
+                f"{name!r} is the name of labels by {judge or 'somebody else'}; choose another"
             )

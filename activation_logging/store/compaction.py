@@ -115,6 +115,6 @@ def _counts(opened: Opened) -> dict[bytes, int]:
 
 def _used_bytes(opened: Opened) -> int:
     with opened.env.begin() as txn:
-        stats = [txn.stat(), *(txn.stat(opened.databases[name]) for name in layout.DATABASES)]
+        stats = [txn.stat(), *(txn.stat(database) for database in opened.databases.values())]
     kinds = ("branch_pages", "leaf_pages", "overflow_pages")
     return int(sum(found[kind] for found in stats for kind in kinds) * stats[0]["psize"])

@@ -130,6 +130,11 @@ class Entry:
         return float(self._document["created"])
 
     @property
+    def sequence(self) -> int:
+        """Its number in the order of writing; deleted entries leave gaps."""
+        return int(self._document["sequence"])
+
+    @property
     def vllm_version(self) -> str:
         """Version of the vLLM that served it."""
         return str(self._document["vllm_version"])

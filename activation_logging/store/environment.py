@@ -20,11 +20,13 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse, StoreReadOnly
 from activation_logging.store import layout
+from activation_logging.store.index import Index
 from activation_logging.store.opening import MAX_READERS, file_id, open_store_files
 from activation_logging.store.readers import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -63,6 +65,16 @@ class Environment:
     def database(self, name: bytes) -> Any:
         """The handle of one of :data:`layout.DATABASES`, or of the main one."""
         return self._databases[name]
+
+    @property
+    def has_index(self) -> bool:
+        """Whether what is written is also to be indexed; stores of version 1 have no index."""
+        return layout.INDEX in self._databases
+
+    @property
+    def num_databases(self) -> int:
+        """Number of named databases, which the main one lists beside the entries."""
+        return len(self._databases) - 1
 
     @property
     def map_size(self) -> int:
@@ -235,15 +247,18 @@ class Snapshot:
                 yield key, cursor.value()
                 found = cursor.next()
 
+    def reading(self) -> AbstractContextManager[None]:
+        """Turn what LMDB says of a damaged file into :class:`StoreCorrupt`."""
+        return self._environment.reading()
+
     def cursor(self, database: bytes) -> Any:
-        """An LMDB cursor, for use inside :meth:`Environment.reading` and while this lives."""
+        """An LMDB cursor, for use inside :meth:`reading` and while this lives."""
         return self._txn.cursor(self._environment.database(database))
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something; the rest of the file is free to be used."""
-        names = (layout.MAIN, *layout.DATABASES)
-        stats = [self._stat(name) for name in names]
+        stats = [self._stat(name) for name in self._environment._databases]
         pages = sum(
             found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"] for found in stats
         )
@@ -252,7 +267,21 @@ class Snapshot:
     @property
     def is_ordered(self) -> bool:
         """Whether the order of writing names as many entries as there are."""
-        return self.count(layout.LOG) == self.count(layout.MAIN) - len(layout.DATABASES)
+        return self.count(layout.LOG) == self.num_entries
+
+    @property
+    def num_entries(self) -> int:
+        """How many entries there are."""
+        return self.count(layout.MAIN) - self._environment.num_databases
+
+    @property
+    def index(self) -> Index | None:
+        """The index, if there is one that lists all entries."""
+        if not self._environment.has_index:
+            return None
+        raw = self.get(layout.META, layout.FORMAT_KEY)
+        is_whole = raw is not None and layout.load(raw, "the format record").get("indexed")
+        return Index(self) if is_whole else None
 
     def count(self, database: bytes) -> int:
         """Number of records; those of the main database count the named databases too."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import EntryNotFound, SettingsError
-from activation_logging.records import LABELS, Status
+from activation_logging.records import LABELS, STATUSES
+from activation_logging.store.index import Bounds, Index, term, words_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -15,8 +17,8 @@ if TYPE_CHECKING:
     from activation_logging.store.reader import Store
 
 _NAMED = 5
-
-STATUSES: tuple[Status, ...] = get_args(Status)
+_CHUNK = 256
+"""Entries looked up per transaction."""
 
 
 class LabelFilter(NamedTuple):
@@ -47,6 +49,80 @@ class LabelFilter(NamedTuple):
             for name, found in entry.evaluations.items()
         )
 
+    def terms(self, index: Index) -> list[bytes]:
+        """The same for the index: one of these must be true."""
+        if self.name is not None:
+            return [term("label", self.name, self.label)]
+        return [key for key, _ in index.terms("label") if (words_of(key) or [])[1:] == [self.label]]
+
+
+@dataclass(frozen=True)
+class Filter:
+    """What entries have to be; what is None does not matter.
+
+    Args:
+        model: the model's name as it was served, or the last part of it (after the last ``/``).
+        status: one of :data:`STATUSES`.
+        label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
+        evaluator: somebody of this name has judged.
+        tags: every one of these tags must be there with this value.
+        since: asked at this time or later, seconds since the epoch.
+        until: asked before this time.
+
+    Raises:
+        SettingsError: a field has a value that cannot be.
+    """
+
+    model: str | None = None
+    status: str | None = None
+    label: str | None = None
+    evaluator: str | None = None
+    tags: Mapping[str, str] | None = None
+    since: float | None = None
+    until: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.status is not None and self.status not in STATUSES:
+            raise SettingsError(f"status: {self.status[:80]!r} is not one of {', '.join(STATUSES)}")
+        if self.label is not None:
+            LabelFilter.parse(self.label)
+
+    def matches(self, entry: Entry) -> bool:
+        """Whether an entry is so."""
+        return (
+            (self.model is None or is_named(entry.model, self.model))
+            and (not self.tags or self.tags.items() <= entry.tags.items())
+            and (self.since is None or entry.created >= self.since)
+            and (self.until is None or entry.created < self.until)
+            and (self.evaluator is None or self.evaluator in entry.evaluations)
+            and (self.label is None or LabelFilter.parse(self.label).matches(entry))
+            and (self.status is None or entry.status == self.status)
+        )
+
+    def terms(self, index: Index) -> list[list[bytes]]:
+        """The same for the index: one term of each of these groups must be true."""
+        groups = [[term("tag", *pair)] for pair in (self.tags or {}).items()]
+        if self.status is not None:
+            groups.append([term("status", self.status)])
+        if self.model is not None:
+            groups.append(self._model_terms(index, self.model))
+        if self.evaluator is not None:
+            groups.append([term("label", self.evaluator, label) for label in LABELS])
+        if self.label is not None:
+            groups.append(LabelFilter.parse(self.label).terms(index))
+        return groups
+
+    @staticmethod
+    def _model_terms(index: Index, name: str) -> list[bytes]:
+        exact = term("model", name)
+        listed = ((key, words_of(key) or [None]) for key, _ in index.terms("model"))
+        return [key for key, (model,) in listed if key == exact or is_named(model or "", name)]
+
+
+def is_named(model: str, name: str) -> bool:
+    """Whether a model goes by a name: its own, or the last part of it."""
+    return name in (model, model.rpartition("/")[2])
+
 
 def select(
     store: Store,
@@ -54,41 +130,66 @@ def select(
     model: str | None = None,
     status: str | None = None,
     label: str | None = None,
+    evaluator: str | None = None,
     tags: Mapping[str, str] | None = None,
+    since: float | None = None,
+    until: float | None = None,
     newest_first: bool = True,
     limit: int | None = None,
     offset: int = 0,
 ) -> Iterator[Entry]:
-    """The entries that match every filter given, in order of writing.
+    """The entries that match every filter given, in order of the time at which they were asked.
+
+    With the store's index it costs what it returns, and what ``offset`` leaves out. A store of
+    version 1 that has not been upgraded is walked through, in order of writing.
 
     Args:
         store: where to look.
-        model: the model's name as it was served, or the last part of it (after the last ``/``).
+        model: see :class:`Filter`, as for the other conditions.
         status: one of :data:`STATUSES`.
-        label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
+        label: ``LABEL`` or ``NAME=LABEL``.
+        evaluator: somebody of this name has judged.
         tags: every one of these tags must be there with this value.
-        newest_first: begin with the entry that was written last.
+        since: asked at this time or later, seconds since the epoch.
+        until: asked before this time.
+        newest_first: begin with the latest.
         limit: at most so many entries; None for all.
         offset: leave out so many matching entries first.
 
     Raises:
         SettingsError: a filter has a value that cannot be; raised at once, not while iterating.
     """
-    if status is not None and status not in STATUSES:
-        raise SettingsError(f"status: {status[:80]!r} is not one of {', '.join(STATUSES)}")
     for name, number in (("limit", limit), ("offset", offset)):
         if number is not None and number < 0:
             raise SettingsError(f"{name}: {number} is negative")
-    wanted = None if label is None else LabelFilter.parse(label)
-    matching = (
-        entry
-        for entry in store.entries(newest_first=newest_first)
-        if (model is None or model in (entry.model, entry.model.rpartition("/")[2]))
-        and (not tags or tags.items() <= entry.tags.items())
-        and (wanted is None or wanted.matches(entry))
-        and (status is None or entry.status == status)
-    )
-    return islice(matching, offset, None if limit is None else offset + limit)
+    wanted = Filter(model, status, label, evaluator, tags, since, until)
+    end = None if limit is None else offset + limit
+    if store._snapshot().index is None:
+        matching = filter(wanted.matches, store.entries(newest_first=newest_first))
+        return islice(matching, offset, end)
+    places = islice(_places(store, wanted, newest_first=newest_first, at_most=end), offset, end)
+    return (entry for place in places if (entry := store.at(place)) is not None)
+
+
+def _places(
+    store: Store, wanted: Filter, *, newest_first: bool, at_most: int | None
+) -> Iterator[bytes]:
+    """Where matching entries stand, by the index; no transaction is kept for long."""
+    chunk = min(_CHUNK, at_most or _CHUNK)
+    after: bytes | None = None
+    while True:
+        index = Index(store._snapshot())
+        found = index.walk(
+            wanted.terms(index),
+            Bounds.of(wanted.since, wanted.until),
+            after=after,
+            reverse=newest_first,
+            limit=chunk,
+        )
+        yield from found
+        if len(found) < chunk:
+            return
+        after, chunk = found[-1], _CHUNK
 
 
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
@@ -132,7 +233,7 @@ def find(store: Store, text: str) -> list[Entry]:
     if choices:
         return choices
     start, mark, number = text.partition("#")
-    similar = [key for key in store if start and key.startswith(start)]
+    similar = store.keys_beginning(start) if start else []
     # What `ls` prints: the beginning of the hash, and which answer to that prompt is meant.
     keys = [key for key in similar if key.partition("#")[1:] == (mark, number)]
     if not mark:

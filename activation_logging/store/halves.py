@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
+from activation_logging.store.filters import select
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.reader import Store
@@ -36,7 +37,7 @@ def find_halves(store: Store) -> Iterator[Half]:
         # Records of unknown origin may belong to anyone who still runs.
         return Half(kind, name, final=not running if writer is None else writer not in running)
 
-    for key in store:
+    for key in _candidates(store):
         entry = _pending(store, key)
         if entry is not None:
             yield half("entry", entry.key, entry.document.get("writer"))
@@ -55,6 +56,13 @@ def remove_half(store: Store, half: Half) -> bool:
     if half.kind == "entry":
         return store._transact(lambda change, txn: change.delete_pending(txn, half.id))
     return store._transact(lambda change, txn: change.delete_orphan(txn, half.id))
+
+
+def _candidates(store: Store) -> Iterable[str]:
+    """Keys of the entries that may wait for their rows."""
+    if store._snapshot().index is None:
+        return store
+    return (entry.key for entry in select(store, status="pending", newest_first=False))
 
 
 def _pending(store: Store, key: str) -> Entry | None:

@@ -13,11 +13,14 @@ ten lines of any language read a store::
     ~rows         segment id + layer, 2 bytes BE -> rows, C order, little endian
     ~evaluations  <entry key> NUL <name>       -> the label, JSON
     ~writers      writer id                    -> who wrote, and its counters, JSON
+    ~index        term (duplicates)            -> places of the entries that it is true of
     ~meta         "format"                     -> {"format": ..., "version": ...}
+                  "totals"                     -> rows, and bytes by layer, JSON
 
 Entries sit in the main database so that ``txn.get(sha256_hex)`` finds one; the names of
 the others begin with ``~``, which sorts behind every hexadecimal key. An entry's JSON begins with
-its capture and its number of rows, so that reading a layer need not parse the rest.
+what :class:`Head` names, so that neither reading a layer nor counting parses the rest.
+Stores of version 1 have no ``~index`` and no totals; :mod:`.index` says what terms are.
 
 An entry is written by vLLM's front end, a capture and its segments by the worker that ran
 the model; ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that
@@ -39,16 +42,26 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 FORMAT_NAME = "activation-logging"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+WITHOUT_INDEX = 1
+"""The version that activation-logging 0.1 wrote: as this one, but for the index and totals."""
 
 MAIN = b""
 META, LOG, REPEATS, REQUESTS = b"~meta", b"~log", b"~repeats", b"~requests"
 CAPTURES, SEGMENTS, ROWS = b"~captures", b"~segments", b"~rows"
-EVALUATIONS, WRITERS = b"~evaluations", b"~writers"
-DUPLICATES = frozenset({REQUESTS})
-DATABASES = (META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS, EVALUATIONS, WRITERS)
+EVALUATIONS, WRITERS, INDEX = b"~evaluations", b"~writers", b"~index"
+DATABASES = (META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS, EVALUATIONS, WRITERS, INDEX)
+# Not dupfixed as well, which takes less room: compacting such a database kills LMDB 0.9.36.
+DUPLICATES = frozenset({REQUESTS, INDEX})
 
-FORMAT_KEY = b"format"
+FORMAT_KEY, TOTALS_KEY = b"format", b"totals"
+
+
+def databases(version: int) -> tuple[bytes, ...]:
+    """The databases of a store of that version."""
+    return tuple(name for name in DATABASES if version > WITHOUT_INDEX or name != INDEX)
+
+
 FIRST_NAME = b"~"
 """Where the keys of entries end and the names of databases begin."""
 
@@ -56,7 +69,12 @@ _ENTRY_KEY = re.compile("[0-9a-f]{64}(#[1-9][0-9]{0,18})?")
 WRITER_ID_BYTES = 8
 """A segment's id begins with that of its writer."""
 
-_HEAD = re.compile(rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),')
+_HEAD = re.compile(
+    rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),'
+    rb'(?:"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
+    rb'(?:"finish_reason":"([a-z_]+)",)?("error":)?)?'
+)
+_WORD = re.compile("[a-z_]+")
 
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
@@ -116,15 +134,33 @@ def evaluation_key(entry: str, name: str) -> bytes:
 
 
 class Head(NamedTuple):
-    """What it takes to read an entry's rows: its capture, and how many there are at most."""
+    """What stands in front of an entry's record, read without parsing the rest.
+
+    ``capture`` names its rows, ``rows`` says how many there are at most. ``place`` is where it
+    stands in every list of the index; empty in records of version 1, which have to be parsed.
+    """
 
     capture: str
     rows: int
+    place: bytes
+    finish_reason: str | None
+    has_error: bool
 
 
-def with_head(document: Mapping[str, Any]) -> dict[str, Any]:
+def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
     """The record of an entry, with what :func:`read_head` looks for in front."""
-    return {"capture": document["capture"], "rows": expected_rows(document), **document}
+    front = {
+        "capture": document["capture"],
+        "rows": expected_rows(document),
+        "created": document["created"],
+        "sequence": sequence,
+    }
+    reason, error = document.get("finish_reason"), document.get("error")
+    if isinstance(reason, str) and _WORD.fullmatch(reason):
+        front["finish_reason"] = reason
+    if error is not None:
+        front["error"] = error
+    return {**front, **document, "rows": front["rows"], "sequence": sequence}
 
 
 def expected_rows(document: Mapping[str, Any]) -> int:
@@ -136,14 +172,53 @@ def expected_rows(document: Mapping[str, Any]) -> int:
 
 def head_of(document: Mapping[str, Any]) -> Head:
     """The head of a whole record, which may be one without."""
-    record = with_head(document)
-    return Head(record["capture"], record["rows"])
+    return Head(
+        document["capture"],
+        document.get("rows", expected_rows(document)),
+        place(document["created"], document["sequence"]),
+        document.get("finish_reason"),
+        document.get("error") is not None,
+    )
 
 
-def read_head(raw: bytes) -> Head | None:
+def read_head(raw: bytes | memoryview) -> Head | None:
     """The head of an entry's JSON; None if the record has to be parsed whole."""
     found = _HEAD.match(raw)
-    return None if found is None else Head(found[1].decode(), int(found[2]))
+    if found is None:
+        return None
+    capture, rows, created, sequence, finish_reason, error = found.groups()
+    try:
+        where = b"" if created is None else place(float(created), int(sequence))
+    except ValueError:
+        return None
+    reason = None if finish_reason is None else finish_reason.decode()
+    return Head(capture.decode(), int(rows), where, reason, error is not None)
+
+
+_PLACE_BYTES = 16
+_MAX_SECONDS = 1e13
+
+
+def place(created: float, sequence: int) -> bytes:
+    """Where an entry stands in the lists of the index: by time of asking, then of writing.
+
+    Args:
+        created: seconds since the epoch.
+        sequence: its number in the order of writing.
+    """
+    microseconds = int(created * 1e6) if 0 <= created <= _MAX_SECONDS else 0
+    return struct.pack(">QQ", microseconds, sequence)
+
+
+def sequence_of(where: bytes) -> int:
+    """The number in the order of writing of who stands at a :func:`place`.
+
+    Raises:
+        StoreCorrupt: it is no place.
+    """
+    if len(where) != _PLACE_BYTES:
+        raise StoreCorrupt("the index names a place that cannot be")
+    return int.from_bytes(where[8:], "big")
 
 
 def dump(value: Mapping[str, Any]) -> bytes:

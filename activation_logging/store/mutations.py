@@ -6,13 +6,16 @@ these, so that the databases of :mod:`.layout` never disagree with each other.
 
 from __future__ import annotations
 
+import operator
 import time
 from collections import Counter
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
-from activation_logging.records import LABELS, Capture, Evaluation, SegmentSlice
+from activation_logging.records import LABELS, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
+from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
@@ -28,6 +31,7 @@ class Mutations:
 
     def __init__(self, environment: Environment) -> None:
         self._db = environment.database
+        self._index = Indexing(environment)
 
     def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
         """Add an entry under the next free key of its prompt, and return that key."""
@@ -38,11 +42,12 @@ class Mutations:
         txn.put(base.encode(), b"%d" % (number + 1), db=self._db(layout.REPEATS))
 
         sequence = self._next_sequence(txn)
-        record = {**layout.with_head(document), "key": key, "sequence": sequence}
+        record = {**layout.with_head(document, sequence), "key": key}
         txn.put(key.encode(), layout.dump(record), db=self._db(layout.MAIN))
         txn.put(layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True)
         for name in {document["request_id"], document["capture"]}:
             txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
+        self._index.entry_came(txn, record)
         return key
 
     def reserve_key(self, txn: Any, key: str) -> None:
@@ -79,12 +84,20 @@ class Mutations:
             used, record["slices"], record["dropped"] = {}, [], dropped
         for name in used:
             if name in brought:
-                for layer, block in brought[name].rows.items():
-                    txn.put(layout.rows_key(name, layer), block.data, db=self._db(layout.ROWS))
+                self._put_rows(txn, brought[name])
             self._add_use(txn, name)
         # Only now: what it replaces may be the last to use the same segments.
         self.delete_capture(txn, capture.id)
         txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
+        self._index.capture_came(txn, capture.id, record)
+
+    def _put_rows(self, txn: Any, segment: Segment) -> None:
+        sizes: Counter[int] = Counter()
+        for layer, block in segment.rows.items():
+            key = layout.rows_key(segment.id, layer)
+            sizes[layer] += block.nbytes - len(txn.get(key, b"", db=self._db(layout.ROWS)))
+            txn.put(key, block.data, db=self._db(layout.ROWS))
+        self._index.bytes_changed(txn, sizes)
 
     def _has_capture(self, txn: Any, capture_id: str) -> bool:
         return txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES)) is not None
@@ -110,11 +123,11 @@ class Mutations:
             "details": dict(evaluation.details),
             "created": evaluation.created if evaluation.created is not None else time.time(),
         }
-        txn.put(
-            layout.evaluation_key(key, evaluation.name),
-            layout.dump(record),
-            db=self._db(layout.EVALUATIONS),
-        )
+        place = layout.evaluation_key(key, evaluation.name)
+        raw = txn.get(place, db=self._db(layout.EVALUATIONS))
+        before = None if raw is None else layout.load(raw, "a label")
+        txn.put(place, layout.dump(record), db=self._db(layout.EVALUATIONS))
+        self._index.label_changed(txn, raw_key, evaluation.name, before, record)
 
     def delete_entry(self, txn: Any, key: str) -> None:
         """Remove an entry, its labels, and those of its rows that no other entry uses.
@@ -127,6 +140,7 @@ class Mutations:
         if raw is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
         document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        self._index.entry_goes(txn, document)
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
             txn.delete(layout.id_key(name), raw_key, db=self._db(layout.REQUESTS))
@@ -166,7 +180,9 @@ class Mutations:
         if raw is None:
             return False
         record = layout.load(raw, f"capture {capture_id}")
-        for name in dict.fromkeys(part.segment for part in slices_of(record)):
+        slices = slices_of(record)
+        self._index.capture_went(txn, capture_id, sum(part.rows for part in slices))
+        for name in dict.fromkeys(part.segment for part in slices):
             uses = (self._uses(txn, name) or 1) - 1
             if uses or self._may_be_shared(txn, name):
                 txn.put(name, b"%d" % uses, db=self._db(layout.SEGMENTS))
@@ -204,14 +220,62 @@ class Mutations:
 
     def _delete_segment(self, txn: Any, name: bytes) -> None:
         txn.delete(name, db=self._db(layout.SEGMENTS))
-        # Two bytes of layer number follow the segment's id; a longer id is another's.
-        self._delete_prefix(txn, layout.ROWS, name, length=len(name) + 2)
+        sizes: Counter[int] = Counter()
+        cursor = txn.cursor(self._db(layout.ROWS))
+        found = cursor.set_range(name)
+        while found and (key := bytes(cursor.key())).startswith(name):
+            # Two bytes of layer number follow the segment's id; a longer id is another's.
+            if len(key) == len(name) + 2:
+                sizes[layout.rows_layer(key)] -= len(cursor.value())
+                found = cursor.delete()  # which moves on to the next record
+            else:
+                found = cursor.next()
+        self._index.bytes_changed(txn, sizes)
 
     def _may_be_shared(self, txn: Any, segment: bytes) -> bool:
         """Whether the writer whose id the segment's begins with is still running."""
         writer = segment[: layout.WRITER_ID_BYTES].hex()
         raw = txn.get(writer.encode(), db=self._db(layout.WRITERS))
         return raw is not None and is_running(layout.load(raw, f"writer {writer}"))
+
+    def forget_index(self, txn: Any) -> None:
+        """Empty the index, which is to be made anew by :meth:`index_some`."""
+        txn.drop(self._db(layout.INDEX), delete=False)
+        totals = Totals(layers=bytes_by_layer(txn.cursor(self._db(layout.ROWS))))
+        txn.put(layout.TOTALS_KEY, totals.dump(), db=self._db(layout.META))
+        self._put_progress(txn, 0)
+
+    def index_some(self, txn: Any, number: int) -> int:
+        """List the next entries of a store that is being indexed; returns how many there were.
+
+        Less than ``number`` were the last: the index is whole then.
+        """
+        raw = txn.get(layout.FORMAT_KEY, db=self._db(layout.META))
+        record = layout.load(raw, "the format record")
+        if record.get("indexed"):
+            return 0
+        cursor = txn.cursor(self._db(layout.LOG))
+        found = cursor.set_range(layout.sequence_key(record.get("next", 0)))
+        some = [
+            (bytes(place), bytes(key).decode("ascii", "replace"))
+            for place, key in islice(cursor.iternext() if found else (), number)
+        ]
+        for _, key in some:
+            self._index.catch_up(txn, key)
+        is_last = len(some) < number
+        after = None if is_last else layout.sequence_number(some[-1][0]) + 1
+        self._put_progress(txn, after)
+        return len(some)
+
+    def _put_progress(self, txn: Any, following: int | None) -> None:
+        """Note which number is to be indexed next; None when all are."""
+        meta = self._db(layout.META)
+        record = layout.load(txn.get(layout.FORMAT_KEY, db=meta), "the format record")
+        record.pop("next", None)
+        record["indexed"] = following is None
+        if following is not None:
+            record["next"] = following
+        txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
         """Write who a writer is, and its counters so far."""
@@ -229,16 +293,12 @@ class Mutations:
         cursor = txn.cursor(self._db(layout.LOG))
         return layout.sequence_number(bytes(cursor.key())) + 1 if cursor.last() else 0
 
-    def _delete_prefix(
-        self, txn: Any, database: bytes, prefix: bytes, *, length: int | None = None
-    ) -> None:
-        """Delete the records whose keys begin with ``prefix`` and, if given, have that length."""
+    def _delete_prefix(self, txn: Any, database: bytes, prefix: bytes) -> None:
+        """Delete the records whose keys begin with ``prefix``."""
         cursor = txn.cursor(self._db(database))
         found = cursor.set_range(prefix)
         while found and bytes(cursor.key()).startswith(prefix):
-            wanted = length is None or len(cursor.key()) == length
-            # Deleting moves on to the next record.
-            found = cursor.delete() if wanted else cursor.next()
+            found = cursor.delete()  # which moves on to the next record
 
 
 def references(captures: Iterable[bytes | memoryview]) -> Counter[bytes]:
@@ -256,6 +316,9 @@ def references(captures: Iterable[bytes | memoryview]) -> Counter[bytes]:
 def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
     """The slices of a capture record, as written by :meth:`Mutations.put_capture`."""
     try:
-        return [SegmentSlice(bytes.fromhex(name), *rest) for name, *rest in record["slices"]]
+        return [
+            SegmentSlice(bytes.fromhex(name), operator.index(start), operator.index(rows))
+            for name, start, rows in record["slices"]
+        ]
     except (KeyError, TypeError, ValueError):
         raise StoreCorrupt("a capture refers to rows by an id that cannot be") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lmdb
@@ -26,7 +27,7 @@ from activation_logging.store.filesystem import network_type, reserve, sync_fold
 from activation_logging.store.pages import walk
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,21 @@ def open_store_files(path: Path, *, create: bool, map_size: int, alone: bool = F
     except BaseException:
         env.close()
         raise
+
+
+@contextmanager
+def open_alone(path: Path) -> Iterator[Opened]:
+    """Open a store for writing without LMDB's locks, by who has shut everybody else out.
+
+    Raises:
+        NotAStore, StoreVersionError, StoreCorrupt.
+    """
+    env = lmdb.open(str(path), map_size=0, lock=False, max_dbs=len(layout.DATABASES), **_ENGINE)
+    try:
+        _check_length(path, env)
+        yield Opened(env, _open_databases(path, env), writable=True)
+    finally:
+        env.close()
 
 
 def open_file(file: Path) -> Opened:
@@ -235,6 +251,7 @@ def _create_format(env: Any) -> None:
                     "format": layout.FORMAT_NAME,
                     "version": layout.FORMAT_VERSION,
                     "created": time.time(),
+                    "indexed": True,
                 }
                 txn.put(layout.FORMAT_KEY, layout.dump(record), db=database)
 
@@ -253,12 +270,13 @@ def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
         found = {} if raw is None else layout.load(raw, f"the format record of {path}")
         if found.get("format") != layout.FORMAT_NAME:
             raise foreign
-        if found.get("version") != layout.FORMAT_VERSION:
+        version = found.get("version")
+        if version not in (layout.WITHOUT_INDEX, layout.FORMAT_VERSION):
             raise StoreVersionError(
-                f"{path} has format version {found.get('version')}, this package reads and "
-                f"writes version {layout.FORMAT_VERSION}; use a matching release of it"
+                f"{path} has format version {version}, this package reads and writes versions "
+                f"{layout.WITHOUT_INDEX} and {layout.FORMAT_VERSION}; use a matching release of it"
             )
-        return handles | _handles(env, layout.DATABASES)
+        return handles | _handles(env, layout.databases(version))
     except (lmdb.NotFoundError, lmdb.IncompatibleError):
         raise foreign from None
 

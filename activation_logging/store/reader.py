@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _PER_COMMIT = 64
+_LABELS_PER_COMMIT = 1000
 _CHUNK = 256
 """Records read per transaction while iterating: no iteration holds an old one for long."""
 
@@ -79,7 +80,7 @@ class Store(Mapping[str, Entry]):
         self.close()
 
     def __len__(self) -> int:
-        return self._snapshot().count(layout.MAIN) - len(layout.DATABASES)
+        return self._snapshot().num_entries
 
     def __iter__(self) -> Iterator[str]:
         for key, _ in self._walk(layout.MAIN, values=False):
@@ -107,6 +108,17 @@ class Store(Mapping[str, Entry]):
             if entry is not None:
                 yield entry
 
+    def at(self, place: bytes) -> Entry | None:
+        """The entry that stands at a place of the index; None if it has been deleted since."""
+        snapshot = self._snapshot()
+        key = snapshot.get(layout.LOG, layout.sequence_key(layout.sequence_of(place)))
+        return None if key is None else self._find(snapshot, bytes(key).decode("ascii", "replace"))
+
+    def keys_beginning(self, start: str) -> list[str]:
+        """The keys that begin with this text."""
+        found = self._snapshot().starting_with(layout.MAIN, start.encode("utf-8", "replace"))
+        return [key.decode("ascii", "replace") for key, _ in found if key < layout.FIRST_NAME]
+
     def for_prompt(self, prompt: str) -> list[Entry]:
         """All answers to exactly this text, oldest first."""
         base = layout.prompt_key(prompt)
@@ -126,7 +138,7 @@ class Store(Mapping[str, Entry]):
         found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
         # The same index holds the ids that captures go by.
         mine = [entry for entry in found if entry.request_id == request_id]
-        return sorted(mine, key=lambda entry: (entry.choice or 0, entry.document["sequence"]))
+        return sorted(mine, key=lambda entry: (entry.choice or 0, entry.sequence))
 
     def put_evaluation(
         self,
@@ -145,8 +157,28 @@ class Store(Mapping[str, Entry]):
             StoreReadOnly: the store was opened for reading.
             ValueError: the label or the name cannot be.
         """
-        evaluation = Evaluation(name, label, score, judge, details or {})
-        self._transact(lambda change, txn: change.put_evaluation(txn, key, evaluation))
+        self.put_evaluations([(key, Evaluation(name, label, score, judge, details or {}))])
+
+    def put_evaluations(
+        self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
+    ) -> int:
+        """Write many labels, many per commit, and say how many.
+
+        Args:
+            evaluations: pairs of an entry's key and a label, or mappings with the arguments of
+                :meth:`put_evaluation`, ``key`` included.
+
+        Raises:
+            EntryNotFound, ValueError: as for :meth:`put_evaluation`. Of the labels before the one
+                that cannot be written, those are there that earlier commits have brought.
+            StoreReadOnly: the store was opened for reading.
+        """
+        left = iter(evaluations)
+        written = 0
+        while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
+            self._transact(partial(_put_some, some))
+            written += len(some)
+        return written
 
     def dataset(self, label: str | None = None, **options: Any) -> Dataset:
         """Features and labels of the answers that one evaluator has judged.
@@ -272,6 +304,24 @@ class Store(Mapping[str, Entry]):
         if self._environment is None:
             return f"Store({str(self.path)!r}, closed)"
         return f"Store({str(self.path)!r}, {len(self)} entries)"
+
+
+def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
+    if not isinstance(given, Mapping):
+        return given
+    fields = {name: value for name, value in given.items() if value is not None}
+    try:
+        return fields.pop("key"), Evaluation(**fields)
+    except (KeyError, TypeError):
+        raise ValueError(
+            f"a label has key, name, label, and perhaps score, judge and details; not "
+            f"{', '.join(map(str, given))}"
+        ) from None
+
+
+def _put_some(evaluations: Iterable[tuple[str, Evaluation]], change: Mutations, txn: Any) -> None:
+    for key, evaluation in evaluations:
+        change.put_evaluation(txn, key, evaluation)
 
 
 def _delete_some(keys: Iterable[str], change: Mutations, txn: Any) -> int:

@@ -1,0 +1,195 @@
+"""Which entries have what: lists that are kept in the transaction of what they list.
+
+A *term* is one thing that is true of an entry; its list holds the :func:`layout.place` of each such
+entry, in order of time. Terms are readable: the kind, NUL, and a JSON array::
+
+    time []                        every entry
+    model ["org/model"]            the model as it was served
+    status ["complete"]
+    tag ["dataset", "trivia"]
+    label ["refusal", "correct"]   an evaluator, and its label
+    judge ["refusal", "rules"]     an evaluator, and who judged for it
+
+LMDB keeps the places of a term sorted and knows their number, so that counting takes no walk, and
+a combination of terms costs a walk over the rarest of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from activation_logging.errors import StoreCorrupt
+from activation_logging.store import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from activation_logging.store.environment import Snapshot
+
+_MAX_TERM = 511
+_HASHED = b"#"
+
+
+def term(kind: str, *words: str | None) -> bytes:
+    """The key of a list; words that are too long for LMDB are hashed."""
+    written = _written(words)
+    key = _prefix(kind) + written
+    if len(key) <= _MAX_TERM:
+        return key
+    return _prefix(kind) + _HASHED + hashlib.sha256(written).hexdigest().encode()
+
+
+def words_of(key: bytes) -> list[str | None] | None:
+    """The words of a term; None where they were hashed.
+
+    Raises:
+        StoreCorrupt: it is no term.
+    """
+    written = key.partition(b"\0")[2]
+    if written.startswith(_HASHED):
+        return None
+    try:
+        words = json.loads(written.decode("utf-8", "surrogatepass"))
+    except ValueError:
+        words = None
+    if not isinstance(words, list):
+        raise StoreCorrupt("the index has a term that cannot be")
+    return words
+
+
+def _prefix(kind: str) -> bytes:
+    return kind.encode() + b"\0"
+
+
+def _written(words: Sequence[str | None]) -> bytes:
+    text = json.dumps(words, separators=(",", ":"), ensure_ascii=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+EVERY = term("time")
+"""The list of all entries."""
+
+
+def terms_of(document: Mapping[str, Any]) -> list[bytes]:
+    """What is true of an entry for as long as it is there."""
+    tags = document.get("tags")
+    pairs = tags.items() if isinstance(tags, dict) else ()
+    return [
+        EVERY,
+        term("model", document["model"]),
+        *(term("tag", name, value) for name, value in pairs if isinstance(value, str)),
+    ]
+
+
+def terms_of_label(name: str, record: Mapping[str, Any]) -> list[bytes]:
+    """What is true of an entry because of one evaluator's label."""
+    return [term("label", name, record["label"]), term("judge", name, record.get("judge"))]
+
+
+class Bounds(NamedTuple):
+    """The part of every list that counts: from ``low`` on, up to and without ``high``."""
+
+    low: bytes
+    high: bytes | None
+
+    @classmethod
+    def of(cls, since: float | None, until: float | None) -> Bounds:
+        """From seconds since the epoch."""
+        return cls(
+            b"" if since is None else layout.place(since, 0),
+            None if until is None else layout.place(until, 0),
+        )
+
+
+class Index:
+    """The lists of a store as one snapshot shows them.
+
+    Every method raises :class:`StoreCorrupt` where LMDB finds the file damaged.
+    """
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
+
+    def terms(self, kind: str) -> list[tuple[bytes, int]]:
+        """The terms of a kind, and how many entries each is true of."""
+        prefix = _prefix(kind)
+        found = []
+        with self._snapshot.reading():
+            cursor = self._snapshot.cursor(layout.INDEX)
+            is_there = cursor.set_range(prefix)
+            while is_there and (key := bytes(cursor.key())).startswith(prefix):
+                found.append((key, int(cursor.count())))
+                is_there = cursor.next_nodup()
+        return found
+
+    def count(self, key: bytes) -> int:
+        """How many entries a term is true of."""
+        with self._snapshot.reading():
+            cursor = self._snapshot.cursor(layout.INDEX)
+            return int(cursor.count()) if cursor.set_key(key) else 0
+
+    def walk(
+        self,
+        groups: Sequence[Sequence[bytes]],
+        bounds: Bounds,
+        *,
+        after: bytes | None,
+        reverse: bool,
+        limit: int,
+    ) -> list[bytes]:
+        """Places of entries of which one term of every group is true, in order.
+
+        Args:
+            groups: terms; without any, every entry matches.
+            bounds: the times that count.
+            after: where to go on, a place that was given last.
+            reverse: from the latest to the earliest.
+            limit: at most so many.
+        """
+        by_size = sorted(groups or [(EVERY,)], key=lambda group: sum(map(self.count, group)))
+        rarest, *others = by_size
+        lists = [self._places(key, bounds, after, reverse=reverse) for key in rarest]
+        merged = lists[0] if len(lists) == 1 else heapq.merge(*lists, reverse=reverse)
+        cursor = self._snapshot.cursor(layout.INDEX)
+        matching = (
+            place
+            for place in _without_repeats(merged)
+            if all(any(cursor.set_key_dup(key, place) for key in group) for group in others)
+        )
+        with self._snapshot.reading():
+            return list(islice(matching, limit))
+
+    def _places(
+        self, key: bytes, bounds: Bounds, after: bytes | None, *, reverse: bool
+    ) -> Iterator[bytes]:
+        """One term's list, within bounds and behind ``after``."""
+        cursor = self._snapshot.cursor(layout.INDEX)
+        if reverse:
+            end = after if after is not None else bounds.high
+            if end is not None and cursor.set_range_dup(key, end):
+                found = cursor.prev_dup()
+            else:
+                found = cursor.set_key(key) and cursor.last_dup()
+        else:
+            start = bounds.low if after is None else after
+            found = cursor.set_range_dup(key, start) if start else cursor.set_key(key)
+            if found and bytes(cursor.value()) == after:
+                found = cursor.next_dup()
+        while found:
+            place = bytes(cursor.value())
+            if place < bounds.low or (bounds.high is not None and place >= bounds.high):
+                return
+            yield place
+            found = cursor.prev_dup() if reverse else cursor.next_dup()
+
+
+def _without_repeats(places: Iterator[bytes]) -> Iterator[bytes]:
+    last = None
+    for place in places:
+        if place != last:
+            yield place
+        last = place

@@ -1,0 +1,34 @@
+"""How a request ended, as far as its two halves tell: the entry, and the capture of its rows."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from activation_logging.records import Status
+    from activation_logging.store.layout import Head
+
+
+def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
+    """The status of an entry.
+
+    Args:
+        head: of the entry.
+        capture: the record of its rows; None if they have not come.
+    """
+    if head.has_error:
+        return "failed"
+    if capture is None:
+        return "pending"
+    if capture.get("dropped"):
+        return "dropped"
+    if head.finish_reason != "abort" and rows_stored(capture) < head.rows:
+        return "failed"
+    return "complete"
+
+
+def rows_stored(capture: Mapping[str, Any] | None) -> int:
+    """How many rows a capture has."""
+    return 0 if capture is None else sum(part[2] for part in capture["slices"])

@@ -1,0 +1,123 @@
+"""Adding to a store what its version lacks: the index and the totals of :mod:`.indexing`.
+
+A store of version 1 becomes one of version 2 in one transaction, for which nobody else may have it
+open: whoever had would go on writing without an index. Until every entry is listed, the store says
+so itself, and is searched by walking. Listing them goes on where a kill has ended it, and servers
+may write meanwhile.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from activation_logging.errors import StoreCorrupt
+from activation_logging.store import layout
+from activation_logging.store.exclusive import exclusive
+from activation_logging.store.index import EVERY, Index
+from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
+from activation_logging.store.opening import open_alone
+from activation_logging.store.reader import Store, open_store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterator
+
+_PER_COMMIT = 1000
+
+
+class Upgraded(NamedTuple):
+    """The version that a store had, and how many entries have been listed."""
+
+    version: int
+    entries: int
+
+
+def upgrade(
+    path: str | os.PathLike[str],
+    *,
+    rebuild: bool = False,
+    progress: Callable[[int, int], None] = lambda *_: None,
+) -> Upgraded:
+    """Bring a store to the present version, or finish what was broken off.
+
+    Args:
+        path: the store's folder.
+        rebuild: make the index anew where there is one already.
+        progress: called now and then with the number of entries listed, and of all.
+
+    Raises:
+        StoreInUse: somebody has a store of version 1 open.
+        StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
+    """
+    folder = Path(path).expanduser().resolve()
+    with open_store(folder) as store:
+        version = layout.FORMAT_VERSION if store._live_environment().has_index else 1
+    del store
+    if version == layout.WITHOUT_INDEX:
+        with exclusive(folder):
+            _add_index(folder)
+    with open_store(folder, writable=True) as store:
+        if rebuild and version != layout.WITHOUT_INDEX:
+            store._transact(lambda change, txn: change.forget_index(txn))
+        return Upgraded(version, _list_all(store, progress))
+
+
+def index_problems(store: Store) -> Iterator[tuple[str, str]]:
+    """Where the index says something else than the entries do: a key, and a sentence."""
+    if store._snapshot().index is None:
+        return
+    indexing = Indexing(store._live_environment())
+    for key in store:
+        snapshot = store._snapshot()
+        # What cannot be read has been named already.
+        with suppress(StoreCorrupt), snapshot.reading():
+            for term in indexing.missing(snapshot._txn, key)[:1]:
+                yield key, f"the index does not list it under {_readable(term)}"
+    snapshot = store._snapshot()
+    index = Index(snapshot)
+    counts = {
+        "entries": (index.count(EVERY), snapshot.num_entries),
+        "statuses": (_listed(index, "status"), snapshot.num_entries),
+        "models": (_listed(index, "model"), snapshot.num_entries),
+        "labels": (_listed(index, "label"), snapshot.count(layout.EVALUATIONS)),
+    }
+    for what, (listed, there) in counts.items():
+        if listed != there:
+            yield "~index", f"it lists {listed} {what}, there are {there}"
+    sizes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
+    totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
+    if +totals.layers != +sizes:
+        yield "~meta", "the bytes of rows are counted wrongly"
+
+
+def _readable(term: bytes) -> str:
+    return term.decode("ascii", "backslashreplace").replace("\0", " ")
+
+
+def _listed(index: Index, kind: str) -> int:
+    return sum(count for _, count in index.terms(kind))
+
+
+def _add_index(folder: Path) -> None:
+    """Make a store of version 1 one of version 2 that lists nothing yet; all or nothing."""
+    with open_alone(folder) as opened, opened.env.begin(write=True) as txn:
+        opened.env.open_db(layout.INDEX, txn=txn, dupsort=True)
+        rows = opened.databases[layout.ROWS]
+        totals = Totals(layers=bytes_by_layer(txn.cursor(rows)))
+        meta = opened.databases[layout.META]
+        txn.put(layout.TOTALS_KEY, totals.dump(), db=meta)
+        record = layout.load(txn.get(layout.FORMAT_KEY, db=meta), "the format record")
+        record |= {"version": layout.FORMAT_VERSION, "indexed": False}
+        txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
+
+
+def _list_all(store: Store, progress: Callable[[int, int], None]) -> int:
+    listed = 0
+    while True:
+        number = store._transact(lambda change, txn: change.index_some(txn, _PER_COMMIT))
+        listed += number
+        progress(listed, len(store))
+        if number < _PER_COMMIT:
+            return listed
