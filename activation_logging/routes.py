@@ -28,7 +28,7 @@ from activation_logging.errors import (
 from activation_logging.records import Label
 from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.filters import select
+from activation_logging.store.filters import parse_time, select
 from activation_logging.store.writer import live_records
 
 
@@ -102,10 +102,13 @@ async def list_entries(
     status: Annotated[str | None, Query(max_length=100)] = None,
     label: Annotated[str | None, Query(max_length=300)] = None,
     tag: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006 - FastAPI copies it
+    since: Annotated[str | None, Query(max_length=100)] = None,
+    until: Annotated[str | None, Query(max_length=100)] = None,
 ) -> dict[str, Any]:
     """Entries, newest first, as summaries; filters may be combined.
 
-    ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``.
+    ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``;
+    ``since`` and ``until`` are dates with a time of day (ISO 8601) or ages (``2h``).
     """
     tags = dict(pair.partition("=")[::2] for pair in tag)
 
@@ -126,6 +129,8 @@ async def list_entries(
                     status=status,
                     label=label,
                     tags=tags or None,
+                    since=parse_time(since),
+                    until=parse_time(until),
                     limit=limit + 1,
                     offset=offset,
                 )

@@ -26,6 +26,14 @@ Tags = Annotated[
     list[str] | None,
     typer.Option("--tag", help="Only entries with this tag, as NAME=VALUE; may be repeated."),
 ]
+Since = Annotated[
+    str | None,
+    typer.Option(
+        help="Only entries asked at this time or later: a date and perhaps a time of day "
+        "(2026-05-31T18:00, local unless it says a zone), or an age (90s, 30m, 2h, 7d)."
+    ),
+]
+Until = Annotated[str | None, typer.Option(help="Only entries asked before this time.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 

@@ -8,7 +8,15 @@ import typer
 from rich.text import Text
 
 from activation_logging.cli import integrity, upkeep
-from activation_logging.cli.choosing import Label, Model, Status, Tags, parse_tags
+from activation_logging.cli.choosing import (
+    Label,
+    Model,
+    Since,
+    Status,
+    Tags,
+    Until,
+    parse_tags,
+)
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
@@ -27,7 +35,7 @@ from activation_logging.cli.rendering import (
 )
 from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.filters import find, select
+from activation_logging.store.filters import find, parse_time, select
 from activation_logging.store.statistics import Statistics, statistics
 
 
@@ -47,6 +55,8 @@ def ls(
     status: Status = None,
     label: Label = None,
     tag: Tags = None,
+    since: Since = None,
+    until: Until = None,
     limit: Annotated[int, typer.Option(help="Show at most so many.", min=1)] = 20,
     offset: Annotated[int, typer.Option(help="Leave out so many first.", min=0)] = 0,
     as_json: AsJson = False,
@@ -64,6 +74,8 @@ def ls(
                 status=status,
                 label=label,
                 tags=parse_tags(tag),
+                since=parse_time(since),
+                until=parse_time(until),
                 limit=limit + 1,
                 offset=offset,
             )
@@ -73,7 +85,7 @@ def ls(
             print_json([summary(entry) for entry in entries])
             return
         if not entries:
-            output.print(_nothing(store, filtered=bool(model or status or label or tag)))
+            output.print(_nothing(store, filtered=any((model, status, label, tag, since, until))))
             return
         output.print(entries_table(entries))
         last = offset + len(entries)

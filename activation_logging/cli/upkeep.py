@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from activation_logging.cli.choosing import Label, Model, Status, Tags, Yes, parse_tags
+from activation_logging.cli.choosing import (
+    Label,
+    Model,
+    Since,
+    Status,
+    Tags,
+    Until,
+    Yes,
+    parse_tags,
+)
 from activation_logging.cli.progress import show_progress, show_stages
 from activation_logging.cli.rendering import (
     as_row,
@@ -19,10 +28,11 @@ from activation_logging.cli.rendering import (
 )
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.errors import SettingsError
-from activation_logging.store import open_store
+from activation_logging.store import layout, open_store
 from activation_logging.store.compaction import compact
-from activation_logging.store.filters import find, parse_conditions, select
+from activation_logging.store.filters import find, parse_conditions, parse_time, select
 from activation_logging.store.merging import merge
+from activation_logging.store.upgrading import upgrade
 
 _SHOWN_BEFORE_DELETING = 10
 _LINES = 20
@@ -33,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("delete")(delete)
     app.command("compact")(compact_store)
     app.command("merge")(merge_stores)
+    app.command("upgrade")(upgrade_store)
 
 
 def delete(
@@ -52,6 +63,8 @@ def delete(
     status: Status = None,
     label: Label = None,
     tag: Tags = None,
+    since: Since = None,
+    until: Until = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would be deleted, and delete nothing.")
     ] = False,
@@ -63,14 +76,22 @@ def delete(
     Rows that another entry shares stay. A server may go on writing meanwhile. The file does not
     shrink; later entries use the room, and `activation-logging compact` gives it back.
     """
-    given = {"model": model, "status": status, "label": label, "tags": parse_tags(tag)}
+    given = {
+        "model": model,
+        "status": status,
+        "label": label,
+        "tags": parse_tags(tag),
+        "since": parse_time(since),
+        "until": parse_time(until),
+    }
     conditions = {
         **{name: value for name, value in given.items() if value},
         **parse_conditions(where or ()),
     }
     if bool(keys) == bool(conditions):
         raise SettingsError(
-            "give either keys, or filters (--where, --model, --status, --label, --tag)"
+            "give either keys, or filters (--where, --model, --status, --label, --tag, --since, "
+            "--until)"
         )
     with open_store(path) as store:
         chosen = (
@@ -114,6 +135,32 @@ def compact_store(path: StorePath, as_json: AsJson = False) -> None:
         print_json(done._asdict())
     else:
         output.print(f"{path}: {size(done.before)} before, {size(done.after)} now")
+
+
+def upgrade_store(
+    path: StorePath,
+    rebuild: Annotated[
+        bool,
+        typer.Option(
+            "--rebuild", help="Make the index anew, where `verify` says that it is wrong."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Add the index to a store that version 0.1 has written, so that filters and counts are quick.
+
+    Nobody may have the store open for the first moment; then servers may write to it. A run that
+    was broken off goes on where it was, and nothing is lost. Version 0.1 cannot read the store
+    afterwards.
+    """
+    with show_stages() as report:
+        done = upgrade(path, rebuild=rebuild, progress=lambda *far: report("listing", *far))
+    if as_json:
+        print_json(done._asdict())
+    elif done.entries or done.version == layout.WITHOUT_INDEX:
+        output.print(f"{path}: {done.entries} entries listed in its index")
+    else:
+        output.print(f"{path} has its index already")
 
 
 def merge_stores(

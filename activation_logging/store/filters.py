@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
+import time
 from dataclasses import dataclass
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +22,8 @@ if TYPE_CHECKING:
 _NAMED = 5
 _CHUNK = 256
 """Entries looked up per transaction."""
+_AGE = re.compile(r"(\d{1,9}(?:\.\d+)?)([smhdw])")
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class LabelFilter(NamedTuple):
@@ -216,6 +221,26 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
                 "tag=NAME=VALUE, or comes twice"
             )
     return {**found, "tags": tags} if tags else found
+
+
+def parse_time(text: str | None) -> float | None:
+    """Read a date, a date with a time of day, or an age; seconds since the epoch.
+
+    Raises:
+        SettingsError: it is none of these.
+    """
+    if text is None:
+        return None
+    age = _AGE.fullmatch(text.strip())
+    if age is not None:
+        return time.time() - float(age[1]) * _SECONDS[age[2]]
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError, OSError):
+        raise SettingsError(
+            f"time: {text[:80]!r} is neither a date such as 2026-05-31 or 2026-05-31T18:00, nor "
+            "an age such as 2h or 7d"
+        ) from None
 
 
 def find(store: Store, text: str) -> list[Entry]:

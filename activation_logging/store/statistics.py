@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
-from activation_logging.store.index import words_of
+from activation_logging.store.index import Bounds, term, words_of
 from activation_logging.store.indexing import Totals, bytes_by_layer
 
 if TYPE_CHECKING:
@@ -104,19 +104,36 @@ def _counts(store: Store, keys: Iterable[str] | None, found: C) -> C:
         return found
     found.entries = snapshot.num_entries
     for kind, counter in (("status", found.statuses), ("model", found.models)):
-        counter.update({words[0]: number for words, number in _listed(index, kind)})
+        counter.update({words[0]: number for words, number in _listed(store, index, kind)})
     for kind, by_name in (("label", found.labels), ("judge", found.judges)):
-        for (name, word), number in _listed(index, kind):
+        for (name, word), number in _listed(store, index, kind):
             by_name.setdefault(name, Counter())[word] += number
     return found
 
 
-def _listed(index: Index, kind: str) -> Iterator[tuple[list[Any], int]]:
-    """The words of a kind of term, and their numbers; of long ones the number is all there is."""
+def _listed(store: Store, index: Index, kind: str) -> Iterator[tuple[list[Any], int]]:
+    """The words of each term of a kind, and how many entries it is true of."""
     for key, number in index.terms(kind):
         words = words_of(key)
-        if words is not None:
-            yield words, number
+        if words is None:
+            words = _look_up(store, index, kind, key)
+        yield words, number
+
+
+def _look_up(store: Store, index: Index, kind: str, key: bytes) -> list[Any]:
+    """The words of a term that were too long for a key, from an entry that it is true of."""
+    (place,) = index.walk([[key]], Bounds.of(None, None), after=None, reverse=False, limit=1)
+    entry = store.at(place)
+    if entry is not None:
+        own: dict[str, list[list[Any]]] = {
+            "model": [[entry.model]],
+            "label": [[name, found.label] for name, found in entry.evaluations.items()],
+            "judge": [[name, found.judge] for name, found in entry.evaluations.items()],
+        }
+        for words in own[kind]:
+            if term(kind, *words) == key:
+                return words
+    raise StoreCorrupt("the index has a term that none of its entries has")
 
 
 def _count(found: Counts, store: Store, key: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from activation_logging.errors import StoreError
 from activation_logging.records import Segment
-from activation_logging.store import StoreWriter, open_store
+from activation_logging.store import StoreWriter, open_store, upgrading
 from activation_logging.store.compaction import compact
 from tests.unit.answers import make_capture, make_document, make_segment, put_answer
 
@@ -39,6 +39,25 @@ def write_until_killed(path: str, prefix: str) -> None:
         writer.flush()
         print(number, flush=True)
         number += 1
+
+
+def hold(path: str) -> None:
+    """Open a store, say so, and stay."""
+    with open_store(path):
+        print("open", flush=True)
+        time.sleep(60)
+
+
+def upgrade_slowly(path: str) -> None:
+    """List a few entries per commit, and print the number after each."""
+    upgrading._PER_COMMIT = 5
+
+    def told(number: int, _: int) -> None:
+        print(number, flush=True)
+        time.sleep(0.02)
+
+    print("started", flush=True)
+    upgrading.upgrade(path, progress=told)
 
 
 def half(path: str, which: str) -> None:

@@ -1,0 +1,30 @@
+"""Stores as version 0.1 wrote them: no index, no totals, and shorter heads of records."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lmdb
+
+from activation_logging.store import layout
+
+ENGINE = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+
+
+def make_version_1(path: Path) -> None:
+    """Take out of a store what version 0.1 did not write. Nobody may have it open."""
+    env = lmdb.open(str(path), max_dbs=len(layout.DATABASES), map_size=1 << 30, **ENGINE)
+    with env.begin(write=True) as txn:
+        txn.drop(env.open_db(layout.INDEX, txn=txn, dupsort=True), delete=True)
+        meta = env.open_db(layout.META, txn=txn)
+        txn.delete(layout.TOTALS_KEY, db=meta)
+        record = json.loads(txn.get(layout.FORMAT_KEY, db=meta))
+        del record["indexed"]
+        txn.put(layout.FORMAT_KEY, json.dumps(record | {"version": 1}).encode(), db=meta)
+        keys = [bytes(key) for key, _ in txn.cursor() if not key.startswith(layout.FIRST_NAME)]
+        for key in keys:
+            entry = json.loads(txn.get(key))
+            last = {name: entry.pop(name) for name in ("created", "sequence", "finish_reason")}
+            txn.put(key, layout.dump({**entry, **last}))
+    env.close()
