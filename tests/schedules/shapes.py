@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -99,6 +100,8 @@ def measure(
     config.cache_config.kv_cache_layout = "NHD"
     worker.LAYERS = worker.Layers(available=shape.available_gib * GIB, specs=shape.specs())
     init = f"file://{group or store.with_suffix('.init')}"
+    # As vLLM's CPU worker does: ranks meet under it in shared memory, where the processor can.
+    os.environ["VLLM_DIST_IDENT"] = Path(init).name
     made = worker.LoggingSimWorker(config, rank, rank, init, is_driver_worker=rank == 0)
     with set_current_vllm_config(config):
         made.init_device()

@@ -29,8 +29,8 @@ def make_tiny_model(default_model: Path, folder: Path) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=2048,
-        # Ten times the usual: what a token attends to is to change its states, and its successor.
-        initializer_range=0.2,
+        # Five times the usual: what a token attends to is to change its states, and its successor.
+        initializer_range=0.1,
         bos_token_id=1,
         eos_token_id=2,
         pad_token_id=2,
