@@ -36,7 +36,6 @@ from activation_logging.bench.machine import describe
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter, layout
 from activation_logging.store.filters import select
-from activation_logging.store.mutations import Mutations
 from activation_logging.store.opening import open_alone
 from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
@@ -45,6 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from activation_logging import Store
+    from activation_logging.store.mutations import Mutations
 
 ROWS, HIDDEN = 48, 8
 PROMPT = ROWS // 2
@@ -287,9 +287,8 @@ def main() -> None:
     parser.add_argument("--walk", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
-        print(
-            json.dumps(ask(options.folder, options.ask, rounds=options.rounds, walk=options.walk))
-        )
+        answer = ask(options.folder, options.ask, rounds=options.rounds, walk=options.walk)
+        sys.stdout.write(json.dumps(answer))
         return
     terminal = Console(width=120)
     with ExitStack() as stack:
@@ -322,9 +321,9 @@ def main() -> None:
         terminal.print(f"{options.entries:,} entries, {size / 2**30:.2f} GiB on disk")
         found["append"] = appended = compare_appending(folder, options.rounds)
         terminal.print(
-            f"appending: {appended['with']:.0f} entries/s with the index, {appended['without']:.0f} "
-            f"without: {appended['ratio']:.2f} ({appended['least']:.2f} to "
-            f"{appended['greatest']:.2f})"
+            f"appending: {appended['with']:.0f} entries/s with the index, "
+            f"{appended['without']:.0f} without: {appended['ratio']:.2f} "
+            f"({appended['least']:.2f} to {appended['greatest']:.2f})"
         )
     if options.json:
         options.json.write_text(json.dumps(found, indent=2))
