@@ -76,8 +76,6 @@ def measure(
     name: str, store: Path, *, tp: int = 1, rank: int = 0, group: Path | None = None
 ) -> Memory:
     """Let our worker divide the memory of a model of this shape, on one rank of several."""
-    import os
-
     os.environ.update(ACTIVATION_LOGGING="0", ACTIVATION_LMDB_PATH=str(store))
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_LOGGING_LEVEL="ERROR")
     from vllm.config import set_current_vllm_config
