@@ -47,7 +47,15 @@ class Case:
 
 CACHE = ("--block-size", "32", "--num-gpu-blocks-override")
 CASES = (
-    Case("preempted, client left", "smol", 14, 230, 20, (*CACHE, "70")),
+    Case(
+        "asynchronous, preempted, client left",
+        "tiny",
+        14,
+        230,
+        20,
+        (*CACHE, "70", "--max-model-len", "512"),
+        as_on_gpu("V1"),
+    ),
     Case(
         "V2, preempted, client left",
         "tiny",
