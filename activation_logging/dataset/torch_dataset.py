@@ -40,8 +40,7 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
             raise DatasetError(rows)
         if self._store is None:
             self._store = open_store(self.path)
-        # read_vector may point into the store's map; torch wants memory of its own.
-        state = read_vector(self._store[self.keys[index]], self.layer, rows).copy()
+        state = read_vector(self._store[self.keys[index]], self.layer, rows)
         return torch.from_numpy(state), self.classes[index]
 
     def __getstate__(self) -> dict[str, Any]:
