@@ -59,18 +59,19 @@ class Place(NamedTuple):
     span_missing: str = "not looked for"
 
 
-def place_of(entry: Entry) -> Place:
-    """What an entry whose rows are there offers."""
-    span, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
+def place_of(entry: Entry, *, span: bool = True) -> Place:
+    """What an entry whose rows are there offers; without ``span``, which takes time, all else."""
     positions = entry.positions
-    return Place(
+    place = Place(
         num_prompt=len(entry.prompt_token_ids),
         num_response=len(entry.response_token_ids),
         first=int(positions[0]) if len(positions) else 0,
         num_rows=len(positions),
-        span=span,
-        span_missing=missing,
     )
+    if not span:
+        return place
+    found, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
+    return place._replace(span=found, span_missing=missing)
 
 
 class Rows(NamedTuple):

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from activation_logging.errors import RowsMissing
 from activation_logging.records import Evaluation, Status
 from activation_logging.store import layout, schema
-from activation_logging.store.rows import copy_rows, cut, find_runs
+from activation_logging.store.rows import copy_runs, cut, find_runs
 
 if TYPE_CHECKING:
     from activation_logging.store.environment import Snapshot
@@ -241,8 +241,7 @@ class Entry:
         snapshot = self._store._snapshot()
         kind, runs = self._runs(snapshot, layer)
         first, last, _ = slice(start, stop).indices(sum(run.rows for run in runs))
-        wanted = np.array(cut(runs, first, last, kind.nbytes), np.int64).reshape(-1, 2)
-        return copy_rows(kind, *wanted.T, widen=widen)
+        return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
 
     def _runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
         """Where the rows of a layer lie, as long as ``snapshot`` lives."""

@@ -56,7 +56,8 @@ class Environment:
         )
         self._databases[layout.MAIN] = self._env.open_db(None)
         self.file = file_id(path)
-        self._lock = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
         self._live = 0
         self._remaps = 0
         self._waiting = 0
@@ -171,7 +172,7 @@ class Environment:
         with self._lock:
             self._live -= 1
             if self._waiting:
-                self._lock.notify_all()
+                self._idle.notify_all()
 
     def _grow(self) -> None:
         """Enlarge the map, because what is to be written does not fit."""
@@ -193,7 +194,7 @@ class Environment:
         """
         with self._lock:
             self._waiting += 1
-            self._lock.wait_for(
+            self._idle.wait_for(
                 lambda: not self._live or self._remaps != remaps, timeout=_GROW_PATIENCE_S
             )
             self._waiting -= 1
@@ -210,7 +211,7 @@ class Environment:
                 raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
             self._env.set_mapsize(size)
             self._remaps += 1
-            self._lock.notify_all()
+            self._idle.notify_all()
 
 
 class Snapshot:

@@ -7,14 +7,16 @@ of training, an answer costs one look into a dict.
 
 from __future__ import annotations
 
+import sys
 import threading
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import RowsMissing, StoreError
-from activation_logging.store.rows import RowType, Run, copy_rows, cut
+from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, cut
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -42,84 +44,57 @@ class _Places:
     """Where the rows of many answers lie that have something in common: layer and position."""
 
     def __init__(self) -> None:
-        self._numbers: dict[str, int] = {}
-        # Of each answer, by its number: address, rows, and which of `_kinds` they are.
-        self._table = np.empty((64, 3), np.int64)
-        self._kinds: list[RowType] = []
-        # Those that lie in several runs; their address in the table means nothing.
-        self._several: dict[int, list[Run]] = {}
-        self._lock = threading.Lock()
+        # Those with a single row are kept apart: an address takes less room, and less time.
+        self._addresses: dict[str, int] = {}
+        self._runs: dict[str, Sequence[Run]] = {}
+        self._low, self._high = sys.maxsize, 0
+        self._kind: RowType | None = None
+        # Of the answers that are of another kind than the first.
+        self._other_kinds: dict[str, RowType] = {}
 
     def __len__(self) -> int:
-        return len(self._numbers)
+        return len(self._addresses) + len(self._runs)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Keys that are not known yet, in order: neighbours lie on the same pages."""
-        return sorted({key for key in keys if key not in self._numbers})
+        return sorted(set(keys) - self._addresses.keys() - self._runs.keys())
 
     def add(self, key: str, kind: RowType, runs: Sequence[Run]) -> None:
-        with self._lock:
-            if key in self._numbers:
-                return
-            if kind not in self._kinds:
-                self._kinds.append(kind)
-            number = len(self._numbers)
-            if number == len(self._table):
-                self._table = np.concatenate([self._table, np.empty_like(self._table)])
-            address = runs[0].address if runs else 0
-            total = sum(run.rows for run in runs)
-            self._table[number] = address, total, self._kinds.index(kind)
-            if len(runs) > 1:
-                self._several[number] = list(runs)
-            # Last, for other threads look here first.
-            self._numbers[key] = number
+        self._kind = self._kind or kind
+        if kind != self._kind:
+            self._other_kinds[key] = kind
+        if len(runs) == runs[0].rows == 1 if runs else False:
+            self._low = min(self._low, runs[0].address)
+            self._high = max(self._high, runs[0].address)
+            self._addresses[key] = runs[0].address
+        else:
+            self._runs[key] = tuple(runs)
 
-    def copy(self, keys: Sequence[str]) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    def copy(self, keys: Sequence[str]) -> tuple[npt.NDArray[Any], list[int]]:
         """The rows of these answers, and how many each has; KeyError if one is not known."""
-        numbers = np.fromiter(map(self._numbers.__getitem__, keys), np.int64, len(keys))
-        table = self._table[numbers]
-        counts = table[:, 1]
-        if len(self._kinds) > 1 and (table[:, 2] != table[0, 2]).any():
-            return self._copy_mixed(keys, numbers, table), counts
-        if not len(keys):
-            return np.empty((0, 0), np.float32), counts
-        return self._copy(numbers, table), counts
-
-    def _copy(
-        self, numbers: npt.NDArray[np.int64], table: npt.NDArray[np.int64]
-    ) -> npt.NDArray[Any]:
-        starts, counts = table[:, 0], table[:, 1]
-        if self._several and any(number in self._several for number in numbers.tolist()):
-            runs = [
-                run
-                for number, (address, rows, _) in zip(
-                    numbers.tolist(), table.tolist(), strict=True
-                )
-                for run in self._several.get(number) or [Run(address, rows)]
-            ]
-            starts, counts = np.array(runs, np.int64).T
-        return copy_rows(self._kinds[table[0, 2]], starts, counts, widen=True)
-
-    def _copy_mixed(
-        self,
-        keys: Sequence[str],
-        numbers: npt.NDArray[np.int64],
-        table: npt.NDArray[np.int64],
-    ) -> npt.NDArray[Any]:
-        """As float32, where the answers were stored in several types."""
-        kinds = [self._kinds[number] for number in table[:, 2]]
+        if not keys:
+            return np.empty((0, 0), np.float32), []
+        if self._kind is None:
+            raise KeyError(keys[0])
+        if not (self._runs or self._other_kinds):
+            found = np.fromiter(map(self._addresses.__getitem__, keys), np.int64, len(keys))
+            return copy_single(self._kind, found, self._low, self._high), [1] * len(keys)
+        runs = [
+            self._runs[key] if key in self._runs else [Run(self._addresses[key], 1)]
+            for key in keys
+        ]
+        counts = [sum(run.rows for run in each) for each in runs]
+        kinds = [self._other_kinds.get(key, self._kind) for key in keys]
+        if len(set(kinds)) == 1:
+            return copy_runs(kinds[0], list(chain.from_iterable(runs)), widen=True), counts
         for key, kind in zip(keys, kinds, strict=True):
             if kind.width != kinds[0].width:
                 raise StoreError(
                     f"rows of entry {keys[0]} have {kinds[0].width} elements, those of entry {key} "
                     f"{kind.width}: they do not go into one array"
                 )
-        values = np.empty((table[:, 1].sum(), kinds[0].width), np.float32)
-        owner = np.repeat(table[:, 2], table[:, 1])
-        for number in set(table[:, 2].tolist()):
-            mine = table[:, 2] == number
-            values[owner == number] = self._copy(numbers[mine], table[mine])
-        return values
+        parts = [copy_runs(kind, each, widen=True) for kind, each in zip(kinds, runs, strict=True)]
+        return np.concatenate(parts, dtype=np.float32), counts
 
 
 class RowReader:
@@ -140,23 +115,24 @@ class RowReader:
         keys = list(keys)
         if position is None:
             values, counts = self._copy(keys, layer, None)
-            return RowBatch(values, np.concatenate([[0], np.cumsum(counts)]))
+            return RowBatch(values, np.cumsum([0, *counts], dtype=np.int64))
         from activation_logging.dataset.positions import parse_position, pool_of, pool_rows
 
         position = parse_position(position)
-        values, counts = self._copy(keys, layer, position)
         pool = pool_of(position)
+        values, counts = self._copy(keys, layer, position)
         if pool == "one":
             return values
-        ends = np.cumsum(counts).tolist()
         pooled = np.empty((len(keys), values.shape[1]), np.float32)
-        for number, (end, count) in enumerate(zip(ends, counts.tolist(), strict=True)):
-            pooled[number] = pool_rows(values[end - count : end].astype(np.float32), pool)
+        end = 0
+        for number, count in enumerate(counts):
+            begin, end = end, end + count
+            pooled[number] = pool_rows(values[begin:end].astype(np.float32, copy=False), pool)
         return pooled
 
     def _copy(
         self, keys: Sequence[str], layer: int | str, position: str | int | None
-    ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+    ) -> tuple[npt.NDArray[Any], list[int]]:
         # Addresses hold as long as the snapshot does.
         snapshot = self._store._snapshot()
         places = self._places_in(snapshot, layer, position)
@@ -188,7 +164,7 @@ def _find(
         return kind, runs
     from activation_logging.dataset.positions import find_rows, place_of
 
-    rows = find_rows(position, place_of(entry))
+    rows = find_rows(position, place_of(entry, span=position == "answer_span"))
     if isinstance(rows, str):
         raise RowsMissing(f"entry {entry.key} has no state there: {rows}")
     return kind, cut(runs, rows.start, rows.stop, kind.nbytes)

@@ -7,6 +7,7 @@ one *run* of consecutive rows, or in several where it shares some with other ans
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,25 +23,28 @@ if TYPE_CHECKING:
     from activation_logging.store.environment import Snapshot
 
 _STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
-_PIECE_BYTES = 128 << 10
-"""How much is widened at a time: what stays in a processor's cache on the way."""
+_PIECE = 1 << 16
+"""How many elements are widened at a time: what stays in a processor's cache on the way."""
 
 
 class RowType(NamedTuple):
-    """What a row is: its stored type, and its number of elements."""
+    """What a row is.
+
+    ``stored`` is the stored type as numpy has it, bfloat16 as its bits; ``width`` the number of
+    elements, ``nbytes`` the bytes of one stored row.
+    """
 
     dtype: str
+    stored: np.dtype[Any]
     width: int
+    nbytes: int
 
-    @property
-    def stored(self) -> np.dtype[Any]:
-        """The stored type as numpy has it; bfloat16 as its bits."""
-        return np.dtype(_STORED_TYPES[self.dtype])
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of one stored row."""
-        return self.stored.itemsize * self.width
+@lru_cache(maxsize=64)
+def row_type(dtype: str, width: int) -> RowType:
+    """The type of rows of so many elements of ``dtype``."""
+    stored: np.dtype[Any] = np.dtype(_STORED_TYPES[dtype])
+    return RowType(dtype, stored, width, stored.itemsize * width)
 
 
 class Run(NamedTuple):
@@ -71,7 +75,7 @@ def find_runs(
             f"layer {layer} of entry {key} was not logged; logged are "
             f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
         )
-    kind = RowType(record["dtype"], record["hidden_size"])
+    kind = row_type(record["dtype"], record["hidden_size"])
     runs = []
     for part in slices_of(record):
         raw = snapshot.get(layout.ROWS, layout.rows_key(part.segment, number))
@@ -98,46 +102,60 @@ def cut(runs: Sequence[Run], start: int, stop: int, nbytes: int) -> list[Run]:
     return found
 
 
-def copy_rows(
-    kind: RowType, starts: npt.NDArray[np.int64], counts: npt.NDArray[np.int64], *, widen: bool
-) -> npt.NDArray[Any]:
+def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray[Any]:
     """The rows of some runs one after the other, ``[total rows, width]``: memory of its own.
 
     Args:
         kind: what the rows are.
-        starts: the address of each run. The snapshot that they come from must still live.
-        counts: the number of rows of each.
+        runs: where they lie; the snapshot that they were found in, or one of the same commit, must
+            live.
         widen: give bfloat16 as float32, which changes no value, not as its bits.
     """
-    if counts.max(initial=0) > 1:
-        ends = np.cumsum(counts)
-        # The address of every row: that of its run, and its place in it.
-        rows = np.arange(ends[-1], dtype=np.int64)
-        rows *= kind.nbytes
-        rows += np.repeat(starts - (ends - counts) * kind.nbytes, counts)
-    else:
-        rows = starts[counts > 0]
-    if not len(rows) or not kind.width:
-        wide = widen and kind.dtype == "bfloat16"
-        return np.empty((len(rows), kind.width), np.float32 if wide else kind.stored)
-    first = int(rows.min())
+    if not (runs and kind.nbytes):
+        empty = np.empty((sum(run.rows for run in runs), kind.width), kind.stored)
+        return _widened(kind, [empty]) if widen else empty
+    low = min(run.address for run in runs)
+    high = max(run.address + run.rows * kind.nbytes for run in runs)
+    window = np.asarray(_Window(low, high - low, 1))
+    pieces = [
+        window[run.address - low : run.address - low + run.rows * kind.nbytes] for run in runs
+    ]
+    if widen and kind.dtype == "bfloat16":
+        return _widened(kind, pieces)
+    return np.concatenate(pieces).view(kind.stored).reshape(-1, kind.width)
+
+
+def copy_single(
+    kind: RowType, addresses: npt.NDArray[np.int64], low: int, high: int
+) -> npt.NDArray[Any]:
+    """The rows at some addresses between ``low`` and ``high``, as :func:`copy_runs` widened."""
     # One element per byte, each as long as a row: element i is the row that begins at byte i.
-    window = np.asarray(_Window(first, int(rows.max()) - first + 1, kind.nbytes))
-    rows -= first
-    if not widen or kind.dtype != "bfloat16":
-        return window[rows].view(kind.stored).reshape(-1, kind.width)
-    out = np.empty((len(rows), kind.width), np.float32)
-    bits = out.view(np.uint32)
-    step = max(_PIECE_BYTES // kind.nbytes, 1)
-    for begin in range(0, len(rows), step):
-        piece = bits[begin : begin + step]
-        piece[...] = window[rows[begin : begin + step]].view(kind.stored).reshape(-1, kind.width)
-        np.left_shift(piece, 16, out=piece)
-    return out
+    window = np.asarray(_Window(low, high - low + 1, kind.nbytes))
+    found = window[addresses - low].view(kind.stored).reshape(-1, kind.width)
+    return _widened(kind, [found])
+
+
+def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Pieces of rows in one array ``[rows, width]``, bfloat16 as float32."""
+    if kind.dtype != "bfloat16":
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    total = sum(piece.nbytes for piece in pieces) // 2
+    values = np.empty(total, np.float32)
+    bits = values.view(np.uint32)
+    at = 0
+    for piece in pieces:
+        flat = piece.reshape(-1).view(kind.stored)
+        for begin in range(0, len(flat), _PIECE):
+            part = flat[begin : begin + _PIECE]
+            wide = bits[at : at + len(part)]
+            wide[...] = part
+            np.left_shift(wide, 16, out=wide)
+            at += len(part)
+    return values.reshape(-1, kind.width) if kind.width else values.reshape(len(pieces[0]), 0)
 
 
 class _Window:
-    """Memory of the map as numpy sees it: ``count`` overlapping elements, a byte apart."""
+    """Memory of the map as numpy sees it: ``count`` elements of ``nbytes``, a byte apart."""
 
     __slots__ = ("__array_interface__",)
 
@@ -147,5 +165,5 @@ class _Window:
             "data": (address, True),
             "shape": (count,),
             "strides": (1,),
-            "typestr": f"|V{nbytes}",
+            "typestr": f"|V{nbytes}" if nbytes > 1 else "|u1",
         }
