@@ -25,7 +25,6 @@ import json
 import statistics
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -140,7 +139,7 @@ def _capture(number: int, rows: np.ndarray, dtype: str) -> Capture:
 
 
 def memmap(folder: Path, rows: Rows) -> Callable[[], tuple[Any, Any]]:
-    """numpy's."""
+    """Numpy's."""
     path, offsets = folder / "rows.npy", rows.offsets
     np.save(path, rows.values)
 

@@ -15,6 +15,8 @@ from activation_logging.store import layout, schema
 from activation_logging.store.rows import copy_runs, cut, find_runs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from activation_logging.store.environment import Snapshot
     from activation_logging.store.reader import Store
     from activation_logging.store.rows import RowType, Run
@@ -146,29 +148,34 @@ class Entry:
         ``pending`` means that rows are still to come, and stays for good after a crash. What is
         not ``complete`` has its reason in :attr:`status_reason`.
         """
-        if self.error is not None:
-            return "failed"
-        if self._capture is None:
-            return "pending"
-        if self._capture.get("dropped"):
-            return "dropped"
-        if self.finish_reason != "abort" and self._rows_stored < self.num_rows_expected:
-            return "failed"
-        return "complete"
+        return self._status(self._read_capture())
 
     @property
     def status_reason(self) -> str | None:
         """One sentence where the status is not ``complete``."""
-        status = self.status
-        if status == "complete":
+        return self._reason(self._read_capture())
+
+    def _status(self, capture: Mapping[str, Any] | None) -> Status:
+        if self.error is not None:
+            return "failed"
+        if capture is None:
+            return "pending"
+        if capture.get("dropped"):
+            return "dropped"
+        if self.finish_reason != "abort" and _rows_in(capture) < self.num_rows_expected:
+            return "failed"
+        return "complete"
+
+    def _reason(self, capture: Mapping[str, Any] | None) -> str | None:
+        if self._status(capture) == "complete":
             return None
-        if status == "pending":
-            return "the activations have not arrived"
         if self.error is not None:
             return self.error
-        if status == "dropped":
-            return str((self._capture or {})["dropped"])
-        return f"{self._rows_stored} of {self.num_rows_expected} rows were stored"
+        if capture is None:
+            return "the activations have not arrived"
+        if capture.get("dropped"):
+            return str(capture["dropped"])
+        return f"{_rows_in(capture)} of {self.num_rows_expected} rows were stored"
 
     @property
     def num_rows_expected(self) -> int:
@@ -198,8 +205,10 @@ class Entry:
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Position in prompt + response of every row, ascending, shape ``[rows]``."""
-        first = int(self._rows_record()["first"])
-        return np.arange(first, first + self._num_rows, dtype=np.int64)
+        record = self._rows_record()
+        # The engine may have run a step past the end before it learned of a stop string.
+        rows = min(_rows_in(record), self.num_rows_expected)
+        return np.arange(record["first"], record["first"] + rows, dtype=np.int64)
 
     @property
     def activations(self) -> npt.NDArray[Any]:
@@ -263,15 +272,17 @@ class Entry:
         if start < 0 or (len(rows) < self._num_response and self.finish_reason != "abort"):
             raise RowsMissing(
                 f"entry {self.key} holds the rows of positions {first} to "
-                f"{first + self._num_rows - 1}, not all of the response's"
+                f"{first + len(self.positions) - 1}, not all of the response's"
             )
         return rows
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
         """Labels by evaluator name, as they are now."""
+        return self._read_evaluations(self._store._snapshot())
+
+    def _read_evaluations(self, snapshot: Snapshot) -> dict[str, Evaluation]:
         prefix = layout.evaluation_key(self.key, "")
-        snapshot = self._store._snapshot()
         found: dict[str, Evaluation] = {}
         for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
             name = key[len(prefix) :].decode("utf-8", "backslashreplace")
@@ -287,20 +298,7 @@ class Entry:
     def _num_response(self) -> int:
         return len(self._document["response_token_ids"])
 
-    @property
-    def _rows_stored(self) -> int:
-        return sum(part[2] for part in (self._capture or {}).get("slices", ()))
-
-    @property
-    def _num_rows(self) -> int:
-        # The engine may have run a step past the end before it learned of a stop string.
-        return min(self._rows_stored, self.num_rows_expected)
-
-    @property
-    def _capture(self) -> dict[str, Any] | None:
-        return self._read_capture(None)
-
-    def _read_capture(self, snapshot: Snapshot | None) -> dict[str, Any] | None:
+    def _read_capture(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
         if self._found_capture is None:
             snapshot = snapshot or self._store._snapshot()
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
@@ -312,7 +310,7 @@ class Entry:
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         record = self._read_capture(snapshot)
         if record is None or record.get("dropped"):
-            raise RowsMissing(f"entry {self.key} has no activations: {self.status_reason}")
+            raise RowsMissing(f"entry {self.key} has no activations: {self._reason(record)}")
         return record
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -321,3 +319,7 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"Entry({self.key!r}, {self.prompt[:40]!r} -> {self.response[:40]!r}, {self.status})"
+
+
+def _rows_in(capture: Mapping[str, Any]) -> int:
+    return sum(part[2] for part in capture["slices"])

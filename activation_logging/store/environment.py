@@ -343,9 +343,7 @@ def closed_here(path: Path) -> Iterator[None]:
     """
     with _registry_lock:
         if path in _open_environments:
-            raise StoreInUse(
-                f"{path} is open in this process; close it first"
-            )
+            raise StoreInUse(f"{path} is open in this process; close it first")
         yield
 
 

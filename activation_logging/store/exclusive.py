@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+
 class _Flock(NamedTuple):
     """The C library's ``struct flock``."""
 

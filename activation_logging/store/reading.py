@@ -80,8 +80,7 @@ class _Places:
             found = np.fromiter(map(self._addresses.__getitem__, keys), np.int64, len(keys))
             return copy_single(self._kind, found, self._low, self._high), [1] * len(keys)
         runs = [
-            self._runs[key] if key in self._runs else [Run(self._addresses[key], 1)]
-            for key in keys
+            self._runs[key] if key in self._runs else [Run(self._addresses[key], 1)] for key in keys
         ]
         counts = [sum(run.rows for run in each) for each in runs]
         kinds = [self._other_kinds.get(key, self._kind) for key in keys]

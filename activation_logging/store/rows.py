@@ -122,7 +122,8 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
     ]
     if widen and kind.dtype == "bfloat16":
         return _widened(kind, pieces)
-    return np.concatenate(pieces).view(kind.stored).reshape(-1, kind.width)
+    joined: npt.NDArray[Any] = np.concatenate(pieces)
+    return joined.view(kind.stored).reshape(-1, kind.width)
 
 
 def copy_single(

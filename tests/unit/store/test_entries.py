@@ -113,7 +113,7 @@ def test_arrays_are_the_callers_own(
     ]
     before = [array.copy() for array in arrays]
     for array in arrays:
-        array += 1
+        array[...] += 1
         array[...] = 0
     torch = pytest.importorskip("torch", reason="torch is not installed")
     torch.from_numpy(entry.activations).mul_(2)

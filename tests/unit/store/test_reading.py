@@ -106,9 +106,7 @@ def test_answers_stored_in_several_types(store_path: Path, store_writer: StoreWr
         found = store.read(keys)
         assert found.values.dtype == np.float32
         assert np.array_equal(found.values, np.concatenate(parts))
-        assert np.array_equal(
-            store.read(keys, position=1), np.stack([part[1] for part in parts])
-        )
+        assert np.array_equal(store.read(keys, position=1), np.stack([part[1] for part in parts]))
         for key, dtype in zip(keys, (store[key].dtype for key in keys), strict=True):
             assert store.read([key]).values.dtype == (np.float16 if dtype == "float16" else "f4")
 
@@ -176,9 +174,7 @@ def test_what_changes_meanwhile_is_seen(store_path: Path) -> None:
     writer.close()
 
 
-def test_threads_read_while_the_store_changes(
-    store_path: Path, store_writer: StoreWriter
-) -> None:
+def test_threads_read_while_the_store_changes(store_path: Path, store_writer: StoreWriter) -> None:
     fill(store_writer)
     store = open_store(store_path)
     keys = list(store)
