@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _GROW_PATIENCE_S = 10.0
+_GROW_BYTES = 1 << 20
 
 # After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
 # of them pending behind a result, which Python then calls a SystemError.
@@ -56,7 +57,8 @@ class Environment:
         )
         self._databases[layout.MAIN] = self._env.open_db(None)
         self.file = file_id(path)
-        self._lock = threading.Lock()
+        # Taken again by its holder where a snapshot happens to be collected meanwhile.
+        self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._live = 0
         self._remaps = 0
@@ -71,12 +73,17 @@ class Environment:
     @property
     def map_size(self) -> int:
         """Size of the memory map, bytes."""
-        return int(self._env.info()["map_size"])
+        return self._info("map_size")
 
     @property
     def last_commit(self) -> int:
         """Number of the latest commit."""
-        return int(self._env.info()["last_txnid"])
+        return self._info("last_txnid")
+
+    def _info(self, what: str) -> int:
+        # LMDB reads it in the map, which another thread may be about to move.
+        with self._lock:
+            return int(self._env.info()[what])
 
     def readers(self) -> list[Reader]:
         """The read transactions that are open on the store, in whatever process."""
@@ -156,7 +163,7 @@ class Environment:
             except lmdb.MapResizedError:
                 self._leave()
                 # Another process has written behind the end of the map.
-                self._remap(self._used_bytes, remaps)
+                self._remap(0, remaps)
             except lmdb.ReadersFullError:
                 self._leave()
                 if self.free_dead_readers():
@@ -176,15 +183,13 @@ class Environment:
 
     def _grow(self) -> None:
         """Enlarge the map, because what is to be written does not fit."""
-        self._remap(self.map_size + (1 << 20), self._remaps)
+        self._remap(_GROW_BYTES, self._remaps)
         logger.info("the memory map of %s has %d MiB now", self.path, self.map_size >> 20)
 
-    @property
-    def _used_bytes(self) -> int:
-        return int((self._env.info()["last_pgno"] + 1) * self._env.stat()["psize"])
+    def _remap(self, more: int, remaps: int) -> None:
+        """Make the map larger by so many bytes, and at least as large as what it holds.
 
-    def _remap(self, least: int, remaps: int) -> None:
-        """Give the map at least so many bytes, and more where there is address space for it.
+        It gets far more where there is address space for it.
 
         Waits until no transaction of this process is open, unless another thread has remapped
         meanwhile: ``remaps`` is the count that the caller's trouble was met with.
@@ -205,8 +210,11 @@ class Environment:
                     f"{self.path} needs a larger memory map, but {self._live} threads of this "
                     f"process have been reading from the old one for {_GROW_PATIENCE_S:g} s"
                 )
+            info = self._env.info()
+            have = info["map_size"]
+            used = (info["last_pgno"] + 1) * self._env.stat()["psize"]
             try:
-                size = fitting_map_size(least, have=self.map_size)
+                size = fitting_map_size(max(used, have + more), have=have)
             except StoreError as error:
                 raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
             self._env.set_mapsize(size)
