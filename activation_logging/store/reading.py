@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from contextlib import suppress
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -51,34 +52,41 @@ class _Places:
         self._kind: RowType | None = None
         # Of the answers that are of another kind than the first.
         self._other_kinds: dict[str, RowType] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._addresses) + len(self._runs)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
         """Keys that are not known yet, in order: neighbours lie on the same pages."""
-        return sorted(set(keys) - self._addresses.keys() - self._runs.keys())
+        return sorted(set(keys) - self._addresses.keys() - self._runs.keys(), key=str)
 
     def add(self, key: str, kind: RowType, runs: Sequence[Run]) -> None:
-        self._kind = self._kind or kind
-        if kind != self._kind:
-            self._other_kinds[key] = kind
-        if len(runs) == runs[0].rows == 1 if runs else False:
-            self._low = min(self._low, runs[0].address)
-            self._high = max(self._high, runs[0].address)
-            self._addresses[key] = runs[0].address
-        else:
-            self._runs[key] = tuple(runs)
+        with self._lock:
+            self._kind = self._kind or kind
+            if kind != self._kind:
+                self._other_kinds[key] = kind
+            # The last of all, for other threads look here first.
+            if sum(run.rows for run in runs) == 1:
+                self._low = min(self._low, runs[0].address)
+                self._high = max(self._high, runs[0].address)
+                self._addresses[key] = runs[0].address
+            else:
+                self._runs[key] = tuple(runs)
 
-    def copy(self, keys: Sequence[str]) -> tuple[npt.NDArray[Any], list[int]]:
-        """The rows of these answers, and how many each has; KeyError if one is not known."""
+    def copy(self, keys: Sequence[str]) -> tuple[npt.NDArray[Any], list[int] | None]:
+        """The rows of these answers, and how many each has, None for one each.
+
+        Raises:
+            KeyError: one is not known.
+        """
         if not keys:
-            return np.empty((0, 0), np.float32), []
+            return np.empty((0, 0), np.float32), None
         if self._kind is None:
             raise KeyError(keys[0])
         if not (self._runs or self._other_kinds):
             found = np.fromiter(map(self._addresses.__getitem__, keys), np.int64, len(keys))
-            return copy_single(self._kind, found, self._low, self._high), [1] * len(keys)
+            return copy_single(self._kind, found, self._low, self._high), None
         runs = [
             self._runs[key] if key in self._runs else [Run(self._addresses[key], 1)] for key in keys
         ]
@@ -112,47 +120,57 @@ class RowReader:
         if isinstance(keys, str):
             raise TypeError("keys is a list of keys, not one of them")
         keys = list(keys)
-        if position is None:
-            values, counts = self._copy(keys, layer, None)
-            return RowBatch(values, np.cumsum([0, *counts], dtype=np.int64))
-        from activation_logging.dataset.positions import parse_position, pool_of, pool_rows
-
-        position = parse_position(position)
-        pool = pool_of(position)
         values, counts = self._copy(keys, layer, position)
-        if pool == "one":
+        if position is not None and counts is None and values.dtype == np.float32:
             return values
-        pooled = np.empty((len(keys), values.shape[1]), np.float32)
-        end = 0
-        for number, count in enumerate(counts):
-            begin, end = end, end + count
-            pooled[number] = pool_rows(values[begin:end].astype(np.float32, copy=False), pool)
-        return pooled
+        counts = counts or [1] * len(keys)
+        if position is None:
+            return RowBatch(values, np.cumsum([0, *counts], dtype=np.int64))
+        return _pooled(values, counts, position)
 
     def _copy(
         self, keys: Sequence[str], layer: int | str, position: str | int | None
-    ) -> tuple[npt.NDArray[Any], list[int]]:
-        # Addresses hold as long as the snapshot does.
+    ) -> tuple[npt.NDArray[Any], list[int] | None]:
+        # What lies in the map may be looked at as long as this lives.
         snapshot = self._store._snapshot()
         places = self._places_in(snapshot, layer, position)
-        try:
+        with suppress(KeyError):
             return places.copy(keys)
-        except KeyError:
-            for key in places.missing(keys):
-                entry = self._store._get(snapshot, key)
-                places.add(key, *_find(entry, snapshot, layer, position))
-            return places.copy(keys)
+        for key in places.missing(keys):
+            entry = self._store._get(snapshot, key)
+            places.add(key, *_find(entry, snapshot, layer, position))
+        return places.copy(keys)
 
     def _places_in(
         self, snapshot: Snapshot, layer: int | str, position: str | int | None
     ) -> _Places:
         """What is known of the commit that a snapshot sees."""
+        commit = snapshot.commit
         with self._lock:
-            known = sum(map(len, self._places.values()))
             # Nothing that it sees has moved while no commit came and the map stayed where it is.
-            if snapshot.commit != self._commit or known > _MOST_PLACES:
-                self._places, self._commit = {}, snapshot.commit
-            return self._places.setdefault((layer, position), _Places())
+            if commit != self._commit or sum(map(len, self._places.values())) > _MOST_PLACES:
+                self._places, self._commit = {}, commit
+            found = self._places.get((layer, position))
+            if found is None:
+                found = self._places[layer, position] = _Places()
+            return found
+
+
+def _pooled(
+    values: npt.NDArray[Any], counts: Sequence[int], position: str | int
+) -> npt.NDArray[Any]:
+    """The rows of each answer in one vector, as float32 where the position is a pool."""
+    from activation_logging.dataset.positions import pool_of, pool_rows
+
+    pool = pool_of(position)
+    if pool == "one":
+        return values
+    pooled = np.empty((len(counts), values.shape[1]), np.float32)
+    end = 0
+    for number, count in enumerate(counts):
+        begin, end = end, end + count
+        pooled[number] = pool_rows(values[begin:end].astype(np.float32, copy=False), pool)
+    return pooled
 
 
 def _find(
@@ -161,9 +179,9 @@ def _find(
     kind, runs = entry._runs(snapshot, layer)
     if position is None:
         return kind, runs
-    from activation_logging.dataset.positions import find_rows, place_of
+    from activation_logging.dataset.positions import find_rows, parse_position, place_of
 
-    rows = find_rows(position, place_of(entry, span=position == "answer_span"))
+    rows = find_rows(parse_position(position), place_of(entry, span=position == "answer_span"))
     if isinstance(rows, str):
         raise RowsMissing(f"entry {entry.key} has no state there: {rows}")
     return kind, cut(runs, rows.start, rows.stop, kind.nbytes)
