@@ -63,8 +63,7 @@ def place_of(entry: Entry, *, span: bool = True) -> Place:
     """What an entry whose rows are there offers; without ``span``, which takes time, all else."""
     positions = entry.positions
     place = Place(
-        num_prompt=len(entry.prompt_token_ids),
-        num_response=len(entry.response_token_ids),
+        *entry.num_tokens,
         first=int(positions[0]) if len(positions) else 0,
         num_rows=len(positions),
     )

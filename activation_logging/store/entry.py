@@ -89,6 +89,19 @@ class Entry:
         return list(self._document["response_token_ids"])
 
     @property
+    def num_tokens(self) -> tuple[int, int]:
+        """``P`` and ``R``."""
+        return self._lengths
+
+    @cached_property
+    def _lengths(self) -> tuple[int, int]:
+        found = layout.read_lengths(self._raw)
+        if found is None:
+            ids = self._document["prompt_token_ids"], self._document["response_token_ids"]
+            found = len(ids[0]), len(ids[1])
+        return found
+
+    @property
     def response_tokens(self) -> list[str] | None:
         """The text of each response token, as vLLM's tokenizer decodes it by itself."""
         return self._document.get("response_tokens")
@@ -267,9 +280,10 @@ class Entry:
             RowsMissing: those rows were not logged.
         """
         first = int(self._rows_record()["first"])
-        start = self._num_prompt - 1 - first
-        rows = self.rows("last", max(start, 0), max(start + self._num_response, 0))
-        if start < 0 or (len(rows) < self._num_response and self.finish_reason != "abort"):
+        prompt, response = self._lengths
+        start = prompt - 1 - first
+        rows = self.rows("last", max(start, 0), max(start + response, 0))
+        if start < 0 or (len(rows) < response and self.finish_reason != "abort"):
             raise RowsMissing(
                 f"entry {self.key} holds the rows of positions {first} to "
                 f"{first + len(self.positions) - 1}, not all of the response's"
@@ -289,14 +303,6 @@ class Entry:
             what = f"label {name} of entry {self.key}"
             found[name] = Evaluation(name=name, **schema.label(layout.load(value, what), what))
         return found
-
-    @property
-    def _num_prompt(self) -> int:
-        return len(self._document["prompt_token_ids"])
-
-    @property
-    def _num_response(self) -> int:
-        return len(self._document["response_token_ids"])
 
     def _read_capture(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
         if self._found_capture is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from activation_logging import open_store
 from activation_logging.errors import EntryNotFound, RowsMissing, StoreCorrupt, StoreReadOnly
 from activation_logging.records import SegmentSlice
+from activation_logging.store import layout
 from tests.unit.answers import (
     HIDDEN,
     NUM_LAYERS,
@@ -158,6 +159,33 @@ def test_many_arrays_at_once(store_path: Path, store_writer: StoreWriter) -> Non
                 store.put_evaluation(entry.key, name="n", label="correct")
         assert len(kept) == 2500
         assert all(np.array_equal(array, kept[0]) for array in kept)
+
+
+HIDES = '"prompt_token_ids":[1],"response_token_ids":[1]'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"prompt_ids": [], "response_ids": []},
+        {"prompt": HIDES, "messages": [{"role": HIDES, "content": "]}\\"}]},
+        {"messages": [{"prompt_token_ids": [1], "response_token_ids": [1]}]},
+        {"messages": [{"content": [{"image": {"url": ["a", {"b": [[1]]}]}}]}, 1.5e-7, None, "{"]},
+        {"first": {"prompt_token_ids": [1], "response_token_ids": [1]}},
+    ],
+)
+def test_the_number_of_tokens_is_found_without_parsing(fields: dict[str, Any]) -> None:
+    """Whatever else is in a record, in front of the ids or behind them."""
+    document = make_document("r", **fields)
+    for record in (document, {**fields, **document}, {**document, **fields}):
+        raw = layout.dump(layout.with_head(record))
+        wanted = len(document["prompt_token_ids"]), len(document["response_token_ids"])
+        assert layout.read_lengths(raw) in (wanted, None)
+    assert layout.read_lengths(layout.dump(layout.with_head(document))) == wanted
+    # What is cut off takes no time to be refused.
+    long = layout.dump({"prompt": "x\\" * 100_000, "messages": [["y"] * 1000] * 20})
+    assert layout.read_lengths(long[:-1]) is None
 
 
 def test_response_only_and_prompt_only(store_path: Path, store_writer: StoreWriter) -> None:
