@@ -1,6 +1,7 @@
 """Reading for training: `store.read` against what else holds rows, the same rows in one run.
 
     python bench/reading.py [--folder DIR] [--rounds 5] [--megabytes 256] [--json FILE]
+    python bench/reading.py --where               # what a batch of one row each consists of
 
 Every contestant holds the same float32 rows in the way its users would have it:
 
@@ -37,6 +38,7 @@ from activation_logging import open_store
 from activation_logging.bench.machine import describe
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
+from activation_logging.store.rows import copy_single
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +141,7 @@ def _capture(number: int, rows: np.ndarray, dtype: str) -> Capture:
 
 
 def memmap(folder: Path, rows: Rows) -> Callable[[], tuple[Any, Any]]:
-    """Numpy's."""
+    """The array of numpy that everybody would take."""
     path, offsets = folder / "rows.npy", rows.offsets
     np.save(path, rows.values)
 
@@ -307,6 +309,63 @@ def rounds_of(
             )
 
 
+# --- where the time goes ---------------------------------------------------------------
+
+
+def where(folder: Path, rows: Rows) -> dict[str, float]:
+    """Microseconds of processor time: the parts of one batch, and the first pass per answer."""
+    opened, answers = store(folder, rows, "float32"), np.arange(BATCH)
+    last = memmap(folder, rows)()[1]
+    everything = np.arange(len(rows.offsets) - 1)
+    with open_store(folder / "float32.lmdb") as found:
+        keys = [entry.key for entry in found.entries()][:BATCH]
+        found.read(keys, position=-1)
+        reader, view = found._row_reader, found._snapshot()
+        places = reader._places_in(view, "last", -1)
+
+        def addresses() -> Any:
+            return np.fromiter(map(places._addresses.__getitem__, keys), np.int64, BATCH)
+
+        there = addresses()
+        parts = {
+            "a batch": lambda: found.read(keys, position=-1),
+            "- its transaction": found._snapshot,
+            "- whether what is known still holds": lambda: reader._places_in(view, "last", -1),
+            "- the addresses of its keys": addresses,
+            "- the rows": lambda: copy_single(places._kind, there, places._low, places._high),
+            "memmap, a batch": lambda: last(answers),
+        }
+        figures = {what: _least(part, 300) for what, part in parts.items()}
+        del view
+    for which, what in enumerate(("all rows", "one row")):
+        seconds = []
+        for _ in range(5):
+            read = opened()[which]
+            started = time.process_time()
+            read(everything)
+            first = time.process_time() - started
+            started = time.process_time()
+            read(everything)
+            seconds.append(first - (time.process_time() - started))
+        figures[f"first pass, {what}, more than later ones, an answer"] = (
+            statistics.median(seconds) / len(everything) * 1e6
+        )
+    return figures
+
+
+def _least(part: Callable[[], Any], times: int) -> float:
+    """Microseconds that something takes when nothing disturbs it."""
+    found = []
+    for _ in range(times):
+        started = time.perf_counter()
+        part()
+        found.append(time.perf_counter() - started)
+    return min(found) * 1e6
+
+
+# --- the program -----------------------------------------------------------------------
+
+
 def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
@@ -332,8 +391,17 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=256, help="rows of each contestant")
     parser.add_argument("--hidden", type=int, nargs="+", default=[576, 4096])
+    parser.add_argument("--where", action="store_true", help="say where the time of a batch goes")
     parser.add_argument("--json", type=Path, help="write the figures here")
     args = parser.parse_args()
+    if args.where:
+        for hidden in args.hidden:
+            with tempfile.TemporaryDirectory(dir=args.folder) as base:
+                table = Table("what", "us", title=f"{hidden} wide")
+                for what, value in where(Path(base), make_rows(args.megabytes, hidden)).items():
+                    table.add_row(what, f"{value:.1f}")
+                Console(width=120).print(table)
+        return
     figures: dict[str, Any] = {}
     for hidden in args.hidden:
         with tempfile.TemporaryDirectory(dir=args.folder) as base:
