@@ -96,6 +96,10 @@ class Dataset:
         """The log-probabilities of each answer's tokens, None where they were not asked for."""
         return [entry.logprobs for entry in self.examples.entries()]
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What travels to another process: where the states are, not the states."""
+        return Dataset, (self.examples, self.layer, self.position)
+
     def batches(
         self, size: int = 256
     ) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.positions import Place, locate_span
+from activation_logging.dataset.positions import Place, place_of
 from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.errors import DatasetError
 from activation_logging.records import LABELS, Label
@@ -324,8 +324,6 @@ def _evaluator(store: Store, label: str | None, found: Counts) -> str:
 
 
 def _row(entry: Entry, label: str, tags: Mapping[str, str], group: Sequence[str]) -> _Row:
-    span, missing = locate_span(entry.response, entry.response_tokens, tags)
-    positions = entry.positions
     # Folded, so that a name written in two ways is one entity.
     about = [
         f"{name}: {tags[name].strip().casefold()}" for name in group if tags.get(name, "").strip()
@@ -336,14 +334,7 @@ def _row(entry: Entry, label: str, tags: Mapping[str, str], group: Sequence[str]
         model=entry.model,
         about=[*about, f"prompt: {entry.key.partition('#')[0]}"],
         tags=tags,
-        place=Place(
-            num_prompt=len(entry.prompt_token_ids),
-            num_response=len(entry.response_token_ids),
-            first=int(positions[0]) if len(positions) else 0,
-            num_rows=len(positions),
-            span=span,
-            span_missing=missing,
-        ),
+        place=place_of(entry),
         layers=entry.layers,
         num_layers=entry.num_layers,
         hidden_size=entry.hidden_size,

@@ -31,6 +31,8 @@ from activation_logging.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.store import Entry
+
 NAMED_POSITIONS = (
     "prompt_last",
     "response_first",
@@ -55,6 +57,20 @@ class Place(NamedTuple):
     num_rows: int
     span: tuple[int, int] | None = None
     span_missing: str = "not looked for"
+
+
+def place_of(entry: Entry, *, span: bool = True) -> Place:
+    """What an entry whose rows are there offers; without ``span``, which takes time, all else."""
+    positions = entry.positions
+    place = Place(
+        *entry.num_tokens,
+        first=int(positions[0]) if len(positions) else 0,
+        num_rows=len(positions),
+    )
+    if not span:
+        return place
+    found, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
+    return place._replace(span=found, span_missing=missing)
 
 
 class Rows(NamedTuple):
@@ -91,7 +107,7 @@ def find_rows(position: str | int, place: Place) -> Rows | str:
     elif position == "response_last":
         start = stop - 1
     elif position in ("response_mean", "response_max"):
-        pool = position.removeprefix("response_")
+        pool = pool_of(position)
     elif position == "answer_span":
         if place.span is None:
             return f"answer_span: {place.span_missing}"
@@ -105,6 +121,13 @@ def find_rows(position: str | int, place: Place) -> Rows | str:
     if start < place.first or stop > place.first + place.num_rows:
         return f"{position}: rows of that position were not logged"
     return Rows(start - place.first, stop - place.first, pool)  # type: ignore[arg-type]
+
+
+def pool_of(position: str | int) -> Literal["one", "mean", "max"]:
+    """How the rows of a position become one vector."""
+    if position == "response_mean":
+        return "mean"
+    return "max" if position == "response_max" else "one"
 
 
 def pool_rows(rows: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float32]:

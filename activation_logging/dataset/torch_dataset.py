@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.dataset.features import read_vector, where_there
-from activation_logging.errors import DatasetError, ExtraMissing
+from activation_logging.errors import ExtraMissing
 from activation_logging.store import Store, open_store
 
 try:
@@ -15,6 +14,7 @@ except ImportError as error:
     raise ExtraMissing("a torch data set needs torch; install it (pip install torch)") from error
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from activation_logging.dataset import Dataset
@@ -28,21 +28,24 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
         self.keys = list(dataset.keys)
         self.classes = dataset.y.tolist()
         self.layer = dataset.layer
-        self._rows = [cell for (cell,) in where_there(dataset.examples, [dataset.position])[0]]
+        self.position = dataset.position
         self._store: Store | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def __getitem__(self, index: int) -> tuple[Any, int]:
-        rows = self._rows[index]
-        if isinstance(rows, str):
-            raise DatasetError(rows)
+        (pair,) = self.__getitems__([index])
+        return pair
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
+        """A batch at once, which a DataLoader asks for where it can."""
         if self._store is None:
             self._store = open_store(self.path)
-        # read_vector may point into the store's map; torch wants memory of its own.
-        state = read_vector(self._store[self.keys[index]], self.layer, rows).copy()
-        return torch.from_numpy(state), self.classes[index]
+        keys = [self.keys[index] for index in indices]
+        states = self._store.read(keys, layer=self.layer, position=self.position)
+        tensors = torch.from_numpy(states).float()
+        return [(state, self.classes[index]) for state, index in zip(tensors, indices, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:
         """For workers that are started afresh: each opens the store by itself."""

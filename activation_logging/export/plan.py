@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
-from activation_logging.dataset.positions import Place, Rows, find_rows, locate_span
+from activation_logging.dataset.positions import Rows, find_rows, place_of
 from activation_logging.dataset.progress import Progress, track
 from activation_logging.errors import DatasetError
 
@@ -162,21 +162,11 @@ def _is_half(item: Item) -> bool:
 
 
 def _rows(entry: Entry, position: str | int | None) -> Rows | str | None:
-    positions = entry.positions
-    if not len(positions):
+    if not len(entry.positions):
         return "that ended before a row was kept"
     if position is None:
         return None
-    span, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
-    place = Place(
-        len(entry.prompt_token_ids),
-        len(entry.response_token_ids),
-        int(positions[0]),
-        len(positions),
-        span,
-        missing,
-    )
-    return find_rows(position, place)
+    return find_rows(position, place_of(entry))
 
 
 def _layers(

@@ -2,6 +2,7 @@
 
 from activation_logging.store.entry import Entry
 from activation_logging.store.reader import Store, open_store
+from activation_logging.store.reading import RowBatch
 from activation_logging.store.writer import GATHER_S, StoreWriter
 
-__all__ = ["GATHER_S", "Entry", "Store", "StoreWriter", "open_store"]
+__all__ = ["GATHER_S", "Entry", "RowBatch", "Store", "StoreWriter", "open_store"]

@@ -55,7 +55,7 @@ def compact(
     folder = Path(path).expanduser().resolve()
     data, copy = folder / "data.mdb", folder / COPY
     with exclusive(folder):
-        opened = open_store_files(folder, create=False, map_size=0, alone=True)
+        opened = open_store_files(folder, create=False, alone=True)
         try:
             before = data.stat().st_size
             _copy(opened, data, copy, progress)

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 from functools import cached_property
+from operator import getitem
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.errors import RowsMissing, StoreCorrupt
-from activation_logging.records import Evaluation, SegmentSlice, Status
+from activation_logging.errors import RowsMissing
+from activation_logging.records import Evaluation, Status
 from activation_logging.store import layout, schema
-from activation_logging.store.mutations import slices_of
+from activation_logging.store.rows import copy_runs, cut, find_runs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.store.environment import Snapshot
     from activation_logging.store.reader import Store
-
-_STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+    from activation_logging.store.rows import RowType, Run
 
 
 class Entry:
@@ -89,6 +89,19 @@ class Entry:
         return list(self._document["response_token_ids"])
 
     @property
+    def num_tokens(self) -> tuple[int, int]:
+        """``P`` and ``R``."""
+        return self._lengths
+
+    @cached_property
+    def _lengths(self) -> tuple[int, int]:
+        found = layout.read_lengths(self._raw)
+        if found is None:
+            ids = self._document["prompt_token_ids"], self._document["response_token_ids"]
+            found = len(ids[0]), len(ids[1])
+        return found
+
+    @property
     def response_tokens(self) -> list[str] | None:
         """The text of each response token, as vLLM's tokenizer decodes it by itself."""
         return self._document.get("response_tokens")
@@ -153,29 +166,34 @@ class Entry:
         ``pending`` means that rows are still to come, and stays for good after a crash. What is
         not ``complete`` has its reason in :attr:`status_reason`.
         """
-        if self.error is not None:
-            return "failed"
-        if self._capture is None:
-            return "pending"
-        if self._capture.get("dropped"):
-            return "dropped"
-        if self.finish_reason != "abort" and self._rows_stored < self.num_rows_expected:
-            return "failed"
-        return "complete"
+        return self._status(self._read_capture())
 
     @property
     def status_reason(self) -> str | None:
         """One sentence where the status is not ``complete``."""
-        status = self.status
-        if status == "complete":
+        return self._reason(self._read_capture())
+
+    def _status(self, capture: Mapping[str, Any] | None) -> Status:
+        if self.error is not None:
+            return "failed"
+        if capture is None:
+            return "pending"
+        if capture.get("dropped"):
+            return "dropped"
+        if self.finish_reason != "abort" and _rows_in(capture) < self.num_rows_expected:
+            return "failed"
+        return "complete"
+
+    def _reason(self, capture: Mapping[str, Any] | None) -> str | None:
+        if self._status(capture) == "complete":
             return None
-        if status == "pending":
-            return "the activations have not arrived"
         if self.error is not None:
             return self.error
-        if status == "dropped":
-            return str((self._capture or {})["dropped"])
-        return f"{self._rows_stored} of {self.num_rows_expected} rows were stored"
+        if capture is None:
+            return "the activations have not arrived"
+        if capture.get("dropped"):
+            return str(capture["dropped"])
+        return f"{_rows_in(capture)} of {self.num_rows_expected} rows were stored"
 
     @property
     def num_rows_expected(self) -> int:
@@ -205,8 +223,10 @@ class Entry:
     @property
     def positions(self) -> npt.NDArray[np.int64]:
         """Position in prompt + response of every row, ascending, shape ``[rows]``."""
-        first = int(self._rows_record()["first"])
-        return np.arange(first, first + self._num_rows, dtype=np.int64)
+        record = self._rows_record()
+        # The engine may have run a step past the end before it learned of a stop string.
+        rows = min(_rows_in(record), self.num_rows_expected)
+        return np.arange(record["first"], record["first"] + rows, dtype=np.int64)
 
     @property
     def activations(self) -> npt.NDArray[Any]:
@@ -214,52 +234,46 @@ class Entry:
         return self.layer("last")
 
     def layer(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """One logged layer, shape ``[rows, hidden]``; read-only.
+        """One logged layer, shape ``[rows, hidden]``: a copy, which is the caller's own.
 
-        float32 and float16 come as they are stored, without a copy where the rows lie in one
-        piece; bfloat16 is widened to float32, which changes no value.
+        float32 and float16 come as they are stored; bfloat16 is widened to float32, which changes
+        no value. Many answers are read faster by :meth:`Store.read`.
 
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        return self._widen(self.stored(layer))
+        return self._read(layer, 0, None, widen=True)
 
     def rows(self, layer: int | Literal["last"], start: int, stop: int) -> npt.NDArray[Any]:
         """Rows ``start`` to ``stop`` (not included) of :meth:`layer`; the others are not touched.
 
+        Negative numbers count from the end, as in a slice.
+
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        return self._widen(self.stored(layer)[start:stop])
+        return self._read(layer, start, stop, widen=True)
 
     def stored(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """One layer exactly as stored; bfloat16 appears as its bits in ``uint16``.
+        """A copy of one layer exactly as stored; bfloat16 appears as its bits in ``uint16``.
 
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        snapshot = self._store._snapshot()
-        record = self._rows_record(snapshot)
-        number = record["num_layers"] if layer == "last" else int(layer)
-        if number not in record["layers"]:
-            raise RowsMissing(
-                f"layer {layer} of entry {self.key} was not logged; logged are "
-                f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
-            )
-        blocks = [self._slice(record, part, number, snapshot) for part in slices_of(record)]
-        if len(blocks) == 1:
-            return blocks[0][: self._num_rows]
-        empty = np.empty((0, record["hidden_size"]), _STORED_TYPES[record["dtype"]])
-        joined: npt.NDArray[Any] = np.concatenate([empty, *blocks])[: self._num_rows]
-        joined.flags.writeable = False
-        return joined
+        return self._read(layer, 0, None, widen=False)
 
-    def _widen(self, stored: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        if self.dtype != "bfloat16":
-            return stored
-        wide: npt.NDArray[Any] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
-        wide.flags.writeable = False
-        return wide
+    def _read(
+        self, layer: int | str, start: int, stop: int | None, *, widen: bool
+    ) -> npt.NDArray[Any]:
+        snapshot = self._store._snapshot()
+        kind, runs = self._runs(snapshot, layer)
+        first, last, _ = slice(start, stop).indices(sum(run.rows for run in runs))
+        return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
+
+    def _runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
+        """Where the rows of a layer lie, as long as ``snapshot`` lives."""
+        record = self._rows_record(snapshot)
+        return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
 
     @property
     def response_activations(self) -> npt.NDArray[Any]:
@@ -271,20 +285,23 @@ class Entry:
             RowsMissing: those rows were not logged.
         """
         first = int(self._rows_record()["first"])
-        start = self._num_prompt - 1 - first
-        rows = self.activations[max(start, 0) : start + self._num_response]
-        if start < 0 or (len(rows) < self._num_response and self.finish_reason != "abort"):
+        prompt, response = self._lengths
+        start = prompt - 1 - first
+        rows = self.rows("last", max(start, 0), max(start + response, 0))
+        if start < 0 or (len(rows) < response and self.finish_reason != "abort"):
             raise RowsMissing(
                 f"entry {self.key} holds the rows of positions {first} to "
-                f"{first + self._num_rows - 1}, not all of the response's"
+                f"{first + len(self.positions) - 1}, not all of the response's"
             )
         return rows
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
         """Labels by evaluator name, as they are now."""
+        return self._read_evaluations(self._store._snapshot())
+
+    def _read_evaluations(self, snapshot: Snapshot) -> dict[str, Evaluation]:
         prefix = layout.evaluation_key(self.key, "")
-        snapshot = self._store._snapshot()
         found: dict[str, Evaluation] = {}
         for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
             name = key[len(prefix) :].decode("utf-8", "backslashreplace")
@@ -292,28 +309,7 @@ class Entry:
             found[name] = Evaluation(name=name, **schema.label(layout.load(value, what), what))
         return found
 
-    @property
-    def _num_prompt(self) -> int:
-        return len(self._document["prompt_token_ids"])
-
-    @property
-    def _num_response(self) -> int:
-        return len(self._document["response_token_ids"])
-
-    @property
-    def _rows_stored(self) -> int:
-        return sum(part[2] for part in (self._capture or {}).get("slices", ()))
-
-    @property
-    def _num_rows(self) -> int:
-        # The engine may have run a step past the end before it learned of a stop string.
-        return min(self._rows_stored, self.num_rows_expected)
-
-    @property
-    def _capture(self) -> dict[str, Any] | None:
-        return self._read_capture(None)
-
-    def _read_capture(self, snapshot: Snapshot | None) -> dict[str, Any] | None:
+    def _read_capture(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
         if self._found_capture is None:
             snapshot = snapshot or self._store._snapshot()
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
@@ -325,34 +321,16 @@ class Entry:
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         record = self._read_capture(snapshot)
         if record is None or record.get("dropped"):
-            raise RowsMissing(f"entry {self.key} has no activations: {self.status_reason}")
+            raise RowsMissing(f"entry {self.key} has no activations: {self._reason(record)}")
         return record
 
-    def _slice(
-        self, record: Mapping[str, Any], part: SegmentSlice, layer: int, snapshot: Snapshot
-    ) -> npt.NDArray[Any]:
-        """Rows of a segment where they lie in the map, ``[part.rows, hidden]``."""
-        raw, snapshot = self._store._rows(layout.rows_key(part.segment, layer), snapshot)
-        if raw is None:
-            if snapshot.get(layout.MAIN, self.key.encode()) is None:
-                raise RowsMissing(f"entry {self.key} has been deleted")
-            raise StoreCorrupt(f"entry {self.key} lacks rows of layer {layer} that it refers to")
-        kind, width = np.dtype(_STORED_TYPES[record["dtype"]]), record["hidden_size"]
-        end = part.start + part.rows
-        if len(raw) % (kind.itemsize * width) or end * kind.itemsize * width > len(raw):
-            raise StoreCorrupt(f"layer {layer} of entry {self.key} has a length that cannot be")
-        flat = np.asarray(_Pinned(raw, snapshot)).view(kind)
-        return flat.reshape(-1, width)[part.start : end]
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An entry travels as its store and its key; see :class:`Store`."""
+        return getitem, (self._store, self._key)
 
     def __repr__(self) -> str:
         return f"Entry({self.key!r}, {self.prompt[:40]!r} -> {self.response[:40]!r}, {self.status})"
 
 
-class _Pinned:
-    """Memory inside the map, which keeps its read transaction open for as long as it is used."""
-
-    __slots__ = ("__array_interface__", "_snapshot")
-
-    def __init__(self, raw: memoryview, snapshot: Snapshot) -> None:
-        self._snapshot = snapshot
-        self.__array_interface__ = np.frombuffer(raw, np.uint8).__array_interface__
+def _rows_in(capture: Mapping[str, Any]) -> int:
+    return sum(part[2] for part in capture["slices"])

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import lmdb
 
-from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse, StoreReadOnly
+from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse
 from activation_logging.store import layout
+from activation_logging.store.address_space import MAP_SIZE, fitting_map_size
 from activation_logging.store.index import Index
-from activation_logging.store.opening import MAX_READERS, file_id, open_store_files
+from activation_logging.store.opening import MAX_READERS, file_id, open_store_files, unwritable
 from activation_logging.store.readers import Reader
 
 if TYPE_CHECKING:
@@ -31,10 +32,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-MAP_SIZE = 1 << 40
-"""Initial size of the memory map, bytes. Address space only: the file grows as it is written."""
-
 _GROW_PATIENCE_S = 10.0
+_GROW_BYTES = 1 << 20
 
 # After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
 # of them pending behind a result, which Python then calls a SystemError.
@@ -49,13 +48,20 @@ class Environment:
 
     def __init__(self, path: Path, *, create: bool, map_size: int) -> None:
         self.path = path
-        self.pid = os.getpid()
+        self.token = object()
+        """Tells this environment from any other, without keeping it open."""
+        self.inherited = False
+        """Whether a fork has brought it into this process, where it is of no use."""
+        self.kept: list[Any] = []
+        """Transactions of the parent, neither to be used nor ended here."""
         self._env, self._databases, self.writable = open_store_files(
             path, create=create, map_size=map_size
         )
         self._databases[layout.MAIN] = self._env.open_db(None)
         self.file = file_id(path)
-        self._lock = threading.Condition()
+        # Taken again by its holder where a snapshot happens to be collected meanwhile.
+        self._lock = threading.RLock()
+        self._idle = threading.Condition(self._lock)
         self._live = 0
         self._remaps = 0
         self._waiting = 0
@@ -79,12 +85,17 @@ class Environment:
     @property
     def map_size(self) -> int:
         """Size of the memory map, bytes."""
-        return int(self._env.info()["map_size"])
+        return self._info("map_size")
 
     @property
     def last_commit(self) -> int:
         """Number of the latest commit."""
-        return int(self._env.info()["last_txnid"])
+        return self._info("last_txnid")
+
+    def _info(self, what: str) -> int:
+        # LMDB reads it in the map, which another thread may be about to move.
+        with self._lock:
+            return int(self._env.info()[what])
 
     def readers(self) -> list[Reader]:
         """The read transactions that are open on the store, in whatever process."""
@@ -103,8 +114,8 @@ class Environment:
     def snapshot(self) -> Snapshot:
         """A read transaction that lives as long as something refers to it.
 
-        It costs a microsecond. An old one keeps LMDB from using freed pages again, so nothing
-        but an array should hold one for long.
+        It costs a microsecond. An old one keeps LMDB from using freed pages again, and the map
+        from growing: hold one for as long as one piece of work takes, and no second beside it.
         """
         return Snapshot(self)
 
@@ -112,7 +123,7 @@ class Environment:
     def write(self) -> Iterator[Any]:
         """One write transaction: committed and synced to disk at the end, or rolled back."""
         if not self.writable:
-            raise StoreReadOnly(f"{self.path} cannot be written by this user")
+            raise unwritable(self.path)
         txn = self._begin(write=True)
         try:
             yield txn
@@ -163,14 +174,14 @@ class Environment:
                 return self._env.begin(write=write, buffers=True)
             except lmdb.MapResizedError:
                 self._leave()
+                # Another process has written behind the end of the map.
                 self._remap(0, remaps)
             except lmdb.ReadersFullError:
                 self._leave()
                 if self.free_dead_readers():
                     continue
                 raise StoreError(
-                    f"{self.path} has {MAX_READERS} open readers; close some, or drop arrays "
-                    "that still point into the store"
+                    f"{self.path} has {MAX_READERS} open readers; close some"
                 ) from None
             except BaseException:
                 self._leave()
@@ -180,25 +191,27 @@ class Environment:
         with self._lock:
             self._live -= 1
             if self._waiting:
-                self._lock.notify_all()
+                self._idle.notify_all()
 
     def _grow(self) -> None:
-        """Double the map, because what is to be written does not fit."""
-        self._remap(max(2 * self.map_size, 1 << 20), self._remaps)
+        """Enlarge the map, because what is to be written does not fit."""
+        self._remap(_GROW_BYTES, self._remaps)
         logger.info("the memory map of %s has %d MiB now", self.path, self.map_size >> 20)
 
-    def _remap(self, size: int, remaps: int) -> None:
-        """Give the map another size; 0 takes over what another process has made it.
+    def _remap(self, more: int, remaps: int) -> None:
+        """Make the map larger by so many bytes, and at least as large as what it holds.
+
+        It gets far more where there is address space for it.
 
         Waits until no transaction of this process is open, unless another thread has remapped
         meanwhile: ``remaps`` is the count that the caller's trouble was met with.
 
         Raises:
-            StoreError: transactions stayed open, most likely under arrays that are still held.
+            StoreError: transactions stayed open, or a limit on address space leaves no room.
         """
         with self._lock:
             self._waiting += 1
-            self._lock.wait_for(
+            self._idle.wait_for(
                 lambda: not self._live or self._remaps != remaps, timeout=_GROW_PATIENCE_S
             )
             self._waiting -= 1
@@ -206,18 +219,26 @@ class Environment:
                 return
             if self._live:
                 raise StoreError(
-                    f"{self.path} needs a larger memory map, but {self._live} arrays or readers of "
-                    "this process still point into the old one; release them (or copy the arrays)"
+                    f"{self.path} needs a larger memory map, but {self._live} threads of this "
+                    f"process have been reading from the old one for {_GROW_PATIENCE_S:g} s"
                 )
+            info = self._env.info()
+            have = info["map_size"]
+            used = (info["last_pgno"] + 1) * self._env.stat()["psize"]
+            try:
+                size = fitting_map_size(max(used, have + more), have=have)
+            except StoreError as error:
+                raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
             self._env.set_mapsize(size)
             self._remaps += 1
-            self._lock.notify_all()
+            self._idle.notify_all()
 
 
 class Snapshot:
-    """A read transaction. Arrays that point into it keep it alive; nothing else closes it.
+    """A read transaction, which ends when nothing refers to it any more.
 
-    To be used by one thread at a time; arrays may go anywhere.
+    To be used by one thread at a time. What it gives out is memory of the map: to be copied
+    before it ends.
     """
 
     __slots__ = ("__weakref__", "_environment", "_txn")
@@ -225,6 +246,12 @@ class Snapshot:
     def __init__(self, environment: Environment) -> None:
         self._txn = environment._begin(write=False)
         self._environment = environment
+
+    @property
+    def commit(self) -> tuple[object, ...]:
+        """Equal for two snapshots in which everything lies at the same addresses."""
+        environment = self._environment
+        return environment.token, self._txn.id(), environment._remaps
 
     def get(self, database: bytes, key: bytes) -> memoryview | None:
         """The value of a key; valid as long as this snapshot lives."""
@@ -295,19 +322,20 @@ class Snapshot:
         return found
 
     def __del__(self) -> None:
-        if not hasattr(self, "_environment"):
+        # Also runs while the interpreter ends, when modules may be gone: nothing global here.
+        environment = getattr(self, "_environment", None)
+        if environment is None:
             return
-        if self._environment.pid != os.getpid():
-            # Inherited through a fork: ending it here would free the parent's place among the
-            # readers, and with it the pages that the parent's arrays lie in.
-            _inherited.append(self._txn)
+        if environment.inherited:
+            # Ending it here would free the parent's place among the readers.
+            environment.kept.append(self._txn)
             return
         self._txn.abort()
-        self._environment._leave()
+        environment._leave()
 
 
 _open_environments: weakref.WeakValueDictionary[Path, Environment] = weakref.WeakValueDictionary()
-_inherited: list[Any] = []
+_inherited: list[Environment] = []
 _registry_lock = threading.Lock()
 
 
@@ -317,7 +345,8 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
     Args:
         path: the store's folder; with ``create`` it is made if it is not there.
         create: make the store if it does not exist, and insist on being able to write.
-        map_size: initial size of the memory map in bytes; it grows by itself.
+        map_size: size of the memory map in bytes, if there is address space for it; it grows
+            by itself.
 
     Raises:
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt: see
@@ -328,7 +357,7 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
         known = _open_environments.get(resolved)
         if known is not None and known.file == file_id(resolved):
             if create and not known.writable:
-                raise StoreReadOnly(f"{resolved} cannot be written by this user")
+                raise unwritable(resolved)
             return known
         # Not open yet, or the folder was deleted or replaced since.
         opened = Environment(resolved, create=create, map_size=map_size)
@@ -347,13 +376,11 @@ def closed_here(path: Path) -> Iterator[None]:
     """Keep this process from opening any store meanwhile.
 
     Raises:
-        StoreInUse: it has the store at ``path`` open, or arrays that point into it.
+        StoreInUse: it has the store at ``path`` open.
     """
     with _registry_lock:
         if path in _open_environments:
-            raise StoreInUse(
-                f"{path} is open in this process; close it and let go of its arrays first"
-            )
+            raise StoreInUse(f"{path} is open in this process; close it first")
         yield
 
 
@@ -361,11 +388,13 @@ def _forget_after_fork() -> None:
     """In a forked child: neither use nor close what the parent has open."""
     global _registry_lock  # noqa: PLW0603 - another thread of the parent may have held it
     _registry_lock = threading.Lock()
-    _inherited.extend(_open_environments.values())
+    for environment in _open_environments.values():
+        environment.inherited = True
+        _inherited.append(environment)
     _open_environments.clear()
     # py-lmdb 3 inherits its list of open files, and would refuse to open one of them again.
-    # Closing it instead would unmap the parent's arrays and free the parent's place among the
-    # readers. Files are known to that list by what this function returns.
+    # Closing it instead would free the parent's place among the readers. Files are known to that
+    # list by what this function returns.
     envid: Any = sys.modules.get("lmdb._envid")
     if envid is not None:
         inherited_keys, pid = envid.env_keys, os.getpid()
@@ -374,4 +403,5 @@ def _forget_after_fork() -> None:
         )
 
 
-os.register_at_fork(after_in_child=_forget_after_fork)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_after_fork)

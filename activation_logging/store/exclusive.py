@@ -10,8 +10,9 @@ from __future__ import annotations
 import fcntl
 import os
 import struct
+import sys
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import StoreError, StoreInUse, StoreReadOnly
 from activation_logging.store import environment
@@ -22,8 +23,27 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-_FLOCK = "hhqqi4x"
-"""The C library's ``struct flock`` on 64-bit Linux: type, whence, start, length, pid."""
+
+class _Flock(NamedTuple):
+    """The C library's ``struct flock``."""
+
+    kind: int
+    whence: int
+    start: int
+    length: int
+    pid: int
+
+    def pack(self) -> bytes:
+        if sys.platform == "darwin":
+            return struct.pack("qqihh", self.start, self.length, self.pid, self.kind, self.whence)
+        return struct.pack("hhqqi4x", *self)
+
+    @classmethod
+    def unpack(cls, raw: bytes) -> _Flock:
+        if sys.platform == "darwin":
+            start, length, pid, kind, whence = struct.unpack("qqihh", raw)
+            return cls(kind, whence, start, length, pid)
+        return cls(*struct.unpack("hhqqi4x", raw))
 
 
 @contextmanager
@@ -41,7 +61,7 @@ def exclusive(path: Path) -> Iterator[None]:
     with environment.closed_here(path):
         try:
             reserve(path / "lock.mdb", LOCK_FILE_BYTES)
-            lock = os.open(path / "lock.mdb", os.O_RDWR | os.O_CLOEXEC)
+            lock = os.open(path / "lock.mdb", os.O_RDWR)
         except OSError as error:
             raise StoreReadOnly(f"{path} cannot be locked: {error.strerror}") from None
         try:
@@ -70,7 +90,7 @@ def holder(path: Path) -> int | None:
     if environment.is_open_here(path):
         return os.getpid()
     try:
-        lock = os.open(path / "lock.mdb", os.O_RDONLY | os.O_CLOEXEC)
+        lock = os.open(path / "lock.mdb", os.O_RDONLY)
     except OSError:
         return None
     try:
@@ -80,9 +100,9 @@ def holder(path: Path) -> int | None:
 
 
 def _pid(lock: int) -> int | None:
-    asked = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
-    kind, _, _, _, pid = struct.unpack(_FLOCK, fcntl.fcntl(lock, fcntl.F_GETLK, asked))
-    return None if kind == fcntl.F_UNLCK else max(pid, 0)
+    asked = _Flock(fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+    found = _Flock.unpack(fcntl.fcntl(lock, fcntl.F_GETLK, asked.pack()))
+    return None if found.kind == fcntl.F_UNLCK else max(found.pid, 0)
 
 
 def _by_whom(pid: int | None) -> str:
@@ -97,4 +117,4 @@ def _hand_over(path: Path) -> None:
     """
     # What is wrong with the store has been said by then, or will be to the next that opens it.
     with suppress(StoreError):
-        open_store_files(path, create=True, map_size=0).env.close()
+        open_store_files(path, create=True).env.close()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import struct
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -53,7 +53,8 @@ def reserve(file: Path, size: int) -> None:
     """See to it that a file which will be written through a memory map has its room on the disk.
 
     A write to a page that the disk has no room for kills the process (SIGBUS). Does nothing where
-    all is there already: closing a file gives up the locks that this process has on it.
+    all is there already: closing a file gives up the locks that this process has on it. Systems
+    without ``posix_fallocate`` (macOS) have a new file written with zeros.
 
     Args:
         file: made if it is not there.
@@ -64,15 +65,18 @@ def reserve(file: Path, size: int) -> None:
     """
     try:
         status = file.stat()
-        size = status.st_size
-        if status.st_blocks * 512 >= size:
+        if not hasattr(os, "posix_fallocate") or status.st_blocks * 512 >= status.st_size:
             return
+        size = status.st_size
     except FileNotFoundError:
         pass
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     try:
-        _write_in_place(descriptor)
-        os.posix_fallocate(descriptor, 0, size)
+        if hasattr(os, "posix_fallocate"):
+            _write_in_place(descriptor)
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.write(descriptor, bytes(size))
     finally:
         os.close(descriptor)
 
@@ -82,6 +86,10 @@ def _write_in_place(descriptor: int) -> None:
 
     Only an empty file can be marked so. Other file systems do not know the mark, or need it not.
     """
+    if sys.platform != "linux":
+        return
+    import fcntl
+
     with suppress(OSError):
         flags = bytearray(struct.pack("l", 0))
         fcntl.ioctl(descriptor, _GET_FLAGS, flags)
@@ -91,7 +99,7 @@ def _write_in_place(descriptor: int) -> None:
 
 def sync_folder(folder: Path) -> None:
     """Make it last that a file in this folder has been made or renamed."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
     finally:

@@ -76,6 +76,22 @@ _HEAD = re.compile(
 )
 _WORD = re.compile("[a-z_]+")
 
+_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
+_PLAIN = rb'[^"\[\]{}]*(?:' + _STRING + rb'[^"\[\]{}]*)*'
+
+
+def _nested(depth: int) -> bytes:
+    """What matches a JSON array or object, with so many levels inside."""
+    inside = rb"(?:" + _nested(depth - 1) + _PLAIN + rb")*" if depth else rb""
+    return rb"[\[{]" + _PLAIN + inside + rb"[\]}]"
+
+
+# Whole members from the beginning on, so that nothing inside a text or a message is taken for them.
+_LENGTHS = re.compile(
+    rb'\{(?:"\w+":(?:' + _STRING + rb'|[^"\[\]{},]+|' + _nested(4) + rb"),)*?"
+    rb'"prompt_token_ids":\[([\d,]*)\],"response_token_ids":\[([\d,]*)\]'
+)
+
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
 
@@ -219,6 +235,15 @@ def sequence_of(where: bytes) -> int:
     if len(where) != _PLACE_BYTES:
         raise StoreCorrupt("the index names a place that cannot be")
     return int.from_bytes(where[8:], "big")
+
+
+def read_lengths(raw: bytes) -> tuple[int, int] | None:
+    """The numbers of prompt and response tokens; None if the record has to be parsed whole."""
+    found = _LENGTHS.match(raw)
+    if found is None:
+        return None
+    prompt, response = (ids.count(b",") + 1 if ids else 0 for ids in found.groups())
+    return prompt, response
 
 
 def dump(value: Mapping[str, Any]) -> bytes:

@@ -11,6 +11,7 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, field, fields
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -79,7 +80,6 @@ class _Item(NamedTuple):
     capture: dict[str, Any] | None
     segments: dict[bytes, dict[int, memoryview]]
     evaluations: dict[str, Evaluation]
-    snapshot: Snapshot
 
     @property
     def nbytes(self) -> int:
@@ -115,7 +115,7 @@ def merge(
         done = Merged()
         for source in opened:
             keys = progress(_keys(source), f"merging {source.path.name}", len(source))
-            _merge_one(store, _items(source, keys, done), done)
+            _merge_one(store, _batches(source, keys, done), done)
             done.rows_without_entry += len(source.orphans())
         _put_writers(store, opened)
         return done
@@ -130,10 +130,10 @@ def _keys(source: Store) -> Iterator[str]:
         yield key.decode("ascii", "backslashreplace")
 
 
-def _merge_one(store: Store, items: Iterable[_Item], done: Merged) -> None:
+def _merge_one(store: Store, batches: Iterable[list[_Item]], done: Merged) -> None:
     """Add the entries of one source; a batch is there whole or not at all."""
     names: dict[bytes, bytes] = {}
-    for batch in _batches(items):
+    for batch in batches:
         added = store._transact(partial(_add, store, batch, names))
         names = added.names
         done += added.done
@@ -168,19 +168,31 @@ def _put_writers(store: Store, sources: Iterable[Store]) -> None:
     store._transact(action)
 
 
-def _items(source: Store, keys: Iterable[str], done: Merged) -> Iterator[_Item]:
-    for key in keys:
-        try:
-            yield _read(source[key])
-        except EntryNotFound:  # noqa: PERF203 - one bad record must not hide the others
-            continue
-        except (StoreCorrupt, RowsMissing) as error:
-            done.unreadable[key] = str(error)
+def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[_Item]]:
+    """The entries of a source, as many at a time as go into one transaction.
+
+    They lie in the source's map, and hold until the next batch is asked for.
+    """
+    left = iter(keys)
+    while some := list(islice(left, BATCH_ENTRIES)):
+        while some:
+            batch: list[_Item] = []
+            # One view for all of them: a second beside it would keep the map from growing.
+            snapshot = source._snapshot()
+            while some and sum(item.nbytes for item in batch) < BATCH_BYTES:
+                key = some.pop(0)
+                try:
+                    batch.append(_read(source._get(snapshot, key), snapshot))
+                except EntryNotFound:
+                    continue
+                except (StoreCorrupt, RowsMissing) as error:
+                    done.unreadable[key] = str(error)
+            yield batch
+            del snapshot
 
 
-def _read(entry: Entry) -> _Item:
+def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     """Everything of one entry, seen at one moment."""
-    snapshot = entry._store._snapshot()
     capture = entry._read_capture(snapshot)
     segments: dict[bytes, dict[int, memoryview]] = {}
     for part in [] if capture is None else slices_of(capture):
@@ -193,23 +205,10 @@ def _read(entry: Entry) -> _Item:
             }
             if not segments[part.segment]:
                 raise StoreCorrupt("it lacks rows that it refers to")
-    labels = entry.evaluations
+    labels = entry._read_evaluations(snapshot)
     if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
         raise StoreCorrupt("it has a label by an evaluator whose name is too long")
-    return _Item(entry.key, entry.document, capture, segments, labels, snapshot)
-
-
-def _batches(items: Iterable[_Item]) -> Iterator[list[_Item]]:
-    batch: list[_Item] = []
-    nbytes = 0
-    for item in items:
-        batch.append(item)
-        nbytes += item.nbytes
-        if nbytes >= BATCH_BYTES or len(batch) == BATCH_ENTRIES:
-            yield batch
-            batch, nbytes = [], 0
-    if batch:
-        yield batch
+    return _Item(entry.key, entry.document, capture, segments, labels)
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:

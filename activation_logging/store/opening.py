@@ -23,6 +23,7 @@ from activation_logging.errors import (
     StoreVersionError,
 )
 from activation_logging.store import layout
+from activation_logging.store.address_space import MAP_SIZE, fitting_map_size
 from activation_logging.store.filesystem import network_type, reserve, sync_folder
 from activation_logging.store.pages import walk
 
@@ -39,6 +40,8 @@ LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 # py-lmdb 3 bundles a second engine, whose files the first cannot read: stay with the first.
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
+_NEW_MAP = 1 << 20
+"""What a store that is being made needs at least, bytes."""
 _UNWRITTEN_PAGES = 256
 """More pages than these are missing for no good reason."""
 
@@ -67,16 +70,25 @@ def file_id(path: Path) -> FileId | None:
     return FileId(status.st_dev, status.st_ino)
 
 
-def open_store_files(path: Path, *, create: bool, map_size: int, alone: bool = False) -> Opened:
+def open_store_files(
+    path: Path, *, create: bool, map_size: int = MAP_SIZE, alone: bool = False
+) -> Opened:
     """Open the environment at ``path`` and its databases; with ``create``, make what is missing.
 
-    With ``alone`` it is read without locks, by who has shut everybody else out.
+    With ``alone`` it is read without locks, by who has shut everybody else out. The memory map
+    gets ``map_size`` bytes, or what there is address space for.
 
     Raises:
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt.
+        StoreError: there is not enough address space.
     """
     check_files(path, create=create)
     existed = (path / "data.mdb").exists()
+    least = (path / "data.mdb").stat().st_size if existed else _NEW_MAP
+    try:
+        map_size = fitting_map_size(least, wanted=map_size)
+    except StoreError as error:
+        raise StoreError(f"{path} cannot be opened: {error}") from None
     writable = not existed or (not alone and _writable(path))
     can_lock = not existed or (not alone and _can_lock(path))
     if not alone:
@@ -84,8 +96,7 @@ def open_store_files(path: Path, *, create: bool, map_size: int, alone: bool = F
     try:
         env = lmdb.open(
             str(path),
-            # An existing file knows its own size; 0 adopts it.
-            map_size=0 if existed else map_size,
+            map_size=map_size,
             max_dbs=len(layout.DATABASES),
             max_readers=MAX_READERS,
             readonly=not writable,
@@ -131,7 +142,13 @@ def open_alone(path: Path) -> Iterator[Opened]:
     Raises:
         NotAStore, StoreVersionError, StoreCorrupt.
     """
-    env = lmdb.open(str(path), map_size=0, lock=False, max_dbs=len(layout.DATABASES), **_ENGINE)
+    env = lmdb.open(
+        str(path),
+        map_size=fitting_map_size((path / "data.mdb").stat().st_size),
+        lock=False,
+        max_dbs=len(layout.DATABASES),
+        **_ENGINE,
+    )
     try:
         _check_length(path, env)
         yield Opened(env, _open_databases(path, env), writable=True)
@@ -169,6 +186,13 @@ def _writable(path: Path) -> bool:
     return os.access(path / "data.mdb", os.W_OK) and _can_lock(path)
 
 
+def unwritable(path: Path) -> StoreReadOnly:
+    """What to raise where a store may be read and not written."""
+    if hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY:
+        return StoreReadOnly(f"{path} lies on a disk that is mounted read-only")
+    return StoreReadOnly(f"{path} cannot be written by this user")
+
+
 def _prepare_locks(path: Path, *, can_lock: bool) -> None:
     """Warn where locks do not work, and make room for them where they do."""
     kind = network_type(path)
@@ -180,7 +204,7 @@ def _prepare_locks(path: Path, *, can_lock: bool) -> None:
         )
     if not can_lock:
         logger.warning(
-            "%s cannot be locked by this user; what is read is only reliable while nobody writes",
+            "%s cannot be locked from here; what is read is only reliable while nobody writes",
             path,
         )
         return
@@ -197,13 +221,13 @@ def check_files(path: Path, *, create: bool) -> None:
             raise NotAStore(f"{path} is a file; a store is a folder with data.mdb inside")
         if data.exists():
             if create and not _writable(path):
-                raise StoreReadOnly(f"{path} cannot be written by this user")
+                raise unwritable(path)
             if not create and not data.stat().st_size:
                 raise NotAStore(f"{path} holds an empty data.mdb, not a store")
         elif create:
             path.mkdir(parents=True, exist_ok=True)
             if not os.access(path, os.W_OK):
-                raise StoreReadOnly(f"{path} cannot be written by this user")
+                raise unwritable(path)
         elif path.exists() and any(path.iterdir()):
             raise NotAStore(f"{path} is a folder without a store (no data.mdb inside)")
         else:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import lmdb
 
@@ -19,10 +16,15 @@ from activation_logging.records import Evaluation, Label
 from activation_logging.store import environment, layout, schema
 from activation_logging.store.entry import Entry
 from activation_logging.store.mutations import Mutations
+from activation_logging.store.opening import unwritable
+from activation_logging.store.reading import RowBatch, RowReader
 
 if TYPE_CHECKING:
+    import os
     from types import TracebackType
+    from typing import Literal
 
+    import numpy.typing as npt
     from typing_extensions import Self
 
     from activation_logging.dataset import Dataset
@@ -56,17 +58,34 @@ class Store(Mapping[str, Entry]):
 
     Iteration goes in order of the keys; :meth:`entries` goes in order of writing. It may be
     shared among threads and used after a fork; several processes may read and write at once.
+
+    It may be pickled, as may its entries, and is then opened anew by its absolute path, for
+    writing if it was; so it must still be open, and there for the other process.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
-        self.path = Path(path)
+        self._open(Path(path).expanduser().absolute(), writable=writable, create=writable)
+
+    def _open(self, path: Path, *, writable: bool, create: bool) -> None:
+        self.path = path
         self.writable = writable
-        self._environment: Environment | None = environment.acquire(path, create=writable)
-        self._pinned = threading.local()
+        self._environment: Environment | None = environment.acquire(path, create=create)
+        self._row_reader = RowReader(self)
 
     def close(self) -> None:
         """Stop using the store. Arrays read from it stay valid."""
         self._environment = None
+
+    def __getstate__(self) -> tuple[Path, bool]:
+        """A store travels to another process as its path, and whether it may be written."""
+        return self._live_environment().path, self.writable
+
+    def __setstate__(self, state: tuple[Path, bool]) -> None:
+        path, writable = state
+        # It was there: where it is missing now, no empty one is made.
+        self._open(path, writable=writable, create=False)
+        if writable and not self._live_environment().writable:
+            raise unwritable(path)
 
     def __enter__(self) -> Self:
         return self
@@ -89,10 +108,7 @@ class Store(Mapping[str, Entry]):
             yield key.decode("ascii", "backslashreplace")
 
     def __getitem__(self, key: str) -> Entry:
-        entry = self._find(self._snapshot(), key)
-        if entry is None:
-            raise EntryNotFound(f"there is no entry {str(key)[:100]!r} in {self.path}")
-        return entry
+        return self._get(self._snapshot(), key)
 
     def __contains__(self, key: object) -> bool:
         raw = layout.entry_key(key)
@@ -139,6 +155,47 @@ class Store(Mapping[str, Entry]):
         # The same index holds the ids that captures go by.
         mine = [entry for entry in found if entry.request_id == request_id]
         return sorted(mine, key=lambda entry: (entry.choice or 0, entry.sequence))
+
+    @overload
+    def read(
+        self, keys: Iterable[str], *, layer: int | Literal["last"] = ..., position: None = ...
+    ) -> RowBatch: ...
+
+    @overload
+    def read(
+        self, keys: Iterable[str], *, layer: int | Literal["last"] = ..., position: str | int
+    ) -> npt.NDArray[Any]: ...
+
+    def read(
+        self,
+        keys: Iterable[str],
+        *,
+        layer: int | Literal["last"] = "last",
+        position: str | int | None = None,
+    ) -> npt.NDArray[Any] | RowBatch:
+        """One layer of many answers at once, in the order of ``keys``, in one array of your own.
+
+        All come from one view of the store. float32 and float16 come as they are stored, bfloat16
+        widened to float32; so do answers stored in different types, and what is pooled.
+
+        Args:
+            keys: the answers' keys; one may come several times.
+            layer: a logged layer's number, or ``last``.
+            position: one row of each answer, or a pool of its rows: one of
+                :data:`activation_logging.dataset.NAMED_POSITIONS`, or a position in prompt +
+                response, negative from the last state. None for all rows.
+
+        Returns:
+            ``[answers, hidden]``; without ``position`` a :class:`RowBatch` of ``values``,
+            ``[total rows, hidden]``, and ``offsets``, ``[answers + 1]``.
+
+        Raises:
+            EntryNotFound: no entry has one of the keys.
+            RowsMissing: one has no such layer, or no state at that position.
+            StoreError: rows of different widths do not go into one array.
+            DatasetError: there is no such position.
+        """
+        return self._row_reader.read(keys, layer, position)
 
     def put_evaluation(
         self,
@@ -226,7 +283,7 @@ class Store(Mapping[str, Entry]):
     def readers(self) -> list[dict[str, int]]:
         """The views of this store that are open in any process: ``pid``, ``commits_behind``.
 
-        A view is an array that nobody has let go of. One that is far behind makes the file grow.
+        A view is a read under way. One that is far behind makes the file grow.
         """
         env = self._live_environment()
         latest = env.last_commit
@@ -255,31 +312,24 @@ class Store(Mapping[str, Entry]):
     def _live_environment(self) -> Environment:
         if self._environment is None:
             raise StoreError(f"{self.path} has been closed")
-        if self._environment.pid != os.getpid():
+        if self._environment.inherited:
             # LMDB must not be used across a fork; what the parent has open is not ours to close.
-            self._pinned = threading.local()
             self._environment = environment.acquire(self.path, create=False)
         return self._environment
 
     def _snapshot(self) -> Snapshot:
         return self._live_environment().snapshot()
 
+    def _get(self, snapshot: Snapshot, key: str) -> Entry:
+        entry = self._find(snapshot, key)
+        if entry is None:
+            raise EntryNotFound(f"there is no entry {str(key)[:100]!r} in {self.path}")
+        return entry
+
     def _find(self, snapshot: Snapshot, key: object) -> Entry | None:
         raw = layout.entry_key(key)
         value = None if raw is None else snapshot.get(layout.MAIN, raw)
         return None if value is None else Entry(self, str(key), value)
-
-    def _rows(self, key: bytes, fresh: Snapshot) -> tuple[memoryview | None, Snapshot]:
-        """A block of rows, and the transaction that keeps it where it is.
-
-        Rows never change, so the transaction that earlier arrays of this thread keep open will
-        do where it knows these rows: a list of many arrays takes one place among the readers.
-        """
-        pinned: Snapshot | None = getattr(self._pinned, "latest", lambda: None)()
-        if pinned is not None and (raw := pinned.get(layout.ROWS, key)) is not None:
-            return raw, pinned
-        self._pinned.latest = weakref.ref(fresh)
-        return fresh.get(layout.ROWS, key), fresh
 
     def _walk(
         self, database: bytes, *, values: bool = True, reverse: bool = False

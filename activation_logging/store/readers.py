@@ -66,6 +66,6 @@ class ReaderWatch:
                 self._warned.add(reader)
                 logger.warning(
                     "process %d has kept its view of %s for %.0f s and %d commits: until it lets "
-                    "go of its arrays, no freed room is used again and the file grows",
+                    "go of it, no freed room is used again and the file grows",
                     *(reader.pid, self._environment.path, seconds, latest - reader.commit),
                 )

@@ -220,7 +220,7 @@ class StoreWriter:
         with self._wake:
             if self._closing:
                 raise StoreError("this writer has been closed")
-            if self._environment.pid != os.getpid():
+            if self._environment.inherited:
                 raise StoreError("this writer belongs to the process that forked this one")
             self._queue.append(item)
             self._queued += size
@@ -355,4 +355,5 @@ class StoreWriter:
 
 
 _writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()
-os.register_at_fork(after_in_child=_writers.clear)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_writers.clear)

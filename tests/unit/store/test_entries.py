@@ -1,10 +1,10 @@
-"""What an entry gives back: any text, any type, rows from several segments, views that last."""
+"""What an entry gives back: any text, any type, rows from several segments, arrays of one's own."""
 
 from __future__ import annotations
 
 import gc
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from activation_logging import open_store
 from activation_logging.errors import EntryNotFound, RowsMissing, StoreCorrupt, StoreReadOnly
 from activation_logging.records import SegmentSlice
+from activation_logging.store import layout
 from tests.unit.answers import (
     HIDDEN,
     NUM_LAYERS,
@@ -91,26 +92,58 @@ def test_rows_in_several_segments(store_path: Path, store_writer: StoreWriter) -
             made = make_rows(layer, 5)
             assert np.array_equal(entry.layer(layer), np.concatenate([made[2:], made[:2]]))
         assert np.array_equal(entry.response_activations, entry.activations[3:5])
-        assert not entry.activations.flags.writeable
 
 
-def test_views_outlive_everything(store_path: Path, store_writer: StoreWriter) -> None:
-    """No copy is made, and the view stays right after close, deletion and reuse of the file."""
-    put_answer(store_writer, "r", prompt_ids=[1] * 400)
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_arrays_are_the_callers_own(
+    dtype: str, store_path: Path, store_writer: StoreWriter
+) -> None:
+    """Written in place they change no store, and they outlive everything."""
+    put_answer(store_writer, "r", dtype=dtype, prompt_ids=[1] * 400)
     store_writer.flush()
     store = open_store(store_path, writable=True)
     (entry,) = store.entries()
-    view = entry.activations[5:]
-    assert not view.flags.owndata
-    expected = make_rows(NUM_LAYERS, 401)[5:]
+    arrays = [
+        entry.activations,
+        entry.layer(NUM_LAYERS),
+        entry.rows("last", 5, 9),
+        entry.stored("last"),
+        entry.response_activations,
+        store.read([entry.key]).values,
+        store.read([entry.key], position="response_last"),
+    ]
+    before = [array.copy() for array in arrays]
+    for array in arrays:
+        array[...] += 1
+        array[...] = 0
+    torch = pytest.importorskip("torch", reason="torch is not installed")
+    torch.from_numpy(entry.activations).mul_(2)
+    assert np.array_equal(entry.activations, before[0])
+    kept = entry.activations
     store.delete(entry.key)
+    assert store.readers() == []
     store.close()
     del store, entry
     gc.collect()
     for number in range(20):
         put_answer(store_writer, f"later {number}", prompt_ids=[1] * 400, layers=(0, NUM_LAYERS))
         store_writer.flush()
-    assert np.array_equal(view, expected)
+    assert np.array_equal(kept, before[0])
+
+
+def test_a_part_of_the_rows(store_path: Path, store_writer: StoreWriter) -> None:
+    """As a slice of the whole, over the end of a segment, too."""
+    one, two = (make_segment(name, 5) for name in ("one", "two"))
+    slices = [SegmentSlice(one.id, 2, 3), SegmentSlice(two.id, 0, 2)]
+    store_writer.put_capture(make_capture("r", [one, two], slices))
+    store_writer.put_entry(make_document("r", prompt_ids=[1, 2, 3, 4], response_ids=[5, 6]))
+    store_writer.flush()
+    with open_store(store_path) as store:
+        (entry,) = store.entries()
+        whole = entry.activations
+        for start in (-9, -2, 0, 1, 3, 5, 9):
+            for stop in (-9, -2, 0, 2, 4, 5, 9):
+                assert np.array_equal(entry.rows("last", start, stop), whole[start:stop])
 
 
 def test_many_arrays_at_once(store_path: Path, store_writer: StoreWriter) -> None:
@@ -126,6 +159,33 @@ def test_many_arrays_at_once(store_path: Path, store_writer: StoreWriter) -> Non
                 store.put_evaluation(entry.key, name="n", label="correct")
         assert len(kept) == 2500
         assert all(np.array_equal(array, kept[0]) for array in kept)
+
+
+HIDES = '"prompt_token_ids":[1],"response_token_ids":[1]'
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"prompt_ids": [], "response_ids": []},
+        {"prompt": HIDES, "messages": [{"role": HIDES, "content": "]}\\"}]},
+        {"messages": [{"prompt_token_ids": [1], "response_token_ids": [1]}]},
+        {"messages": [{"content": [{"image": {"url": ["a", {"b": [[1]]}]}}]}, 1.5e-7, None, "{"]},
+        {"first": {"prompt_token_ids": [1], "response_token_ids": [1]}},
+    ],
+)
+def test_the_number_of_tokens_is_found_without_parsing(fields: dict[str, Any]) -> None:
+    """Whatever else is in a record, in front of the ids or behind them."""
+    document = make_document("r", **fields)
+    for record in (document, {**fields, **document}, {**document, **fields}):
+        raw = layout.dump(layout.with_head(record))
+        wanted = len(document["prompt_token_ids"]), len(document["response_token_ids"])
+        assert layout.read_lengths(raw) in (wanted, None)
+    assert layout.read_lengths(layout.dump(layout.with_head(document))) == wanted
+    # What is cut off takes no time to be refused.
+    long = layout.dump({"prompt": "x\\" * 100_000, "messages": [["y"] * 1000] * 20})
+    assert layout.read_lengths(long[:-1]) is None
 
 
 def test_response_only_and_prompt_only(store_path: Path, store_writer: StoreWriter) -> None:

@@ -133,7 +133,7 @@ def lasting_reader(path: Path, turns: int) -> Sizes:
 
 
 def _hold_a_view(path: Path) -> tuple[ForkProcess, Connection]:
-    """A process that holds an array of a store until something is sent to it."""
+    """A process that holds a view of a store until something is sent to it."""
     here, there = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_hold, args=(path, there), daemon=True)
     process.start()
@@ -142,10 +142,10 @@ def _hold_a_view(path: Path) -> tuple[ForkProcess, Connection]:
 
 
 def _hold(path: Path, there: Connection) -> None:
-    view = next(open_store(path).entries()).activations
+    view = open_store(path)._snapshot()
     there.send("holding")
     there.recv()
-    assert view.any()
+    del view
 
 
 def _turn_over(path: Path, turns: int) -> None:

@@ -1,0 +1,170 @@
+"""Rows where they lie in LMDB's map, and copies of them.
+
+What a snapshot gives out is memory of the map, which is read-only and goes away with the snapshot.
+What users get is a copy of the rows that they asked for. The rows of one layer of an answer lie in
+one *run* of consecutive rows, or in several where it shares some with other answers.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.errors import RowsMissing, StoreCorrupt
+from activation_logging.store import layout
+from activation_logging.store.mutations import slices_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from activation_logging.store.environment import Snapshot
+
+_STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
+_PIECE = 1 << 16
+"""How many elements are widened at a time: what stays in a processor's cache on the way."""
+
+
+class RowType(NamedTuple):
+    """What a row is.
+
+    ``stored`` is the stored type as numpy has it, bfloat16 as its bits; ``width`` the number of
+    elements, ``nbytes`` the bytes of one stored row.
+    """
+
+    dtype: str
+    stored: np.dtype[Any]
+    width: int
+    nbytes: int
+
+
+@lru_cache(maxsize=64)
+def row_type(dtype: str, width: int) -> RowType:
+    """The type of rows of so many elements of ``dtype``."""
+    stored: np.dtype[Any] = np.dtype(_STORED_TYPES[dtype])
+    return RowType(dtype, stored, width, stored.itemsize * width)
+
+
+class Run(NamedTuple):
+    """Consecutive rows in the map: the address of the first, and how many there are."""
+
+    address: int
+    rows: int
+
+
+def find_runs(
+    snapshot: Snapshot, key: str, record: Mapping[str, Any], layer: int | str, limit: int
+) -> tuple[RowType, list[Run]]:
+    """Where the rows of one layer of an entry lie, as long as ``snapshot`` lives.
+
+    Args:
+        snapshot: the view to look in.
+        key: the entry's key.
+        record: its capture's record.
+        layer: the layer's number, or ``last``.
+        limit: the entry has no more rows than these.
+
+    Raises:
+        RowsMissing: the layer was not logged. StoreCorrupt: what is there cannot be its rows.
+    """
+    number = record["num_layers"] if layer == "last" else int(layer)
+    if number not in record["layers"]:
+        raise RowsMissing(
+            f"layer {layer} of entry {key} was not logged; logged are "
+            f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
+        )
+    kind = row_type(record["dtype"], record["hidden_size"])
+    runs = []
+    for part in slices_of(record):
+        raw = snapshot.get(layout.ROWS, layout.rows_key(part.segment, number))
+        if raw is None:
+            if snapshot.get(layout.MAIN, key.encode()) is None:
+                raise RowsMissing(f"entry {key} has been deleted")
+            raise StoreCorrupt(f"entry {key} lacks rows of layer {number} that it refers to")
+        if len(raw) % kind.nbytes or (part.start + part.rows) * kind.nbytes > len(raw):
+            raise StoreCorrupt(f"layer {number} of entry {key} has a length that cannot be")
+        if part.rows:
+            address = np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
+            runs.append(Run(address + part.start * kind.nbytes, part.rows))
+    return kind, cut(runs, 0, limit, kind.nbytes)
+
+
+def cut(runs: Sequence[Run], start: int, stop: int, nbytes: int) -> list[Run]:
+    """Rows ``start`` to ``stop`` (not included) of some runs, whose rows have ``nbytes`` each."""
+    found = []
+    for run in runs:
+        first, last = max(start, 0), min(stop, run.rows)
+        if first < last:
+            found.append(Run(run.address + first * nbytes, last - first))
+        start, stop = start - run.rows, stop - run.rows
+    return found
+
+
+def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray[Any]:
+    """The rows of some runs one after the other, ``[total rows, width]``: memory of its own.
+
+    Args:
+        kind: what the rows are.
+        runs: where they lie; the snapshot that they were found in, or one of the same commit, must
+            live.
+        widen: give bfloat16 as float32, which changes no value, not as its bits.
+    """
+    if not (runs and kind.nbytes):
+        empty = np.empty((sum(run.rows for run in runs), kind.width), kind.stored)
+        return _widened(kind, [empty]) if widen else empty
+    low = min(run.address for run in runs)
+    high = max(run.address + run.rows * kind.nbytes for run in runs)
+    window = np.asarray(_Window(low, high - low, 1))
+    pieces = [
+        window[run.address - low : run.address - low + run.rows * kind.nbytes] for run in runs
+    ]
+    if widen and kind.dtype == "bfloat16":
+        return _widened(kind, pieces)
+    joined: npt.NDArray[Any] = np.concatenate(pieces)
+    return joined.view(kind.stored).reshape(-1, kind.width)
+
+
+def copy_single(
+    kind: RowType, addresses: npt.NDArray[np.int64], low: int, high: int
+) -> npt.NDArray[Any]:
+    """The rows at some addresses between ``low`` and ``high``, as :func:`copy_runs` widened."""
+    # One element per byte, each as long as a row: element i is the row that begins at byte i.
+    window = np.asarray(_Window(low, high - low + 1, kind.nbytes))
+    found = window[addresses - low].view(kind.stored).reshape(-1, kind.width)
+    return _widened(kind, [found])
+
+
+def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """Pieces of rows in one array ``[rows, width]``, bfloat16 as float32."""
+    if kind.dtype != "bfloat16":
+        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+    total = sum(piece.nbytes for piece in pieces) // 2
+    values = np.empty(total, np.float32)
+    bits = values.view(np.uint32)
+    at = 0
+    for piece in pieces:
+        flat = piece.reshape(-1).view(kind.stored)
+        for begin in range(0, len(flat), _PIECE):
+            part = flat[begin : begin + _PIECE]
+            wide = bits[at : at + len(part)]
+            wide[...] = part
+            np.left_shift(wide, 16, out=wide)
+            at += len(part)
+    return values.reshape(-1, kind.width) if kind.width else values.reshape(len(pieces[0]), 0)
+
+
+class _Window:
+    """Memory of the map as numpy sees it: ``count`` elements of ``nbytes``, a byte apart."""
+
+    __slots__ = ("__array_interface__",)
+
+    def __init__(self, address: int, count: int, nbytes: int) -> None:
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (address, True),
+            "shape": (count,),
+            "strides": (1,),
+            "typestr": f"|V{nbytes}" if nbytes > 1 else "|u1",
+        }
