@@ -26,6 +26,7 @@ import json
 import statistics
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -323,20 +324,17 @@ def where(folder: Path, rows: Rows) -> dict[str, float]:
         reader, view = found._row_reader, found._snapshot()
         places = reader._places_in(view, "last", -1)
 
-        def addresses() -> Any:
-            return np.fromiter(map(places._addresses.__getitem__, keys), np.int64, BATCH)
-
-        there = addresses()
+        window, low = places._look()
+        there = places.addresses(keys) - low
         parts = {
             "a batch": lambda: found.read(keys, position=-1),
             "- its transaction": found._snapshot,
-            "- whether what is known still holds": lambda: reader._places_in(view, "last", -1),
-            "- the addresses of its keys": addresses,
-            "- the rows": lambda: copy_single(places._kind, there, places._low, places._high),
+            "- whether what is known still holds": partial(reader._places_in, view, "last", -1),
+            "- the addresses of its keys": lambda: places.addresses(keys),
+            "- the rows": lambda: copy_single(places._kind, window, there),
             "memmap, a batch": lambda: last(answers),
         }
         figures = {what: _least(part, 300) for what, part in parts.items()}
-        del view
     for which, what in enumerate(("all rows", "one row")):
         seconds = []
         for _ in range(5):
