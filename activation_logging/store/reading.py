@@ -11,13 +11,14 @@ import sys
 import threading
 from contextlib import suppress
 from itertools import chain
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import RowsMissing, StoreError
-from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, cut
+from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, cut, every_row
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -45,10 +46,12 @@ class _Places:
     """Where the rows of many answers lie that have something in common: layer and position."""
 
     def __init__(self) -> None:
-        # Those with a single row are kept apart: an address takes less room, and less time.
-        self._addresses: dict[str, int] = {}
+        # Those with a single row are kept apart: the bytes of an address take less room, and many
+        # of them are joined in less time than numbers are made into an array.
+        self._addresses: dict[str, bytes] = {}
         self._runs: dict[str, Sequence[Run]] = {}
         self._low, self._high = sys.maxsize, 0
+        self._window: tuple[npt.NDArray[Any], int] | None = None
         self._kind: RowType | None = None
         # Of the answers that are of another kind than the first.
         self._other_kinds: dict[str, RowType] = {}
@@ -68,9 +71,10 @@ class _Places:
                 self._other_kinds[key] = kind
             # The last of all, for other threads look here first.
             if sum(run.rows for run in runs) == 1:
-                self._low = min(self._low, runs[0].address)
-                self._high = max(self._high, runs[0].address)
-                self._addresses[key] = runs[0].address
+                address = runs[0].address
+                self._low, self._high = min(self._low, address), max(self._high, address)
+                self._window = None
+                self._addresses[key] = address.to_bytes(8, sys.byteorder)
             else:
                 self._runs[key] = tuple(runs)
 
@@ -85,11 +89,10 @@ class _Places:
         if self._kind is None:
             raise KeyError(keys[0])
         if not (self._runs or self._other_kinds):
-            found = np.fromiter(map(self._addresses.__getitem__, keys), np.int64, len(keys))
-            return copy_single(self._kind, found, self._low, self._high), None
-        runs = [
-            self._runs[key] if key in self._runs else [Run(self._addresses[key], 1)] for key in keys
-        ]
+            addresses = self.addresses(keys)
+            window, low = self._window or self._look()
+            return copy_single(self._kind, window, addresses - low), None
+        runs = [self._runs[key] if key in self._runs else self._single(key) for key in keys]
         counts = [sum(run.rows for run in each) for each in runs]
         kinds = [self._other_kinds.get(key, self._kind) for key in keys]
         if len(set(kinds)) == 1:
@@ -102,6 +105,20 @@ class _Places:
                 )
         parts = [copy_runs(kind, each, widen=True) for kind, each in zip(kinds, runs, strict=True)]
         return np.concatenate(parts, dtype=np.float32), counts
+
+    def addresses(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
+        """Where the single rows of these answers lie; KeyError if one is not known."""
+        found = itemgetter(*keys)(self._addresses)
+        return np.frombuffer(found if len(keys) == 1 else b"".join(found), np.int64)
+
+    def _single(self, key: str) -> list[Run]:
+        return [Run(int.from_bytes(self._addresses[key], sys.byteorder), 1)]
+
+    def _look(self) -> tuple[npt.NDArray[Any], int]:
+        assert self._kind is not None
+        with self._lock:
+            self._window = every_row(self._kind, self._low, self._high), self._low
+            return self._window
 
 
 class RowReader:

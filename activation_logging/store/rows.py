@@ -126,14 +126,19 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
     return joined.view(kind.stored).reshape(-1, kind.width)
 
 
+def every_row(kind: RowType, low: int, high: int) -> npt.NDArray[Any]:
+    """Element ``i`` is the row that would begin ``i`` bytes behind the address ``low``.
+
+    To be looked at where a row does begin, and while the snapshot lives.
+    """
+    return np.asarray(_Window(low, high - low + 1, kind.nbytes))
+
+
 def copy_single(
-    kind: RowType, addresses: npt.NDArray[np.int64], low: int, high: int
+    kind: RowType, window: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> npt.NDArray[Any]:
-    """The rows at some addresses between ``low`` and ``high``, as :func:`copy_runs` widened."""
-    # One element per byte, each as long as a row: element i is the row that begins at byte i.
-    window = np.asarray(_Window(low, high - low + 1, kind.nbytes))
-    found = window[addresses - low].view(kind.stored).reshape(-1, kind.width)
-    return _widened(kind, [found])
+    """Some elements of :func:`every_row`, as :func:`copy_runs` gives rows that are widened."""
+    return _widened(kind, [window[places].view(kind.stored).reshape(-1, kind.width)])
 
 
 def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
