@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Question, replace_text
 from activation_logging.records import LABELS
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -198,7 +199,7 @@ def questions_of(answers: Sequence[Answer]) -> list[Question]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON file for people too, replaced as a whole."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path, dumps(value, indent=2, ascii_only=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -219,7 +220,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _append(path: Path, fields: Mapping[str, Any]) -> None:
-    line = json.dumps(fields, ensure_ascii=True) + "\n"
+    line = dumps(fields) + "\n"
     try:
         with path.open("a", encoding="ascii") as file:
             file.write(line)

@@ -8,6 +8,7 @@ import typer
 
 from activation_logging.cli import analysis, evaluation, serving, stores
 from activation_logging.cli.terminal import errors
+from activation_logging.console import sentence
 from activation_logging.errors import ActivationLoggingError
 
 _app = typer.Typer(
@@ -34,5 +35,5 @@ def app() -> None:
     try:
         _app()
     except ActivationLoggingError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(sentence("error:", error))
         sys.exit(1)

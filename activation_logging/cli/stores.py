@@ -18,7 +18,6 @@ from activation_logging.cli.rendering import (
     layer_numbers,
     layers_table,
     moment,
-    printable,
     size,
     status_text,
     summary,
@@ -125,30 +124,29 @@ def _show(entry: Entry) -> None:
     output.print(facts)
     for name, text in (("prompt", entry.prompt), ("response", entry.response)):
         output.print(Text(name, style="bold"))
-        output.print(Text(printable(text, keep="\n\t")), soft_wrap=True)
+        output.print(text)
         output.print()
     output.print(tokens_table(entry))
     numbers = layer_numbers(entry)
     if numbers:
         output.print(layers_table(numbers))
     else:
-        reason = Text(f"no activations: {printable(entry.status_reason or '')}", style="yellow")
-        output.print(reason)
+        output.print(f"no activations: {entry.status_reason}", style="yellow")
 
 
 def _facts(entry: Entry) -> list[tuple[str, str | Text]]:
     facts: list[tuple[str, str | Text | None]] = [
         ("key", entry.key),
-        ("request id", printable(entry.request_id)),
+        ("request id", entry.request_id),
         ("choice", None if entry.choice is None else str(entry.choice)),
         ("created", moment(entry.created)),
-        ("model", printable(entry.model)),
+        ("model", entry.model),
         ("status", status_text(entry.status)),
-        ("", None if entry.status_reason is None else printable(entry.status_reason)),
+        ("", entry.status_reason),
         ("finish reason", entry.finish_reason),
         ("tokens", f"{len(entry.prompt_token_ids)} + {len(entry.response_token_ids)}"),
-        ("sampling", printable(", ".join(f"{k}={v}" for k, v in entry.sampling.items())) or None),
-        ("tags", printable(", ".join(f"{k}={v}" for k, v in entry.tags.items())) or None),
+        ("sampling", ", ".join(f"{k}={v}" for k, v in entry.sampling.items()) or None),
+        ("tags", ", ".join(f"{k}={v}" for k, v in entry.tags.items()) or None),
         ("labels", labels_text(entry) or None),
         ("vLLM", entry.vllm_version),
     ]
@@ -173,8 +171,8 @@ def _show_statistics(found: Statistics) -> None:
     groups = {"status": found.statuses.most_common(), "model": found.models.most_common(), **labels}
     for group, members in groups.items():
         for index, (name, number) in enumerate(members):
-            first = "" if index else printable(group)
-            counts.add_row(*as_row((first, printable(name), number)))
+            first = "" if index else group
+            counts.add_row(*as_row((first, name, number)))
     if counts.row_count:
         output.print(counts)
     if found.layer_bytes:

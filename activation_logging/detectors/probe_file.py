@@ -20,6 +20,7 @@ from activation_logging.dataset.positions import (
     parse_position,
 )
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ class SavedProbe:
         del record["weight"], record["bias"]
         tensors = {"weight": self.weight, "bias": np.array([self.bias])}
         write_whole(weights, save(tensors, metadata={"format": FORMAT, "version": str(VERSION)}))
-        write_whole(notes, (json.dumps(record, indent=2) + "\n").encode())
+        write_whole(notes, (dumps(record, indent=2) + "\n").encode())
         return weights, notes
 
     @classmethod

@@ -66,7 +66,7 @@ class Entry:
     @property
     def messages(self) -> list[dict[str, Any]] | None:
         """The messages of a chat request, as they were sent; None for a completion."""
-        return self._document.get("messages")
+        return schema.messages(self._document.get("messages"))
 
     @property
     def request_id(self) -> str:
@@ -76,7 +76,7 @@ class Entry:
     @property
     def choice(self) -> int | None:
         """Index among the choices of its answer."""
-        return self._document.get("choice")
+        return schema.index(self._document.get("choice"))
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -91,23 +91,22 @@ class Entry:
     @property
     def response_tokens(self) -> list[str] | None:
         """The text of each response token, as vLLM's tokenizer decodes it by itself."""
-        return self._document.get("response_tokens")
+        return schema.texts(self._document.get("response_tokens"))
 
     @property
     def logprobs(self) -> list[float | None] | None:
         """Log-probability of each response token, where the request asked for it."""
-        return self._document.get("logprobs")
+        return schema.logprobs(self._document.get("logprobs"))
 
     @property
     def top_logprobs(self) -> list[dict[int, float]] | None:
         """Per response token, the log-probabilities that vLLM returned, by token id."""
-        tops = self._document.get("top_logprobs")
-        return None if tops is None else [{int(k): v for k, v in top.items()} for top in tops]
+        return schema.top_logprobs(self._document.get("top_logprobs"))
 
     @property
     def finish_reason(self) -> str | None:
         """``stop``, ``length``, ``abort`` (the client left) or ``error``."""
-        return self._document.get("finish_reason")
+        return schema.text(self._document.get("finish_reason"))
 
     @property
     def error(self) -> str | None:
@@ -117,12 +116,12 @@ class Entry:
     @property
     def sampling(self) -> dict[str, Any]:
         """Sampling parameters that differ from vLLM's defaults."""
-        return dict(self._document.get("sampling") or {})
+        return schema.mapping(self._document.get("sampling"))
 
     @property
     def tags(self) -> dict[str, str]:
         """What the request gave as ``activation_tags``."""
-        return dict(self._document.get("tags") or {})
+        return schema.tags(self._document.get("tags"))
 
     @property
     def created(self) -> float:
@@ -136,7 +135,7 @@ class Entry:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The whole stored record, for fields that have no property of their own."""
+        """The whole record as it was stored, in which a client's fields may be of any type."""
         return dict(self._document)
 
     # --- activations -----------------------------------------------------------------

@@ -55,6 +55,7 @@ def select(
     status: str | None = None,
     label: str | None = None,
     tags: Mapping[str, str] | None = None,
+    among: Iterable[Entry] | None = None,
     newest_first: bool = True,
     limit: int | None = None,
     offset: int = 0,
@@ -67,6 +68,7 @@ def select(
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
         tags: every one of these tags must be there with this value.
+        among: look at these only, in this order.
         newest_first: begin with the entry that was written last.
         limit: at most so many entries; None for all.
         offset: leave out so many matching entries first.
@@ -80,9 +82,10 @@ def select(
         if number is not None and number < 0:
             raise SettingsError(f"{name}: {number} is negative")
     wanted = None if label is None else LabelFilter.parse(label)
+    found = store.entries(newest_first=newest_first) if among is None else among
     matching = (
         entry
-        for entry in store.entries(newest_first=newest_first)
+        for entry in found
         if (model is None or model in (entry.model, entry.model.rpartition("/")[2]))
         and (not tags or tags.items() <= entry.tags.items())
         and (wanted is None or wanted.matches(entry))

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
-from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
-from activation_logging.store.mutations import MAX_NAME_BYTES, slices_of
+from activation_logging.store.mutations import slices_of
 from activation_logging.store.reader import Store, open_store
 
 if TYPE_CHECKING:

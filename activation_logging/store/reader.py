@@ -143,9 +143,9 @@ class Store(Mapping[str, Entry]):
         Raises:
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
-            ValueError: the label or the name cannot be.
+            LabelError: a part of it cannot be; see :meth:`.Evaluation.checked`.
         """
-        evaluation = Evaluation(name, label, score, judge, details or {})
+        evaluation = Evaluation.checked(name, label, score, judge, details)
         self._transact(lambda change, txn: change.put_evaluation(txn, key, evaluation))
 
     def dataset(self, label: str | None = None, **options: Any) -> Dataset:

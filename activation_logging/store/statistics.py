@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
@@ -45,7 +45,7 @@ class Statistics:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**asdict(self), "rows_bytes": self.rows_bytes}
+        return {**vars(self), "rows_bytes": self.rows_bytes}
 
 
 def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
