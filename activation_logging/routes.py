@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -32,7 +32,7 @@ from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import select
 from activation_logging.store.writer import live_records
-from activation_logging.strict_json import dumps, to_plain
+from activation_logging.strict_json import dumps, is_deeper, to_plain
 
 
 class AsciiJson(JSONResponse):
@@ -81,20 +81,11 @@ class NewEvaluation(BaseModel):
     @field_validator("details")
     @classmethod
     def _details_are_small(cls, details: dict[str, Any]) -> dict[str, Any]:
-        level: list[Any] = [details]
-        for _ in range(MAX_DETAILS_DEPTH):
-            level = [inner for value in level for inner in _inside(value)]
-        if level:
+        if is_deeper(details, MAX_DETAILS_DEPTH - 1):
             raise ValueError(f"nested deeper than {MAX_DETAILS_DEPTH} levels")
         if len(dumps(to_plain(details, "details"))) > MAX_DETAILS_BYTES:
             raise ValueError(f"longer than {MAX_DETAILS_BYTES} bytes of JSON")
         return details
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 @router.get("")
@@ -111,7 +102,8 @@ async def list_entries(
     """Entries, newest first, as summaries; filters may be combined.
 
     Those of one ``request_id`` come in the order of its choices, those of one ``prompt`` oldest
-    first. ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``.
+    first. ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or
+    ``EVALUATOR=LABEL``.
     """
     for pair in tag:
         if "=" not in pair:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -49,6 +49,20 @@ def to_plain(value: Any, where: str) -> Any:
         NotJson: it holds a number that is not finite, or something that JSON has no form for.
     """
     return _plain(value, where, 0)
+
+
+def is_deeper(value: Any, levels: int) -> bool:
+    """Whether lists and objects lie within each other in more than so many levels."""
+    level = [value]
+    for _ in range(levels + 1):
+        level = [inner for outer in level for inner in _inside(outer)]
+    return bool(level)
+
+
+def _inside(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 def _plain(value: Any, where: str | None, depth: int) -> Any:

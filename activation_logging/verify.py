@@ -180,7 +180,7 @@ def entry_problems(entry: Entry) -> Iterator[str]:
         yield "its key is not the SHA-256 of its prompt"
     for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
         if values is None and entry.document.get(name) is not None:
-            yield f"its {name} are none"
+            yield f"its {name} are of a type that they cannot have"
         elif values is not None and len(values) != len(entry.response_token_ids):
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
     status = entry.status

@@ -271,9 +271,12 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
     if kind not in get_args(Kind):
         raise BenchmarkError(f"{where}: kind {kind!r} is not one of {', '.join(get_args(Kind))}")
     epoch, gold = fields.get("epoch", 1), fields.get("gold", ())
-    if not isinstance(epoch, int) or not isinstance(gold, (list, tuple)):
+    if type(epoch) is not int or not isinstance(gold, (list, tuple)):
         raise BenchmarkError(f"{where}: epoch is a number and gold a list of texts")
     texts = {name: fields.get(name) for name in ("request_id", "stratum", "finish_reason")}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BenchmarkError(f"{where}: {name} is a text, not {value!r}")
     return Answer(
         id=str(fields.get("id", f"line-{number}")),
         prompt=fields["prompt"],
@@ -294,6 +297,11 @@ def _verdict(fields: Mapping[str, Any], where: str) -> Verdict:
         verdict = Verdict(**fields)
     except TypeError as error:
         raise BenchmarkError(f"{where} is not a verdict: {error}") from None
+    for name in ("id", "label", "judge", "words", "answer"):
+        if not isinstance(getattr(verdict, name), str):
+            raise BenchmarkError(f"{where}: {name} is a text, not {getattr(verdict, name)!r}")
+    if type(verdict.epoch) is not int or not isinstance(verdict.details, (dict, type(None))):
+        raise BenchmarkError(f"{where}: epoch is a number and details an object")
     if verdict.label not in LABELS:
         raise BenchmarkError(f"{where}: {verdict.label!r} is not one of {', '.join(LABELS)}")
     return verdict

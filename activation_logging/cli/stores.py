@@ -29,6 +29,8 @@ from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import find, select
 from activation_logging.store.statistics import Statistics, statistics
 
+_MOST = 1 << 48
+
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
@@ -46,8 +48,8 @@ def ls(
     status: Status = None,
     label: Label = None,
     tag: Tags = None,
-    limit: Annotated[int, typer.Option(help="Show at most so many.", min=1)] = 20,
-    offset: Annotated[int, typer.Option(help="Leave out so many first.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Show at most so many.", min=1, max=_MOST)] = 20,
+    offset: Annotated[int, typer.Option(help="Leave out so many first.", min=0, max=_MOST)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List a store's entries, newest first.

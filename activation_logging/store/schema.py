@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.records import LABELS
+from activation_logging.strict_json import MAX_DEPTH, is_deeper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +26,7 @@ MAX_ROWS = 1 << 26
 
 _NONE = type(None)
 _NUMBER = (int, float)
-_ENTRY: dict[str, tuple[type, ...]] = {
+_DOCUMENT: dict[str, tuple[type, ...]] = {
     "capture": (str,),
     "prompt": (str,),
     "response": (str,),
@@ -35,9 +36,8 @@ _ENTRY: dict[str, tuple[type, ...]] = {
     "response_token_ids": (list,),
     "created": _NUMBER,
     "vllm_version": (str,),
-    "key": (str,),
-    "sequence": (int,),
 }
+_ENTRY = {**_DOCUMENT, "key": (str,), "sequence": (int,)}
 _ENTRY_OPTIONS: dict[str, tuple[type, ...]] = {
     "error": (str, _NONE),
     "rows": (int,),
@@ -81,6 +81,22 @@ _MAX_DIGITS = 10
 """Of a token id in decimal."""
 
 
+def document(fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What is about to become an entry, checked as :func:`entry` will check it.
+
+    Messages that are nested more deeply than readers could follow are left out: no chat has such.
+
+    Raises:
+        StoreCorrupt: as for :func:`entry`.
+    """
+    what = "an entry that was to be written"
+    _check(fields, what, _DOCUMENT, _ENTRY_OPTIONS)
+    _check_tokens(fields, what)
+    if is_deeper(fields.get("messages"), MAX_DEPTH):
+        return {name: value for name, value in fields.items() if name != "messages"}
+    return fields
+
+
 def entry(record: dict[str, Any], what: str) -> dict[str, Any]:
     """An entry's record, checked but for the fields that it may lack.
 
@@ -90,10 +106,14 @@ def entry(record: dict[str, Any], what: str) -> dict[str, Any]:
     _check(record, what, _ENTRY, _ENTRY_OPTIONS)
     if not (0 <= record["sequence"] <= _MAX_SEQUENCE and 0 <= record.get("rows", 0) <= MAX_ROWS):
         raise StoreCorrupt(f"{what} has numbers that cannot be")
+    _check_tokens(record, what)
+    return record
+
+
+def _check_tokens(record: Mapping[str, Any], what: str) -> None:
     for name in ("prompt_token_ids", "response_token_ids"):
         if not _are_tokens(record[name]):
             raise StoreCorrupt(f"{what} has {name} that are no token ids")
-    return record
 
 
 def _are_tokens(ids: list[Any]) -> bool:
@@ -231,7 +251,7 @@ def _is_slice(part: Any) -> bool:
 
 
 def _check(
-    record: dict[str, Any],
+    record: Mapping[str, Any],
     what: str,
     required: dict[str, tuple[type, ...]],
     optional: dict[str, tuple[type, ...]],
