@@ -212,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise BenchmarkError(f"{path} does not hold a JSON object")
@@ -249,7 +249,7 @@ def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path} line {number}"
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BenchmarkError(f"{where} is not valid JSON: {error}") from None
         if not isinstance(fields, dict):
             raise BenchmarkError(f"{where} is not a JSON object")
@@ -259,7 +259,7 @@ def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 def _is_object(raw: bytes) -> bool:
     try:
         return isinstance(json.loads(raw), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

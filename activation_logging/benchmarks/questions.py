@@ -157,5 +157,5 @@ def _parse(line: str, where: str) -> Question:
     try:
         fields: dict[str, Any] = json.loads(line)
         return Question(**{**fields, "gold": tuple(fields.get("gold", ()))})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{where} is not a question: {error}") from None

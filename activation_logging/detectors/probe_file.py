@@ -85,7 +85,7 @@ class SavedProbe:
         try:
             record = json.loads(notes.read_bytes())
             tensors = load_file(weights)
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError, SafetensorError) as error:
             raise ProbeError(f"{path} cannot be read: {error}") from None
         if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
             raise ProbeError(f"{notes} does not describe a probe of this package")
