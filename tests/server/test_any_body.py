@@ -45,6 +45,7 @@ NAMES = (
     *("activation_logging", "capture", "key", "sequence", "tokens", "error", "details", "response"),
     *("prompt_token_ids", "response_token_ids", "id", "choices", "system", "priority", "writer"),
 )
+WRONG = (["a"], [None], [[]], {"a": 1}, "x", 5, True, [{"role": ["user"]}])
 bodies = st.tuples(
     st.sampled_from(list(ROUTES)),
     st.dictionaries(st.sampled_from(NAMES), any_json, min_size=1, max_size=3),
