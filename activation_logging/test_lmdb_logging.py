@@ -70,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
         body["auth_token"] = args.auth_token
     answer = _post(f"{url}/completions", {**body, "temperature": 0})
     text = answer["choices"][0]["text"]
-    print(f"ok: {model} answered {text!r}")
+    print(f"ok: {lines(model)} answered {text!r}")
 
     entry = _find(args.lmdb_path, answer["id"])
     if entry.prompt != prompt or entry.response != text:

@@ -268,13 +268,8 @@ class TestHTTP:
             assert client.post(where, json=right).status_code == 201
             for wrong in (
                 *({"score": True}, {"score": "0.5"}, {"details": [1]}, {"score": [1]}),
-                *(
-                    {"details": {"a": math.nan}},
-                    {"label": "x"},
-                    {"name": "a\0"},
-                    {"name": "\ud800"},
-                ),
-                *({"name": "ä" * 100}, {"details": {"\ud800": math.nan}}, {"score": 10**400}),
+                *({"label": "x"}, {"name": "a\0"}, {"name": "\ud800"}),
+                *({"name": "ä" * 100}, {"score": 10**400}),
             ):
                 raw, header = json.dumps({**right, **wrong}), {"content-type": "application/json"}
                 answer = client.post(where, content=raw, headers=header)
