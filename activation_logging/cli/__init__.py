@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
@@ -32,6 +33,9 @@ for group in (serving, stores, evaluation, analysis):
 
 def app() -> None:
     """Entry point of ``activation-logging``: a wrong input is one sentence and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Where standard output is not UTF-8, what it cannot show becomes an escape, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _app()
     except ActivationLoggingError as error:
