@@ -34,6 +34,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -147,8 +148,14 @@ def read_head(raw: bytes) -> Head | None:
 
 
 def dump(value: Mapping[str, Any]) -> bytes:
-    """JSON with ASCII escapes: any text at all survives, lone surrogates and NUL included."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=True).encode("ascii")
+    """Strict JSON with ASCII escapes: any text survives, lone surrogates and NUL included.
+
+    A number that is not finite, such as the log-probability of what cannot be, is null.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except ValueError:
+        return dumps(value).encode("ascii")
 
 
 def load(raw: bytes | memoryview, what: str) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from :func:`messages` on read them, and what is not what its name says reads as 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.records import LABELS
@@ -153,23 +153,31 @@ def index(value: Any) -> int | None:
 
 def logprobs(value: Any) -> list[float | None] | None:
     """Log-probabilities, None where there is none; None for anything else."""
-    if type(value) is not list or not all(part is None or _is_float(part) for part in value):
+    if type(value) is not list or not all(map(_is_logprob, value)):
         return None
-    return [float(part) if part is not None and part < math.inf else None for part in value]
+    return [float(part) if _is_known(part) else None for part in value]
 
 
 def top_logprobs(value: Any) -> list[dict[int, float]] | None:
     """Log-probabilities by token id, a mapping per token; None for anything else."""
     if not (_is_list_of(value, dict) and all(map(_is_top, value))):
         return None
-    return [{int(k): float(v) for k, v in top.items() if v < math.inf} for top in value]
+    return [{int(k): float(v) for k, v in top.items() if _is_known(v)} for top in value]
 
 
 def _is_top(top: Mapping[str, Any]) -> bool:
     return all(
-        token.isdecimal() and len(token) <= _MAX_DIGITS and _is_float(found)
+        token.isdecimal() and len(token) <= _MAX_DIGITS and _is_logprob(found)
         for token, found in top.items()
     )
+
+
+def _is_logprob(value: Any) -> bool:
+    return value is None or _is_float(value)
+
+
+def _is_known(value: float | None) -> TypeGuard[float]:
+    return value is not None and value < math.inf
 
 
 def _is_float(value: Any) -> bool:

@@ -154,8 +154,10 @@ def test_what_does_not_fit_reads_as_none(tmp_path: Path) -> None:
         assert (entry.tags, entry.sampling) == ({"good": "yes"}, {})
         assert entry.document["messages"] == ["a"], "the record is as it was stored"
         (entry,) = store.for_prompt("right")
-        assert entry.logprobs == [None, float("-inf")]
+        assert entry.logprobs == [None, None]
         assert entry.top_logprobs == [{4: -0.5}, {5: -1.0}]
+        raw = store._snapshot().get(b"", entry.key.encode())
+        assert strict(bytes(raw))["logprobs"] == [None, None], "the store holds strict JSON too"
 
 
 @pytest.mark.parametrize("name", OURS)
