@@ -27,8 +27,10 @@ from activation_logging.benchmarks.table import print_result
 from activation_logging.cli.analysis import print_report
 from activation_logging.cli.progress import show_stages
 from activation_logging.cli.terminal import errors, output
+from activation_logging.console import sentence
 from activation_logging.demo_model import demo_model_path
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.printable import lines, printable
 from activation_logging.report import build_report
 from activation_logging.store import open_store
 
@@ -80,7 +82,7 @@ def main() -> int:
             return code
         report()
     except ActivationLoggingError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(sentence("error:", error))
         return 1
     return 0
 
@@ -107,9 +109,9 @@ def show(results: list[RunResult]) -> None:
         output.rule()
         print_result(result, output)
         for label, example in result.examples().items():
-            output.print(
-                Panel(Text(example.answer), title=Text(f"{label}: {example.question}"), width=100)
-            )
+            title = Text(f"{label}: {printable(example.question)}")
+            answer = Text(lines(example.answer))
+            output.print(Panel(answer, title=title, width=100), soft_wrap=False)
     with open_store(STORE) as store:
         first = next(entry for entry in store.entries() if entry.status == "complete")
         output.print(

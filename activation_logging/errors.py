@@ -16,6 +16,7 @@
     │   ├── StoreCorrupt                    a record that cannot be what it says
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
+    ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, score
     ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
     │   └── LeakError                       the same entity is in the training and the test part
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
@@ -28,6 +29,8 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING
+
+from activation_logging.printable import lines
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -96,6 +99,10 @@ class RowsMissing(StoreError, LookupError):
     """The entry exists, but the activations asked for were not logged or never arrived."""
 
 
+class LabelError(ActivationLoggingError, ValueError):
+    """An evaluation has a name, label, score or details that cannot be."""
+
+
 class DatasetError(ActivationLoggingError, ValueError):
     """The labelled answers of a store cannot be turned into a data set as they are."""
 
@@ -126,7 +133,7 @@ def print_as_one_sentence() -> None:
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, ActivationLoggingError):
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {lines(error)}", file=sys.stderr)
         else:
             usual(kind, error, trace)
 

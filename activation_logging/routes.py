@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
@@ -21,22 +21,25 @@ from pydantic import BaseModel, Field, field_validator
 from activation_logging.errors import (
     ActivationLoggingError,
     EntryNotFound,
+    LabelError,
     RowsMissing,
     SettingsError,
     StoreNotFound,
 )
+from activation_logging.printable import printable
 from activation_logging.records import Label
 from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import parse_time, select
 from activation_logging.store.writer import live_records
+from activation_logging.strict_json import dumps, is_deeper, to_plain
 
 
 class AsciiJson(JSONResponse):
-    """JSON with ASCII escapes: one entry with text that UTF-8 cannot hold hides no other."""
+    """Strict JSON with ASCII escapes: no entry hides others, whatever text or number it holds."""
 
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode("ascii")
+        return dumps(content).encode("ascii")
 
 
 def openai_error(
@@ -59,6 +62,8 @@ T = TypeVar("T")
 
 PAGE = 50
 MAX_PAGE = 1000
+MAX_OFFSET = 1 << 53
+"""The numbers up to here are exact in every JSON parser."""
 MAX_DETAILS_BYTES = 1 << 16
 MAX_DETAILS_DEPTH = 32
 _BFLOAT16 = "BF16"
@@ -69,33 +74,24 @@ class NewEvaluation(BaseModel):
 
     name: str = Field(min_length=1, max_length=128, description="The evaluator's name.")
     label: Label
-    score: float | None = Field(default=None, allow_inf_nan=False)
+    score: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     judge: str | None = Field(default=None, max_length=1000)
     details: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("details")
     @classmethod
     def _details_are_small(cls, details: dict[str, Any]) -> dict[str, Any]:
-        level: list[Any] = [details]
-        for _ in range(MAX_DETAILS_DEPTH):
-            level = [inner for value in level for inner in _inside(value)]
-        if level:
+        if is_deeper(details, MAX_DETAILS_DEPTH - 1):
             raise ValueError(f"nested deeper than {MAX_DETAILS_DEPTH} levels")
-        if len(json.dumps(details, allow_nan=False)) > MAX_DETAILS_BYTES:
+        if len(dumps(to_plain(details, "details"))) > MAX_DETAILS_BYTES:
             raise ValueError(f"longer than {MAX_DETAILS_BYTES} bytes of JSON")
         return details
-
-
-def _inside(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
 
 
 @router.get("")
 async def list_entries(
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
-    offset: Annotated[int, Query(ge=0)] = 0,
+    offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     request_id: Annotated[str | None, Query(max_length=4096)] = None,
     prompt: Annotated[str | None, Query(max_length=100_000)] = None,
     model: Annotated[str | None, Query(max_length=4096)] = None,
@@ -104,37 +100,34 @@ async def list_entries(
     tag: Annotated[list[str], Query(max_length=16)] = [],  # noqa: B006 - FastAPI copies it
     since: Annotated[str | None, Query(max_length=100)] = None,
     until: Annotated[str | None, Query(max_length=100)] = None,
-) -> dict[str, Any]:
+) -> Response:
     """Entries, newest first, as summaries; filters may be combined.
 
-    ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``;
-    ``since`` and ``until`` are dates with a time of day (ISO 8601) or ages (``2h``).
+    Those of one ``request_id`` come in the order of its choices, those of one ``prompt`` oldest
+    first. ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or
+    ``EVALUATOR=LABEL``; ``since`` and ``until`` are dates with a time of day (ISO 8601) or ages
+    (``2h``).
     """
+    for pair in tag:
+        if "=" not in pair:
+            raise HTTPException(400, f"tag: {pair[:80]!r} is not NAME=VALUE")
     tags = dict(pair.partition("=")[::2] for pair in tag)
 
     def read(store: Store) -> dict[str, Any]:
-        if request_id is not None or prompt is not None:
-            found = (
-                store.for_request(request_id)
-                if request_id is not None
-                else store.for_prompt(prompt or "")
+        page = list(
+            select(
+                store,
+                model=model,
+                status=status,
+                label=label,
+                tags=tags or None,
+                since=parse_time(since),
+                until=parse_time(until),
+                among=_asked_for(store, request_id, prompt),
+                limit=limit + 1,
+                offset=offset,
             )
-            entries = [e for e in found if prompt is None or e.prompt == prompt][offset:]
-            page = entries[: limit + 1]
-        else:
-            page = list(
-                select(
-                    store,
-                    model=model,
-                    status=status,
-                    label=label,
-                    tags=tags or None,
-                    since=parse_time(since),
-                    until=parse_time(until),
-                    limit=limit + 1,
-                    offset=offset,
-                )
-            )
+        )
         more = len(page) > limit
         return {
             "object": "list",
@@ -142,30 +135,39 @@ async def list_entries(
             "next": offset + limit if more else None,
         }
 
-    return await _in_store(read)
+    return AsciiJson(await _in_store(read, nothing={"object": "list", "data": [], "next": None}))
+
+
+def _asked_for(store: Store, request_id: str | None, prompt: str | None) -> list[Entry] | None:
+    """Entries of one request or prompt, or of both; None where neither is given."""
+    if request_id is None:
+        return None if prompt is None else store.for_prompt(prompt)
+    found = store.for_request(request_id)
+    return [entry for entry in found if prompt is None or entry.prompt == prompt]
 
 
 @router.get("/counters")
-async def counters() -> dict[str, Any]:
+async def counters() -> Response:
     """How much has been logged: per process that writes, and in all."""
-    return await _in_store(_counters)
+    return AsciiJson(await _in_store(_counters, nothing=_summed(0, {})))
 
 
 @router.post("/flush")
-async def flush(request: Request) -> dict[str, Any]:
+async def flush(request: Request) -> Response:
     """Return once everything answered before this call is in the store, rows included."""
-    engine = request.app.state.engine_client
+    engine = getattr(request.app.state, "engine_client", None)
     # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
-    if engine is not None:
+    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
+    if tap is not None:
         with _http_errors():
-            await engine.output_processor.tap.flush_async()
-    return {"flushed": True, "entries": await _in_store(len)}
+            await tap.flush_async()
+    return AsciiJson({"flushed": True, "entries": await _in_store(len, nothing=0)})
 
 
 @router.get("/{key}")
-async def get_entry(key: str) -> dict[str, Any]:
+async def get_entry(key: str) -> Response:
     """One entry whole, without its tensor."""
-    return await _in_store(lambda store: _whole(store[key]))
+    return AsciiJson(await _in_store(lambda store: _whole(store[key])))
 
 
 @router.get("/{key}/tensor")
@@ -193,12 +195,13 @@ async def get_tensor(
 
 
 @router.post("/{key}/evaluations", status_code=201)
-async def add_evaluation(key: str, evaluation: NewEvaluation) -> dict[str, Any]:
+async def add_evaluation(key: str, evaluation: NewEvaluation) -> Response:
     """Put one evaluator's label beside an entry, replacing only its own earlier one."""
     await _in_store(
         lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
     )
-    return {"key": key, "name": evaluation.name, "label": evaluation.label}
+    said = {"key": key, "name": evaluation.name, "label": evaluation.label}
+    return AsciiJson(said, status_code=201)
 
 
 def metrics() -> bytes:
@@ -248,20 +251,38 @@ _METRICS = {
 
 
 def _counters(store: Store) -> dict[str, Any]:
-    writers = {**store.writers(), **live_records(store.path)}
+    return _summed(len(store), {**store.writers(), **live_records(store.path)})
+
+
+def _summed(entries: int, writers: dict[str, dict[str, Any]]) -> dict[str, Any]:
     totals = {name: sum(record[name] for record in writers.values()) for name in _METRICS}
     # High-water marks do not add up.
     totals["queue_bytes_max"] = max(
         (record["queue_bytes_max"] for record in writers.values()), default=0
     )
-    return {"entries": len(store), "totals": totals, "writers": writers}
+    return {"entries": entries, "totals": totals, "writers": writers}
 
 
-async def _in_store(action: Callable[[Store], T], *, writable: bool = False) -> T:
-    """Run ``action`` on the server's store in a thread, turning our errors into HTTP's."""
+async def _in_store(
+    action: Callable[[Store], T], *, writable: bool = False, nothing: T | None = None
+) -> T:
+    """Run ``action`` on the server's store in a thread, turning our errors into HTTP's.
+
+    Before the first model is loaded there may be no store: then the answer is ``nothing``, or 404.
+    """
 
     def run() -> T:
-        with open_store(Settings.from_env().lmdb_path, writable=writable) as store:
+        path = Settings.from_env().lmdb_path
+        try:
+            # Opened for writing, a store that is not there would be made.
+            with open_store(path) as store:
+                if not writable:
+                    return action(store)
+        except StoreNotFound:
+            if nothing is None:
+                raise
+            return nothing
+        with open_store(path, writable=True) as store:
             return action(store)
 
     with _http_errors():
@@ -272,12 +293,12 @@ async def _in_store(action: Callable[[Store], T], *, writable: bool = False) -> 
 def _http_errors() -> Iterator[None]:
     try:
         yield
-    except (EntryNotFound, RowsMissing) as error:
-        raise HTTPException(404, str(error)) from None
-    except (SettingsError, ValueError) as error:
-        raise HTTPException(400, str(error)) from None
+    except (EntryNotFound, RowsMissing, StoreNotFound) as error:
+        raise HTTPException(404, printable(str(error))) from None
+    except (SettingsError, LabelError) as error:
+        raise HTTPException(400, printable(str(error))) from None
     except ActivationLoggingError as error:
-        raise HTTPException(503, str(error)) from None
+        raise HTTPException(503, printable(str(error))) from None
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
@@ -331,8 +352,6 @@ def _as_safetensors(entry: Entry, layer: int | Literal["last"]) -> bytes:
 
 def _relabel_bfloat16(saved: bytes) -> bytes:
     """Numpy has no bfloat16, so its bits were saved as U16: name them what they are."""
-    import json
-
     size = int.from_bytes(saved[:8], "little")
     header = json.loads(saved[8 : 8 + size])
     header["activations"]["dtype"] = _BFLOAT16

@@ -29,6 +29,7 @@ import numpy as np
 
 from activation_logging import Entry, open_store
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.printable import lines
 from activation_logging.settings import DEFAULT_LMDB_PATH
 
 PROMPT = "Please tell me, in a few words, what the capital of France is. (check {})\nAnswer:"
@@ -50,7 +51,7 @@ def main() -> int:
     try:
         check(args)
     except (CheckFailed, ActivationLoggingError) as error:
-        print(f"FAILED: {error}", file=sys.stderr)
+        print(f"FAILED: {lines(error)}", file=sys.stderr)
         return 1
     return 0
 
@@ -69,7 +70,7 @@ def check(args: argparse.Namespace) -> None:
         body["auth_token"] = args.auth_token
     answer = _post(f"{url}/completions", {**body, "temperature": 0})
     text = answer["choices"][0]["text"]
-    print(f"ok: {model} answered {text!r}")
+    print(f"ok: {lines(model)} answered {text!r}")
 
     entry = _find(args.lmdb_path, answer["id"])
     if entry.prompt != prompt or entry.response != text:

@@ -177,15 +177,17 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     """
     if entry.document["key"] != entry.key:
         yield "it lies under a key that is not its own"
-    if not all(type(n) is int for n in (*entry.prompt_token_ids, *entry.response_token_ids)):
-        yield "its token ids are not all numbers"
-    if entry.num_rows_expected != layout.expected_rows(entry.document):
-        yield "the number of rows at its head is not that of its tokens"
+    tokens = len(entry.prompt_token_ids), len(entry.response_token_ids)
+    if entry.num_tokens != tokens or entry.num_rows_expected != layout.expected_rows(
+        entry.document
+    ):
+        yield "the numbers at its head are not those of its tokens"
     if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
         yield "its key is not the SHA-256 of its prompt"
-    for name in ("logprobs", "response_tokens"):
-        values = entry.document.get(name)
-        if values is not None and len(values) != len(entry.response_token_ids):
+    for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
+        if values is None and entry.document.get(name) is not None:
+            yield f"its {name} are of a type that they cannot have"
+        elif values is not None and len(values) != len(entry.response_token_ids):
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
     status = entry.status
     if status == "pending":

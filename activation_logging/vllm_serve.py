@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.printable import lines
 from activation_logging.settings import Settings
 from activation_logging.vllm_plugin import gate
 
@@ -80,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         vllm_main()
     except ActivationLoggingError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {lines(error)}", file=sys.stderr)
         return 1
     return 0
 

@@ -25,15 +25,16 @@ import time
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from activation_logging.bench.load import Client, Load
 from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
+from activation_logging.console import PlainConsole
 from activation_logging.demo_model import demo_model_path
+from activation_logging.strict_json import dumps
 
-terminal = Console(width=130)
+terminal = PlainConsole(width=130)
 
 IN_FLIGHT = 64
 """Requests at once, where a server is asked."""
@@ -194,7 +195,7 @@ def main() -> None:
     if args.contestant:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
         found = run(args.contestant, args.prompts, args.tokens)
-        terminal.print(f"RESULT {json.dumps(found)}", soft_wrap=True, highlight=False)
+        terminal.print(f"RESULT {json.dumps(found)}")
         return
     if importlib.util.find_spec("vllm_lens") is None and "vllm-lens" in args.only:
         terminal.print("vllm-lens cannot be imported, and is left out")
@@ -206,10 +207,10 @@ def main() -> None:
             found[name].append(in_own_process(name, prompts, args.tokens))
             last = found[name][-1]
             speed = last["tokens"] / last["seconds"]
-            terminal.print(f"round {turn + 1}: {name}: {speed:.1f} tokens/s", highlight=False)
+            terminal.print(f"round {turn + 1}: {name}: {speed:.1f} tokens/s")
     show(found, args.tokens)
     if args.output:
-        args.output.write_text(json.dumps({"runs": found, "machine": describe()}, indent=1) + "\n")
+        args.output.write_text(dumps({"runs": found, "machine": describe()}, indent=1) + "\n")
 
 
 def in_own_process(name: str, prompts: int, tokens: int) -> dict[str, Any]:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from activation_logging import Entry, Store, open_store
@@ -38,11 +37,13 @@ from activation_logging.bench.load import Load
 from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import Contestant, ServerOptions
 from activation_logging.bench.table import TerminalWatcher, show
+from activation_logging.console import PlainConsole
 from activation_logging.demo_model import demo_model_path
 from activation_logging.lm_head import load_lm_head
+from activation_logging.strict_json import dumps
 from activation_logging.verify import verify
 
-terminal = Console(width=130)
+terminal = PlainConsole(width=130)
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 # Published with the model: meta-llama/Llama-3.1-8B, config.json.
@@ -186,7 +187,7 @@ def fidelity(args: argparse.Namespace) -> dict[str, Any]:
         table.add_row(
             mode.name, str(row["entries"]), str(row["rows"]), f"{row['worst']:.1e}", share
         )
-        terminal.print(f"{mode.name}: {row['worst']:.1e}, {share}", highlight=False)
+        terminal.print(f"{mode.name}: {row['worst']:.1e}, {share}")
     terminal.print(table)
     return found
 
@@ -230,7 +231,7 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                     results = compare(plan, watcher, folder)
                 show(results, terminal)
                 memory = {log.stem: kv_cache(log) for log in folder.rglob("*.log")}
-                terminal.print(f"tokens that the KV cache holds: {memory}", highlight=False)
+                terminal.print(f"tokens that the KV cache holds: {memory}")
                 found[f"V{runner}, {layers}, {tokens}"] = {
                     **results.to_json(),
                     "kv_cache_tokens": memory,
@@ -276,7 +277,7 @@ def main() -> None:
         return
     found = fidelity(args) if args.part == "fidelity" else speed(args)
     if args.output:
-        args.output.write_text(json.dumps({"machine": describe(), **found}, indent=1) + "\n")
+        args.output.write_text(dumps({"machine": describe(), **found}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,22 +10,22 @@ counts from the thousandth request to the last.
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import psutil
-from rich.console import Console
 from rich.table import Table
 
 from activation_logging.bench.load import Client, Load
 from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
+from activation_logging.console import PlainConsole
 from activation_logging.demo_model import demo_model_path
+from activation_logging.strict_json import dumps
 
 STEP = 1000
-terminal = Console(width=120)
+terminal = PlainConsole(width=120)
 
 
 def resident(pid: int) -> dict[str, dict[str, float]]:
@@ -84,7 +84,7 @@ def main() -> None:
     growth = show(samples)
     if args.output:
         found = {"samples": samples, "growth": growth, "counters": counters}
-        args.output.write_text(json.dumps({**found, "machine": describe()}, indent=1) + "\n")
+        args.output.write_text(dumps({**found, "machine": describe()}, indent=1) + "\n")
 
 
 def show(samples: list[dict[str, Any]]) -> dict[str, float]:

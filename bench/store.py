@@ -22,15 +22,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import lmdb
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from activation_logging import open_store
 from activation_logging.bench.machine import describe
+from activation_logging.console import PlainConsole
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.layout import prompt_key
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -263,7 +264,7 @@ def pairs(
 ) -> list[tuple[float, float]]:
     """``(ours, raw)`` seconds of each round, in alternating order."""
     found = []
-    for turn in track(range(rounds), title, console=Console(stderr=True)):
+    for turn in track(range(rounds), title, console=PlainConsole(stderr=True)):
         if turn % 2:
             first = ours()
             found.append((first, raw()))
@@ -289,7 +290,7 @@ def main() -> None:
         figures = measure(args, Folders(Path(base)))
     show(figures)
     if args.json:
-        args.json.write_text(json.dumps({**figures, "machine": describe()}, indent=1) + "\n")
+        args.json.write_text(dumps({**figures, "machine": describe()}, indent=1) + "\n")
 
 
 def measure(args: argparse.Namespace, folders: Folders) -> dict[str, Any]:
@@ -370,7 +371,7 @@ def loading(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> d
             keys = list(store)
         found = [
             (loader_seconds(path, keys, 1, NUM_LAYERS), loader_seconds(path, keys, 2, NUM_LAYERS))
-            for _ in track(range(rounds), "DataLoader", console=Console(stderr=True))
+            for _ in track(range(rounds), "DataLoader", console=PlainConsole(stderr=True))
         ]
     return {
         "DataLoader, 2 workers against 1": {
@@ -405,7 +406,7 @@ def show(figures: dict[str, Any]) -> None:
                 f"{value['median']:.4g} {unit}" for unit, value in found.items() if unit != "ratio"
             ),
         )
-    Console(width=120).print(table)
+    PlainConsole(width=120).print(table)
 
 
 if __name__ == "__main__":

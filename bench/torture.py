@@ -10,7 +10,6 @@ not hold ends the run.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shutil
 import tempfile
@@ -21,9 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from rich.console import Console
 
 from activation_logging.bench.machine import describe
+from activation_logging.console import PlainConsole
+from activation_logging.strict_json import dumps
 from tests.unit.store.faults import crowds, disks, hostile, kills, power
 from tests.unit.store.faults.machine import StoreMachine
 
@@ -111,7 +111,7 @@ def main() -> None:
     # Forged numbers overflow, and full disks are complained of; neither is news here.
     logging.disable()
     warnings.simplefilter("ignore")
-    figures, terminal = {}, Console()
+    figures, terminal = {}, PlainConsole()
     for name, trial in trials(args.share, args.seed).items():
         if args.only and name not in args.only:
             continue
@@ -125,9 +125,9 @@ def main() -> None:
             shutil.rmtree(folder)
         figures[name] = {**found, "seconds": round(time.monotonic() - started, 1)}
         counts = ", ".join(f"{what} {number}" for what, number in figures[name].items())
-        terminal.print(f"{name}: {counts}", highlight=False, soft_wrap=True)
+        terminal.print(f"{name}: {counts}")
     if args.json:
-        args.json.write_text(json.dumps({**figures, "machine": describe()}, indent=1) + "\n")
+        args.json.write_text(dumps({**figures, "machine": describe()}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

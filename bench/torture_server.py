@@ -16,15 +16,15 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
+from activation_logging.console import PlainConsole
 from activation_logging.demo_model import demo_model_path
 from tests.server.conftest import free_port, running
 from tests.server.faults import ROLES, Killed, kill_under_load, pester
 
 BATCH = 1000
-terminal = Console(width=120)
+terminal = PlainConsole(width=120)
 
 
 def command(port: int) -> list[str]:
@@ -45,7 +45,7 @@ def torment(requests: int, seed: int, folder: Path) -> None:
             found, wrong = pester(server, min(BATCH, requests - number), seed + number)
             assert not wrong, wrong[:5]
             statuses += found
-            terminal.print(f"{statuses.total()} of {requests} malformed requests", highlight=False)
+            terminal.print(f"{statuses.total()} of {requests} malformed requests")
     table = Table("answer", "times")
     for status, times in sorted(statuses.items()):
         table.add_row(str(status), str(times))
@@ -72,7 +72,7 @@ def kill(times: int, seed: int, folder: Path, at_once: int) -> None:
             role, moment = moments[number]
             left[role].append(found)
             text = f"kill {number + 1} of {times}, {role} after {moment:.1f} s: {found}"
-            terminal.print(text, highlight=False)
+            terminal.print(text)
     table = Table("killed", "times", *Killed._fields)
     for role, found_all in left.items():
         sums = [str(sum(column)) for column in zip(*found_all, strict=True)]

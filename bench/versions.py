@@ -24,8 +24,7 @@ import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from rich.console import Console
-
+from activation_logging.console import PlainConsole
 from activation_logging.vllm_plugin.symbols import missing_symbols
 
 TESTS = ("tests/server/test_fidelity.py", "tests/server/test_preemption.py")
@@ -35,7 +34,7 @@ from vllm import platforms
 platforms.current_platform.import_kernels()
 print(version("vllm"), platforms.__file__)
 """
-terminal = Console(width=120, highlight=False, markup=False)
+terminal = PlainConsole(width=120)
 
 
 class VersionError(Exception):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from activation_logging.bench.compare import COUNTERS
 from activation_logging.bench.machine import describe
@@ -43,7 +44,7 @@ class TerminalWatcher:
         self._plan = plan
         self._console = console
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -79,8 +80,8 @@ class TerminalWatcher:
             f"{load.concurrency:>3} at a time: {baseline.server} {baseline.throughput:.1f} "
             f"tokens/s, of that {ratios}; others used {max(p.others for p in pairs):.2f} cores"
         )
-        again = "" if kept else ", [yellow]measured again[/]"
-        self._console.print(text + again, highlight=False, soft_wrap=True)
+        again = Text("" if kept else ", measured again", style="yellow")
+        self._console.print(Text(text) + again)
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -110,8 +111,7 @@ def show(results: Results, console: Console) -> None:
         f"{', '.join(machine['gpu']) or 'no GPU'}; vLLM {packages['vllm']}, "
         f"{'eager' if plan.options.eager else 'compiled'}; {plan.options.model}; "
         f"{plan.shared_prefix + plan.prompt_words} words of prompt, {plan.shared_prefix} of them "
-        f"common; {plan.answer_tokens} tokens of answer",
-        highlight=False,
+        f"common; {plan.answer_tokens} tokens of answer"
     )
 
 
@@ -139,15 +139,16 @@ def _words(server: str) -> str:
     return _SERVERS.get(server, server.replace("logging:", "logging layers "))
 
 
-def _ratio(spread: Spread) -> str:
-    return f"{spread.median:.3f} [dim]{spread.least:.2f}-{spread.greatest:.2f}[/]"
+def _ratio(spread: Spread) -> Text:
+    return Text.assemble(
+        f"{spread.median:.3f} ", (f"{spread.least:.2f}-{spread.greatest:.2f}", "dim")
+    )
 
 
 def _show_storage(storage: Storage, console: Console) -> None:
     console.print(
         f"stored: {storage.per_token:.0f} bytes per token on disk, {storage.rows_per_token:.0f} of "
-        f"them activations; {storage.tokens} tokens",
-        highlight=False,
+        f"them activations; {storage.tokens} tokens"
     )
     table = Table("the store's counters", *storage.counters)
     for name in COUNTERS:

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Question, replace_text
 from activation_logging.records import LABELS
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -198,7 +199,7 @@ def questions_of(answers: Sequence[Answer]) -> list[Question]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON file for people too, replaced as a whole."""
-    replace_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    replace_text(path, dumps(value, indent=2, ascii_only=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -211,7 +212,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from None
     if not isinstance(value, dict):
         raise BenchmarkError(f"{path} does not hold a JSON object")
@@ -219,7 +220,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _append(path: Path, fields: Mapping[str, Any]) -> None:
-    line = json.dumps(fields, ensure_ascii=True) + "\n"
+    line = dumps(fields) + "\n"
     try:
         with path.open("a", encoding="ascii") as file:
             file.write(line)
@@ -248,7 +249,7 @@ def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         where = f"{path} line {number}"
         try:
             fields = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise BenchmarkError(f"{where} is not valid JSON: {error}") from None
         if not isinstance(fields, dict):
             raise BenchmarkError(f"{where} is not a JSON object")
@@ -258,7 +259,7 @@ def _lines(path: Path, *, mend: bool) -> Iterator[tuple[str, dict[str, Any]]]:
 def _is_object(raw: bytes) -> bool:
     try:
         return isinstance(json.loads(raw), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
@@ -270,9 +271,12 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
     if kind not in get_args(Kind):
         raise BenchmarkError(f"{where}: kind {kind!r} is not one of {', '.join(get_args(Kind))}")
     epoch, gold = fields.get("epoch", 1), fields.get("gold", ())
-    if not isinstance(epoch, int) or not isinstance(gold, (list, tuple)):
+    if type(epoch) is not int or not isinstance(gold, (list, tuple)):
         raise BenchmarkError(f"{where}: epoch is a number and gold a list of texts")
     texts = {name: fields.get(name) for name in ("request_id", "stratum", "finish_reason")}
+    for name, value in texts.items():
+        if value is not None and not isinstance(value, str):
+            raise BenchmarkError(f"{where}: {name} is a text, not {value!r}")
     return Answer(
         id=str(fields.get("id", f"line-{number}")),
         prompt=fields["prompt"],
@@ -293,6 +297,11 @@ def _verdict(fields: Mapping[str, Any], where: str) -> Verdict:
         verdict = Verdict(**fields)
     except TypeError as error:
         raise BenchmarkError(f"{where} is not a verdict: {error}") from None
+    for name in ("id", "label", "judge", "words", "answer"):
+        if not isinstance(getattr(verdict, name), str):
+            raise BenchmarkError(f"{where}: {name} is a text, not {getattr(verdict, name)!r}")
+    if type(verdict.epoch) is not int or not isinstance(verdict.details, (dict, type(None))):
+        raise BenchmarkError(f"{where}: epoch is a number and details an object")
     if verdict.label not in LABELS:
         raise BenchmarkError(f"{where}: {verdict.label!r} is not one of {', '.join(LABELS)}")
     return verdict

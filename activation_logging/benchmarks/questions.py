@@ -10,6 +10,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -112,7 +113,7 @@ def balanced(questions: Sequence[Question], limit: int | None) -> list[Question]
 
 def write_questions(path: Path, questions: Iterable[Question]) -> None:
     """One JSON object a line, replaced as a whole so that no half file is ever seen."""
-    text = "".join(json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions)
+    text = "".join(dumps(asdict(q), ascii_only=False) + "\n" for q in questions)
     replace_text(path, text)
 
 
@@ -123,7 +124,7 @@ def read_questions(path: Path) -> list[Question]:
         BenchmarkError: it cannot be read, or a line is not a question; the line is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise BenchmarkError(f"{path} cannot be read: {error}") from None
     questions = [
@@ -156,5 +157,5 @@ def _parse(line: str, where: str) -> Question:
     try:
         fields: dict[str, Any] = json.loads(line)
         return Question(**{**fields, "gold": tuple(fields.get("gold", ()))})
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{where} is not a question: {error}") from None

@@ -18,6 +18,7 @@ from activation_logging.benchmarks.runs import (
 from activation_logging.benchmarks.table import print_result
 from activation_logging.benchmarks.tasks import MAX_TOKENS
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.printable import lines
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -83,7 +84,7 @@ def main(benchmark: str, arguments: Sequence[str] | None = None) -> int:
     try:
         _run(benchmark, given)
     except ActivationLoggingError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201  a script's output
+        print(f"error: {lines(error)}", file=sys.stderr)  # noqa: T201  a script's output
         return 1
     return 0
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from activation_logging.console import PlainConsole
 from activation_logging.records import LABELS
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from activation_logging.benchmarks.runs import RunResult
 
 
@@ -49,16 +51,14 @@ def result_table(results: dict[str, Any]) -> Table:
 
 def print_result(result: RunResult, console: Console | None = None) -> None:
     """The table of a run, where its labels and files are, and its notes."""
-    console = console or Console()
+    console = console or PlainConsole()
     if result.results:
         console.print(result_table(result.results))
     if result.labels is not None:
-        console.print(
-            f"{result.labels.written} labels written to {result.labels.where}", soft_wrap=True
-        )
+        console.print(f"{result.labels.written} labels written to {result.labels.where}")
     for note in result.notes:
-        console.print(f"note: {note}", soft_wrap=True, highlight=False, markup=False)
-    console.print(f"files: {result.folder}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"note: {note}")
+    console.print(f"files: {result.folder}")
 
 
 def _rate(rate: dict[str, Any] | None) -> str:

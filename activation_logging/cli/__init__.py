@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import sys
 
 import typer
 
 from activation_logging.cli import analysis, evaluation, serving, stores
 from activation_logging.cli.terminal import errors
+from activation_logging.console import sentence
 from activation_logging.errors import ActivationLoggingError
 
 _app = typer.Typer(
@@ -31,8 +33,11 @@ for group in (serving, stores, evaluation, analysis):
 
 def app() -> None:
     """Entry point of ``activation-logging``: a wrong input is one sentence and exit code 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Where standard output is not UTF-8, what it cannot show becomes an escape, as on stderr.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _app()
     except ActivationLoggingError as error:
-        errors.print(f"[bold red]error:[/] {error}", highlight=False, soft_wrap=True)
+        errors.print(sentence("error:", error))
         sys.exit(1)

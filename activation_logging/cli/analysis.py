@@ -142,9 +142,9 @@ def print_report(result: ReportResult) -> None:
         made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
     output.print(made)
     for name, reason in result.left_out.items():
-        errors.print(f"left out: {name}: {reason}", style="dim", markup=False, highlight=False)
-    output.print(result.headline, markup=False, highlight=False)
-    output.print(f"page: {result.page}", markup=False, highlight=False, soft_wrap=True)
+        errors.print(f"left out: {name}: {reason}", style="dim")
+    output.print(result.headline)
+    output.print(f"page: {result.page}")
 
 
 def score(
@@ -210,7 +210,7 @@ def _print_scores(scored: list[Scored], left_out: dict[str, int]) -> None:
     if len(scored) > _SHOWN_SCORES:
         output.print(f"the first {_SHOWN_SCORES} of {len(scored)}; --output FILE has them all")
     for reason, count in left_out.items():
-        errors.print(f"left out: {count} {reason}", markup=False, highlight=False)
+        errors.print(f"left out: {count} {reason}")
 
 
 def _write_csv(path: Path, scored: list[Scored]) -> None:
@@ -275,13 +275,10 @@ def export(
     output.print(
         f"{result.entries} entries, {result.rows} rows of layers "
         f"{', '.join(map(str, result.layers))} ({result.dtype}), {size(result.bytes)} in "
-        f"{result.folder}",
-        markup=False,
-        highlight=False,
-        soft_wrap=True,
+        f"{result.folder}"
     )
     for reason, count in result.left_out.items():
-        errors.print(f"left out: {count} {reason}", markup=False, highlight=False)
+        errors.print(f"left out: {count} {reason}")
 
 
 def _layers(text: str) -> list[int | str] | None:

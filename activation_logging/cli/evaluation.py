@@ -109,7 +109,7 @@ def label(
     if as_json:
         print_json(asdict(report))
         return
-    output.print(f"{report.written} labels written to {report.where}", soft_wrap=True)
+    output.print(f"{report.written} labels written to {report.where}")
 
 
 def _benchmarks() -> tuple[Callable[..., Any], Callable[..., Any]]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from activation_logging.cli.progress import show_progress
-from activation_logging.cli.rendering import as_row, printable, short_key, size, table
+from activation_logging.cli.rendering import as_row, short_key, size, table
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.store import open_store
 from activation_logging.store.halves import find_halves, remove_half
@@ -107,7 +107,7 @@ def repair(
             kind = "entry without rows" if half.kind == "entry" else "rows without entry"
             writer = "is gone" if half.final else "still runs"
             action = "will be removed" if half in chosen else "stays (see --pending)"
-            name = short_key(half.id) if half.kind == "entry" else printable(half.id)
+            name = short_key(half.id) if half.kind == "entry" else half.id
             shown.add_row(*as_row((kind, name, writer, action)))
         output.print(shown)
         if len(halves) > _LINES:
@@ -169,7 +169,7 @@ def _print_some(what: str, found: Sequence[tuple[str, str]]) -> None:
         return
     shown = table(what, "")
     for key, text in found[:_LINES]:
-        shown.add_row(*as_row((printable(short_key(key)), printable(text))))
+        shown.add_row(*as_row((short_key(key), text)))
     output.print(shown)
     if len(found) > _LINES:
         output.print(f"and {len(found) - _LINES} more; --json has all")

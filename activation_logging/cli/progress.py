@@ -65,7 +65,7 @@ def show_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
 
 def _bar() -> Progress:
     return Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
         console=errors,
         transient=True,

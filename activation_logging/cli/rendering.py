@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_logging.errors import StoreError
+from activation_logging.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -18,21 +19,9 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry
 
 SHORT_KEY = 10
-_ZERO_WIDTH_JOINER = "\u200d"
 _STATUS_STYLE = {"complete": "green", "pending": "yellow", "failed": "red", "dropped": "red"}
 _TOKENS_SHOWN = 16
 _CELL = 200
-
-
-def printable(text: str, *, keep: str = "") -> str:
-    """Text with control characters, lone surrogates and the like as escapes.
-
-    Those in ``keep`` stay as they are, and so does what joins emoji.
-    """
-    return "".join(
-        char if char.isprintable() or char in keep or char == _ZERO_WIDTH_JOINER else _escape(char)
-        for char in text
-    )
 
 
 def shorten(text: str, width: int) -> str:
@@ -65,8 +54,8 @@ def table(*columns: str, **options: Any) -> Table:
 
 
 def as_row(values: Iterable[Any]) -> list[Text]:
-    """Cells in which nothing is taken for markup."""
-    return [value if isinstance(value, Text) else Text(str(value)) for value in values]
+    """Cells as they are, each on one line: what would disturb the terminal is an escape."""
+    return [value if isinstance(value, Text) else Text(printable(str(value))) for value in values]
 
 
 def status_text(status: str) -> Text:
@@ -76,7 +65,7 @@ def status_text(status: str) -> Text:
 
 def labels_text(entry: Entry) -> str:
     """All labels of an entry, ``NAME=LABEL`` each."""
-    return ", ".join(f"{printable(k)}={v.label}" for k, v in entry.evaluations.items())
+    return ", ".join(f"{k}={v.label}" for k, v in entry.evaluations.items())
 
 
 def entries_table(entries: Sequence[Entry]) -> Table:
@@ -191,14 +180,15 @@ def tokens_table(entry: Entry) -> Table:
     for index in shown:
         if cut and index == len(ids) - half:
             made.add_row("...")
-        logprob = logprobs[index] if logprobs else None
+        logprob = logprobs[index] if logprobs and index < len(logprobs) else None
+        piece = pieces[index] if pieces and index < len(pieces) else ""
         made.add_row(
             *as_row(
                 (
                     index,
                     len(entry.prompt_token_ids) - 1 + index,
                     ids[index],
-                    shorten(pieces[index], 30) if pieces else "",
+                    shorten(piece, 30),
                     "" if logprob is None else f"{logprob:.3f}",
                 )
             )
@@ -232,7 +222,3 @@ def _has_rows(entry: Entry) -> bool:
     except StoreError:
         return False
     return True
-
-
-def _escape(char: str) -> str:
-    return char.encode("unicode_escape").decode("ascii")

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path  # noqa: TC003 - typer reads the annotations
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -18,6 +16,8 @@ from rich.progress import (
 )
 
 from activation_logging.cli.terminal import AsJson, errors, output, print_json
+from activation_logging.console import sentence
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -230,7 +230,7 @@ def bench(  # noqa: PLR0917 - the command's options
         results = compare(plan, watcher, folder)
     if save is not None:
         save.parent.mkdir(parents=True, exist_ok=True)
-        save.write_text(json.dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
+        save.write_text(dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
     if as_json:
         print_json(results.to_json())
     else:
@@ -242,7 +242,7 @@ class _Answering:
 
     def __init__(self) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),
@@ -255,7 +255,7 @@ class _Answering:
     def starting(self, todo: int, resumed: int) -> None:
         """Say what is already there."""
         if resumed:
-            errors.print(f"{resumed} answers are already in the store", highlight=False)
+            errors.print(f"{resumed} answers are already in the store")
         self._progress.update(self._task, total=todo or None, visible=bool(todo))
 
     def answered(self, outcome: Outcome) -> None:
@@ -275,23 +275,13 @@ def _show_outcome(outcome: Outcome) -> None:
     output.print(
         f"run {outcome.run}: {outcome.asked} prompts, {outcome.resumed} answered before, "
         f"{outcome.answered} now: {outcome.tokens} tokens in {outcome.seconds:.1f} s "
-        f"({outcome.tokens_per_s:.1f} tokens/s)",
-        highlight=False,
-        soft_wrap=True,
+        f"({outcome.tokens_per_s:.1f} tokens/s)"
     )
     for number, reason in outcome.refused.items():
-        errors.print(
-            f"[bold red]line {number} was refused:[/] {escape(reason)}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        errors.print(sentence(f"line {number} was refused:", reason))
     if outcome.missing:
-        errors.print(
-            f"[bold red]{outcome.missing} answers are not whole in the store;[/] the same command "
-            "asks for them again",
-            highlight=False,
-            soft_wrap=True,
-        )
+        mark = f"{outcome.missing} answers are not whole in the store;"
+        errors.print(sentence(mark, "the same command asks for them again"))
 
 
 def _default_model() -> str:

@@ -26,7 +26,6 @@ from activation_logging.cli.rendering import (
     layer_numbers,
     layers_table,
     moment,
-    printable,
     size,
     status_text,
     summary,
@@ -37,6 +36,8 @@ from activation_logging.cli.terminal import AsJson, StorePath, output, print_jso
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.filters import find, parse_time, select
 from activation_logging.store.statistics import Statistics, statistics
+
+_MOST = 1 << 48
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +58,8 @@ def ls(
     tag: Tags = None,
     since: Since = None,
     until: Until = None,
-    limit: Annotated[int, typer.Option(help="Show at most so many.", min=1)] = 20,
-    offset: Annotated[int, typer.Option(help="Leave out so many first.", min=0)] = 0,
+    limit: Annotated[int, typer.Option(help="Show at most so many.", min=1, max=_MOST)] = 20,
+    offset: Annotated[int, typer.Option(help="Leave out so many first.", min=0, max=_MOST)] = 0,
     as_json: AsJson = False,
 ) -> None:
     """List a store's entries, newest first.
@@ -137,30 +138,29 @@ def _show(entry: Entry) -> None:
     output.print(facts)
     for name, text in (("prompt", entry.prompt), ("response", entry.response)):
         output.print(Text(name, style="bold"))
-        output.print(Text(printable(text, keep="\n\t")), soft_wrap=True)
+        output.print(text)
         output.print()
     output.print(tokens_table(entry))
     numbers = layer_numbers(entry)
     if numbers:
         output.print(layers_table(numbers))
     else:
-        reason = Text(f"no activations: {printable(entry.status_reason or '')}", style="yellow")
-        output.print(reason)
+        output.print(f"no activations: {entry.status_reason}", style="yellow")
 
 
 def _facts(entry: Entry) -> list[tuple[str, str | Text]]:
     facts: list[tuple[str, str | Text | None]] = [
         ("key", entry.key),
-        ("request id", printable(entry.request_id)),
+        ("request id", entry.request_id),
         ("choice", None if entry.choice is None else str(entry.choice)),
         ("created", moment(entry.created)),
-        ("model", printable(entry.model)),
+        ("model", entry.model),
         ("status", status_text(entry.status)),
-        ("", None if entry.status_reason is None else printable(entry.status_reason)),
+        ("", entry.status_reason),
         ("finish reason", entry.finish_reason),
         ("tokens", f"{len(entry.prompt_token_ids)} + {len(entry.response_token_ids)}"),
-        ("sampling", printable(", ".join(f"{k}={v}" for k, v in entry.sampling.items())) or None),
-        ("tags", printable(", ".join(f"{k}={v}" for k, v in entry.tags.items())) or None),
+        ("sampling", ", ".join(f"{k}={v}" for k, v in entry.sampling.items()) or None),
+        ("tags", ", ".join(f"{k}={v}" for k, v in entry.tags.items()) or None),
         ("labels", labels_text(entry) or None),
         ("vLLM", entry.vllm_version),
     ]
@@ -185,8 +185,8 @@ def _show_statistics(found: Statistics) -> None:
     groups = {"status": found.statuses.most_common(), "model": found.models.most_common(), **labels}
     for group, members in groups.items():
         for index, (name, number) in enumerate(members):
-            first = "" if index else printable(group)
-            counts.add_row(*as_row((first, printable(name), number)))
+            first = "" if index else group
+            counts.add_row(*as_row((first, name, number)))
     if counts.row_count:
         output.print(counts)
     if found.layer_bytes:

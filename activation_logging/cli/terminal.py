@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from activation_logging.console import PlainConsole
+from activation_logging.strict_json import dumps
 
 # Into a pipe or a file rich would fold everything to 80 columns.
-output = Console(width=None if sys.stdout.isatty() else 140)
-errors = Console(stderr=True)
+output = PlainConsole(width=None if sys.stdout.isatty() else 140)
+errors = PlainConsole(stderr=True)
 
 StorePath = Annotated[
     Path, typer.Argument(help="The store's folder, such as lmdb_data/activations.lmdb.")
@@ -21,5 +22,5 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines in
 
 
 def print_json(value: Any) -> None:
-    """Plain JSON on standard output: no colours, no wrapping."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """Strict JSON on standard output: no colours, no wrapping."""
+    typer.echo(dumps(value, indent=2))

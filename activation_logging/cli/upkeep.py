@@ -18,14 +18,7 @@ from activation_logging.cli.choosing import (
     parse_tags,
 )
 from activation_logging.cli.progress import show_progress, show_stages
-from activation_logging.cli.rendering import (
-    as_row,
-    entries_table,
-    printable,
-    short_key,
-    size,
-    table,
-)
+from activation_logging.cli.rendering import as_row, entries_table, short_key, size, table
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.errors import SettingsError
 from activation_logging.store import layout, open_store
@@ -195,7 +188,7 @@ def merge_stores(
         if done.unreadable:
             bad = table("cannot be read", "")
             for key, why in list(done.unreadable.items())[:_LINES]:
-                bad.add_row(*as_row((short_key(key), printable(why))))
+                bad.add_row(*as_row((short_key(key), why)))
             output.print(bad)
             output.print(f"{len(done.unreadable)} entries cannot be read and were left out")
     if done.unreadable:

@@ -209,7 +209,7 @@ def _alternatives(value: str) -> list[str]:
     if value.lstrip().startswith("["):
         try:
             parsed = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return [value]
         return [text for text in parsed if isinstance(text, str)]
     return [value]

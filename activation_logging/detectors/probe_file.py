@@ -20,6 +20,7 @@ from activation_logging.dataset.positions import (
     parse_position,
 )
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +65,7 @@ class SavedProbe:
         del record["weight"], record["bias"]
         tensors = {"weight": self.weight, "bias": np.array([self.bias])}
         write_whole(weights, save(tensors, metadata={"format": FORMAT, "version": str(VERSION)}))
-        write_whole(notes, (json.dumps(record, indent=2) + "\n").encode())
+        write_whole(notes, (dumps(record, indent=2) + "\n").encode())
         return weights, notes
 
     @classmethod
@@ -84,7 +85,7 @@ class SavedProbe:
         try:
             record = json.loads(notes.read_bytes())
             tensors = load_file(weights)
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, RecursionError, SafetensorError) as error:
             raise ProbeError(f"{path} cannot be read: {error}") from None
         if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
             raise ProbeError(f"{notes} does not describe a probe of this package")

@@ -10,7 +10,6 @@ zarr       one chunked, compressed array per layer              ``zarr``
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from activation_logging.errors import DatasetError, OutputExists
 from activation_logging.export.formats import FORMATS
 from activation_logging.export.plan import Plan, make_plan
 from activation_logging.store import open_store
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
@@ -159,4 +159,4 @@ def _describe(plan: Plan, folder: Path, format_name: str) -> None:
         "position": plan.position,
         "left_out": dict(plan.left_out),
     }
-    (folder / "export.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (folder / "export.json").write_text(dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from activation_logging.errors import ExtraMissing
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -106,7 +107,7 @@ def write_safetensors(plan: Plan, folder: Path, progress: Progress) -> None:
         if size >= SHARD_BYTES:
             flush()
     flush()
-    (folder / "index.json").write_text(json.dumps(where, indent=1), encoding="utf-8")
+    (folder / "index.json").write_text(dumps(where, indent=1), encoding="utf-8")
 
 
 def write_parquet(plan: Plan, folder: Path, progress: Progress) -> None:
@@ -169,7 +170,7 @@ def _with_text(plan: Plan, folder: Path, progress: Progress) -> Iterator[tuple[i
     with (folder / "entries.jsonl").open("w", encoding="ascii") as text:
         for item, entry in plan.entries(progress):
             record = {**plan.record(entry, item), "start": start}
-            text.write(json.dumps(record) + "\n")
+            text.write(dumps(record) + "\n")
             yield start, item, entry
             start += item.num_rows
 
@@ -274,8 +275,8 @@ def _column(pa: Any, field: Any, values: list[Any]) -> Any:
 
 def _parquet_row(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
     labels = record.pop("labels")
-    row = {**record, "tags": json.dumps(record["tags"])}
-    row["messages"] = None if record["messages"] is None else json.dumps(record["messages"])
+    row = {**record, "tags": dumps(record["tags"])}
+    row["messages"] = None if record["messages"] is None else dumps(record["messages"])
     for name in plan.labels:
         row[f"label_{name}"] = labels.get(name, {}).get("label")
         row[f"score_{name}"] = labels.get(name, {}).get("score")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.detectors.probe_file import write_whole
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,8 +47,8 @@ def write_data(
         "transfer": _transfer_rows(document["transfer"]),
     }
     written = [folder / "report.json"]
-    text = json.dumps(document, indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(written[0], text.encode("utf-8", "replace"))
+    text = dumps(document, indent=1, ascii_only=False)
+    write_whole(written[0], text.encode("utf-8"))
     for name, rows in tables.items():
         if rows:
             written.append(folder / f"{name}.csv")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime, timezone
 from html import escape
 from importlib.resources import files
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.report import sections
 from activation_logging.report.charts import make_charts
 from activation_logging.report.wording import detector, find, headline, stacked
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -116,5 +116,5 @@ def _foot(document: Mapping[str, Any]) -> str:
 
 def _json(value: Any) -> str:
     """JSON that may stand inside a script element whatever the texts in it are."""
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    text = dumps(value)
     return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

@@ -13,6 +13,7 @@ from activation_logging.errors import RowsMissing
 from activation_logging.records import Evaluation, Status
 from activation_logging.store import layout, schema
 from activation_logging.store.rows import copy_runs, cut, find_runs
+from activation_logging.store.status import rows_stored, status_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,7 +36,6 @@ class Entry:
         self._key = key
         self._raw = bytes(raw)
         self._found_capture: dict[str, Any] | None = None
-        # Written before records had a head, or with a capture id of unusual characters: parse it.
         self._head = layout.read_head(self._raw) or layout.head_of(self._document)
 
     @cached_property
@@ -66,7 +66,7 @@ class Entry:
     @property
     def messages(self) -> list[dict[str, Any]] | None:
         """The messages of a chat request, as they were sent; None for a completion."""
-        return self._document.get("messages")
+        return schema.messages(self._document.get("messages"))
 
     @property
     def request_id(self) -> str:
@@ -76,7 +76,7 @@ class Entry:
     @property
     def choice(self) -> int | None:
         """Index among the choices of its answer."""
-        return self._document.get("choice")
+        return schema.index(self._document.get("choice"))
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -91,36 +91,27 @@ class Entry:
     @property
     def num_tokens(self) -> tuple[int, int]:
         """``P`` and ``R``."""
-        return self._lengths
-
-    @cached_property
-    def _lengths(self) -> tuple[int, int]:
-        found = layout.read_lengths(self._raw)
-        if found is None:
-            ids = self._document["prompt_token_ids"], self._document["response_token_ids"]
-            found = len(ids[0]), len(ids[1])
-        return found
+        return self._head.lengths
 
     @property
     def response_tokens(self) -> list[str] | None:
         """The text of each response token, as vLLM's tokenizer decodes it by itself."""
-        return self._document.get("response_tokens")
+        return schema.texts(self._document.get("response_tokens"))
 
     @property
     def logprobs(self) -> list[float | None] | None:
         """Log-probability of each response token, where the request asked for it."""
-        return self._document.get("logprobs")
+        return schema.logprobs(self._document.get("logprobs"))
 
     @property
     def top_logprobs(self) -> list[dict[int, float]] | None:
         """Per response token, the log-probabilities that vLLM returned, by token id."""
-        tops = self._document.get("top_logprobs")
-        return None if tops is None else [{int(k): v for k, v in top.items()} for top in tops]
+        return schema.top_logprobs(self._document.get("top_logprobs"))
 
     @property
     def finish_reason(self) -> str | None:
         """``stop``, ``length``, ``abort`` (the client left) or ``error``."""
-        return self._document.get("finish_reason")
+        return schema.text(self._document.get("finish_reason"))
 
     @property
     def error(self) -> str | None:
@@ -130,12 +121,12 @@ class Entry:
     @property
     def sampling(self) -> dict[str, Any]:
         """Sampling parameters that differ from vLLM's defaults."""
-        return dict(self._document.get("sampling") or {})
+        return schema.mapping(self._document.get("sampling"))
 
     @property
     def tags(self) -> dict[str, str]:
         """What the request gave as ``activation_tags``."""
-        return dict(self._document.get("tags") or {})
+        return schema.tags(self._document.get("tags"))
 
     @property
     def created(self) -> float:
@@ -154,7 +145,7 @@ class Entry:
 
     @property
     def document(self) -> dict[str, Any]:
-        """The whole stored record, for fields that have no property of their own."""
+        """The whole record as it was stored, in which a client's fields may be of any type."""
         return dict(self._document)
 
     # --- activations -----------------------------------------------------------------
@@ -166,26 +157,15 @@ class Entry:
         ``pending`` means that rows are still to come, and stays for good after a crash. What is
         not ``complete`` has its reason in :attr:`status_reason`.
         """
-        return self._status(self._read_capture())
+        return status_of(self._head, self._read_capture())
 
     @property
     def status_reason(self) -> str | None:
         """One sentence where the status is not ``complete``."""
         return self._reason(self._read_capture())
 
-    def _status(self, capture: Mapping[str, Any] | None) -> Status:
-        if self.error is not None:
-            return "failed"
-        if capture is None:
-            return "pending"
-        if capture.get("dropped"):
-            return "dropped"
-        if self.finish_reason != "abort" and _rows_in(capture) < self.num_rows_expected:
-            return "failed"
-        return "complete"
-
     def _reason(self, capture: Mapping[str, Any] | None) -> str | None:
-        if self._status(capture) == "complete":
+        if status_of(self._head, capture) == "complete":
             return None
         if self.error is not None:
             return self.error
@@ -193,7 +173,7 @@ class Entry:
             return "the activations have not arrived"
         if capture.get("dropped"):
             return str(capture["dropped"])
-        return f"{_rows_in(capture)} of {self.num_rows_expected} rows were stored"
+        return f"{rows_stored(capture)} of {self.num_rows_expected} rows were stored"
 
     @property
     def num_rows_expected(self) -> int:
@@ -225,7 +205,7 @@ class Entry:
         """Position in prompt + response of every row, ascending, shape ``[rows]``."""
         record = self._rows_record()
         # The engine may have run a step past the end before it learned of a stop string.
-        rows = min(_rows_in(record), self.num_rows_expected)
+        rows = min(rows_stored(record), self.num_rows_expected)
         return np.arange(record["first"], record["first"] + rows, dtype=np.int64)
 
     @property
@@ -285,7 +265,7 @@ class Entry:
             RowsMissing: those rows were not logged.
         """
         first = int(self._rows_record()["first"])
-        prompt, response = self._lengths
+        prompt, response = self._head.lengths
         start = prompt - 1 - first
         rows = self.rows("last", max(start, 0), max(start + response, 0))
         if start < 0 or (len(rows) < response and self.finish_reason != "abort"):
@@ -330,7 +310,3 @@ class Entry:
 
     def __repr__(self) -> str:
         return f"Entry({self.key!r}, {self.prompt[:40]!r} -> {self.response[:40]!r}, {self.status})"
-
-
-def _rows_in(capture: Mapping[str, Any]) -> int:
-    return sum(part[2] for part in capture["slices"])

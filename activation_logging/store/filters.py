@@ -139,6 +139,7 @@ def select(
     tags: Mapping[str, str] | None = None,
     since: float | None = None,
     until: float | None = None,
+    among: Iterable[Entry] | None = None,
     newest_first: bool = True,
     limit: int | None = None,
     offset: int = 0,
@@ -157,6 +158,7 @@ def select(
         tags: every one of these tags must be there with this value.
         since: asked at this time or later, seconds since the epoch.
         until: asked before this time.
+        among: look at these only, in this order.
         newest_first: begin with the latest.
         limit: at most so many entries; None for all.
         offset: leave out so many matching entries first.
@@ -169,9 +171,10 @@ def select(
             raise SettingsError(f"{name}: {number} is negative")
     wanted = Filter(model, status, label, evaluator, tags, since, until)
     end = None if limit is None else offset + limit
-    if store._snapshot().index is None:
-        matching = filter(wanted.matches, store.entries(newest_first=newest_first))
-        return islice(matching, offset, end)
+    if among is None and store._snapshot().index is None:
+        among = store.entries(newest_first=newest_first)
+    if among is not None:
+        return islice(filter(wanted.matches, among), offset, end)
     places = islice(_places(store, wanted, newest_first=newest_first, at_most=end), offset, end)
     return (entry for place in places if (entry := store.at(place)) is not None)
 

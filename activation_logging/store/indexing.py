@@ -131,14 +131,19 @@ class Indexing:
             self._count(txn, 0, layers)
 
     def catch_up(self, txn: Any, key: str) -> None:
-        """List an entry that is there already; doing it twice changes nothing.
+        """List an entry that is there already, and give its record the head of this version.
 
-        One that cannot be read is left out: ``verify`` names it.
+        Doing it twice changes nothing. One that cannot be read is left out: ``verify`` names it.
         """
         with suppress(StoreCorrupt):
             found = self._all_of(txn, key)
             if found is not None:
                 head, terms, capture = found
+                raw = txn.get(key.encode(), db=self._database(layout.MAIN))
+                if layout.read_head(raw) is None:
+                    record = layout.load(raw, f"entry {key}")
+                    record = layout.with_head(record, record["sequence"])
+                    txn.put(key.encode(), layout.dump(record), db=self._database(layout.MAIN))
                 self._add(txn, terms, head.place)
                 self._set_status(txn, head, 0, capture)
 
@@ -215,7 +220,7 @@ class Indexing:
         if raw is None:
             return None
         head = layout.read_head(raw)
-        if head is None or not head.place:
+        if head is None:
             what = f"entry {key.decode('ascii', 'replace')}"
             head = layout.head_of(schema.entry(layout.load(raw, what), what))
         return head

@@ -37,6 +37,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,27 +71,10 @@ WRITER_ID_BYTES = 8
 """A segment's id begins with that of its writer."""
 
 _HEAD = re.compile(
-    rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),'
-    rb'(?:"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
-    rb'(?:"finish_reason":"([a-z_]+)",)?("error":)?)?'
+    rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
+    rb'"num_prompt":(\d{1,18}),"num_response":(\d{1,18}),(?:"finish_reason":"([a-z_]+)",)?("error":)?'
 )
 _WORD = re.compile("[a-z_]+")
-
-_STRING = rb'"[^"\\]*(?:\\.[^"\\]*)*"'
-_PLAIN = rb'[^"\[\]{}]*(?:' + _STRING + rb'[^"\[\]{}]*)*'
-
-
-def _nested(depth: int) -> bytes:
-    """What matches a JSON array or object, with so many levels inside."""
-    inside = rb"(?:" + _nested(depth - 1) + _PLAIN + rb")*" if depth else rb""
-    return rb"[\[{]" + _PLAIN + inside + rb"[\]}]"
-
-
-# Whole members from the beginning on, so that nothing inside a text or a message is taken for them.
-_LENGTHS = re.compile(
-    rb'\{(?:"\w+":(?:' + _STRING + rb'|[^"\[\]{},]+|' + _nested(4) + rb"),)*?"
-    rb'"prompt_token_ids":\[([\d,]*)\],"response_token_ids":\[([\d,]*)\]'
-)
 
 _MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
@@ -153,62 +137,81 @@ class Head(NamedTuple):
     """What stands in front of an entry's record, read without parsing the rest.
 
     ``capture`` names its rows, ``rows`` says how many there are at most. ``place`` is where it
-    stands in every list of the index; empty in records of version 1, which have to be parsed.
+    stands in every list of the index, ``lengths`` the numbers of its prompt's and its response's
+    tokens.
     """
 
     capture: str
     rows: int
     place: bytes
+    lengths: tuple[int, int]
     finish_reason: str | None
     has_error: bool
 
 
+HEAD_ONLY = frozenset({"rows", "num_prompt", "num_response"})
+"""What a record has in front that follows from its other fields."""
+
+
 def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
     """The record of an entry, with what :func:`read_head` looks for in front."""
+    body = {name: value for name, value in document.items() if name not in HEAD_ONLY}
+    prompt, response = _lengths(document)
     front = {
         "capture": document["capture"],
         "rows": expected_rows(document),
         "created": document["created"],
         "sequence": sequence,
+        "num_prompt": prompt,
+        "num_response": response,
     }
     reason, error = document.get("finish_reason"), document.get("error")
     if isinstance(reason, str) and _WORD.fullmatch(reason):
         front["finish_reason"] = reason
     if error is not None:
         front["error"] = error
-    return {**front, **document, "rows": front["rows"], "sequence": sequence}
+    return {**front, **body, "sequence": sequence}
 
 
 def expected_rows(document: Mapping[str, Any]) -> int:
     """All tokens have ``P + R - 1`` rows, the response has ``R``, the prompt ``P``."""
-    prompt, response = len(document["prompt_token_ids"]), len(document["response_token_ids"])
+    prompt, response = _lengths(document)
     tokens = document.get("tokens", "all")
     return {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
 
 
+def _lengths(document: Mapping[str, Any]) -> tuple[int, int]:
+    return len(document["prompt_token_ids"]), len(document["response_token_ids"])
+
+
 def head_of(document: Mapping[str, Any]) -> Head:
-    """The head of a whole record, which may be one without."""
+    """The head of a whole record, which may be one of version 1."""
     return Head(
         document["capture"],
         document.get("rows", expected_rows(document)),
         place(document["created"], document["sequence"]),
+        _lengths(document),
         document.get("finish_reason"),
         document.get("error") is not None,
     )
 
 
 def read_head(raw: bytes | memoryview) -> Head | None:
-    """The head of an entry's JSON; None if the record has to be parsed whole."""
+    """The head of an entry's JSON; None if the record has to be parsed whole.
+
+    Records of version 1 have to be, and those with a capture id of unusual characters.
+    """
     found = _HEAD.match(raw)
     if found is None:
         return None
-    capture, rows, created, sequence, finish_reason, error = found.groups()
+    capture, rows, created, sequence, prompt, response, finish_reason, error = found.groups()
     try:
-        where = b"" if created is None else place(float(created), int(sequence))
+        where = place(float(created), int(sequence))
     except ValueError:
         return None
     reason = None if finish_reason is None else finish_reason.decode()
-    return Head(capture.decode(), int(rows), where, reason, error is not None)
+    lengths = int(prompt), int(response)
+    return Head(capture.decode(), int(rows), where, lengths, reason, error is not None)
 
 
 _PLACE_BYTES = 16
@@ -237,18 +240,15 @@ def sequence_of(where: bytes) -> int:
     return int.from_bytes(where[8:], "big")
 
 
-def read_lengths(raw: bytes) -> tuple[int, int] | None:
-    """The numbers of prompt and response tokens; None if the record has to be parsed whole."""
-    found = _LENGTHS.match(raw)
-    if found is None:
-        return None
-    prompt, response = (ids.count(b",") + 1 if ids else 0 for ids in found.groups())
-    return prompt, response
-
-
 def dump(value: Mapping[str, Any]) -> bytes:
-    """JSON with ASCII escapes: any text at all survives, lone surrogates and NUL included."""
-    return json.dumps(value, separators=(",", ":"), allow_nan=True).encode("ascii")
+    """Strict JSON with ASCII escapes: any text survives, lone surrogates and NUL included.
+
+    A number that is not finite, such as the log-probability of what cannot be, is null.
+    """
+    try:
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+    except ValueError:
+        return dumps(value).encode("ascii")
 
 
 def load(raw: bytes | memoryview, what: str) -> dict[str, Any]:

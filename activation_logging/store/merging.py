@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
-from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
-from activation_logging.store.mutations import MAX_NAME_BYTES, slices_of
+from activation_logging.store.mutations import slices_of
 from activation_logging.store.reader import Store, open_store
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH_BYTES = 32 << 20
 BATCH_ENTRIES = 256
 
-_PLACE = frozenset({"key", "sequence", "rows", "capture"})
+_PLACE = frozenset({"key", "sequence", "capture"}) | layout.HEAD_ONLY
 """What an answer does not take with it into another store as it is."""
 
 

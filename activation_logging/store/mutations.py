@@ -13,7 +13,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
-from activation_logging.records import LABELS, Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
 from activation_logging.store.liveness import is_running
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from activation_logging.store.environment import Environment
-
-MAX_NAME_BYTES = 128
 
 
 class Mutations:
@@ -107,12 +105,7 @@ class Mutations:
 
         Raises:
             EntryNotFound: no entry has that key.
-            ValueError: the label is not one of :data:`LABELS`, or the name is unusable.
         """
-        if evaluation.label not in LABELS:
-            raise ValueError(f"label {evaluation.label!r} is not one of {', '.join(LABELS)}")
-        if not 0 < len(evaluation.name.encode()) <= MAX_NAME_BYTES or "\0" in evaluation.name:
-            raise ValueError(f"an evaluator's name has 1 to {MAX_NAME_BYTES} bytes and no NUL")
         raw_key = layout.entry_key(key)
         if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")

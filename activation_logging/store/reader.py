@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import lmdb
 
-from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
+from activation_logging.errors import EntryNotFound, LabelError, StoreError, StoreReadOnly
+from activation_logging.printable import printable
 from activation_logging.records import Evaluation, Label
 from activation_logging.store import environment, layout, schema
 from activation_logging.store.entry import Entry
@@ -212,9 +213,9 @@ class Store(Mapping[str, Entry]):
         Raises:
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
-            ValueError: the label or the name cannot be.
+            LabelError: a part of it cannot be; see :meth:`.Evaluation.checked`.
         """
-        self.put_evaluations([(key, Evaluation(name, label, score, judge, details or {}))])
+        self.put_evaluations([(key, Evaluation.checked(name, label, score, judge, details))])
 
     def put_evaluations(
         self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
@@ -226,7 +227,7 @@ class Store(Mapping[str, Entry]):
                 :meth:`put_evaluation`, ``key`` included.
 
         Raises:
-            EntryNotFound, ValueError: as for :meth:`put_evaluation`. Of the labels before the one
+            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Of the labels before the one
                 that cannot be written, those are there that earlier commits have brought.
             StoreReadOnly: the store was opened for reading.
         """
@@ -357,15 +358,13 @@ class Store(Mapping[str, Entry]):
 
 
 def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
-    if not isinstance(given, Mapping):
-        return given
-    fields = {name: value for name, value in given.items() if value is not None}
     try:
-        return fields.pop("key"), Evaluation(**fields)
-    except (KeyError, TypeError):
-        raise ValueError(
-            f"a label has key, name, label, and perhaps score, judge and details; not "
-            f"{', '.join(map(str, given))}"
+        fields = dict(given) if isinstance(given, Mapping) else {"key": given[0], **vars(given[1])}
+        return fields.pop("key"), Evaluation.checked(**fields)
+    except (KeyError, TypeError, IndexError):
+        raise LabelError(
+            "a label of a group is a pair of a key and an Evaluation, or a mapping with key, name, "
+            f"label, and perhaps score, judge and details; not {printable(repr(given)[:200])}"
         ) from None
 
 

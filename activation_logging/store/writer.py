@@ -24,7 +24,7 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import NEVER_RAN, Capture
-from activation_logging.store import environment, layout
+from activation_logging.store import environment, layout, schema
 from activation_logging.store.liveness import birth
 from activation_logging.store.mutations import Mutations
 from activation_logging.store.readers import ReaderWatch
@@ -264,7 +264,7 @@ class StoreWriter:
         built: list[Document | Capture] = []
         for item in items:
             try:
-                built.append(item if isinstance(item, Capture) else item())
+                built.append(item if isinstance(item, Capture) else schema.document(item()))
             except Exception:  # noqa: PERF203 - one that fails must not take the others along
                 self._lose(1)
                 logger.exception("an entry could not be built and is lost")

@@ -16,12 +16,15 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
+from vllm.logger import init_logger
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from activation_logging import routes
 from activation_logging.errors import RequestOptionError
 from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
+
+logger = init_logger("vllm.activation_logging")
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,12 +43,26 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
     app.user_middleware.append(
         Middleware(RequestMiddleware, layers=Settings.from_env().layers, num_layers=num_layers)
     )
+    _warn_of_others(app)
     app.include_router(routes.router)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
     app.router.routes.insert(0, Route("/metrics", _metrics))
     # vLLM has already built its stack, and Starlette builds it only once by itself.
     app.middleware_stack = app.build_middleware_stack()
+
+
+def _warn_of_others(app: FastAPI) -> None:
+    """Name who else answers under our prefix, such as vllm-lens 1.3: the first route wins."""
+    for route in app.routes:
+        path, handler = getattr(route, "path", ""), getattr(route, "endpoint", None)
+        if path == routes.PREFIX or path.startswith(f"{routes.PREFIX}/"):
+            logger.warning(
+                "%s is answered by %s, not by activation logging: uninstall or switch off one of "
+                "the two, or read the store by its path",
+                path,
+                getattr(handler, "__module__", handler),
+            )
 
 
 async def _metrics(_request: Request) -> Response:

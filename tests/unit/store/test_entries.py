@@ -175,17 +175,18 @@ HIDES = '"prompt_token_ids":[1],"response_token_ids":[1]'
         {"first": {"prompt_token_ids": [1], "response_token_ids": [1]}},
     ],
 )
-def test_the_number_of_tokens_is_found_without_parsing(fields: dict[str, Any]) -> None:
-    """Whatever else is in a record, in front of the ids or behind them."""
+def test_the_head_is_read_without_parsing(fields: dict[str, Any]) -> None:
+    """Whatever else is in a record, whatever order it came in, or if it pretends to be a head."""
     document = make_document("r", **fields)
-    for record in (document, {**fields, **document}, {**document, **fields}):
-        raw = layout.dump(layout.with_head(record))
-        wanted = len(document["prompt_token_ids"]), len(document["response_token_ids"])
-        assert layout.read_lengths(raw) in (wanted, None)
-    assert layout.read_lengths(layout.dump(layout.with_head(document))) == wanted
+    forged = {"rows": 7, "num_prompt": 7, "num_response": 7, "sequence": 7}
+    for record in (document, fields | document, document | fields, document | forged):
+        written = layout.with_head(record, 5)
+        assert layout.read_head(layout.dump(written)) == layout.head_of(written)
+        ids = record["prompt_token_ids"], record["response_token_ids"]
+        assert layout.head_of(written).lengths == (len(ids[0]), len(ids[1]))
     # What is cut off takes no time to be refused.
     long = layout.dump({"prompt": "x\\" * 100_000, "messages": [["y"] * 1000] * 20})
-    assert layout.read_lengths(long[:-1]) is None
+    assert layout.read_head(long[:-1]) is None
 
 
 def test_response_only_and_prompt_only(store_path: Path, store_writer: StoreWriter) -> None:

@@ -25,6 +25,7 @@ def make_version_1(path: Path) -> None:
         keys = [bytes(key) for key, _ in txn.cursor() if not key.startswith(layout.FIRST_NAME)]
         for key in keys:
             entry = json.loads(txn.get(key))
-            last = {name: entry.pop(name) for name in ("created", "sequence", "finish_reason")}
-            txn.put(key, layout.dump({**entry, **last}))
+            first = {name: entry.pop(name) for name in ("capture", "rows", "prompt")}
+            del entry["num_prompt"], entry["num_response"]
+            txn.put(key, layout.dump({**first, **entry}))
     env.close()

@@ -1,0 +1,27 @@
+"""Text of others on a terminal."""
+
+from __future__ import annotations
+
+_ZERO_WIDTH_JOINER = "\u200d"
+
+
+def printable(text: str, *, keep: str = "") -> str:
+    """Text with control characters, lone surrogates and the like as escapes.
+
+    Those in ``keep`` stay as they are, and so does what joins emoji.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in keep or char == _ZERO_WIDTH_JOINER else _escape(char)
+        for char in text
+    )
+
+
+def lines(text: object) -> str:
+    """The same of what may have several lines, such as an error."""
+    return printable(str(text), keep="\n\t")
+
+
+def _escape(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")
