@@ -7,7 +7,7 @@ ACCELERATOR ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench torture lock
+.PHONY: help setup test check demo bench torture lock reader lowest
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -37,3 +37,9 @@ torture: setup ## kills, power cuts, full disks, and a hundred thousand requests
 
 lock: ## resolve the packages of one Python anew (PYTHON=python3.12); 3.11 comes first
 	@$(PYTHON) packaging/bootstrap.py lock
+
+reader: ## try `pip install .` alone (PYTHON=python3.10)
+	@$(PYTHON) packaging/trial.py reader
+
+lowest: ## try the lowest versions that pyproject.toml allows (PYTHON=python3.10)
+	@$(PYTHON) packaging/trial.py lowest
