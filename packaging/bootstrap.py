@@ -234,11 +234,11 @@ def install_cuda() -> None:
         )
 
 
-def refuse_other_pythons() -> None:
+def refuse_other_pythons(python: str = THIS_PYTHON) -> None:
     """What is pinned and tested is for these Pythons."""
-    if THIS_PYTHON not in PYTHONS:
+    if python not in PYTHONS:
         raise SetupError(
-            f"This is Python {platform.python_version()}, and the server is installed with Python"
+            f"This is Python {python}, and the server is installed with Python"
             f" {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}: install one of these, and run"
             f" `make setup PYTHON=/path/to/python{PYTHONS[-1]}`. `pip install .` gives the reader"
             " and the command line on any Python from 3.10 on."
