@@ -282,7 +282,8 @@ def resolve(venv_python: str, *arguments: str) -> list[dict[str, Any]]:
     """The metadata of every package that pip would install."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [venv_python, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
-        subprocess.run([*command, "--report", report.name, *arguments], check=True)
+        if subprocess.run([*command, "--report", report.name, *arguments], check=False).returncode:
+            raise SetupError("pip finds no versions that fit together; its reason stands above.")
         return [item["metadata"] for item in json.load(report)["install"]]
 
 
