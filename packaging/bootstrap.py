@@ -64,8 +64,8 @@ LEFT_OUT = {
     "ncbi-refseq-accession-lengths",
     "ncbi-refseq-accession-offsets",
 }
-# What comes with torch's CUDA build alone.
-CUDA_PACKAGES = ("cuda-", "nvidia-", "triton")
+# What only torch's CUDA build needs.
+CUDA_PACKAGES = ("cuda-", "nvidia-")
 PREPARE_MODEL = (
     "from activation_logging.demo_model import demo_model_path; print(demo_model_path())"
 )
@@ -98,6 +98,11 @@ def locked_pins(python: str) -> list[str]:
     """The lines of a lock that pin a package."""
     lines = lock_file(python).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def name_of(requirement: str) -> str:
+    """The name that a requirement or a pin begins with, in lower case and with hyphens."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def run(command: list[str], remedy: str) -> None:
@@ -180,6 +185,13 @@ def open_venv(first_line: str) -> None:
         )
 
 
+def cuda_libraries() -> list[str]:
+    """What the registry's torch, now installed, is linked against."""
+    code = "from importlib.metadata import requires; print(*requires('torch'), sep='\\n')"
+    listed = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True)
+    return [need for need in listed.stdout.splitlines() if name_of(need).startswith(CUDA_PACKAGES)]
+
+
 def install_torch(pin: str) -> None:
     """Install the CPU build, or where pip can get none, the main registry's build.
 
@@ -194,11 +206,12 @@ def install_torch(pin: str) -> None:
             return pip_install("--no-deps", *options, pin, remedy="")
     version, _, _ = pin.partition("+")
     with step(f"that is not to be had: installing {version} for CUDA (3 GB to fetch)"):
-        return pip_install(
-            version,
-            remedy=f"pip could get neither {pin} nor {version}. Check the connection to the package"
-            " registry and the room on the disk (7 GB), and run `make setup` again.",
+        remedy = (
+            f"pip could get neither {pin} nor {version}. Check the connection to the package"
+            " registry and the room on the disk (8 GB), and run `make setup` again."
         )
+        pip_install("--no-deps", version, remedy=remedy)
+        return pip_install(*cuda_libraries(), remedy=remedy)
 
 
 def install_cpu() -> None:
@@ -273,11 +286,6 @@ def setup(accelerator: str) -> None:
     say("ready: .venv/bin/python and .venv/bin/activation-logging")
 
 
-def name_of(requirement: str) -> str:
-    """The name that a requirement or a pin begins with, in lower case and with hyphens."""
-    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
-
-
 def resolve(venv_python: str, *arguments: str) -> list[dict[str, Any]]:
     """The metadata of every package that pip would install."""
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
@@ -312,7 +320,7 @@ def write_lock() -> None:
             roots += ["--constraint", str(kept)]
         found = resolve(python, *roots)
     pins = {f"{name_of(item['name'])}=={item['version']}" for item in found}
-    unwanted = LEFT_OUT | {"activation-logging", "torch"}
+    unwanted = LEFT_OUT | {"activation-logging", "torch", "triton"}
     pins = {
         pin for pin in pins if name_of(pin) not in unwanted and not pin.startswith(CUDA_PACKAGES)
     }
