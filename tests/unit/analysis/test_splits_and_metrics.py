@@ -125,7 +125,8 @@ def test_folds_keep_groups_together_and_classes_in_proportion():
         assert not set(groups[fold.train]) & set(groups[fold.test])
         assert not set(groups[fold.fit]) & set(groups[fold.validation])
         assert set(fold.fit) | set(fold.validation) == set(fold.train)
-        assert abs(y[fold.test].mean() - y.mean()) < 0.06
+        # The oldest scikit-learn that is allowed balances a little less well: 0.062.
+        assert abs(y[fold.test].mean() - y.mean()) < 0.07
     again = make_folds(y, groups, folds=5, seed=1)
     assert all((a.test == b.test).all() for a, b in zip(folds, again, strict=True))
     other = make_folds(y, groups, folds=5, seed=2)
