@@ -47,7 +47,11 @@ Origin = Literal["run", "file"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, and the id under which the server knows its request."""
+    """One answer, and the id under which the server knows its request.
+
+    ``generation`` is the text that is judged. A model that thinks has said more: ``reasoning`` is
+    what Inspect or the server took out of it, if anything.
+    """
 
     id: str
     prompt: str
@@ -60,6 +64,7 @@ class Answer:
     gold: tuple[str, ...] = ()
     stratum: str = ""
     finish_reason: str | None = None
+    reasoning: str | None = None
 
     @property
     def digest(self) -> str:
@@ -272,7 +277,8 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
     epoch, gold = fields.get("epoch", 1), fields.get("gold", ())
     if not isinstance(epoch, int) or not isinstance(gold, (list, tuple)):
         raise BenchmarkError(f"{where}: epoch is a number and gold a list of texts")
-    texts = {name: fields.get(name) for name in ("request_id", "stratum", "finish_reason")}
+    names = ("request_id", "stratum", "finish_reason", "reasoning")
+    texts = {name: fields.get(name) for name in names}
     return Answer(
         id=str(fields.get("id", f"line-{number}")),
         prompt=fields["prompt"],
@@ -285,6 +291,7 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
         gold=tuple(map(str, gold)),
         stratum=texts["stratum"] or "",
         finish_reason=texts["finish_reason"],
+        reasoning=texts["reasoning"],
     )
 
 

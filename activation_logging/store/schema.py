@@ -32,6 +32,7 @@ _ENTRY: dict[str, tuple[type, ...]] = {
 }
 _ENTRY_OPTIONS: dict[str, tuple[type, ...]] = {
     "choice": (int, _NONE),
+    "content": (str, _NONE),
     "error": (str, _NONE),
     "finish_reason": (str, _NONE),
     "logprobs": (list, _NONE),

@@ -1,21 +1,41 @@
-"""What only the HTTP side of a request knows, handed to the front-end tap."""
+"""What only the front end's side of a request knows, handed to the tap."""
 
 from __future__ import annotations
 
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Callable, Mapping, MutableMapping, Sequence
+
+    Reading = Callable[[str, Sequence[int], Sequence[int]], str | None]
+
+CHAT = "/v1/chat/completions"
+BATCH = "/v1/chat/completions/batch"
+RESPONSES = "/v1/responses"
+INVOCATIONS = "/invocations"
+"""SageMaker's route, which takes the body of any other."""
+_CHATS = frozenset({CHAT, BATCH, "/v1/messages", "/cohere/v2/chat"})
 
 
-@dataclass(frozen=True)
+@dataclass
 class HttpRequest:
-    """The body of an OpenAI request, and the ASGI state that vLLM leaves the answer's id in."""
+    """A request as its client sent it.
 
+    Attributes:
+        path: the route, such as ``/v1/completions``.
+        body: the body's JSON.
+        state: the ASGI state that vLLM leaves the answer's id in.
+        content_of: gives what the server makes of an answer for its client: the content without
+            reasoning and tool calls. Takes the text, its token ids and the prompt's. None where
+            the client gets the text as it is.
+    """
+
+    path: str
     body: Mapping[str, Any]
-    state: MutableMapping[str, Any]
+    state: MutableMapping[str, Any] = field(default_factory=dict)
+    content_of: Reading | None = None
 
     @property
     def answer_id(self) -> str | None:
@@ -30,15 +50,35 @@ class HttpRequest:
         return arguments if isinstance(arguments, dict) else {}
 
     @property
-    def messages(self) -> list[Any] | None:
-        """Chat messages as sent; for the responses API its ``input``."""
-        messages = self.body.get("messages")
-        if messages is None and "prompt" not in self.body:
+    def truncates(self) -> bool:
+        """Whether the model may read less than the prompt's text."""
+        by_tokens = self.body.get("truncate_prompt_tokens") is not None
+        return by_tokens or self.body.get("truncation", "disabled") not in ("disabled", None)
+
+    def messages(self, number: int) -> list[dict[str, Any]] | None:
+        """Chat messages as sent; for the responses API its ``input``.
+
+        Args:
+            number: of the conversation, where the route takes several.
+        """
+        messages: Any = None
+        if self.path == RESPONSES:
             messages = self.body.get("input")
             if isinstance(messages, str):
                 messages = [{"role": "user", "content": messages}]
-        return messages if isinstance(messages, list) else None
+        elif self._is_chat:
+            messages = self.body.get("messages")
+            if self.path == BATCH and isinstance(messages, list):
+                messages = messages[number] if number < len(messages) else None
+        is_list = isinstance(messages, list) and all(isinstance(one, dict) for one in messages)
+        return messages if is_list else None
+
+    @property
+    def _is_chat(self) -> bool:
+        if self.path == INVOCATIONS:
+            return (self.answer_id or "").startswith("chatcmpl-")
+        return self.path in _CHATS
 
 
 http_request: ContextVar[HttpRequest | None] = ContextVar("http_request", default=None)
-"""The HTTP request that the current task works for; engine tasks inherit it."""
+"""The request that the current task works for; engine tasks inherit it."""

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import re
 import weakref
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass, fields, is_dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import msgspec
 import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -25,8 +28,8 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
-from activation_logging.vllm_plugin.context import HttpRequest, http_request
-from activation_logging.vllm_plugin.origin import mark_accepted
+from activation_logging.vllm_plugin.context import RESPONSES, HttpRequest, http_request
+from activation_logging.vllm_plugin.origin import is_own, mark_accepted
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
 
 if TYPE_CHECKING:
@@ -37,17 +40,21 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.activation_logging")
 
-_SAMPLING_FIELDS = (
-    *("n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"),
-    *("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "logprobs"),
-    *("prompt_logprobs", "skip_special_tokens", "allowed_token_ids", "truncate_prompt_tokens"),
+_NOT_KEPT = frozenset(
+    {
+        # How the answer travels and what is told of it, not which it is.
+        *("output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),
+        *("flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start"),
+        *("routed_experts_prompt_start", "skip_reading_prefix_cache"),
+    }
 )
+"""Fields of vLLM's sampling parameters that no entry needs; all others are kept."""
 _DEFAULTS = SamplingParams()
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
     "switch logging off for it with activation_logging: off"
 )
+_NUMBER = re.compile(r"[-_](\d+)")
 _FLUSHED_AT_ONCE = 10_000
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
@@ -57,14 +64,17 @@ _GONE = (
 )
 
 
-class _Accepted(NamedTuple):
+@dataclass(frozen=True)
+class _Accepted:
     """What is known when a request comes in, and is not kept by vLLM until it ends."""
 
     http: HttpRequest | None
     options: RequestOptions
     sampling: SamplingParams
     arrival_time: float
-    choice: int
+    index: int
+    choices: int
+    multimodal: bool
 
 
 class FrontEndTap:
@@ -78,6 +88,7 @@ class FrontEndTap:
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
         self._num_layers = int(config.hf_text_config.num_hidden_layers)
+        self._processors = [_name(one) for one in config.logits_processors or ()]
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
         # Offline engines answer in the caller's own thread: nothing else flushes for it.
@@ -95,8 +106,13 @@ class FrontEndTap:
         self._processor.__class__ = TappedOutputProcessor
         self._processor.tap = self
 
-    def accept(self, request: EngineCoreRequest, index: int) -> None:
+    def accept(self, request: EngineCoreRequest, index: int, choices: int) -> None:
         """Note a request that comes in, and mark it for the worker.
+
+        Args:
+            request: as the engine gets it.
+            index: which of the choices of its prompt it is.
+            choices: how many its prompt has.
 
         Raises:
             VLLMValidationError: its ``activation_*`` arguments make no sense, or its prompt comes
@@ -120,7 +136,13 @@ class FrontEndTap:
             raise VLLMValidationError(_IN_PIECES, parameter="prompt")
         mark_accepted(params, arguments)
         self._accepted[request.request_id] = _Accepted(
-            http, options, params, request.arrival_time, index
+            http=http,
+            options=options,
+            sampling=params,
+            arrival_time=request.arrival_time,
+            index=index,
+            choices=choices,
+            multimodal=bool(request.mm_features),
         )
 
     def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
@@ -201,31 +223,55 @@ class FrontEndTap:
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
     ) -> dict[str, Any]:
-        http, options, sampling, created, choice_of_prompt = accepted
+        http, options, sampling = accepted.http, accepted.options, accepted.sampling
         tokenizer = self._processor.tokenizer
         response_ids = list(state.detokenizer.output_token_ids) if state.detokenizer else []
-        request_id, choice = _answer_of(state, http, choice_of_prompt)
+        place = _place(state, accepted)
+        text = response_text(state)
+        pieces = response_pieces(state, sampling, tokenizer, text, stopped=reason == "stop")
+        response = "".join(pieces) if text is None else text
+        # What comes over HTTP says whether it may be cut; beams grow, and keep the first text.
+        plain = not self.offline and not (http and http.truncates) and place.choice is not None
         document: dict[str, Any] = {
-            "prompt": prompt_text(state, tokenizer),
-            "response": response_text(state, sampling, tokenizer),
+            "prompt": prompt_text(state, tokenizer, whole=plain or accepted.multimodal),
+            "response": response,
+            "content": _content(http, response, response_ids, state.prompt_token_ids or []),
             "model": state.lora_name or self._model,
-            "messages": http.messages if http else None,
-            "request_id": request_id,
-            "choice": choice,
+            "messages": http.messages(place.prompt) if http else None,
+            "request_id": place.request_id,
+            "choice": place.choice,
             "capture": state.request_id,
             "prompt_token_ids": list(state.prompt_token_ids or []),
             "response_token_ids": response_ids,
-            "response_tokens": response_pieces(response_ids, tokenizer),
+            "response_tokens": pieces,
             **_logprobs(state, response_ids),
             "finish_reason": reason,
             "error": error,
-            "sampling": _sampling(sampling),
+            "sampling": self._sampling(accepted),
             "tokens": options.tokens or self._settings.tokens,
             "tags": options.tags,
-            "created": created,
+            "created": accepted.arrival_time,
             "vllm_version": vllm.__version__,
         }
         return {name: value for name, value in document.items() if value is not None}
+
+    def _sampling(self, accepted: _Accepted) -> dict[str, Any]:
+        """What says how tokens were chosen, where it differs from vLLM's defaults, for JSON."""
+        params = accepted.sampling
+        found: dict[str, Any] = {}
+        for name in params.__struct_fields__:
+            value: Any = accepted.choices if name == "n" else getattr(params, name)
+            if name[0] == "_" or name in _NOT_KEPT or value == getattr(_DEFAULTS, name):
+                continue
+            if name == "watermarking" and not value:  # vLLM writes down that it has none
+                continue
+            if name == "extra_args":
+                # Those of others: processors of logits may read them. Ours have their own fields.
+                value = {key: arg for key, arg in value.items() if not is_own(key)}
+            found[name] = _plain(value)
+        if self._processors:
+            found["logits_processors"] = self._processors
+        return {name: value for name, value in found.items() if value not in (None, {})}
 
 
 class TappedOutputProcessor(OutputProcessor):
@@ -243,7 +289,7 @@ class TappedOutputProcessor(OutputProcessor):
         queue: Any = None,
     ) -> None:
         if request.request_id not in self.request_states:
-            self.tap.accept(request, request_index)
+            self.tap.accept(request, request_index, parent_req.n if parent_req else 1)
         super().add_request(request, prompt, parent_req, request_index, queue)
 
     def process_outputs(
@@ -281,10 +327,10 @@ class TappedOutputProcessor(OutputProcessor):
 def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, Any]:
     """The ``activation_*`` arguments of a request.
 
-    Beam search makes requests of its own out of one, without its arguments: those of the HTTP
-    request hold for each of them.
+    Some requests lose them on their way: those that beam search makes out of one, and those of
+    routes without ``vllm_xargs``. What the HTTP request says holds for each of them.
     """
-    given = params.extra_args or (http.arguments if http else None) or {}
+    given = {**(http.arguments if http else {}), **(params.extra_args or {})}
     return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
@@ -306,33 +352,67 @@ async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
         answer.cancel()
 
 
-def _answer_of(state: RequestState, http: HttpRequest | None, index: int) -> tuple[str, int]:
-    """The OpenAI answer's id, and the index of this choice in it.
+class _Place(NamedTuple):
+    """Where an answer stands: in which OpenAI answer, to which of its prompts, as which choice."""
 
-    vLLM gives the i-th prompt of a list the id ``<answer id>-i``; its choices follow those of
-    the prompts before it.
+    request_id: str
+    prompt: int
+    choice: int | None
+
+
+def _place(state: RequestState, accepted: _Accepted) -> _Place:
+    """The place that vLLM's id of a request tells.
+
+    The i-th prompt of a list has the id ``<answer id>-i``, the i-th conversation of a batch
+    ``<answer id>_i``; their choices follow those of the prompts before. ``<response>_i`` is the
+    i-th turn of one answer, between calls of tools. Beams are no choices.
     """
+    http, index = accepted.http, accepted.index
     answer = http.answer_id if http else None
     if http is None or answer is None:
-        return state.external_req_id, index
-    number = state.external_req_id.removeprefix(answer).lstrip("-_")
-    per_prompt = http.body.get("n")
-    before = (
-        int(number) * (per_prompt if isinstance(per_prompt, int) else 1)
-        if number.isdecimal()
-        else 0
-    )
-    return answer, before + index
+        return _Place(state.external_req_id, 0, index)
+    rest = state.external_req_id.removeprefix(answer)
+    number = _NUMBER.fullmatch(rest)
+    if http.path == RESPONSES or not rest:
+        return _Place(answer, 0, index)
+    if number is None:
+        return _Place(answer, 0, None)
+    prompt = int(number[1])
+    return _Place(answer, prompt, prompt * accepted.choices + index)
 
 
-def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """Sampling parameters that differ from vLLM's defaults."""
-    found: dict[str, Any] = {}
-    for name in _SAMPLING_FIELDS:
-        value = getattr(params, name, None)
-        if value is not None and value != getattr(_DEFAULTS, name, None):
-            found[name] = value
-    return found
+def _content(
+    http: HttpRequest | None, response: str, ids: list[int], prompt_ids: list[int]
+) -> str | None:
+    """What the client got as the answer's content, or None where it is the response itself."""
+    if http is None or http.content_of is None:
+        return None
+    try:
+        content = http.content_of(response, ids, prompt_ids) or ""
+    except Exception:
+        # The parser's own failure, which the client has been told of; the entry stays whole.
+        logger.exception("an answer could not be parsed; its entry has no content of its own")
+        return None
+    return None if content == response else content
+
+
+def _name(processor: str | type) -> str:
+    """How an entry calls a processor of logits that the whole engine has."""
+    if isinstance(processor, str):
+        return processor
+    return f"{processor.__module__}:{processor.__qualname__}"
+
+
+def _plain(value: Any) -> Any:
+    """A sampling parameter as JSON has it; of an object, the public fields that say something."""
+    if is_dataclass(value) and not isinstance(value, type):
+        members = {item.name: getattr(value, item.name) for item in fields(value)}
+        return {
+            name: _plain(member)
+            for name, member in members.items()
+            if name[0] != "_" and member not in (None, False)
+        }
+    return msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
 
 
 def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]:
