@@ -30,7 +30,7 @@ LINE_TAG = "generate_line"
 
 _FIELDS = {"prompt", "messages", "tags"}
 _SHOWN_ERRORS = 10
-_ANSWERED = ("stop", "length")
+_ANSWERED = ("stop", "length", "repetition")
 _WRITE_S = 30.0
 """What vLLM's processes may take to write and to end."""
 

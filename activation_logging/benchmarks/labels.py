@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 _POLL_S = 0.25
-_ENDED = ("stop", "length", "tool_calls")
+_ENDED = ("stop", "length", "repetition")
+"""How vLLM's engine says that an answer came to its end."""
 _THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping, Sequence
@@ -16,6 +17,7 @@ BATCH = "/v1/chat/completions/batch"
 RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
 """SageMaker's route, which takes the body of any other."""
+_NUMBER = re.compile(r"[-_](\d+)")
 _CHATS = frozenset({CHAT, BATCH, "/v1/messages", "/cohere/v2/chat"})
 
 
@@ -82,3 +84,40 @@ class HttpRequest:
 
 http_request: ContextVar[HttpRequest | None] = ContextVar("http_request", default=None)
 """The request that the current task works for; engine tasks inherit it."""
+
+
+class Place(NamedTuple):
+    """Where an answer stands: in which OpenAI answer, to which of its prompts, as which choice.
+
+    ``choice`` is None for the beams of a beam search, which are no choices.
+    """
+
+    request_id: str
+    prompt: int
+    choice: int | None
+
+
+def place_of(http: HttpRequest | None, external_id: str, index: int, choices: int) -> Place:
+    """The place that vLLM's id of a request tells.
+
+    The i-th prompt of a list has the id ``<answer id>-i``, the i-th conversation of a batch
+    ``<answer id>_i``; their choices follow those of the prompts before. On the responses route
+    ``<answer id>_i`` is the i-th turn of one answer, between calls of tools.
+
+    Args:
+        http: the request, if it came with one.
+        external_id: the id that vLLM's route gave to its engine.
+        index: which of the choices of its prompt it is.
+        choices: how many its prompt has.
+    """
+    answer = http.answer_id if http else None
+    if http is None or answer is None:
+        return Place(external_id, 0, index)
+    rest = external_id.removeprefix(answer)
+    if http.path == RESPONSES or not rest:
+        return Place(answer, 0, index)
+    number = _NUMBER.fullmatch(rest)
+    if number is None:
+        return Place(answer, 0, None)
+    prompt = int(number[1])
+    return Place(answer, prompt, prompt * choices + index)

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import re
 import weakref
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import msgspec
 import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
@@ -28,8 +26,9 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
-from activation_logging.vllm_plugin.context import RESPONSES, HttpRequest, http_request
-from activation_logging.vllm_plugin.origin import is_own, mark_accepted
+from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
+from activation_logging.vllm_plugin.origin import mark_accepted
+from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
 
 if TYPE_CHECKING:
@@ -40,21 +39,10 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.activation_logging")
 
-_NOT_KEPT = frozenset(
-    {
-        # How the answer travels and what is told of it, not which it is.
-        *("output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),
-        *("flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start"),
-        *("routed_experts_prompt_start", "skip_reading_prefix_cache"),
-    }
-)
-"""Fields of vLLM's sampling parameters that no entry needs; all others are kept."""
-_DEFAULTS = SamplingParams()
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
     "switch logging off for it with activation_logging: off"
 )
-_NUMBER = re.compile(r"[-_](\d+)")
 _FLUSHED_AT_ONCE = 10_000
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
@@ -88,7 +76,7 @@ class FrontEndTap:
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
         self._num_layers = int(config.hf_text_config.num_hidden_layers)
-        self._processors = [_name(one) for one in config.logits_processors or ()]
+        self._processors = config.logits_processors or ()
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
         # Offline engines answer in the caller's own thread: nothing else flushes for it.
@@ -226,12 +214,13 @@ class FrontEndTap:
         http, options, sampling = accepted.http, accepted.options, accepted.sampling
         tokenizer = self._processor.tokenizer
         response_ids = list(state.detokenizer.output_token_ids) if state.detokenizer else []
-        place = _place(state, accepted)
+        place = place_of(http, state.external_req_id, accepted.index, accepted.choices)
         text = response_text(state)
         pieces = response_pieces(state, sampling, tokenizer, text, stopped=reason == "stop")
         response = "".join(pieces) if text is None else text
-        # What comes over HTTP says whether it may be cut; beams grow, and keep the first text.
-        plain = not self.offline and not (http and http.truncates) and place.choice is not None
+        # A body says whether its prompt may be cut. Beams grow, and keep their first text.
+        told = not (self.offline or http is None or http.truncates)
+        plain = told and place.choice is not None
         document: dict[str, Any] = {
             "prompt": prompt_text(state, tokenizer, whole=plain or accepted.multimodal),
             "response": response,
@@ -247,31 +236,13 @@ class FrontEndTap:
             **_logprobs(state, response_ids),
             "finish_reason": reason,
             "error": error,
-            "sampling": self._sampling(accepted),
+            "sampling": sampling_record(sampling, accepted.choices, self._processors),
             "tokens": options.tokens or self._settings.tokens,
             "tags": options.tags,
             "created": accepted.arrival_time,
             "vllm_version": vllm.__version__,
         }
         return {name: value for name, value in document.items() if value is not None}
-
-    def _sampling(self, accepted: _Accepted) -> dict[str, Any]:
-        """What says how tokens were chosen, where it differs from vLLM's defaults, for JSON."""
-        params = accepted.sampling
-        found: dict[str, Any] = {}
-        for name in params.__struct_fields__:
-            value: Any = accepted.choices if name == "n" else getattr(params, name)
-            if name[0] == "_" or name in _NOT_KEPT or value == getattr(_DEFAULTS, name):
-                continue
-            if name == "watermarking" and not value:  # vLLM writes down that it has none
-                continue
-            if name == "extra_args":
-                # Those of others: processors of logits may read them. Ours have their own fields.
-                value = {key: arg for key, arg in value.items() if not is_own(key)}
-            found[name] = _plain(value)
-        if self._processors:
-            found["logits_processors"] = self._processors
-        return {name: value for name, value in found.items() if value not in (None, {})}
 
 
 class TappedOutputProcessor(OutputProcessor):
@@ -352,35 +323,6 @@ async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
         answer.cancel()
 
 
-class _Place(NamedTuple):
-    """Where an answer stands: in which OpenAI answer, to which of its prompts, as which choice."""
-
-    request_id: str
-    prompt: int
-    choice: int | None
-
-
-def _place(state: RequestState, accepted: _Accepted) -> _Place:
-    """The place that vLLM's id of a request tells.
-
-    The i-th prompt of a list has the id ``<answer id>-i``, the i-th conversation of a batch
-    ``<answer id>_i``; their choices follow those of the prompts before. ``<response>_i`` is the
-    i-th turn of one answer, between calls of tools. Beams are no choices.
-    """
-    http, index = accepted.http, accepted.index
-    answer = http.answer_id if http else None
-    if http is None or answer is None:
-        return _Place(state.external_req_id, 0, index)
-    rest = state.external_req_id.removeprefix(answer)
-    number = _NUMBER.fullmatch(rest)
-    if http.path == RESPONSES or not rest:
-        return _Place(answer, 0, index)
-    if number is None:
-        return _Place(answer, 0, None)
-    prompt = int(number[1])
-    return _Place(answer, prompt, prompt * accepted.choices + index)
-
-
 def _content(
     http: HttpRequest | None, response: str, ids: list[int], prompt_ids: list[int]
 ) -> str | None:
@@ -394,25 +336,6 @@ def _content(
         logger.exception("an answer could not be parsed; its entry has no content of its own")
         return None
     return None if content == response else content
-
-
-def _name(processor: str | type) -> str:
-    """How an entry calls a processor of logits that the whole engine has."""
-    if isinstance(processor, str):
-        return processor
-    return f"{processor.__module__}:{processor.__qualname__}"
-
-
-def _plain(value: Any) -> Any:
-    """A sampling parameter as JSON has it; of an object, the public fields that say something."""
-    if is_dataclass(value) and not isinstance(value, type):
-        members = {item.name: getattr(value, item.name) for item in fields(value)}
-        return {
-            name: _plain(member)
-            for name, member in members.items()
-            if name[0] != "_" and member not in (None, False)
-        }
-    return msgspec.to_builtins(value, str_keys=True, enc_hook=repr)
 
 
 def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]:
