@@ -11,7 +11,7 @@ import json
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from pydantic import PrivateAttr
+from pydantic import ConfigDict, PrivateAttr
 from vllm.entrypoints.launchers import run_batch
 from vllm.exceptions import VLLMValidationError
 
@@ -30,6 +30,8 @@ CUSTOM_ID = "custom_id"
 class LoggedLine(run_batch.BatchRequestInput):
     """A line of the file, which also knows itself as a request for the tap."""
 
+    # vLLM's own name, for the errors that name it.
+    model_config = ConfigDict(title=run_batch.BatchRequestInput.__name__)
     _asked: HttpRequest | None = PrivateAttr(None)
     _refusal: RequestOptionError | None = PrivateAttr(None)
 
