@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from tokenizers import (
@@ -71,6 +72,12 @@ def llama() -> Tokenizer:
         vocab_size=600, special_tokens=[*SPECIAL, *_BYTES], show_progress=False
     )
     made.train_from_iterator((_split(sentence) for sentence in SENTENCES), trainer)
+    # The trainer takes bytes for special tokens only; in such a vocabulary they are plain ones.
+    whole = json.loads(made.to_str())
+    whole["added_tokens"] = [
+        token for token in whole["added_tokens"] if token["content"] in SPECIAL
+    ]
+    made = Tokenizer.from_str(json.dumps(whole))
     made.post_processor = processors.TemplateProcessing("<s> $A", special_tokens=[("<s>", 1)])
     return made
 
