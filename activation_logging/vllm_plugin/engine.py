@@ -62,6 +62,7 @@ def install() -> None:
         arguments = import_module(_ARGUMENTS)
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
         _extend_server()
+        _watch_batch()
     if _EXECUTOR in sys.modules:
         _wrap(sys.modules[_EXECUTOR].Executor, "__init__", _init_executor)
 
@@ -134,8 +135,19 @@ def _attach_taps() -> None:
     _wrap(Executor, "__init__", _init_executor)
 
 
+def _watch_batch() -> None:
+    """Know each line of ``run-batch``; vLLM 0.33 reads them before it makes its engine."""
+    batch = sys.modules.get(_BATCH)
+    if batch is not None:
+        from activation_logging.vllm_plugin import run_batch
+
+        batch.BatchRequestInput = run_batch.LoggedLine  # type: ignore[attr-defined]
+        _wrap(batch, "run_request", run_batch.run_request)
+
+
 def _watch_requests() -> None:
     """Note what is known of requests before the engine gets them, where this process makes any."""
+    _watch_batch()
     if _SERVER in sys.modules:
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
         from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
@@ -144,11 +156,6 @@ def _watch_requests() -> None:
 
         _wrap(OpenAIServingChat, "_make_parser", note_parser)
         _wrap(OpenAIServingResponses, "_make_response_parser", note_parser)
-    if _BATCH in sys.modules:
-        from activation_logging.vllm_plugin import run_batch
-
-        sys.modules[_BATCH].BatchRequestInput = run_batch.LoggedLine  # type: ignore[attr-defined]
-        _wrap(sys.modules[_BATCH], "run_request", run_batch.run_request)
     if _OFFLINE in sys.modules:
         from activation_logging.vllm_plugin import offline_chat
 

@@ -58,14 +58,14 @@ class LoggedLine(run_batch.BatchRequestInput):
 
 
 async def run_request(
-    original: Callable[..., Any], ask: Callable[..., Any], request: Any, tracker: Any
+    original: Callable[..., Any], ask: Callable[..., Any], request: Any, *others: Any
 ) -> Any:
     """Answer a line, with the line in the context that the tap looks at."""
     if isinstance(request, LoggedLine):
         http_request.set(request._asked)
         if request._refusal is not None:
             ask = _refusing(request._refusal)
-    return await original(ask, request, tracker)
+    return await original(ask, request, *others)
 
 
 def _refusing(refusal: RequestOptionError) -> Callable[..., Any]:

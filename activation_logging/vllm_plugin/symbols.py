@@ -74,7 +74,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.launchers.run_batch": (
         "BatchRequestInput.custom_id",
         "BatchRequestInput.url",
-        "run_request(serving_engine_func, request, tracker)",
+        "run_request(serving_engine_func, request, ...)",
     ),
     "vllm.entrypoints.llm": (
         "LLM.from_engine_args(engine_args)",
