@@ -35,6 +35,7 @@ _ARGUMENTS = "vllm.engine.arg_utils"
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"
 _WORKER = "vllm.v1.worker.worker_base"
 _EXECUTOR = "vllm.v1.executor.abstract"
+_BATCH_COMMAND = "vllm.entrypoints.cli.run_batch"
 _BATCH = "vllm.entrypoints.launchers.run_batch"
 _OFFLINE = "vllm.entrypoints.common.offline"
 _WRITE_S = 30.0
@@ -136,11 +137,14 @@ def _attach_taps() -> None:
 
 
 def _watch_batch() -> None:
-    """Know each line of ``run-batch``; vLLM 0.33 reads them before it makes its engine."""
-    batch = sys.modules.get(_BATCH)
-    if batch is not None:
+    """Know each line of ``run-batch``; vLLM 0.33 reads them before it makes its engine.
+
+    The command line has the command before what it runs, and imports that for its flags.
+    """
+    if _BATCH_COMMAND in sys.modules or _BATCH in sys.modules:
         from activation_logging.vllm_plugin import run_batch
 
+        batch = import_module(_BATCH)
         batch.BatchRequestInput = run_batch.LoggedLine  # type: ignore[attr-defined]
         _wrap(batch, "run_request", run_batch.run_request)
 

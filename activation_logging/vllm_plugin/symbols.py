@@ -55,6 +55,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "AsyncEngineArgs.hf_token",
     ),
     "vllm.entrypoints.cli.main": ("main()",),
+    "vllm.entrypoints.cli.run_batch": ("RunBatchSubcommand",),
     "vllm.entrypoints.common.cli_args or vllm.entrypoints.launchers.cli_args": (
         "make_arg_parser(parser)",
         "validate_parsed_serve_args(args)",
