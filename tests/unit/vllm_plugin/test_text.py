@@ -118,6 +118,11 @@ class TestSpans:
         assert "".join(pieces_of(state, sampling, tokenizer)) == " three four"
 
 
+def test_a_blank_that_was_left_out_moves_no_token() -> None:
+    """Stores of version 0.1 have such pieces where the tokenizer is SentencePiece's."""
+    assert token_offsets(" one two", ["", "one", " two", ""]) == [(1, 1), (1, 4), (4, 8), (8, 8)]
+
+
 class TestTokenIdsAlone:
     """With ``detokenize=False`` vLLM decodes nothing: the text is what it would have said."""
 
