@@ -17,6 +17,8 @@ BATCH = "/v1/chat/completions/batch"
 RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
 """SageMaker's route, which takes the body of any other."""
+_UNTOLD = frozenset({"/generative_scoring", "/v1/systemone"})
+"""Routes that do not say their answer's id: their engine's ids are ``<answer id>-i``."""
 _NUMBER = re.compile(r"[-_](\d+)")
 _CHATS = frozenset({CHAT, BATCH, "/v1/messages", "/cohere/v2/chat"})
 
@@ -111,6 +113,8 @@ def place_of(http: HttpRequest | None, external_id: str, index: int, choices: in
         choices: how many its prompt has.
     """
     answer = http.answer_id if http else None
+    if http is not None and http.path in _UNTOLD:
+        answer = external_id.rpartition("-")[0]
     if http is None or answer is None:
         return Place(external_id, 0, index)
     rest = external_id.removeprefix(answer)

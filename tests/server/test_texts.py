@@ -295,6 +295,15 @@ def test_thoughts_were_taken_out_somewhere(answers: Any) -> None:
     assert called.content == ""
 
 
+def test_scores_join_too(server: RunningServer) -> None:
+    body = {"query": "one", "items": ["two", "three"], "label_token_ids": [300, 301]}
+    answer = post(server, "/generative_scoring", **body).json()
+    server.flush()
+    entries = server.store().for_request(answer["id"])
+    assert sorted(entry.choice for entry in entries) == [0, 1]
+    assert all(entry.messages is None for entry in entries)
+
+
 class TestTruncation:
     @pytest.mark.parametrize("side", ["left", "right"])
     def test_of_a_text(self, server: RunningServer, side: str) -> None:
@@ -385,6 +394,27 @@ def test_options_hold_on_every_route(server: RunningServer, case: str) -> None:
     assert entries
     assert all(entry.tags == tags for entry in entries)
     assert server.store().for_request(off[0].id) == []
+
+
+def test_labels_join_where_reasoning_is_taken_out(server: RunningServer, tmp_path: Path) -> None:
+    from activation_logging.benchmarks import run_benchmark
+
+    result = run_benchmark(
+        "nonsense_mixed_entities",
+        model=server.model,
+        base_url=server.base_url,
+        output_base_dir=tmp_path,
+        store=server.lmdb_path,
+        exp="nonsense_medicine",
+        n=2,
+        max_tokens=30,
+    )
+    assert result.labels.written == 4
+    store = server.store()
+    for answer in result.journal.answers.values():
+        (entry,) = store.for_request(answer.request_id)
+        assert entry.content == answer.generation != entry.response
+        assert list(entry.evaluations) == ["refusal"]
 
 
 def run(command: Sequence[str], store: Path) -> None:

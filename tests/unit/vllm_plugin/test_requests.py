@@ -81,6 +81,10 @@ class TestPlaces:
     ) -> None:
         assert place_of(asked(path, "cmpl-x"), external, index, choices) == place
 
+    @pytest.mark.parametrize("path", ["/generative_scoring", "/v1/systemone"])
+    def test_where_the_route_does_not_tell_its_id(self, path: str) -> None:
+        assert place_of(asked(path), "scoring-x-y-2", 0, 1) == Place("scoring-x-y", 2, 2)
+
     def test_without_an_answers_id_it_is_the_engines(self) -> None:
         assert place_of(None, "17", 1, 2) == Place("17", 0, 1)
         assert place_of(asked("/v1/chat/completions"), "a-1", 0, 1) == Place("a-1", 0, 0)
