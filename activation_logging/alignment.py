@@ -34,7 +34,7 @@ _SHAPING = frozenset(
     {
         *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logits_processors"),
         *("repetition_penalty", "presence_penalty", "frequency_penalty"),
-        *("structured_outputs", "guided_decoding"),
+        *("structured_outputs", "thinking_token_budget", "trace_decode_token_ids", "watermarking"),
     }
 )
 _GREEDY_BELOW = 1e-5

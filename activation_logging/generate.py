@@ -31,7 +31,7 @@ LINE_TAG = "generate_line"
 
 _FIELDS = {"prompt", "messages", "tags"}
 _SHOWN_ERRORS = 10
-_ANSWERED = ("stop", "length")
+_ANSWERED = ("stop", "length", "repetition")
 _WRITE_S = 30.0
 """What vLLM's processes may take to write and to end."""
 
@@ -151,8 +151,9 @@ def _check_messages(messages: object) -> None:
     for message in messages:
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise PromptsError("a message is not an object with a 'role'")
-        if not isinstance(message.get("content"), (str, list)):
-            raise PromptsError("a message has no 'content'")
+        # vLLM's chat takes a turn without one: an assistant's that only called tools.
+        if not isinstance(message.get("content"), (str, list, type(None))):
+            raise PromptsError("the 'content' of a message is neither a text nor a list of parts")
 
 
 def run_name(path: Path, model: str, sampling: Mapping[str, Any]) -> str:
@@ -266,19 +267,12 @@ class _Engine:
         return bool(engine.has_unfinished_requests())
 
     def _ask(self, line: PromptLine) -> None:
-        from activation_logging.vllm_plugin.context import HttpRequest, http_request
-
         tags = {**line.tags, RUN_TAG: self._outcome.run, LINE_TAG: line.id}
         params = _sampling_params({**self._sampling, "extra_args": {"activation_tags": tags}})
         if line.messages is None:
             self._llm.enqueue(line.prompt, params, use_tqdm=False)
-            return
-        # The entry keeps the messages as it does for a chat over HTTP.
-        token = http_request.set(HttpRequest({"messages": list(line.messages)}, {}))
-        try:
+        else:
             self._llm.enqueue_chat(list(line.messages), params, use_tqdm=False)
-        finally:
-            http_request.reset(token)
 
 
 def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:

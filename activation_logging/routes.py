@@ -309,6 +309,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
         "model": entry.model,
         "prompt": entry.prompt,
         "response": entry.response,
+        "content": entry.content,
         "finish_reason": entry.finish_reason,
         "status": entry.status,
         "created": entry.created,

@@ -48,7 +48,11 @@ Origin = Literal["run", "file"]
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer, and the id under which the server knows its request."""
+    """One answer, and the id under which the server knows its request.
+
+    ``generation`` is the text that is judged. A model that thinks has said more: ``reasoning`` is
+    what Inspect or the server took out of it, if anything.
+    """
 
     id: str
     prompt: str
@@ -61,6 +65,7 @@ class Answer:
     gold: tuple[str, ...] = ()
     stratum: str = ""
     finish_reason: str | None = None
+    reasoning: str | None = None
 
     @property
     def digest(self) -> str:
@@ -273,7 +278,8 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
     epoch, gold = fields.get("epoch", 1), fields.get("gold", ())
     if type(epoch) is not int or not isinstance(gold, (list, tuple)):
         raise BenchmarkError(f"{where}: epoch is a number and gold a list of texts")
-    texts = {name: fields.get(name) for name in ("request_id", "stratum", "finish_reason")}
+    names = ("request_id", "stratum", "finish_reason", "reasoning")
+    texts = {name: fields.get(name) for name in names}
     for name, value in texts.items():
         if value is not None and not isinstance(value, str):
             raise BenchmarkError(f"{where}: {name} is a text, not {value!r}")
@@ -289,6 +295,7 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
         gold=tuple(map(str, gold)),
         stratum=texts["stratum"] or "",
         finish_reason=texts["finish_reason"],
+        reasoning=texts["reasoning"],
     )
 
 

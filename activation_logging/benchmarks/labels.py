@@ -1,12 +1,14 @@
 """Verdicts brought to the entries that they are about: by request id, never by order.
 
 The entries are reached through the store where it is on this machine, else through the server's
-routes under ``/v1/activations``. An entry takes a label only if its text is the judged one, so that
-neither an aborted first try nor another answer under the same id is labelled.
+routes under ``/v1/activations``. An entry takes a label only if it holds the judged text, so that
+neither an aborted first try nor another answer under the same id is labelled. What was judged may
+be without the reasoning that the entry holds: the server or Inspect takes it out.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +29,9 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 _POLL_S = 0.25
-_ENDED = ("stop", "length", "tool_calls")
+_ENDED = ("stop", "length", "repetition")
+"""How vLLM's engine says that an answer came to its end."""
+_THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
 
 Progress = Callable[[str, int, int], None]
@@ -39,7 +43,22 @@ class Found(NamedTuple):
 
     key: str
     response: str
+    content: str
     finish_reason: str | None
+
+    def holds(self, answer: Answer) -> bool:
+        """Whether this is the entry of an answer that came to its end."""
+        return self.finish_reason in _ENDED and (
+            answer.generation in (self.response, self.content) or self._thinks_it(answer)
+        )
+
+    def _thinks_it(self, answer: Answer) -> bool:
+        """Whether the response is the judged text and what Inspect took out of it."""
+        if not answer.reasoning:
+            return False
+        before, found, after = self.response.partition(answer.reasoning)
+        rest = _THINK.sub("", before + after)
+        return bool(found) and rest.split() == answer.generation.split()
 
 
 class Labels(ABC):
@@ -56,9 +75,9 @@ class Labels(ABC):
         """Write one label beside one entry."""
 
     def answer_to(self, request_id: str) -> str | None:
-        """The text of the answer to a request, if it came to its end."""
+        """The content that answered a request, as its client got it, if it came to its end."""
         ended = [found for found in self.find(request_id) if found.finish_reason in _ENDED]
-        return ended[0].response if ended else None
+        return ended[0].content if ended else None
 
     @abstractmethod
     def flush(self) -> None:
@@ -79,7 +98,7 @@ class StoreLabels(Labels):
 
     def find(self, request_id: str) -> list[Found]:
         return [
-            Found(entry.key, entry.response, entry.finish_reason)
+            Found(entry.key, entry.response, entry.content, entry.finish_reason)
             for entry in self._store.for_request(request_id)
         ]
 
@@ -110,7 +129,13 @@ class ServerLabels(Labels):
     def find(self, request_id: str) -> list[Found]:
         page = self._get({"request_id": request_id})
         return [
-            Found(entry["key"], entry["response"], entry["finish_reason"]) for entry in page["data"]
+            Found(
+                entry["key"],
+                entry["response"],
+                entry.get("content", entry["response"]),  # an older server has none
+                entry["finish_reason"],
+            )
+            for entry in page["data"]
         ]
 
     def put(self, key: str, evaluation: Evaluation) -> None:
@@ -221,11 +246,7 @@ def _keys(labels: Labels, answer: Answer) -> list[str]:
     """Keys of the entries that hold this very answer."""
     if not answer.request_id:
         return []
-    return [
-        found.key
-        for found in labels.find(answer.request_id)
-        if found.finish_reason in _ENDED and found.response == answer.generation
-    ]
+    return [found.key for found in labels.find(answer.request_id) if found.holds(answer)]
 
 
 def _evaluation(

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
-from inspect_ai.model import GenerateConfig, Model, ModelOutput, get_model
+from inspect_ai.model import (
+    ContentReasoning,
+    GenerateConfig,
+    Model,
+    ModelOutput,
+    get_model,
+    model_output_from_openai,
+)
 from inspect_ai.scorer import (
     Metric,
     SampleScore,
@@ -160,7 +167,8 @@ class Session:
         run_id: the first part of every request id.
         journal: where answers and verdicts are kept; those in it are not asked for again.
         is_vllm: whether the server takes the additional fields.
-        recover: finds the answer to a request of a broken run in the store, if it is there whole.
+        recover: finds the content that answered a request of a broken run in the store, if it is
+            there whole.
         replay: never ask; an answer that is missing is an error.
         answered: called after every new answer.
     """
@@ -190,7 +198,7 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
 
     async def solve(state: TaskState, generate: Generate) -> TaskState:
         question = question_of(state)
-        known = _known_answer(session, question, state.epoch)
+        known = await _known_answer(session, question, state.epoch)
         if known is not None:
             state.output = ModelOutput.from_content(str(state.model), known.generation)
             state.messages.append(state.output.message)
@@ -215,6 +223,7 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
                 state.output.completion,
                 request_id=state.output.response_id,
                 finish_reason=state.output.stop_reason,
+                reasoning=_reasoning(state.output),
             )
             if session.journal is not None:
                 session.journal.add_answer(known)
@@ -225,18 +234,43 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
     return solve
 
 
-def _known_answer(session: Session, question: Question, epoch: int) -> Answer | None:
+async def _known_answer(session: Session, question: Question, epoch: int) -> Answer | None:
     """The answer that an earlier start of this run got, from its files or from the store."""
     if session.journal is None:
         return None
     known = session.journal.answers.get((question.id, epoch))
     if known is None and session.recover is not None and not session.replay:
         request_id = f"chatcmpl-{_request_id(session, question, epoch)}"
-        text = session.recover(request_id)
-        if text is not None:
-            known = _answer(question, epoch, text, request_id=request_id, finish_reason=None)
+        content = session.recover(request_id)
+        if content is not None:
+            output = await _as_answered(content)
+            known = _answer(
+                question,
+                epoch,
+                output.completion,
+                request_id=request_id,
+                finish_reason=None,
+                reasoning=_reasoning(output),
+            )
             session.journal.add_answer(known)
     return known
+
+
+async def _as_answered(content: str) -> ModelOutput:
+    """What Inspect makes of a message: the same as when it came from the server."""
+    message = {"role": "assistant", "content": content}
+    choice = {"index": 0, "finish_reason": "stop", "message": message}
+    return await model_output_from_openai(
+        {"id": "", "object": "chat.completion", "created": 0, "model": "", "choices": [choice]}
+    )
+
+
+def _reasoning(output: ModelOutput) -> str | None:
+    """What was taken out of an answer, in the model's own words."""
+    content = output.message.content
+    parts = [] if isinstance(content, str) else content
+    texts = [part.reasoning for part in parts if isinstance(part, ContentReasoning)]
+    return "".join(texts) or None
 
 
 def _request_id(session: Session, question: Question, epoch: int) -> str:
@@ -250,7 +284,13 @@ def sampling_seed(question: Question, epoch: int) -> int:
 
 
 def _answer(
-    question: Question, epoch: int, text: str, *, request_id: str | None, finish_reason: str | None
+    question: Question,
+    epoch: int,
+    text: str,
+    *,
+    request_id: str | None,
+    finish_reason: str | None,
+    reasoning: str | None = None,
 ) -> Answer:
     return Answer(
         id=question.id,
@@ -264,6 +304,7 @@ def _answer(
         gold=question.gold,
         stratum=question.stratum,
         finish_reason=finish_reason,
+        reasoning=reasoning,
     )
 
 

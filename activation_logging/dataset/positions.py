@@ -179,7 +179,9 @@ def token_offsets(response: str, tokens: Sequence[str]) -> list[tuple[int, int]]
     together cover what lies before the next token that can be read.
     """
     offsets: list[tuple[int, int]] = []
-    at = 0
+    # Version 0.1 left out the blank that SentencePiece has before an answer's first word.
+    first = next(filter(None, tokens), "")
+    at = 0 if response.startswith(first) else len(response) - len(response.lstrip())
     unread: list[int] = []
     for index, token in enumerate(tokens):
         offsets.append((at, at))

@@ -55,8 +55,21 @@ class Entry:
 
     @property
     def response(self) -> str:
-        """The text that the client got."""
+        """The text that the model answered, special tokens and stop strings left out as asked.
+
+        It is what the client got, unless the server parses answers: see :attr:`content`.
+        """
         return str(self._document["response"])
+
+    @property
+    def content(self) -> str:
+        """What the client got as the answer's content.
+
+        Differs from :attr:`response` where the server takes out reasoning (``--reasoning-parser``)
+        or tool calls; empty where nothing else is left.
+        """
+        content = schema.text(self._document.get("content"))
+        return self.response if content is None else content
 
     @property
     def model(self) -> str:
@@ -95,7 +108,10 @@ class Entry:
 
     @property
     def response_tokens(self) -> list[str] | None:
-        """The text of each response token, as vLLM's tokenizer decodes it by itself."""
+        """What each response token adds to :attr:`response`; joined they are it.
+
+        None where no tokenizer was loaded, and empty texts for tokens that the response leaves out.
+        """
         return schema.texts(self._document.get("response_tokens"))
 
     @property

@@ -3,8 +3,9 @@
 What is wrapped, each once per process: ``EngineArgs.create_engine_config`` puts our worker
 class in; the constructors of the two engines attach the tap, ``AsyncLLM.shutdown`` closes it.
 Where a server has been imported, ``build_app`` gets the routes and the middleware, and the
-engine's context manager waits for the rows before it ends. Executors refuse to start a worker
-that is not ours: whatever way an engine is made, it logs or it stops.
+engine's context manager waits for the rows before it ends. Where messages and ids come without
+HTTP (offline chat, ``run-batch``), they are noted, and so are the parsers of answers. Executors
+refuse to start a worker that is not ours: whatever way an engine is made, it logs or it stops.
 """
 
 from __future__ import annotations
@@ -34,6 +35,9 @@ _ARGUMENTS = "vllm.engine.arg_utils"
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"
 _WORKER = "vllm.v1.worker.worker_base"
 _EXECUTOR = "vllm.v1.executor.abstract"
+_BATCH_COMMAND = "vllm.entrypoints.cli.run_batch"
+_BATCH = "vllm.entrypoints.launchers.run_batch"
+_OFFLINE = "vllm.entrypoints.common.offline"
 _WRITE_S = 30.0
 """Workers may write for so long when they are told to end."""
 _drained: WeakSet[Any] = WeakSet()
@@ -59,6 +63,7 @@ def install() -> None:
         arguments = import_module(_ARGUMENTS)
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
         _extend_server()
+        _watch_batch()
     if _EXECUTOR in sys.modules:
         _wrap(sys.modules[_EXECUTOR].Executor, "__init__", _init_executor)
 
@@ -82,6 +87,7 @@ def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwa
         _prepare(config, settings)
         _attach_taps()
         _extend_server()
+        _watch_requests()
     return config
 
 
@@ -128,6 +134,38 @@ def _attach_taps() -> None:
     _wrap(AsyncLLM, "shutdown", _shut_down_engine)
     _wrap(LLMEngine, "__init__", _init_engine)
     _wrap(Executor, "__init__", _init_executor)
+
+
+def _watch_batch() -> None:
+    """Know each line of ``run-batch``; vLLM 0.33 reads them before it makes its engine.
+
+    The command line has the command before what it runs, and imports that for its flags.
+    """
+    if _BATCH_COMMAND in sys.modules or _BATCH in sys.modules:
+        from activation_logging.vllm_plugin import run_batch
+
+        batch = import_module(_BATCH)
+        batch.BatchRequestInput = run_batch.LoggedLine  # type: ignore[attr-defined]
+        _wrap(batch, "run_request", run_batch.run_request)
+
+
+def _watch_requests() -> None:
+    """Note what is known of requests before the engine gets them, where this process makes any."""
+    _watch_batch()
+    if _SERVER in sys.modules:
+        from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
+        from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
+
+        from activation_logging.vllm_plugin.parsing import note_parser
+
+        _wrap(OpenAIServingChat, "_make_parser", note_parser)
+        _wrap(OpenAIServingResponses, "_make_response_parser", note_parser)
+    if _OFFLINE in sys.modules:
+        from activation_logging.vllm_plugin import offline_chat
+
+        mixin = sys.modules[_OFFLINE].OfflineInferenceMixin
+        _wrap(mixin, "_add_chat_requests", offline_chat.add_conversations)
+        _wrap(mixin, "_preprocess_chat_one", offline_chat.note_conversation)
 
 
 def _init_engine(
@@ -196,6 +234,7 @@ def _build_app(
 
     app = original(args, supported_tasks, model_config)
     if Settings.from_env().enabled:
+        _watch_requests()
         extend_app(app, num_layers=None if model_config is None else _depth(model_config))
         if args.uds is None:
             has_key = bool(args.api_key or os.environ.get("VLLM_API_KEY"))

@@ -12,8 +12,9 @@ import atexit
 import weakref
 from collections import deque
 from contextlib import suppress
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import vllm
 from vllm import SamplingParams
@@ -25,8 +26,9 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
-from activation_logging.vllm_plugin.context import HttpRequest, http_request
+from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
 from activation_logging.vllm_plugin.origin import mark_accepted
+from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
 
 if TYPE_CHECKING:
@@ -37,13 +39,6 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.activation_logging")
 
-_SAMPLING_FIELDS = (
-    *("n", "temperature", "top_p", "top_k", "min_p", "max_tokens", "min_tokens", "seed"),
-    *("presence_penalty", "frequency_penalty", "repetition_penalty", "logit_bias", "bad_words"),
-    *("stop", "stop_token_ids", "ignore_eos", "include_stop_str_in_output", "logprobs"),
-    *("prompt_logprobs", "skip_special_tokens", "allowed_token_ids", "truncate_prompt_tokens"),
-)
-_DEFAULTS = SamplingParams()
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
     "switch logging off for it with activation_logging: off"
@@ -57,14 +52,17 @@ _GONE = (
 )
 
 
-class _Accepted(NamedTuple):
+@dataclass(frozen=True)
+class _Accepted:
     """What is known when a request comes in, and is not kept by vLLM until it ends."""
 
     http: HttpRequest | None
     options: RequestOptions
     sampling: SamplingParams
     arrival_time: float
-    choice: int
+    index: int
+    choices: int
+    multimodal: bool
 
 
 class FrontEndTap:
@@ -78,6 +76,7 @@ class FrontEndTap:
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
         self._num_layers = int(config.hf_text_config.num_hidden_layers)
+        self._processors = config.logits_processors or ()
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
         # Offline engines answer in the caller's own thread: nothing else flushes for it.
@@ -95,8 +94,13 @@ class FrontEndTap:
         self._processor.__class__ = TappedOutputProcessor
         self._processor.tap = self
 
-    def accept(self, request: EngineCoreRequest, index: int) -> None:
+    def accept(self, request: EngineCoreRequest, index: int, choices: int) -> None:
         """Note a request that comes in, and mark it for the worker.
+
+        Args:
+            request: as the engine gets it.
+            index: which of the choices of its prompt it is.
+            choices: how many its prompt has.
 
         Raises:
             VLLMValidationError: its ``activation_*`` arguments make no sense, or its prompt comes
@@ -120,7 +124,13 @@ class FrontEndTap:
             raise VLLMValidationError(_IN_PIECES, parameter="prompt")
         mark_accepted(params, arguments)
         self._accepted[request.request_id] = _Accepted(
-            http, options, params, request.arrival_time, index
+            http=http,
+            options=options,
+            sampling=params,
+            arrival_time=request.arrival_time,
+            index=index,
+            choices=choices,
+            multimodal=bool(request.mm_features),
         )
 
     def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
@@ -201,28 +211,35 @@ class FrontEndTap:
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
     ) -> dict[str, Any]:
-        http, options, sampling, created, choice_of_prompt = accepted
+        http, options, sampling = accepted.http, accepted.options, accepted.sampling
         tokenizer = self._processor.tokenizer
         response_ids = list(state.detokenizer.output_token_ids) if state.detokenizer else []
-        request_id, choice = _answer_of(state, http, choice_of_prompt)
+        place = place_of(http, state.external_req_id, accepted.index, accepted.choices)
+        text = response_text(state)
+        pieces = response_pieces(state, sampling, tokenizer, text, stopped=reason == "stop")
+        response = "".join(pieces) if text is None else text
+        # A body says whether its prompt may be cut. Beams grow, and keep their first text.
+        told = not (self.offline or http is None or http.truncates)
+        plain = told and place.choice is not None
         document: dict[str, Any] = {
-            "prompt": prompt_text(state, tokenizer),
-            "response": response_text(state, sampling, tokenizer),
+            "prompt": prompt_text(state, tokenizer, whole=plain or accepted.multimodal),
+            "response": response,
+            "content": _content(http, response, response_ids, state.prompt_token_ids or []),
             "model": state.lora_name or self._model,
-            "messages": http.messages if http else None,
-            "request_id": request_id,
-            "choice": choice,
+            "messages": http.messages(place.prompt) if http else None,
+            "request_id": place.request_id,
+            "choice": place.choice,
             "capture": state.request_id,
             "prompt_token_ids": list(state.prompt_token_ids or []),
             "response_token_ids": response_ids,
-            "response_tokens": response_pieces(response_ids, tokenizer),
+            "response_tokens": pieces,
             **_logprobs(state, response_ids),
             "finish_reason": reason,
             "error": error,
-            "sampling": _sampling(sampling),
+            "sampling": sampling_record(sampling, accepted.choices, self._processors),
             "tokens": options.tokens or self._settings.tokens,
             "tags": options.tags,
-            "created": created,
+            "created": accepted.arrival_time,
             "vllm_version": vllm.__version__,
         }
         return {name: value for name, value in document.items() if value is not None}
@@ -243,7 +260,7 @@ class TappedOutputProcessor(OutputProcessor):
         queue: Any = None,
     ) -> None:
         if request.request_id not in self.request_states:
-            self.tap.accept(request, request_index)
+            self.tap.accept(request, request_index, parent_req.n if parent_req else 1)
         super().add_request(request, prompt, parent_req, request_index, queue)
 
     def process_outputs(
@@ -281,10 +298,10 @@ class TappedOutputProcessor(OutputProcessor):
 def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, Any]:
     """The ``activation_*`` arguments of a request.
 
-    Beam search makes requests of its own out of one, without its arguments: those of the HTTP
-    request hold for each of them.
+    Some requests lose them on their way: those that beam search makes out of one, and those of
+    routes without ``vllm_xargs``. What the HTTP request says holds for each of them.
     """
-    given = params.extra_args or (http.arguments if http else None) or {}
+    given = {**(http.arguments if http else {}), **(params.extra_args or {})}
     return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
@@ -306,33 +323,19 @@ async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
         answer.cancel()
 
 
-def _answer_of(state: RequestState, http: HttpRequest | None, index: int) -> tuple[str, int]:
-    """The OpenAI answer's id, and the index of this choice in it.
-
-    vLLM gives the i-th prompt of a list the id ``<answer id>-i``; its choices follow those of
-    the prompts before it.
-    """
-    answer = http.answer_id if http else None
-    if http is None or answer is None:
-        return state.external_req_id, index
-    number = state.external_req_id.removeprefix(answer).lstrip("-_")
-    per_prompt = http.body.get("n")
-    before = (
-        int(number) * (per_prompt if isinstance(per_prompt, int) else 1)
-        if number.isdecimal()
-        else 0
-    )
-    return answer, before + index
-
-
-def _sampling(params: SamplingParams) -> dict[str, Any]:
-    """Sampling parameters that differ from vLLM's defaults."""
-    found: dict[str, Any] = {}
-    for name in _SAMPLING_FIELDS:
-        value = getattr(params, name, None)
-        if value is not None and value != getattr(_DEFAULTS, name, None):
-            found[name] = value
-    return found
+def _content(
+    http: HttpRequest | None, response: str, ids: list[int], prompt_ids: list[int]
+) -> str | None:
+    """What the client got as the answer's content, or None where it is the response itself."""
+    if http is None or http.content_of is None:
+        return None
+    try:
+        content = http.content_of(response, ids, prompt_ids) or ""
+    except Exception:
+        # The parser's own failure, which the client has been told of; the entry stays whole.
+        logger.exception("an answer could not be parsed; its entry has no content of its own")
+        return None
+    return None if content == response else content
 
 
 def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]:

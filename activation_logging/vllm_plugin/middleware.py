@@ -87,35 +87,42 @@ class RequestMiddleware:
         try:
             body = parse_object(raw)
             if body is not None:
-                raw = self._checked(body, raw)
+                raw = checked_body(body, raw, layers=self._layers, num_layers=self._num_layers)
         except RequestOptionError as error:
             refusal = routes.openai_error(str(error), param=error.parameter)
             await refusal(scope, receive, send)
             return
         if body is not None:
-            request = HttpRequest(body, scope.setdefault("state", {}))
-            http_request.set(request)
+            path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
+            http_request.set(HttpRequest(path, body, scope.setdefault("state", {})))
         await self._app(scope, replay(raw, receive), send)
 
-    def _checked(self, body: dict[str, Any], raw: bytes) -> bytes:
-        """The body to pass on: as it came, unless something has to be taken out of it.
 
-        Raises:
-            RequestOptionError: an ``activation_*`` argument makes no sense.
-        """
-        # An empty one counts too: in a body that has the field twice, the other may not be empty.
-        changed = TOKEN_FIELD in body
-        body.pop(TOKEN_FIELD, None)
-        refuse_misplaced(body)
-        extra = body.get("vllm_xargs")
-        if isinstance(extra, dict):
-            RequestOptions.parse(extra, allowed_layers=self._layers, num_layers=self._num_layers)
-            # vLLM's schema takes no nested objects here, users of JSON will write one.
-            for name, value in extra.items():
-                if name.startswith("activation_") and isinstance(value, dict):
-                    extra[name] = json.dumps(value)
-                    changed = True
-        return dump_object(body) if changed else raw
+def checked_body(body: dict[str, Any], raw: bytes, *, layers: str, num_layers: int | None) -> bytes:
+    """The body to pass on: as it came, unless something has to be taken out of it.
+
+    Args:
+        body: its JSON, which is changed in the same way.
+        raw: as it came.
+        layers: the server's own setting.
+        num_layers: the model's decoder layers, where they are known.
+
+    Raises:
+        RequestOptionError: an ``activation_*`` argument makes no sense.
+    """
+    # An empty one counts too: in a body that has the field twice, the other may not be empty.
+    changed = TOKEN_FIELD in body
+    body.pop(TOKEN_FIELD, None)
+    refuse_misplaced(body)
+    extra = body.get("vllm_xargs")
+    if isinstance(extra, dict):
+        RequestOptions.parse(extra, allowed_layers=layers, num_layers=num_layers)
+        # vLLM's schema takes no nested objects here, users of JSON will write one.
+        for name, value in extra.items():
+            if name.startswith("activation_") and isinstance(value, dict):
+                extra[name] = json.dumps(value)
+                changed = True
+    return dump_object(body) if changed else raw
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:

@@ -26,6 +26,11 @@ def mark_accepted(params: SamplingParams, options: Mapping[str, Any]) -> None:
     params.extra_args = {**(params.extra_args or {}), **options, _MARK: True}
 
 
+def is_own(name: str) -> bool:
+    """Whether an extra argument of a request is this package's."""
+    return name.startswith("activation_") or name == _MARK
+
+
 def is_accepted(extra_args: Mapping[str, Any] | None) -> bool:
     """Whether our front end has accepted a request with these arguments."""
     return bool(extra_args and extra_args.get(_MARK))

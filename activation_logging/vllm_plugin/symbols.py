@@ -32,6 +32,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("ModelConfig", "model served_model_name architecture runner_type dtype"),
         *_of("ModelConfig", "hf_text_config is_encoder_decoder is_diffusion rswa_window"),
         *_of("ModelConfig", "enable_prompt_embeds max_model_len get_hidden_size()"),
+        "ModelConfig.logits_processors",
         *_of("ParallelConfig", "worker_cls distributed_executor_backend use_ubatching"),
         *_of("ParallelConfig", "pipeline_parallel_size decode_context_parallel_size"),
         *_of("ParallelConfig", "prefill_context_parallel_size data_parallel_index"),
@@ -54,10 +55,15 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "AsyncEngineArgs.hf_token",
     ),
     "vllm.entrypoints.cli.main": ("main()",),
+    "vllm.entrypoints.cli.run_batch": ("RunBatchSubcommand",),
     "vllm.entrypoints.common.cli_args or vllm.entrypoints.launchers.cli_args": (
         "make_arg_parser(parser)",
         "validate_parsed_serve_args(args)",
         *_of("FrontendArgs", "host uds api_key"),
+    ),
+    "vllm.entrypoints.common.offline": (
+        "OfflineInferenceMixin._add_chat_requests(messages, params, ...)",
+        "OfflineInferenceMixin._preprocess_chat_one(conversation, ...)",
     ),
     "vllm.entrypoints.generate.base.protocol": ("RequestResponseMetadata.request_id",),
     "vllm.entrypoints.launchers.api_server.entry": (
@@ -66,13 +72,26 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "build_async_engine_client_from_engine_args",
         "init_app_state(engine_client, state, args, supported_tasks)",
     ),
+    "vllm.entrypoints.launchers.run_batch": (
+        "BatchRequestInput.custom_id",
+        "BatchRequestInput.url",
+        "run_request(serving_engine_func, request, ...)",
+    ),
     "vllm.entrypoints.llm": (
         "LLM.from_engine_args(engine_args)",
         "LLM.llm_engine",
         "LLM.enqueue(prompts, sampling_params, use_tqdm, ...)",
         "LLM.enqueue_chat(messages, sampling_params, use_tqdm, ...)",
     ),
+    "vllm.entrypoints.openai.chat_completion.serving": (
+        "OpenAIServingChat._make_parser(request, tokenizer, chat_template_kwargs)",
+        "OpenAIServingChat.enable_auto_tools",
+    ),
     "vllm.entrypoints.openai.models.serving": ("OpenAIServingModels.lora_requests",),
+    "vllm.entrypoints.openai.responses.serving": (
+        "OpenAIServingResponses._make_response_parser(request, tokenizer, chat_template_kwargs)",
+        "OpenAIServingResponses.enable_auto_tools",
+    ),
     "vllm.entrypoints.serve.middleware.authenticate": (
         "AuthenticationMiddleware.__init__(app, tokens)",
         "AuthenticationMiddleware.__call__(scope, receive, send)",
@@ -100,12 +119,13 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("RequestOutput", "finished outputs prompt_token_ids"),
         "CompletionOutput.token_ids",
     ),
+    "vllm.parser.abstract_parser": (
+        "Parser.parse(model_output, request, enable_auto_tools, model_output_token_ids)",
+        "Parser.set_prompt_token_ids(prompt_token_ids)",
+    ),
     "vllm.sampling_params": (
-        *_of("SamplingParams", "n temperature top_p top_k min_p max_tokens min_tokens seed"),
-        *_of("SamplingParams", "presence_penalty frequency_penalty repetition_penalty"),
-        *_of("SamplingParams", "logit_bias bad_words stop stop_token_ids ignore_eos"),
-        *_of("SamplingParams", "include_stop_str_in_output logprobs prompt_logprobs"),
-        *_of("SamplingParams", "skip_special_tokens allowed_token_ids extra_args"),
+        *_of("SamplingParams", "n temperature include_stop_str_in_output extra_args"),
+        *_of("SamplingParams", "skip_special_tokens watermarking structured_outputs"),
     ),
     "vllm.snapshot.server": ("run_vllm_snapshot_child",),
     "vllm.utils.argparse_utils": ("FlexibleArgumentParser",),
@@ -127,6 +147,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.engine": (
         *_of("EngineCoreOutput", "request_id finish_reason"),
         *_of("EngineCoreRequest", "request_id sampling_params arrival_time resumable"),
+        "EngineCoreRequest.mm_features",
         "FinishReason.__str__()",
     ),
     "vllm.v1.engine.async_llm": (
@@ -138,7 +159,10 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.engine.core_client": ("EngineCoreClient.shutdown(timeout)",),
     "vllm.v1.engine.detokenizer": (
         "IncrementalDetokenizer.output_token_ids",
+        "IncrementalDetokenizer.token_ids",
+        "IncrementalDetokenizer.from_new_request(tokenizer, request)",
         "BaseIncrementalDetokenizer.output_text",
+        "BaseIncrementalDetokenizer.decode_next(next_token_id)",
     ),
     "vllm.v1.engine.exceptions": ("EngineDeadError",),
     "vllm.v1.engine.llm_engine": (
@@ -158,7 +182,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("RequestState", "request_id external_req_id prompt prompt_token_ids lora_name"),
         *_of("RequestState", "detokenizer logprobs_processor"),
     ),
-    "vllm.v1.engine.parallel_sampling": ("ParentRequest",),
+    "vllm.v1.engine.parallel_sampling": ("ParentRequest.n",),
     "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),
     "vllm.v1.kv_cache_interface": (
         "AttentionSpec.tokens_per_state",

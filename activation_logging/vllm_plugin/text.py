@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+
+from vllm.v1.engine.detokenizer import BaseIncrementalDetokenizer, IncrementalDetokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -11,41 +14,81 @@ if TYPE_CHECKING:
     from vllm.v1.engine.output_processor import RequestState
 
 
-def prompt_text(state: RequestState, tokenizer: Any) -> str:
-    """The rendered prompt; for a request that came as token ids, their decoded text."""
-    if state.prompt is not None:
-        return state.prompt
-    if tokenizer is None or not state.prompt_token_ids:
-        return ""
-    return str(tokenizer.decode(state.prompt_token_ids, skip_special_tokens=False))
+def prompt_text(state: RequestState, tokenizer: Any, *, whole: bool) -> str:
+    """The text that the model read.
 
-
-def response_text(state: RequestState, sampling: SamplingParams, tokenizer: Any) -> str:
-    """The text that the client got; where it asked for token ids alone, what they say."""
-    detokenizer = state.detokenizer
-    if detokenizer is None:
-        return ""
-    text = getattr(detokenizer, "output_text", None)
-    if text is None and tokenizer is not None:
-        return str(
-            tokenizer.decode(
-                detokenizer.output_token_ids, skip_special_tokens=sampling.skip_special_tokens
-            )
-        )
-    return text or ""
-
-
-def response_pieces(token_ids: Sequence[int], tokenizer: Any) -> list[str]:
-    """What each token adds to the text; joined they are the whole, special tokens included.
-
-    A character made of several tokens belongs to the last of them, the others are empty.
+    Args:
+        state: vLLM's state of the request.
+        tokenizer: the engine's, or None.
+        whole: whether the request's text is known to be all that the model read, and no more.
+            Where it is not (it may have been truncated, or lack the tokens of a beam), it is
+            compared with the token ids, whose decoded text is taken where they differ. That is
+            also the text of a request that came as token ids.
     """
-    if tokenizer is None:
-        return []
-    fast = getattr(tokenizer, "_tokenizer", None)
-    if fast is None:
-        return [str(tokenizer.decode([token], skip_special_tokens=False)) for token in token_ids]
-    from tokenizers.decoders import DecodeStream
+    ids, text = state.prompt_token_ids or [], state.prompt
+    if tokenizer is None or (text is not None and whole):
+        return text or ""
+    read = str(tokenizer.decode(ids, skip_special_tokens=False)) if ids else ""
+    if text is None or text == read:
+        return read
+    special = set(tokenizer.all_special_ids)
+    encoded = tokenizer.encode(text, add_special_tokens=False)
+    same = [i for i in ids if i not in special] == [i for i in encoded if i not in special]
+    return text if same else read
 
-    stream = DecodeStream(skip_special_tokens=False)
-    return [stream.step(fast, token) or "" for token in token_ids]
+
+def response_pieces(
+    state: RequestState,
+    sampling: SamplingParams,
+    tokenizer: Any,
+    response: str | None,
+    *,
+    stopped: bool,
+) -> list[str]:
+    """What each token of an answer adds to its text: joined, the pieces are the response.
+
+    vLLM's own detokenizer says it, which knows where the prompt ends. A token adds nothing where
+    the text leaves it out (an end of turn, a stop string), or where its bytes are not a whole
+    character yet: that belongs to the token that completes it.
+
+    Args:
+        state: vLLM's state of the request.
+        sampling: its parameters.
+        tokenizer: the engine's, or None; then there are no pieces.
+        response: the text that the client got, or None where it asked for token ids alone.
+        stopped: whether the last token ended the answer, and is not in the text by itself.
+    """
+    if tokenizer is None or state.detokenizer is None:
+        return []
+    request: Any = SimpleNamespace(
+        request_id=state.request_id,
+        prompt_token_ids=state.prompt_token_ids,
+        prompt_embeds=None,
+        sampling_params=sampling,
+    )
+    detokenizer = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    if not isinstance(detokenizer, BaseIncrementalDetokenizer):
+        return []
+    pieces: list[str] = []
+    for token in state.detokenizer.output_token_ids:
+        detokenizer.token_ids.append(token)
+        pieces.append(detokenizer.decode_next(token))
+    if response is not None:
+        return _cut(pieces, len(response))
+    if pieces and stopped and not sampling.include_stop_str_in_output:
+        pieces[-1] = ""
+    return pieces
+
+
+def response_text(state: RequestState) -> str | None:
+    """The text that the client got, or None where it asked for token ids alone."""
+    return getattr(state.detokenizer, "output_text", None)
+
+
+def _cut(pieces: Sequence[str], length: int) -> list[str]:
+    """The pieces as far as ``length`` characters: what vLLM left out of the text adds nothing."""
+    cut = []
+    for piece in pieces:
+        cut.append(piece[:length])
+        length -= len(cut[-1])
+    return cut

@@ -23,13 +23,14 @@ import pytest
 
 from activation_logging import Entry, Store, open_store
 from activation_logging.demo_model import demo_model_path
+from tests import tokenizers
 from tests.server.reference import Fidelity, Reference
-from tests.server.tiny import make_tiny_model
+from tests.server.tiny import make_model_with, make_tiny_model
 
 START_S = 400
 STOP_S = 60
 V2_SITE = Path(__file__).with_name("v2_site")
-LAYERS = {"smol": "1,15,last", "tiny": "1,2,last"}
+LAYERS = {"smol": "1,15,last", "tiny": "1,2,last", "llama": "last"}
 """What is logged of each model."""
 
 
@@ -199,12 +200,17 @@ def model_path() -> Path:
 
 @pytest.fixture(scope="session")
 def folder_of(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Callable[[str], Path]:
-    """The folder of a model by the name that it is served under, ``smol`` or ``tiny``."""
+    """The folder of a model by the name that it is served under.
+
+    ``smol`` and ``tiny``, or the kind of a tokenizer that a tiny one is to have.
+    """
 
     @cache
     def folder(name: str) -> Path:
         if name == "smol":
             return model_path
+        if name in tokenizers.KINDS:
+            return make_model_with(name, tmp_path_factory.mktemp(name))
         return make_tiny_model(model_path, tmp_path_factory.mktemp("tiny"))
 
     return folder

@@ -91,6 +91,7 @@ JSON: dict[str, Case] = {
     "delete": lambda path, probe, out: [path, "--where", "label=correct", "--dry-run"],
     "merge": lambda path, probe, out: [path, "-o", out / "[merged]"],
     "compact": lambda path, probe, out: [copy(path, out)],
+    "upgrade": lambda path, probe, out: [copy(path, out)],
     "export": lambda path, probe, out: [path, "-o", out / "[exported]", "-f", "npy"],
     "report": lambda path, probe, out: [path, "-o", out / "[report]", "--draws", 100],
     "score": lambda path, probe, out: [path, "--probe", probe],

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-Reply = Callable[[dict[str, Any]], str | int]
-"""From a request's body to the answer's text, or to an HTTP status to fail with."""
+Reply = Callable[[dict[str, Any]], str | int | dict[str, Any]]
+"""From a request's body to the answer's text, or fields of its message, or an HTTP status."""
 
 
 class Canned:
@@ -53,7 +53,8 @@ def canned(reply: Reply, **options: Any) -> Iterator[Canned]:
             if isinstance(said, int):
                 self._send(said, {"error": {"message": f"failed with {said}", "code": said}})
                 return
-            message = {"role": "assistant", "content": said}
+            fields = said if isinstance(said, dict) else {"content": said}
+            message = {"role": "assistant", **fields}
             choice = {"index": 0, "finish_reason": "stop", "message": message}
             usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
             self._send(

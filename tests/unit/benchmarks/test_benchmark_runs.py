@@ -492,7 +492,11 @@ class TestModelJudge:
 
 
 def put_entry(
-    writer: StoreWriter, request_id: str, response: str, finish_reason: str = "stop"
+    writer: StoreWriter,
+    request_id: str,
+    response: str,
+    finish_reason: str = "stop",
+    **fields: Any,
 ) -> None:
     writer.put_entry(
         {
@@ -508,8 +512,93 @@ def put_entry(
             "created": 0.0,
             "vllm_version": "0",
             "tokens": "all",
+            **fields,
         }
     )
+
+
+class Thinker:
+    """A model that thinks before it answers, behind a server that takes that out, or does not."""
+
+    THOUGHT = "Is there such a thing?\nI do not\n\nthink so."
+
+    def __init__(self, *, parsed: bool) -> None:
+        self.parsed = parsed
+
+    def reply(self, body: dict[str, Any]) -> str | dict[str, Any]:
+        said = describe(body)
+        if self.parsed:
+            return {"content": f"\n\n{said}", "reasoning": f"\n{self.THOUGHT}\n"}
+        return self.response(said)
+
+    def response(self, said: str) -> str:
+        return f"<think>\n{self.THOUGHT}\n</think>\n\n{said}"
+
+    def log(self, writer: StoreWriter, answer: Any) -> None:
+        """The entry that the answer has on a server that logs."""
+        response = self.response(answer.generation.strip())
+        content = {"content": answer.generation} if self.parsed else {}
+        put_entry(writer, answer.request_id, "<think>It is", "abort")
+        put_entry(writer, answer.request_id, response, **content)
+
+
+@pytest.mark.parametrize("parsed", [True, False], ids=["by the server", "by Inspect"])
+class TestModelsThatThink:
+    """What is judged is without the reasoning, and the entry with it: their labels join."""
+
+    def test_labels_join(self, tmp_path: Path, parsed: bool) -> None:
+        thinker = Thinker(parsed=parsed)
+        path = tmp_path / "s.lmdb"
+        writer = StoreWriter(path, role="test")
+        with canned(thinker.reply) as server:
+            done = run(server, tmp_path / "out")
+        answers = list(done.journal.answers.values())
+        for answer in answers:
+            assert thinker.THOUGHT in answer.reasoning
+            assert "think" not in answer.generation
+            thinker.log(writer, answer)
+        put_entry(writer, answers[0].request_id, thinker.response("Something else."))
+        writer.close()
+        assert label_run(done.folder, store=path).written == 8
+        with open_store(path) as store:
+            for answer in answers:
+                first, whole, *others = store.for_request(answer.request_id)
+                assert list(whole.evaluations) == ["refusal"]
+                assert first.evaluations == {}
+                assert [other.evaluations for other in others] == [{}] * len(others)
+
+    def test_a_resumed_run_goes_on_with_the_same_texts(self, tmp_path: Path, parsed: bool) -> None:
+        thinker = Thinker(parsed=parsed)
+        path = tmp_path / "s.lmdb"
+        writer = StoreWriter(path, role="test")
+        with canned(thinker.reply) as server:
+            first = run(server, tmp_path, do_eval=False)
+            for answer in first.journal.answers.values():
+                thinker.log(writer, answer)
+            writer.close()
+            file = first.folder / "generation.jsonl"
+            file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+            server.asked.clear()
+            second = run(server, tmp_path, store=path)
+            assert server.asked == []
+        assert second.labels.written == 8
+        texts = [
+            {place: answer.generation for place, answer in result.journal.answers.items()}
+            for result in (first, second)
+        ]
+        assert texts[0] == texts[1]
+
+    def test_another_thought_is_another_answer(self, tmp_path: Path, parsed: bool) -> None:
+        thinker = Thinker(parsed=parsed)
+        path = tmp_path / "s.lmdb"
+        writer = StoreWriter(path, role="test")
+        with canned(thinker.reply) as server:
+            done = run(server, tmp_path / "out", n=1)
+        for answer in done.journal.answers.values():
+            put_entry(writer, answer.request_id, f"<think>So?</think>{answer.generation} Or not.")
+        writer.close()
+        with pytest.raises(BenchmarkError, match="holds another text"):
+            apply_labels(StoreLabels(path), done.journal, evaluator="refusal", run={}, wait_s=0.1)
 
 
 class TestLabels:

@@ -1,0 +1,47 @@
+"""What a server makes of an answer before its client gets it: reasoning and tool calls go out.
+
+vLLM parses an answer only after it has ended, when its entry is already on its way. So the tap
+parses it again, by the same parser: vLLM makes one for each request, and is watched at that.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from activation_logging.vllm_plugin.context import http_request
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+
+def note_parser(
+    make: Callable[..., Any], serving: Any, request: Any, tokenizer: Any, kwargs: Any
+) -> Any:
+    """Make the parser of a request, and note how to make another for the request's entry.
+
+    Args:
+        make: vLLM's own method, of ``serving``.
+        serving: the handler of the chat or the responses route.
+        request: the request, as this handler takes it.
+        tokenizer: the engine's.
+        kwargs: those of the chat template.
+    """
+    parser = make(serving, request, tokenizer, kwargs)
+    http = http_request.get()
+    if http is None or parser is None:
+        return parser
+
+    def content_of(text: str, ids: Sequence[int], prompt_ids: Sequence[int]) -> str | None:
+        # Parsers keep a state: each answer needs its own.
+        parser = make(serving, request, tokenizer, kwargs)
+        parser.set_prompt_token_ids(prompt_ids)
+        _, content, _ = parser.parse(
+            text,
+            request,
+            enable_auto_tools=serving.enable_auto_tools,
+            model_output_token_ids=ids,
+        )
+        return None if content is None else str(content)
+
+    http.content_of = content_of
+    return parser
