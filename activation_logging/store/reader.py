@@ -196,6 +196,7 @@ class Store(Mapping[str, Entry]):
             StoreError: rows of different widths do not go into one array.
             DatasetError: there is no such position.
         """
+        self._live_environment()
         return self._row_reader.read(keys, layer, position)
 
     def put_evaluation(
@@ -316,6 +317,8 @@ class Store(Mapping[str, Entry]):
         if self._environment.inherited:
             # LMDB must not be used across a fork; what the parent has open is not ours to close.
             self._environment = environment.acquire(self.path, create=False)
+            # Another thread of the parent may have held its lock.
+            self._row_reader = RowReader(self)
         return self._environment
 
     def _snapshot(self) -> Snapshot:

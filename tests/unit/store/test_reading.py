@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import threading
 from typing import TYPE_CHECKING
 
@@ -199,3 +200,23 @@ def test_threads_read_while_the_store_changes(store_path: Path, store_writer: St
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+def test_after_a_fork(store_path: Path, store_writer: StoreWriter) -> None:
+    """Whatever other threads were doing at that moment."""
+    fill(store_writer)
+    store = open_store(store_path)
+    keys = list(store)
+    expected = store.read(keys).values
+    context = multiprocessing.get_context("fork")
+    result = context.SimpleQueue()
+
+    def child() -> None:
+        result.put(np.array_equal(store.read(keys).values, expected))
+
+    with store._row_reader._lock:
+        process = context.Process(target=child)
+        process.start()
+    process.join(20)
+    assert process.exitcode == 0
+    assert result.get()
