@@ -110,7 +110,14 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     no_torch.write_text("torch; python_version < '3'")
     run(
         *(uv, "pip", "compile", ROOT / "pyproject.toml", *(["--extra", extra] if extra else [])),
-        *("--resolution", "lowest-direct", "--only-binary", ":all:", "--no-annotate"),
+        *(
+            "--resolution",
+            "lowest-direct",
+            "--only-binary",
+            ":all:",
+            "--no-annotate",
+            "--no-header",
+        ),
         *("--override", no_torch, "--python", python, "--output-file", pins),
     )
     install = [uv, "pip", "install", "--quiet", "--python", python]
