@@ -125,6 +125,8 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     try_commands(python, folder)
     if not extra:
         try_reader(python, folder)
+    # The tests look at the checkout, and what is found by entry points must be the same code.
+    run(*install, "--no-deps", "--editable", ROOT)
     if extra == "demo":
         torch = next(pin for pin in locked_pins(PYTHONS[0]) if pin.startswith("torch=="))
         run(python, "-m", "pip", "install", "--quiet", torch.partition("+")[0])
