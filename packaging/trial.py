@@ -110,7 +110,14 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     no_torch.write_text("torch; python_version < '3'")
     run(
         *(uv, "pip", "compile", ROOT / "pyproject.toml", *(["--extra", extra] if extra else [])),
-        *("--resolution", "lowest-direct", "--only-binary", ":all:", "--no-annotate"),
+        *(
+            "--resolution",
+            "lowest-direct",
+            "--only-binary",
+            ":all:",
+            "--no-annotate",
+            "--no-header",
+        ),
         *("--override", no_torch, "--python", python, "--output-file", pins),
     )
     install = [uv, "pip", "install", "--quiet", "--python", python]
@@ -118,6 +125,8 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     try_commands(python, folder)
     if not extra:
         try_reader(python, folder)
+    # The tests look at the checkout, and what is found by entry points must be the same code.
+    run(*install, "--no-deps", "--editable", ROOT)
     if extra == "demo":
         torch = next(pin for pin in locked_pins(PYTHONS[0]) if pin.startswith("torch=="))
         run(python, "-m", "pip", "install", "--quiet", torch.partition("+")[0])
