@@ -43,6 +43,8 @@ _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
     "switch logging off for it with activation_logging: off"
 )
+_NO_CHANCE = -9999.0
+"""What JSON gets for minus infinity, as in vLLM's own answers."""
 _FLUSHED_AT_ONCE = 10_000
 _DRAIN_S = 30.0
 _LOOK_S = 0.5
@@ -344,7 +346,9 @@ def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]
     if processor is None or not processor.logprobs:
         return {}
     tops = [
-        {token: entry.logprob for token, entry in top.items()} for top in processor.logprobs if top
+        {token: max(entry.logprob, _NO_CHANCE) for token, entry in top.items()}
+        for top in processor.logprobs
+        if top
     ]
     chosen = [top.get(token) for token, top in zip(response_ids, tops, strict=False)]
     return {"logprobs": chosen, "top_logprobs": tops}

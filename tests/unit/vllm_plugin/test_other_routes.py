@@ -15,8 +15,11 @@ from activation_logging.vllm_plugin import middleware
 def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
     """What the middleware logs; vLLM's loggers hand nothing on."""
     logger = logging.getLogger("vllm.activation_logging")
+    # Libraries that configure logging while they are imported disable those that are there.
+    logger.disabled = False
     logger.addHandler(caplog.handler)
-    yield caplog
+    with caplog.at_level(logging.WARNING, logger.name):
+        yield caplog
     logger.removeHandler(caplog.handler)
 
 
