@@ -49,11 +49,11 @@ def tokenizer() -> Any:
 
 
 class Got(NamedTuple):
-    """What a client has of one choice. ``text`` is None where the server parses it."""
+    """What a client has of one choice; None for what the route does not say."""
 
     id: str
     choice: int
-    content: str
+    content: str | None
     text: str | None = None
 
 
@@ -133,11 +133,14 @@ def generate(server: RunningServer, **body: Any) -> list[Got]:
     ]
 
 
-def text_after(prompt: Sequence[int], ids: Sequence[int], *, skip: bool) -> str:
-    """What tokens say behind a prompt; half a character at the end is not there yet."""
+def text_after(prompt: Sequence[int], ids: Sequence[int], *, skip: bool) -> str | None:
+    """What tokens say behind a prompt; None where some of their bytes are no character.
+
+    Such bytes come to a client one by one, where decoding takes a whole run of bytes for broken.
+    """
     whole = tokenizer().decode([*prompt, *ids], skip_special_tokens=skip)
     before = tokenizer().decode(list(prompt), skip_special_tokens=skip)
-    return whole[len(before) :].rstrip("�")
+    return None if "�" in whole else whole[len(before) :]
 
 
 IDS = [1, 300, 301, 302, 303]
@@ -247,7 +250,8 @@ class TestRoutes:
 
     def test_response_and_content_are_what_came(self, answers: Any, case: str) -> None:
         for choice, entry in zip(*answers[case], strict=True):
-            assert entry.content == choice.content
+            if choice.content is not None:
+                assert entry.content == choice.content
             if choice.text is not None:
                 assert entry.response == choice.text
             if "stop" not in case and "blanks" not in case:
@@ -255,8 +259,7 @@ class TestRoutes:
                 ids = ids[:-1] if ids[-1] == tokenizers.END else ids
                 skip = not {"special", "tool"} & set(case.split())
                 text = text_after(entry.prompt_token_ids, ids, skip=skip)
-                # Bytes that are no character come to a client one by one, and other ones at once.
-                assert "�" in text or entry.response == text
+                assert text is None or entry.response == text
 
     def test_pieces_join_to_the_response(self, answers: Any, case: str) -> None:
         for entry in answers[case][1]:
@@ -291,7 +294,7 @@ def test_thoughts_were_taken_out_somewhere(answers: Any) -> None:
         whole = [(entry.content, entry.response) for entry in answers[case][1]]
         assert any(content and content != response for content, response in whole), whole
     (called,) = answers["chat, a tool must be called"][1]
-    assert called.response.startswith('<tool_call>{"name": "look"')
+    assert "".join(called.response.split()).startswith('<tool_call>{"name":"look"')
     assert called.content == ""
 
 
