@@ -3,11 +3,12 @@
     python -m bench.versions 0.33.0 [--wheel vllm-0.33.0-....whl] [--folder output/versions]
 
 A version may come without a build for CPUs. This takes its Python code from the ordinary wheel and
-the compiled kernels from the CPU build that is installed, puts both into a folder, and runs the
-core of the tests with that folder in front: rows against Hugging Face, and preemption with clients
-that leave, with both model runners. Kernels of one version under the Python of another work only
-while the versions are neighbours. Before that it looks for everything of vLLM's that the plugin
-uses. What comes after ``--`` goes to pytest, such as ``-- -k V2``.
+the compiled kernels from the CPU build that is installed, puts both into a folder with what else
+the version needs and is not here, and runs the core of the tests with that folder in front: rows
+against Hugging Face, and preemption with clients that leave, with both model runners. Kernels of
+one version under the Python of another work only while the versions are neighbours. Before that it
+looks for everything of vLLM's that the plugin uses. What comes after ``--`` goes to pytest, such as
+``-- -k V2``.
 
 Exits with 1 if anything of vLLM's is missing, or a test fails.
 """
@@ -21,13 +22,21 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from importlib.metadata import PackageNotFoundError, distribution
 from importlib.util import find_spec
 from pathlib import Path
+
+from packaging.requirements import Requirement
 
 from activation_logging.console import PlainConsole
 from activation_logging.vllm_plugin.symbols import missing_symbols
 
 TESTS = ("tests/server/test_fidelity.py", "tests/server/test_preemption.py")
+FOR_GPUS = (
+    *("fastsafetensors", "flashinfer", "humming", "instanttensor", "nv", "pynv", "quack"),
+    *("tilelang", "tokenspeed", "torch"),
+)
+"""How the names of packages begin that vLLM asks for, and needs on GPUs or for pictures alone."""
 TRY = """
 from importlib.metadata import version
 from vllm import platforms
@@ -83,6 +92,41 @@ def link_kernels(target: Path) -> None:
         link.symlink_to(kernel)
 
 
+def install_what_is_missing(target: Path) -> None:
+    """Put what the version asks for, and is not installed at all, beside it.
+
+    Of what is installed in another version, that of the present build is good enough. What only
+    GPUs need is left out.
+    """
+    (metadata,) = target.glob("vllm-*.dist-info/METADATA")
+    asked = [
+        Requirement(line.partition(":")[2].strip())
+        for line in metadata.read_text().partition("\n\n")[0].splitlines()
+        if line.startswith("Requires-Dist:")
+    ]
+    missing = [
+        str(one).partition(";")[0].strip()
+        for one in asked
+        if (one.marker is None or one.marker.evaluate({"extra": ""}))
+        and not _is_installed(one.name)
+        and not one.name.lower().startswith(FOR_GPUS)
+    ]
+    if missing:
+        terminal.print(f"installing {', '.join(missing)} ...")
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        command += ["--only-binary", ":all:", "--target", str(target), *missing]
+        if subprocess.run(command, check=False).returncode:
+            raise VersionError(f"pip could not install {', '.join(missing)}")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        distribution(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def environment_of(version: str, wheel: Path | None, folder: Path) -> dict[str, str]:
     """Make the folder of a version, unless it is there; the environment that it comes first in."""
     target = folder.resolve() / version
@@ -91,6 +135,7 @@ def environment_of(version: str, wheel: Path | None, folder: Path) -> dict[str, 
         with tempfile.TemporaryDirectory(dir=target.parent) as making:
             made = Path(making) / version
             unpack(wheel or download(version, Path(making)), version, made)
+            install_what_is_missing(made)
             made.rename(target)
     link_kernels(target)
     path = os.pathsep.join(filter(None, (str(target), os.environ.get("PYTHONPATH"))))
