@@ -186,18 +186,19 @@ def _places(
     chunk = min(_CHUNK, at_most or _CHUNK)
     after: bytes | None = None
     while True:
-        index = Index(store._snapshot())
-        found = index.walk(
-            wanted.terms(index),
-            Bounds.of(wanted.since, wanted.until),
-            after=after,
-            reverse=newest_first,
-            limit=chunk,
-        )
+        found = _some_places(store, wanted, after, reverse=newest_first, limit=chunk)
         yield from found
         if len(found) < chunk:
             return
         after, chunk = found[-1], _CHUNK
+
+
+def _some_places(
+    store: Store, wanted: Filter, after: bytes | None, *, reverse: bool, limit: int
+) -> list[bytes]:
+    index = Index(store._snapshot())
+    bounds = Bounds.of(wanted.since, wanted.until)
+    return index.walk(wanted.terms(index), bounds, after=after, reverse=reverse, limit=limit)
 
 
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:

@@ -127,7 +127,9 @@ class Store(Mapping[str, Entry]):
 
     def at(self, place: bytes) -> Entry | None:
         """The entry that stands at a place of the index; None if it has been deleted since."""
-        snapshot = self._snapshot()
+        return self._at(self._snapshot(), place)
+
+    def _at(self, snapshot: Snapshot, place: bytes) -> Entry | None:
         key = snapshot.get(layout.LOG, layout.sequence_key(layout.sequence_of(place)))
         return None if key is None else self._find(snapshot, bytes(key).decode("ascii", "replace"))
 

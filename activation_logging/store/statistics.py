@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.store import layout
-from activation_logging.store.index import Bounds, term, words_of
+from activation_logging.store.index import Bounds, Index, term, words_of
 from activation_logging.store.indexing import Totals, bytes_by_layer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from activation_logging.store.index import Index
+    from activation_logging.store.environment import Snapshot
     from activation_logging.store.reader import Store
 
 C = TypeVar("C", bound="Counts")
@@ -95,39 +95,40 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
 
 def _counts(store: Store, keys: Iterable[str] | None, found: C) -> C:
     snapshot = store._snapshot()
-    index = snapshot.index
-    if index is None:
+    if snapshot.index is None:
         del snapshot
         for key in store if keys is None else keys:
             _count(found, store, key)
         return found
     found.entries = snapshot.num_entries
     for kind, counter in (("status", found.statuses), ("model", found.models)):
-        counter.update({words[0]: number for words, number in _listed(store, index, kind)})
+        counter.update({words[0]: number for words, number in _listed(store, snapshot, kind)})
     for kind, by_name in (("label", found.labels), ("judge", found.judges)):
-        for (name, word), number in _listed(store, index, kind):
+        for (name, word), number in _listed(store, snapshot, kind):
             by_name.setdefault(name, Counter())[word] += number
     return found
 
 
-def _listed(store: Store, index: Index, kind: str) -> Iterator[tuple[list[Any], int]]:
+def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[Any], int]]:
     """The words of each term of a kind, and how many entries it is true of."""
-    for key, number in index.terms(kind):
+    for key, number in Index(snapshot).terms(kind):
         words = words_of(key)
         if words is None:
-            words = _look_up(store, index, kind, key)
+            words = _look_up(store, snapshot, kind, key)
         yield words, number
 
 
-def _look_up(store: Store, index: Index, kind: str, key: bytes) -> list[Any]:
+def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[Any]:
     """The words of a term that were too long for a key, from an entry that it is true of."""
-    (place,) = index.walk([[key]], Bounds.of(None, None), after=None, reverse=False, limit=1)
-    entry = store.at(place)
+    bounds = Bounds.of(None, None)
+    (place,) = Index(snapshot).walk([[key]], bounds, after=None, reverse=False, limit=1)
+    entry = store._at(snapshot, place)
     if entry is not None:
+        labels = entry._read_evaluations(snapshot)
         own: dict[str, list[list[Any]]] = {
             "model": [[entry.model]],
-            "label": [[name, found.label] for name, found in entry.evaluations.items()],
-            "judge": [[name, found.judge] for name, found in entry.evaluations.items()],
+            "label": [[name, found.label] for name, found in labels.items()],
+            "judge": [[name, found.judge] for name, found in labels.items()],
         }
         for words in own[kind]:
             if term(kind, *words) == key:

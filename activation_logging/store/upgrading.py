@@ -75,6 +75,7 @@ def index_problems(store: Store) -> Iterator[tuple[str, str]]:
         with suppress(StoreCorrupt), snapshot.reading():
             for term in indexing.missing(snapshot._txn, key)[:1]:
                 yield key, f"the index does not list it under {_readable(term)}"
+        del snapshot
     snapshot = store._snapshot()
     index = Index(snapshot)
     counts = {

@@ -322,7 +322,8 @@ class TestVersion1:
         process = subprocess.Popen(
             command("upgrade_slowly", path), cwd=ROOT, stdout=subprocess.PIPE, text=True
         )
-        process.stdout.readline()
+        # That it has started, and that the first are listed: from then on others may come in.
+        assert process.stdout.readline() + process.stdout.readline() == "started\n5\n"
         make_history(path, seed=5)
         process.communicate(timeout=60)
         assert process.returncode == 0
