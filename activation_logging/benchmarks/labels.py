@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 WAIT_S = 10.0
 _POLL_S = 0.25
+_GROUP = 100
+"""Labels written at a time."""
 _ENDED = ("stop", "length", "repetition")
 """How vLLM's engine says that an answer came to its end."""
 _THINK = re.compile(r"</?think[^>]*>")
@@ -71,8 +73,8 @@ class Labels(ABC):
         """The entries of one request."""
 
     @abstractmethod
-    def put(self, key: str, evaluation: Evaluation) -> None:
-        """Write one label beside one entry."""
+    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
+        """Write labels beside the entries that have these keys."""
 
     def answer_to(self, request_id: str) -> str | None:
         """The content that answered a request, as its client got it, if it came to its end."""
@@ -102,15 +104,8 @@ class StoreLabels(Labels):
             for entry in self._store.for_request(request_id)
         ]
 
-    def put(self, key: str, evaluation: Evaluation) -> None:
-        self._store.put_evaluation(
-            key,
-            name=evaluation.name,
-            label=evaluation.label,
-            score=evaluation.score,
-            judge=evaluation.judge,
-            details=evaluation.details,
-        )
+    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
+        self._store.put_evaluations(evaluations)
 
 
 class ServerLabels(Labels):
@@ -138,16 +133,17 @@ class ServerLabels(Labels):
             for entry in page["data"]
         ]
 
-    def put(self, key: str, evaluation: Evaluation) -> None:
-        body = {
-            "name": evaluation.name,
-            "label": evaluation.label,
-            "score": evaluation.score,
-            "judge": evaluation.judge,
-            "details": dict(evaluation.details),
-        }
-        path = f"/activations/{quote(key, safe='')}/evaluations"
-        self._client.post(path, cast_to=object, body=body)
+    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
+        for key, evaluation in evaluations:
+            body = {
+                "name": evaluation.name,
+                "label": evaluation.label,
+                "score": evaluation.score,
+                "judge": evaluation.judge,
+                "details": dict(evaluation.details),
+            }
+            path = f"/activations/{quote(key, safe='')}/evaluations"
+            self._client.post(path, cast_to=object, body=body)
 
     def flush(self) -> None:
         self._client.post("/activations/flush", cast_to=object, body={})
@@ -216,17 +212,18 @@ def apply_labels(
     total, written = len(pending), 0
     deadline = time.monotonic() + wait_s
     while pending:
-        missing = []
-        for answer, verdict in pending:
-            keys = _keys(labels, answer)
-            for key in keys:
-                labels.put(key, _evaluation(evaluator, answer, verdict, run))
-            if keys:
-                written += 1
-                if progress and written % 50 == 0:
-                    progress("labels", written, total)
-            else:
-                missing.append((answer, verdict))
+        missing: list[tuple[Answer, Verdict]] = []
+        for begin in range(0, len(pending), _GROUP):
+            group: list[tuple[str, Evaluation]] = []
+            for answer, verdict in pending[begin : begin + _GROUP]:
+                keys = _keys(labels, answer)
+                group += [(key, _evaluation(evaluator, answer, verdict, run)) for key in keys]
+                written += bool(keys)
+                if not keys:
+                    missing.append((answer, verdict))
+            labels.put(group)
+            if progress:
+                progress("labels", written, total)
         if len(missing) < len(pending):
             deadline = time.monotonic() + wait_s
         if not missing or time.monotonic() > deadline:

@@ -136,7 +136,10 @@ def _show(entry: Entry) -> None:
     for name, value in _facts(entry):
         facts.add_row(Text(name, style="bold"), *as_row((value,)))
     output.print(facts)
-    for name, text in (("prompt", entry.prompt), ("response", entry.response)):
+    texts = [("prompt", entry.prompt), ("response", entry.response)]
+    if entry.content != entry.response:
+        texts.append(("content", entry.content))
+    for name, text in texts:
         output.print(Text(name, style="bold"))
         output.print(text)
         output.print()

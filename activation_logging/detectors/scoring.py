@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.dataset.examples import PROBE_JUDGE
 from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.records import Evaluation
 from activation_logging.store import open_store
 from activation_logging.store.statistics import counts
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
-    from activation_logging.records import Label
     from activation_logging.store import Store
 
 
@@ -87,21 +87,20 @@ def score_store(
                     called = probe.positive if probability >= probe.threshold else probe.negative
                     scored.append(Scored(entry.key, probability, called, entry.response))
         if write is not None:
-            for row in track(scored, "writing", len(scored), progress):
-                store.put_evaluation(
+            details = {
+                "probe": Path(probe_path).name,
+                "layer": probe.layer,
+                "position": probe.position,
+                "threshold": probe.threshold,
+                "fitted_on": probe.label,
+            }
+            store.put_evaluations(
+                (
                     row.key,
-                    name=write,
-                    label=cast("Label", row.label),
-                    score=row.probability,
-                    judge=PROBE_JUDGE,
-                    details={
-                        "probe": Path(probe_path).name,
-                        "layer": probe.layer,
-                        "position": probe.position,
-                        "threshold": probe.threshold,
-                        "fitted_on": probe.label,
-                    },
+                    Evaluation.checked(write, row.label, row.probability, PROBE_JUDGE, details),
                 )
+                for row in track(scored, "writing", len(scored), progress)
+            )
     return scored, dict(left_out)
 
 
