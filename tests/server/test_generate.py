@@ -8,13 +8,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from activation_logging import open_store
-from activation_logging.demo_model import demo_model_path
 from activation_logging.generate import LINE_TAG, RUN_TAG
 
 # With a finalizer registered before vLLM is imported, as many a program has, Python's exit would
@@ -29,9 +29,9 @@ COMMAND = (sys.executable, "-c", PROGRAM, "generate")
 FLAGS = ("--enforce-eager", "--max-model-len", "512", "--gpu-memory-utilization", "0.3")
 
 
-def start(prompts: Path, store: Path, *flags: str) -> subprocess.Popen[str]:
+def start(model: Path, prompts: Path, store: Path, *flags: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*COMMAND, str(prompts), "--model", str(demo_model_path()), *FLAGS, *flags],
+        [*COMMAND, str(prompts), "--model", str(model), *FLAGS, *flags],
         env={**os.environ, "ACTIVATION_LMDB_PATH": str(store), "VLLM_CPU_KVCACHE_SPACE": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -51,8 +51,13 @@ def write(path: Path, lines: list[dict[str, Any]]) -> Path:
     return path
 
 
+@pytest.fixture(scope="module")
+def model(folder_of: Callable[[str], Path]) -> Path:
+    return folder_of("tiny")
+
+
 @pytest.mark.server
-def test_answers_are_logged_and_not_asked_again(tmp_path: Path) -> None:
+def test_answers_are_logged_and_not_asked_again(model: Path, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "What is the capital of France?"}]
     lines: list[dict[str, Any]] = [
         {"prompt": "The capital of France is", "tags": {"split": "train"}},
@@ -61,7 +66,7 @@ def test_answers_are_logged_and_not_asked_again(tmp_path: Path) -> None:
         {"prompt": "The capital of France is"},
     ]
     prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
-    code, outcome, err = finish(start(prompts, path, "--max-tokens", "8", "--json"))
+    code, outcome, err = finish(start(model, prompts, path, "--max-tokens", "8", "--json"))
     # The third is longer than the model's context: named, and the others are answered.
     assert (code, outcome["answered"], list(outcome["refused"])) == (1, 3, ["3"]), err
 
@@ -79,18 +84,18 @@ def test_answers_are_logged_and_not_asked_again(tmp_path: Path) -> None:
         assert len(chat.positions) == len(chat.prompt_token_ids) + len(chat.response_token_ids) - 1
 
     write(prompts, [lines[0], {"prompt": "A new one"}, lines[1]])
-    code, outcome, err = finish(start(prompts, path, "--max-tokens", "8", "--json"))
+    code, outcome, err = finish(start(model, prompts, path, "--max-tokens", "8", "--json"))
     assert (code, outcome["answered"], outcome["resumed"]) == (0, 1, 2), err
     with open_store(path) as store:
         assert len(store) == 4
 
 
 @pytest.mark.server
-def test_a_killed_run_goes_on(tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(model: Path, tmp_path: Path) -> None:
     lines = [{"prompt": f"Question {number}: what is {number} + 1?"} for number in range(300)]
     prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
     flags = ("--max-tokens", "24", "--max-num-seqs", "16", "--json")
-    process = start(prompts, path, *flags)
+    process = start(model, prompts, path, *flags)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists():
@@ -104,7 +109,7 @@ def test_a_killed_run_goes_on(tmp_path: Path) -> None:
         before = len(store)
     assert 30 < before < 300
 
-    code, outcome, err = finish(start(prompts, path, *flags))
+    code, outcome, err = finish(start(model, prompts, path, *flags))
     assert code == 0, err
     assert outcome["resumed"] > 0
     assert outcome["resumed"] + outcome["answered"] == 300

@@ -9,7 +9,8 @@ from tests.unit.store.faults.machine import StoreMachine
 TestStore = StoreMachine.TestCase
 # The database of examples would lie in the work tree; a failure prints how to repeat it anyway.
 TestStore.settings = settings(
-    max_examples=10,
+    # Each starts and kills processes for some ten seconds; `make torture` has many more.
+    max_examples=4,
     stateful_step_count=25,
     deadline=None,
     database=None,
