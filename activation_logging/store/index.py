@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import heapq
 import json
+from functools import lru_cache
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,6 +35,7 @@ _MAX_TERM = 511
 _HASHED = b"#"
 
 
+@lru_cache(maxsize=4096)
 def term(kind: str, *words: str | None) -> bytes:
     """The key of a list; words that are too long for LMDB are hashed."""
     written = _written(words)

@@ -24,7 +24,10 @@ if TYPE_CHECKING:
     from activation_logging.store.environment import Environment
     from activation_logging.store.layout import Head
 
-_STATUS_TERMS: dict[Status, bytes] = {status: term("status", status) for status in STATUSES}
+# Most entries were pending before they became something else.
+_STATUS_TERMS: dict[Status, bytes] = {
+    status: term("status", status) for status in ("pending", *STATUSES)
+}
 
 
 @dataclass
@@ -66,11 +69,29 @@ def bytes_by_layer(rows: Iterable[tuple[bytes, memoryview]]) -> Counter[int]:
 
 
 class Indexing:
-    """The changes to one store's index and totals that follow from its other changes."""
+    """The changes to one store's index and totals that follow from its other changes.
+
+    Totals are added up within a transaction, between :meth:`begin` and :meth:`end`.
+    """
 
     def __init__(self, environment: Environment) -> None:
         self._database = environment.database
         self._enabled = environment.has_index
+        self._change = Totals()
+
+    def begin(self) -> None:
+        """A transaction begins, perhaps in place of one that came to nothing."""
+        self._change = Totals()
+
+    def end(self, txn: Any) -> None:
+        """It is about to be committed."""
+        if not (self._change.rows or self._change.layers):
+            return
+        database = self._database(layout.META)
+        totals = Totals.load(txn.get(layout.TOTALS_KEY, db=database))
+        totals.rows += self._change.rows
+        totals.layers.update(self._change.layers)
+        txn.put(layout.TOTALS_KEY, totals.dump(), db=database)
 
     def entry_came(self, txn: Any, record: Mapping[str, Any]) -> None:
         """An entry has been written."""
@@ -78,7 +99,7 @@ class Indexing:
             return
         head = layout.head_of(record)
         self._add(txn, terms_of(record), head.place)
-        self._set_status(txn, head, 0, self._capture(txn, head.capture))
+        self._put_status(txn, head, self._capture(txn, head.capture))
 
     def entry_goes(self, txn: Any, record: Mapping[str, Any]) -> None:
         """An entry is about to be removed, with its labels and rows."""
@@ -125,10 +146,10 @@ class Indexing:
                 self._remove(txn, terms_of_label(name, before), head.place)
             self._add(txn, terms_of_label(name, after), head.place)
 
-    def bytes_changed(self, txn: Any, layers: Mapping[int, int]) -> None:
+    def bytes_changed(self, layers: Mapping[int, int]) -> None:
         """So many bytes of rows have come, or gone, by layer."""
-        if self._enabled and layers:
-            self._count(txn, 0, layers)
+        if self._enabled:
+            self._change.layers.update(layers)
 
     def catch_up(self, txn: Any, key: str) -> None:
         """List an entry that is there already, and give its record the head of this version.
@@ -145,7 +166,7 @@ class Indexing:
                     record = layout.with_head(record, record["sequence"])
                     txn.put(key.encode(), layout.dump(record), db=self._database(layout.MAIN))
                 self._add(txn, terms, head.place)
-                self._set_status(txn, head, 0, capture)
+                self._set_status(txn, head, rows_stored(capture), capture)
 
     def missing(self, txn: Any, key: str) -> list[bytes]:
         """Terms that are true of an entry, and do not list it.
@@ -187,32 +208,22 @@ class Indexing:
         rows_before: int,
         capture: Mapping[str, Any] | None,
     ) -> None:
-        status = status_of(head, capture)
-        self._forget_status(txn, head, rows_before, but=status)
-        is_new = txn.put(
-            _STATUS_TERMS[status], head.place, db=self._database(layout.INDEX), dupdata=False
-        )
-        if is_new and status == "complete":
-            self._count(txn, min(rows_stored(capture), head.rows), {})
+        self._forget_status(txn, head, rows_before)
+        self._put_status(txn, head, capture)
 
-    def _forget_status(
-        self,
-        txn: Any,
-        head: Head,
-        rows_before: int,
-        but: Status | None = None,
-    ) -> None:
+    def _put_status(self, txn: Any, head: Head, capture: Mapping[str, Any] | None) -> None:
+        status = status_of(head, capture)
+        txn.put(_STATUS_TERMS[status], head.place, db=self._database(layout.INDEX), dupdata=False)
+        if status == "complete":
+            self._change.rows += min(rows_stored(capture), head.rows)
+
+    def _forget_status(self, txn: Any, head: Head, rows_before: int) -> None:
         index = self._database(layout.INDEX)
         for status, key in _STATUS_TERMS.items():
-            if status != but and txn.delete(key, head.place, db=index) and status == "complete":
-                self._count(txn, -min(rows_before, head.rows), {})
-
-    def _count(self, txn: Any, rows: int, layers: Mapping[int, int]) -> None:
-        database = self._database(layout.META)
-        totals = Totals.load(txn.get(layout.TOTALS_KEY, db=database))
-        totals.rows += rows
-        totals.layers.update(layers)
-        txn.put(layout.TOTALS_KEY, totals.dump(), db=database)
+            if txn.delete(key, head.place, db=index):
+                if status == "complete":
+                    self._change.rows -= min(rows_before, head.rows)
+                return
 
     def _head(self, txn: Any, key: bytes) -> Head | None:
         """The head of an entry, with its place; None if it is gone."""

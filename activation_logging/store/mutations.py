@@ -10,7 +10,7 @@ import operator
 import time
 from collections import Counter
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
@@ -19,17 +19,35 @@ from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
 from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from activation_logging.store.environment import Environment
 
 
+T = TypeVar("T")
+
+
 class Mutations:
-    """Changes to one environment. Every method takes the transaction it is part of."""
+    """Changes to one environment. Every method takes the transaction it is part of.
+
+    Transactions are :meth:`transact`'s. To be used by one thread at a time.
+    """
 
     def __init__(self, environment: Environment) -> None:
+        self._environment = environment
         self._db = environment.database
         self._index = Indexing(environment)
+
+    def transact(self, action: Callable[[Any], T]) -> T:
+        """Run ``action`` in a write transaction; see :meth:`Environment.transact`."""
+
+        def run(txn: Any) -> T:
+            self._index.begin()
+            result = action(txn)
+            self._index.end(txn)
+            return result
+
+        return self._environment.transact(run)
 
     def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
         """Add an entry under the next free key of its prompt, and return that key."""
@@ -95,7 +113,7 @@ class Mutations:
             key = layout.rows_key(segment.id, layer)
             sizes[layer] += block.nbytes - len(txn.get(key, b"", db=self._db(layout.ROWS)))
             txn.put(key, block.data, db=self._db(layout.ROWS))
-        self._index.bytes_changed(txn, sizes)
+        self._index.bytes_changed(sizes)
 
     def _has_capture(self, txn: Any, capture_id: str) -> bool:
         return txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES)) is not None
@@ -223,7 +241,7 @@ class Mutations:
                 found = cursor.delete()  # which moves on to the next record
             else:
                 found = cursor.next()
-        self._index.bytes_changed(txn, sizes)
+        self._index.bytes_changed(sizes)
 
     def _may_be_shared(self, txn: Any, segment: bytes) -> bool:
         """Whether the writer whose id the segment's begins with is still running."""

@@ -307,7 +307,7 @@ class Store(Mapping[str, Entry]):
         env = self._live_environment()
         change = Mutations(env)
         try:
-            return env.transact(lambda txn: action(change, txn))
+            return change.transact(lambda txn: action(change, txn))
         except (lmdb.Error, OSError) as error:
             if isinstance(error, StoreError):
                 raise

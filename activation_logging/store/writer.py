@@ -316,7 +316,7 @@ class StoreWriter:
                     self._mutations.put_entry(txn, {**item, "writer": self.id})
             self._mutations.put_writer(txn, self.id, {**self._who, **dataclasses.asdict(stats)})
 
-        self._environment.transact(action)
+        self._mutations.transact(action)
         with self._wake:
             # The two that other threads count, too.
             stats.dropped = self.stats.dropped
@@ -349,7 +349,7 @@ class StoreWriter:
             self._mutations.delete_unused_segments(txn, self.id)
 
         try:
-            self._environment.transact(action)
+            self._mutations.transact(action)
         except _PASSING as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
 
