@@ -78,10 +78,13 @@ class Indexing:
         self._database = environment.database
         self._enabled = environment.has_index
         self._change = Totals()
+        self._came: dict[str, Mapping[str, Any]] = {}
 
     def begin(self) -> None:
         """A transaction begins, perhaps in place of one that came to nothing."""
         self._change = Totals()
+        # Captures of this transaction: their entries mostly come with them.
+        self._came = {}
 
     def end(self, txn: Any) -> None:
         """It is about to be committed."""
@@ -111,10 +114,12 @@ class Indexing:
 
     def capture_came(self, txn: Any, name: str, record: Mapping[str, Any]) -> None:
         """Rows have come: the entries that name them have a new status."""
+        self._came[name] = record
         self._capture_changed(txn, name, 0, record)
 
     def capture_went(self, txn: Any, name: str, rows: int) -> None:
         """A capture of so many rows has been removed."""
+        self._came.pop(name, None)
         self._capture_changed(txn, name, rows, None)
 
     def _capture_changed(
@@ -236,8 +241,10 @@ class Indexing:
             head = layout.head_of(schema.entry(layout.load(raw, what), what))
         return head
 
-    def _capture(self, txn: Any, name: str) -> dict[str, Any] | None:
+    def _capture(self, txn: Any, name: str) -> Mapping[str, Any] | None:
         """The record of some rows, if it is there and can be read."""
+        if name in self._came:
+            return self._came[name]
         raw = txn.get(layout.id_key(name), db=self._database(layout.CAPTURES))
         with suppress(StoreCorrupt):
             return None if raw is None else schema.capture(layout.load(raw, name), name)

@@ -188,7 +188,7 @@ def head_of(document: Mapping[str, Any]) -> Head:
     """The head of a whole record, which may be one of version 1."""
     return Head(
         document["capture"],
-        document.get("rows", expected_rows(document)),
+        document["rows"] if "rows" in document else expected_rows(document),
         place(document["created"], document["sequence"]),
         _lengths(document),
         document.get("finish_reason"),
