@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 WAVES = 4
 PATIENCE = 8
 """A stream stands still that gets nothing while another gets so many pieces."""
+WAITING = "vllm:num_requests_waiting"
 CATCH_UP_S = 0.1
 """In this time the client reads what has come for the others: on a busy machine it lags behind."""
 
@@ -47,15 +48,8 @@ class Case:
 
 CACHE = ("--block-size", "32", "--num-gpu-blocks-override")
 CASES = (
-    Case(
-        "asynchronous, preempted, client left",
-        "tiny",
-        14,
-        230,
-        20,
-        (*CACHE, "70", "--max-model-len", "512"),
-        as_on_gpu("V1"),
-    ),
+    # The small model is too quick here: who is preempted goes on before a client has noticed.
+    Case("preempted, client left", "smol", 14, 120, 20, (*CACHE, "40", "--max-model-len", "512")),
     Case(
         "V2, preempted, client left",
         "tiny",
@@ -83,10 +77,7 @@ class Wave:
         self.closed: set[int] = set()
         self._begun: set[int] = set()
         self.preempted = 0
-        """Requests that had begun, and waited when a stream stood still.
-
-        vLLM's own counter knows of a preemption only when the request goes on.
-        """
+        """Requests that had begun, and waited when a stream stood still."""
 
     async def run(self) -> None:
         """Return when every stream has ended, has been closed, or has lost its server."""
@@ -109,11 +100,11 @@ class Wave:
         url = f"{self._server.base_url}/completions"
         async with client.stream("POST", url, json=body) as answer:
             assert answer.status_code == 200, await answer.aread()
-            async for line in answer.aiter_lines():
-                if line.startswith("data: {"):
-                    self._begun.add(stream)
-                    self._pieces[stream] += 1
-                    self._progress.set()
+            # Not line by line: the client has to be quicker than a small model.
+            async for chunk in answer.aiter_raw():
+                self._begun.add(stream)
+                self._pieces[stream] += chunk.count(b"data: {")
+                self._progress.set()
         del self._pieces[stream]
 
     async def _watch(self, tasks: Sequence[asyncio.Task[None]]) -> None:
@@ -125,17 +116,17 @@ class Wave:
                 await self._progress.wait()
             await asyncio.sleep(CATCH_UP_S)
             still = [stream for stream in before if self._pieces[stream] == before[stream]]
-            if still:
-                self.stalled.set()
-                waiting = await asyncio.to_thread(self._server.metric, "vllm:num_requests_waiting")
-                not_begun = self._case.streams - len(self._begun)
-                self.preempted = max(self.preempted, int(waiting) - not_begun)
+            if not still:
+                continue
+            self.stalled.set()
+            asked = asyncio.create_task(asyncio.to_thread(self._server.metric, WAITING))
+            # At once: while the server is asked they may go on, or end.
             for stream in still if self._closing else ():
-                # It may have gone on, or ended, while the server was asked.
-                if self._pieces.get(stream) == before[stream]:
-                    self.closed.add(stream)
-                    del self._pieces[stream]
-                    tasks[stream].cancel()
+                self.closed.add(stream)
+                del self._pieces[stream]
+                tasks[stream].cancel()
+            not_begun = self._case.streams - len(self._begun)
+            self.preempted = max(self.preempted, int(await asked) - not_begun)
 
 
 async def _waves(server: RunningServer, case: Case) -> None:
@@ -146,6 +137,8 @@ async def _waves(server: RunningServer, case: Case) -> None:
         await wave.run()
         closed += len(wave.closed)
         preempted += wave.preempted
+    # vLLM's own counter knows of a preemption only when the request goes on, and most are closed.
+    preempted += int(server.metric("vllm:num_preemptions_total"))
     logger.info("%s: %d preempted, %d closed standing still", case.name, preempted, closed)
     assert closed > 0, "no stream was closed while it stood still"
     assert preempted > 0, "nothing was preempted"
