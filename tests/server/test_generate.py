@@ -91,11 +91,12 @@ def test_answers_are_logged_and_not_asked_again(model: Path, tmp_path: Path) -> 
 
 
 @pytest.mark.server
-def test_a_killed_run_goes_on(model: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on(model_path: Path, tmp_path: Path) -> None:
+    # The small model would be done before anybody could kill it.
     lines = [{"prompt": f"Question {number}: what is {number} + 1?"} for number in range(300)]
     prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
     flags = ("--max-tokens", "24", "--max-num-seqs", "16", "--json")
-    process = start(model, prompts, path, *flags)
+    process = start(model_path, prompts, path, *flags)
     deadline = time.monotonic() + 300
     while time.monotonic() < deadline and process.poll() is None:
         if path.exists():
@@ -109,7 +110,7 @@ def test_a_killed_run_goes_on(model: Path, tmp_path: Path) -> None:
         before = len(store)
     assert 30 < before < 300
 
-    code, outcome, err = finish(start(model, prompts, path, *flags))
+    code, outcome, err = finish(start(model_path, prompts, path, *flags))
     assert code == 0, err
     assert outcome["resumed"] > 0
     assert outcome["resumed"] + outcome["answered"] == 300
