@@ -27,18 +27,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
 from activation_logging import Evaluation, open_store
 from activation_logging.bench.machine import describe
-from activation_logging.records import Capture, Segment, SegmentSlice
-from activation_logging.store import StoreWriter, layout
+from activation_logging.console import PlainConsole
+from activation_logging.store import StoreWriter
 from activation_logging.store.filters import select
-from activation_logging.store.opening import open_alone
 from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
+from activation_logging.strict_json import dumps
+from bench.answers import NUM_LAYERS, capture, document
+from tests.unit.store.version_1 import make_version_1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
     from activation_logging.store.mutations import Mutations
 
 ROWS, HIDDEN = 48, 8
-PROMPT = ROWS // 2
 WALKED = 300_000
 PAGE = 20
 APPENDED = 3000
@@ -55,38 +55,22 @@ START = 1.7e9
 BLOCK = np.ones((ROWS, HIDDEN), np.uint16)
 
 
-def document(number: int) -> dict[str, Any]:
+def answer(number: int) -> dict[str, Any]:
     """An answer; a thousandth of them failed, and every model but one is rare."""
-    return {
+    own = {
         "prompt": f"Question {number}: what is this and that?",
         "response": "This is an answer of some length. " * 4,
         "model": "org/rare" if number % 100_000 == 7 else "org/SmolLM2-135M-Instruct",
-        "request_id": f"cmpl-{number:032x}",
-        "choice": 0,
-        "capture": f"cmpl-{number:032x}-0",
-        "prompt_token_ids": list(range(1000, 1000 + PROMPT)),
-        "response_token_ids": list(range(2000, 2001 + ROWS - PROMPT)),
-        "response_tokens": [" token"] * (1 + ROWS - PROMPT),
-        "finish_reason": "length",
-        "error": "the engine failed" if number % 1000 == 3 else None,
-        "sampling": {"temperature": 0.0, "max_tokens": 64},
-        "tokens": "all",
         "tags": {
             "benchmark": "short_facts",
             "sample_id": str(number),
             "domain": f"domain {number % 50}",
         },
         "created": START + number * 0.01,
-        "vllm_version": "0.32.0",
     }
-
-
-def capture(number: int) -> Capture:
-    """The rows of the same answer."""
-    segment = number.to_bytes(16, "big")
-    part = SegmentSlice(segment, 0, ROWS)
-    rows = Segment(segment, {30: BLOCK}, BLOCK.nbytes)
-    return Capture(f"cmpl-{number:032x}-0", (30,), 30, HIDDEN, "bfloat16", 0, (part,), (rows,))
+    if number % 1000 == 3:
+        own["error"] = "the engine failed"
+    return document(number, ROWS) | own
 
 
 def verdict(number: int) -> Evaluation:
@@ -105,10 +89,8 @@ def fill(path: Path, entries: int) -> None:
 
 def _put(change: Mutations, txn: Any, numbers: list[int]) -> None:
     for number in numbers:
-        change.put_capture(txn, capture(number))
-        key = change.put_entry(
-            txn, {name: value for name, value in document(number).items() if value is not None}
-        )
+        change.put_capture(txn, capture(number, (NUM_LAYERS,), BLOCK))
+        key = change.put_entry(txn, answer(number))
         if number % 100 == 0:
             change.put_evaluation(txn, key, verdict(number))
 
@@ -216,16 +198,11 @@ def append(path: Path, *, indexed: bool) -> float:
     if not indexed:
         make_version_1(path)
     writer = StoreWriter(path, role="bench", queue_bytes=8 << 30)
-    documents = [
-        {name: value for name, value in document(number).items() if value is not None}
-        for number in range(APPENDED)
-    ]
+    documents = [answer(number) for number in range(APPENDED)]
     block = np.ones((ROWS, 576), np.uint16)
     started = time.perf_counter()
     for number, each in enumerate(documents):
-        one = capture(number)
-        rows = Segment(one.segments[0].id, {30: block}, block.nbytes)
-        writer.put_capture(Capture(one.id, (30,), 30, 576, "bfloat16", 0, one.slices, (rows,)))
+        writer.put_capture(capture(number, (NUM_LAYERS,), block))
         writer.put_entry(each)
         if number % 32 == 31:
             writer.flush()
@@ -233,15 +210,6 @@ def append(path: Path, *, indexed: bool) -> float:
     seconds = time.perf_counter() - started
     writer.close()
     return APPENDED / seconds
-
-
-def make_version_1(path: Path) -> None:
-    """Turn an empty store into one of version 1, which has no index."""
-    with open_alone(path) as opened, opened.env.begin(write=True) as txn:
-        txn.drop(opened.databases[layout.INDEX], delete=True)
-        meta = opened.databases[layout.META]
-        record = layout.load(txn.get(layout.FORMAT_KEY, db=meta), "the format record")
-        txn.put(layout.FORMAT_KEY, layout.dump(record | {"version": 1}), db=meta)
 
 
 def compare_appending(folder: Path, rounds: int) -> dict[str, Any]:
@@ -287,10 +255,10 @@ def main() -> None:
     parser.add_argument("--walk", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.ask:
-        answer = ask(options.folder, options.ask, rounds=options.rounds, walk=options.walk)
-        sys.stdout.write(json.dumps(answer))
+        asked = ask(options.folder, options.ask, rounds=options.rounds, walk=options.walk)
+        sys.stdout.write(dumps(asked))
         return
-    terminal = Console(width=120)
+    terminal = PlainConsole(width=120)
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
         path = folder / f"{options.entries}.lmdb"
@@ -326,7 +294,7 @@ def main() -> None:
             f"({appended['least']:.2f} to {appended['greatest']:.2f})"
         )
     if options.json:
-        options.json.write_text(json.dumps(found, indent=2))
+        options.json.write_text(dumps(found, indent=2))
 
 
 if __name__ == "__main__":

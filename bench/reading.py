@@ -37,15 +37,14 @@ from rich.table import Table
 
 from activation_logging import open_store
 from activation_logging.bench.machine import describe
-from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.rows import copy_single
+from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
 BATCH = 64
-NUM_LAYERS = 30
 SHARD_BYTES = 256 << 20
 LEAST_S = 0.2
 """Passes are repeated until they take so long."""
@@ -90,8 +89,10 @@ def store(folder: Path, rows: Rows, dtype: str) -> Callable[[], tuple[Any, Any]]
     path = folder / f"{dtype}.lmdb"
     writer = StoreWriter(path, role="bench")
     for number in range(len(rows.offsets) - 1):
-        writer.put_capture(_capture(number, rows.of(number), dtype))
-        writer.put_entry(_document(number, len(rows.of(number))))
+        block = rows.of(number)
+        stored = to_bfloat16(block) if dtype == "bfloat16" else block
+        writer.put_capture(capture(number, (NUM_LAYERS,), stored))
+        writer.put_entry(document(number, len(block)))
     writer.close()
 
     def opened() -> tuple[Any, Any]:
@@ -105,40 +106,9 @@ def store(folder: Path, rows: Rows, dtype: str) -> Callable[[], tuple[Any, Any]]
     return opened
 
 
-def _document(number: int, rows: int) -> dict[str, Any]:
-    prompt = rows // 2
-    return {
-        "prompt": f"Question {number}: " + "what is this and that? " * 12,
-        "response": "This is an answer of some length. " * 8,
-        "model": "model",
-        "request_id": f"cmpl-{number:032x}",
-        "choice": 0,
-        "capture": f"cmpl-{number:032x}-0",
-        "prompt_token_ids": list(range(1000, 1000 + prompt)),
-        "response_token_ids": list(range(2000, 2000 + rows - prompt + 1)),
-        "response_tokens": [" token"] * (rows - prompt + 1),
-        "finish_reason": "length",
-        "sampling": {"temperature": 0.0, "max_tokens": 64},
-        "tokens": "all",
-        "created": 1.7e9,
-        "vllm_version": "0.32.0",
-    }
-
-
-def _capture(number: int, rows: np.ndarray, dtype: str) -> Capture:
-    if dtype == "bfloat16":
-        rows = (rows.view(np.uint32) >> 16).astype(np.uint16)
-    segment = number.to_bytes(16, "big")
-    return Capture(
-        id=f"cmpl-{number:032x}-0",
-        layers=(NUM_LAYERS,),
-        num_layers=NUM_LAYERS,
-        hidden_size=rows.shape[1],
-        dtype=dtype,
-        first=0,
-        slices=(SegmentSlice(segment, 0, len(rows)),),
-        segments=(Segment(segment, {NUM_LAYERS: rows}, rows.nbytes),),
-    )
+def _all_rows(found: Any, offsets: np.ndarray, answers: np.ndarray) -> np.ndarray:
+    """The rows of some answers out of an array of all rows."""
+    return np.concatenate([found[offsets[i] : offsets[i + 1]] for i in answers.tolist()])
 
 
 def memmap(folder: Path, rows: Rows) -> Callable[[], tuple[Any, Any]]:
@@ -150,9 +120,7 @@ def memmap(folder: Path, rows: Rows) -> Callable[[], tuple[Any, Any]]:
         found = np.load(path, mmap_mode="r")
         last = offsets[1:] - 1
         return (
-            lambda answers: np.concatenate(
-                [found[offsets[i] : offsets[i + 1]] for i in answers.tolist()]
-            ),
+            lambda answers: _all_rows(found, offsets, answers),
             lambda answers: np.asarray(found[last[answers]]),
         )
 
@@ -209,9 +177,7 @@ def zarr(folder: Path, rows: Rows) -> Callable[[], tuple[Any, Any]]:
         found = library.open_array(path, mode="r")
         last = offsets[1:] - 1
         return (
-            lambda answers: np.concatenate(
-                [found[offsets[i] : offsets[i + 1]] for i in answers.tolist()]
-            ),
+            lambda answers: _all_rows(found, offsets, answers),
             lambda answers: found.oindex[last[answers]],
         )
 

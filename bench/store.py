@@ -28,15 +28,14 @@ from rich.table import Table
 from activation_logging import open_store
 from activation_logging.bench.machine import describe
 from activation_logging.console import PlainConsole
-from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.layout import prompt_key
 from activation_logging.strict_json import dumps
+from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-NUM_LAYERS = 30
 READS = 5000
 
 
@@ -52,47 +51,9 @@ SMALL, LARGE = Shape(128, 576), Shape(256, 4096)
 ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 
-def document(number: int, rows: int) -> dict[str, Any]:
-    """An entry as a server writes it, with half of the rows for the prompt."""
-    prompt = rows // 2
-    return {
-        "prompt": f"Question {number}: " + "what is this and that? " * 12,
-        "response": "This is an answer of some length. " * 8,
-        "model": "SmolLM2-135M-Instruct",
-        "request_id": f"cmpl-{number:032x}",
-        "choice": 0,
-        "capture": f"cmpl-{number:032x}-0",
-        "prompt_token_ids": list(range(1000, 1000 + prompt)),
-        "response_token_ids": list(range(2000, 2000 + rows - prompt + 1)),
-        "response_tokens": [" token"] * (rows - prompt + 1),
-        "finish_reason": "length",
-        "sampling": {"temperature": 0.0, "max_tokens": 64},
-        "tokens": "all",
-        "created": 1.7e9,
-        "vllm_version": "0.32.0",
-    }
-
-
-def capture(number: int, layers: Sequence[int], block: np.ndarray) -> Capture:
-    """The rows of the same entry; all share one block of memory."""
-    segment = number.to_bytes(16, "big")
-    rows = dict.fromkeys(layers, block)
-    return Capture(
-        id=f"cmpl-{number:032x}-0",
-        layers=tuple(layers),
-        num_layers=NUM_LAYERS,
-        hidden_size=block.shape[1],
-        dtype="bfloat16" if block.dtype == np.uint16 else "float32",
-        first=0,
-        slices=(SegmentSlice(segment, 0, len(block)),),
-        segments=(Segment(segment, rows, block.nbytes * len(layers)),),
-    )
-
-
 def bfloat16(generator: np.random.Generator, shape: Shape) -> np.ndarray:
     """Normally distributed states, as the bits of bfloat16."""
-    wide = generator.standard_normal(shape, np.float32).view(np.uint32)
-    return (wide >> 16).astype(np.uint16)
+    return to_bfloat16(generator.standard_normal(shape, np.float32))
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from activation_logging.dataset.positions import Place, place_of
 from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.errors import DatasetError
 from activation_logging.records import LABELS, Label
-from activation_logging.store.filters import select
+from activation_logging.store.filters import is_named, select
 from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
@@ -259,7 +259,8 @@ def _scan(  # noqa: PLR0917 - one caller
     broken: Broken,
     progress: Progress,
 ) -> _Found:
-    all_counts = counts(store)
+    # A store without an index has to be walked through, which takes its time.
+    all_counts = counts(store, track(store, "counting labels", len(store), progress))
     label = _evaluator(store, label, all_counts)
     number = all_counts.labels[label].total()
     found: list[tuple[int, _Row]] = []
@@ -275,7 +276,7 @@ def _scan(  # noqa: PLR0917 - one caller
             continue
         own = entry.tags
         seen_models[entry.model] += 1
-        if model is not None and model not in (entry.model, entry.model.rpartition("/")[2]):
+        if model is not None and not is_named(entry.model, model):
             left_out["of another model"] += 1
         elif any(own.get(name) != value for name, value in tags.items()):
             left_out["with other tags"] += 1

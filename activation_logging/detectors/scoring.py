@@ -12,6 +12,7 @@ from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.records import Evaluation
 from activation_logging.store import open_store
+from activation_logging.store.filters import is_named
 from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ def score_store(
         for entry in track(store.entries(), "scoring", len(store), progress):
             own = entry.tags
             judged = any(found.judge != PROBE_JUDGE for found in entry.evaluations.values())
-            if model is not None and model not in (entry.model, entry.model.rpartition("/")[2]):
+            if model is not None and not is_named(entry.model, model):
                 left_out["of another model"] += 1
             elif any(own.get(name) != value for name, value in (tags or {}).items()):
                 left_out["with other tags"] += 1

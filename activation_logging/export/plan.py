@@ -13,6 +13,7 @@ from activation_logging.dataset.features import read_vector
 from activation_logging.dataset.positions import Rows, find_rows, place_of
 from activation_logging.dataset.progress import Progress, track
 from activation_logging.errors import DatasetError
+from activation_logging.store.filters import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -116,7 +117,7 @@ def make_plan(
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         own = entry.tags
         found = _rows(entry, position) if entry.status == "complete" else entry.status
-        if model is not None and model not in (entry.model, entry.model.rpartition("/")[2]):
+        if model is not None and not is_named(entry.model, model):
             left_out["of another model"] += 1
         elif any(own.get(name) != value for name, value in tags.items()):
             left_out["with other tags"] += 1

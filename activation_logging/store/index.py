@@ -24,14 +24,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
-from activation_logging.store import layout
+from activation_logging.store import layout, schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from activation_logging.store.environment import Snapshot
 
-_MAX_TERM = 511
 _HASHED = b"#"
 
 
@@ -40,7 +39,7 @@ def term(kind: str, *words: str | None) -> bytes:
     """The key of a list; words that are too long for LMDB are hashed."""
     written = _written(words)
     key = _prefix(kind) + written
-    if len(key) <= _MAX_TERM:
+    if len(key) <= layout.MAX_KEY:
         return key
     return _prefix(kind) + _HASHED + hashlib.sha256(written).hexdigest().encode()
 
@@ -78,12 +77,11 @@ EVERY = term("time")
 
 def terms_of(document: Mapping[str, Any]) -> list[bytes]:
     """What is true of an entry for as long as it is there."""
-    tags = document.get("tags")
-    pairs = tags.items() if isinstance(tags, dict) else ()
+    tags = schema.tags(document.get("tags"))
     return [
         EVERY,
         term("model", document["model"]),
-        *(term("tag", name, value) for name, value in pairs if isinstance(value, str)),
+        *(term("tag", name, value) for name, value in tags.items()),
     ]
 
 

@@ -164,10 +164,9 @@ class Indexing:
         with suppress(StoreCorrupt):
             found = self._all_of(txn, key)
             if found is not None:
-                head, terms, capture = found
-                raw = txn.get(key.encode(), db=self._database(layout.MAIN))
-                if layout.read_head(raw) is None:
-                    record = layout.load(raw, f"entry {key}")
+                record, terms, capture = found
+                head = layout.head_of(record)
+                if not record.keys() >= layout.HEAD_ONLY:
                     record = layout.with_head(record, record["sequence"])
                     txn.put(key.encode(), layout.dump(record), db=self._database(layout.MAIN))
                 self._add(txn, terms, head.place)
@@ -182,21 +181,22 @@ class Indexing:
         found = self._all_of(txn, key)
         if found is None:
             return []
-        head, terms, capture = found
+        record, terms, capture = found
+        head = layout.head_of(record)
         cursor = txn.cursor(self._database(layout.INDEX))
         terms.append(_STATUS_TERMS[status_of(head, capture)])
         return [one for one in terms if not cursor.set_key_dup(one, head.place)]
 
     def _all_of(
         self, txn: Any, key: str
-    ) -> tuple[Head, list[bytes], Mapping[str, Any] | None] | None:
-        """An entry's head, its terms but for the status, and its capture; None if it is gone."""
+    ) -> tuple[dict[str, Any], list[bytes], Mapping[str, Any] | None] | None:
+        """An entry's record, its terms but for the status, and its capture; None if it is gone."""
         raw = txn.get(key.encode(), db=self._database(layout.MAIN))
         if raw is None:
             return None
         record = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
-        head, terms = layout.head_of(record), terms_of(record) + self._label_terms(txn, key)
-        return head, terms, self._capture(txn, head.capture)
+        terms = terms_of(record) + self._label_terms(txn, key)
+        return record, terms, self._capture(txn, record["capture"])
 
     def _add(self, txn: Any, terms: Iterable[bytes], place: bytes) -> None:
         for one in terms:

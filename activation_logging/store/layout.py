@@ -76,7 +76,7 @@ _HEAD = re.compile(
 )
 _WORD = re.compile("[a-z_]+")
 
-_MAX_KEY = 511
+MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
 
 
@@ -97,7 +97,7 @@ def entry_key(key: object) -> bytes | None:
 def id_key(identifier: str) -> bytes:
     """A request or capture id as a key; ids too long for LMDB are hashed."""
     raw = identifier.encode("utf-8", "surrogatepass")
-    if 0 < len(raw) <= _MAX_KEY:
+    if 0 < len(raw) <= MAX_KEY:
         return raw
     return b"sha256:" + hashlib.sha256(raw).hexdigest().encode()
 

@@ -85,7 +85,7 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
         found.rows, found.layer_bytes = totals.rows, totals.layers
     else:
         found.layer_bytes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
-    status = (store.path.expanduser() / "data.mdb").stat()
+    status = (store.path / "data.mdb").stat()
     found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
     found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)
     del snapshot
@@ -157,10 +157,3 @@ def _count(found: Counts, store: Store, key: str) -> None:
     for name, evaluation in evaluations.items():
         found.labels.setdefault(name, Counter())[evaluation.label] += 1
         found.judges.setdefault(name, Counter())[evaluation.judge] += 1
-
-
-def _plain(value: Any) -> Any:
-    """Counters as dicts."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    return value

@@ -53,7 +53,8 @@ def upgrade(
     """
     folder = Path(path).expanduser().resolve()
     with open_store(folder) as store:
-        version = layout.FORMAT_VERSION if store._live_environment().has_index else 1
+        has_index = store._live_environment().has_index
+        version = layout.FORMAT_VERSION if has_index else layout.WITHOUT_INDEX
     del store
     if version == layout.WITHOUT_INDEX:
         with exclusive(folder):

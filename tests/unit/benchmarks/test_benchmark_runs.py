@@ -63,6 +63,17 @@ def run(server: Any, folder: Path, **options: Any) -> Any:
     )
 
 
+def go_on_from_store(server: Any, folder: Path, first: Any, store: Path) -> Any:
+    """Lose all lines of a run but three, and run again: the answers come out of the store."""
+    file = first.folder / "generation.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
+    server.asked.clear()
+    second = run(server, folder, store=store)
+    assert server.asked == []
+    assert second.labels.written == 8
+    return second
+
+
 def lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -576,12 +587,7 @@ class TestModelsThatThink:
             for answer in first.journal.answers.values():
                 thinker.log(writer, answer)
             writer.close()
-            file = first.folder / "generation.jsonl"
-            file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
-            server.asked.clear()
-            second = run(server, tmp_path, store=path)
-            assert server.asked == []
-        assert second.labels.written == 8
+            second = go_on_from_store(server, tmp_path, first, path)
         texts = [
             {place: answer.generation for place, answer in result.journal.answers.items()}
             for result in (first, second)
@@ -676,12 +682,7 @@ print(label_run(Path({str(done.folder)!r}), store=Path({str(path)!r})).written)
         for answer in first.journal.answers.values():
             put_entry(writer, answer.request_id, answer.generation)
         writer.close()
-        file = first.folder / "generation.jsonl"
-        file.write_text("".join(file.read_text().splitlines(keepends=True)[:3]))
-        server.asked.clear()
-        second = run(server, tmp_path, store=path)
-        assert server.asked == []
-        assert second.labels.written == 8
+        second = go_on_from_store(server, tmp_path, first, path)
         assert {a.generation for a in second.journal.answers.values()} == {
             a.generation for a in first.journal.answers.values()
         }

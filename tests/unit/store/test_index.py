@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lmdb
 import pytest
 from typer.testing import CliRunner
 
@@ -23,12 +22,13 @@ from activation_logging.records import LABELS, STATUSES
 from activation_logging.store import StoreWriter, layout
 from activation_logging.store.filters import Filter, parse_time, select
 from activation_logging.store.merging import merge
+from activation_logging.store.opening import open_alone
 from activation_logging.store.statistics import statistics
 from activation_logging.store.upgrading import index_problems, upgrade
 from activation_logging.verify import verify
 from tests.unit.answers import make_capture, make_document, make_segment
 from tests.unit.store.programs import ROOT, command
-from tests.unit.store.version_1 import ENGINE, make_version_1
+from tests.unit.store.version_1 import make_version_1
 
 MODELS = ("org/one", "one", "two", "other/two", "größe \N{SNOWMAN}", "m" * 600)
 TAGS = (
@@ -201,14 +201,12 @@ class TestIndexed:
         path = tmp_path / "store"
         make_history(path, seed=3)
         gc.collect()
-        env = lmdb.open(str(path), max_dbs=len(layout.DATABASES), map_size=1 << 30, **ENGINE)
-        with env.begin(write=True) as txn:
-            index = env.open_db(layout.INDEX, txn=txn, dupsort=True)
+        with open_alone(path) as opened, opened.env.begin(write=True) as txn:
+            index = opened.databases[layout.INDEX]
             cursor = txn.cursor(index)
             assert cursor.set_range(b"model\0")
             cursor.delete()
             txn.put(b'label\0["refusal","correct"]', layout.place(5.0, 10**6), db=index)
-        env.close()
         with open_store(path) as store:
             problems = [what for _, what in index_problems(store)]
             assert len(problems) == 3, problems
@@ -335,9 +333,7 @@ class TestVersion1:
 
     @staticmethod
     def version(path: Path) -> dict[str, Any]:
-        env = lmdb.open(str(path), max_dbs=1, readonly=True, lock=False, **ENGINE)
-        meta = env.open_db(layout.META, create=False)
-        with env.begin() as txn:
-            record = json.loads(txn.get(layout.FORMAT_KEY, db=meta))
-        env.close()
+        with open_alone(path) as opened, opened.env.begin() as txn:
+            meta = opened.databases[layout.META]
+            record: dict[str, Any] = json.loads(txn.get(layout.FORMAT_KEY, db=meta))
         return record

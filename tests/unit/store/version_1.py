@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-import lmdb
-
 from activation_logging.store import layout
-
-ENGINE = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
+from activation_logging.store.opening import open_alone
 
 
 def make_version_1(path: Path) -> None:
     """Take out of a store what version 0.1 did not write. Nobody may have it open."""
-    env = lmdb.open(str(path), max_dbs=len(layout.DATABASES), map_size=1 << 30, **ENGINE)
-    with env.begin(write=True) as txn:
-        txn.drop(env.open_db(layout.INDEX, txn=txn, dupsort=True), delete=True)
-        meta = env.open_db(layout.META, txn=txn)
+    with open_alone(path) as opened, opened.env.begin(write=True) as txn:
+        txn.drop(opened.databases[layout.INDEX], delete=True)
+        meta = opened.databases[layout.META]
         txn.delete(layout.TOTALS_KEY, db=meta)
         record = json.loads(txn.get(layout.FORMAT_KEY, db=meta))
         del record["indexed"]
@@ -28,4 +24,3 @@ def make_version_1(path: Path) -> None:
             first = {name: entry.pop(name) for name in ("capture", "rows", "prompt")}
             del entry["num_prompt"], entry["num_response"]
             txn.put(key, layout.dump({**first, **entry}))
-    env.close()
