@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.moved import install
+
 if TYPE_CHECKING:
     from activation_logging.errors import ActivationLoggingError
     from activation_logging.records import Evaluation
     from activation_logging.store import Entry, Store, open_store
+
+install()
+del install
 
 __version__ = "0.1.0"
 __all__ = ["ActivationLoggingError", "Entry", "Evaluation", "Store", "open_store"]

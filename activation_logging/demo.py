@@ -28,8 +28,8 @@ from activation_logging.cli.analysis import print_report
 from activation_logging.cli.progress import show_stages
 from activation_logging.cli.terminal import errors, output
 from activation_logging.console import sentence
-from activation_logging.demo_model import demo_model_path
-from activation_logging.errors import ActivationLoggingError
+from activation_logging.default_model import demo_model_path
+from activation_logging.errors import ActivationLoggingError, DemoError
 from activation_logging.printable import lines, printable
 from activation_logging.report import build_report
 from activation_logging.store import open_store
@@ -57,10 +57,6 @@ PARTS = (
     Part("short_facts", n=None, limit=800),
     Part("nonsense_mixed_entities", n=10, limit=None),
 )
-
-
-class DemoError(ActivationLoggingError):
-    """The demo cannot go on."""
 
 
 def main() -> int:

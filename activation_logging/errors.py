@@ -22,6 +22,11 @@
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
+    ├── BenchmarkError                      a benchmark cannot start or go on
+    ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
+    ├── DemoError                           the demo cannot go on
+    ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
+    ├── PluginError (ImportError)           another package's entry point cannot be used
     └── DemoModelError                      the default model could not be prepared
 """
 
@@ -139,3 +144,23 @@ def print_as_one_sentence() -> None:
 
     if getattr(usual, "__module__", None) != __name__:
         sys.excepthook = hook
+
+
+class BenchmarkError(ActivationLoggingError):
+    """A benchmark cannot start or go on."""
+
+
+class PromptsError(ActivationLoggingError, ValueError):
+    """Lines of a prompts file cannot be read; the text names each by its number."""
+
+
+class DemoError(ActivationLoggingError):
+    """The demo cannot go on."""
+
+
+class UnknownName(ActivationLoggingError, LookupError):
+    """No benchmark, judge, detector or export format has that name; the text lists those known."""
+
+
+class PluginError(ActivationLoggingError, ImportError):
+    """What another package offers by an entry point cannot be loaded or used."""

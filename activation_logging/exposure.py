@@ -1,14 +1,9 @@
-"""What strangers get to see: whether they reach the server, what needs its key, whose token shows.
-
-What has been logged is for whoever may ask for it.
-"""
+"""What strangers could see: whether they reach the server, and whether a token shows in a text."""
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
-import secrets
 import sys
 from base64 import b64encode, urlsafe_b64encode
 from typing import TYPE_CHECKING
@@ -20,72 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from logging import Logger
 
-    from starlette.types import ASGIApp, Receive, Scope, Send
 
-OPEN_PATHS = frozenset({"/health", "/ping", "/metrics"})
-"""What anybody may GET: it tells whether the server lives, and how busy it is."""
 _PIECE = 8
 """So many characters of a token in a row are too many to be shown."""
-
-
-class KeyGuard:
-    """In front of an ASGI application: whatever is not open to anybody needs the API key.
-
-    vLLM's own guard knows the beginnings of the paths that it protects; this one knows the few
-    paths that it lets pass, so that no other spelling and no new route slips by.
-    """
-
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
-        self._app = app
-        self._keys = [_digest(key) for key in keys]
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or _is_open(scope) or self._has_key(scope):
-            await self._app(scope, receive, send)
-            return
-        from activation_logging.routes import openai_error
-
-        response = openai_error(
-            "this server asks for its API key: send it as `Authorization: Bearer <key>`",
-            status=401,
-            kind="AuthenticationError",
-        )
-        await response(scope, receive, send)
-
-    def _has_key(self, scope: Scope) -> bool:
-        for name, value in scope["headers"]:
-            if name.lower() == b"authorization":
-                scheme, _, key = value.partition(b" ")
-                given = _digest(key)
-                # All are compared, each in constant time: how long it takes tells nothing.
-                same = [secrets.compare_digest(given, known) for known in self._keys]
-                return scheme.lower() == b"bearer" and any(same)
-        return False
-
-
-def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks what it may ask; it cannot send a key with that."""
-    if scope["type"] != "http" or scope["method"] != "OPTIONS":
-        return False
-    names = {name.lower() for name, _ in scope["headers"]}
-    return {b"origin", b"access-control-request-method"} <= names
-
-
-def route_path(scope: Scope, root_path: str = "") -> str:
-    """A request's path without what the server is mounted under, as Starlette's routes see it."""
-    path: str = scope["path"]
-    rest = path.removeprefix(root_path or scope.get("root_path", ""))
-    return rest if rest.startswith("/") else path
-
-
-def _is_open(scope: Scope) -> bool:
-    if is_preflight(scope):
-        return True
-    return scope["type"] == "http" and scope["method"] == "GET" and route_path(scope) in OPEN_PATHS
-
-
-def _digest(key: str | bytes) -> bytes:
-    return hashlib.sha256(key.encode() if isinstance(key, str) else key).digest()
 
 
 def without_token(text: str, token: str | None) -> str:

@@ -15,10 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
+from activation_logging.errors import (
+    PromptsError,
+    RequestOptionError,
+    SettingsError,
+)
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import Store, open_store
-from activation_logging.store.filters import select
+from activation_logging.store.query import select
 from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
@@ -34,10 +38,6 @@ _SHOWN_ERRORS = 10
 _ANSWERED = ("stop", "length", "repetition")
 _WRITE_S = 30.0
 """What vLLM's processes may take to write and to end."""
-
-
-class PromptsError(ActivationLoggingError, ValueError):
-    """Lines of a prompts file that cannot be; the text names each by its number."""
 
 
 @dataclass(frozen=True)

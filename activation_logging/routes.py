@@ -15,9 +15,9 @@ from typing import Annotated, Any, Literal, ParamSpec, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request, Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field, field_validator
 
+from activation_logging.asgi import AsciiJson
 from activation_logging.errors import (
     ActivationLoggingError,
     EntryNotFound,
@@ -30,29 +30,9 @@ from activation_logging.printable import printable
 from activation_logging.records import Label
 from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.filters import parse_time, select
+from activation_logging.store.query import parse_time, select
 from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
-
-
-class AsciiJson(JSONResponse):
-    """Strict JSON with ASCII escapes: no entry hides others, whatever text or number it holds."""
-
-    def render(self, content: Any) -> bytes:
-        return dumps(content).encode("ascii")
-
-
-def openai_error(
-    message: str,
-    *,
-    status: int = 400,
-    kind: str = "BadRequestError",
-    param: str | None = None,
-) -> AsciiJson:
-    """An error in the form that OpenAI's clients understand."""
-    error = {"message": message, "type": kind, "param": param, "code": status}
-    return AsciiJson({"error": error}, status_code=status)
-
 
 PREFIX = "/v1/activations"
 router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)

@@ -23,25 +23,22 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import JSONResponse
 from starlette.routing import Match
 
-from activation_logging.errors import ActivationLoggingError, RequestOptionError
-from activation_logging.exposure import (
+from activation_logging.asgi import (
     OPEN_PATHS,
     KeyGuard,
-    is_preflight,
-    route_path,
-    uvicorn_host,
-    warn_if_open,
-    without_token,
-)
-from activation_logging.routes import PREFIX, openai_error
-from activation_logging.settings import TOKEN_FIELD, ServerSettings, check_token
-from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
-from activation_logging.vllm_plugin.middleware import (
     dump_object,
+    is_preflight,
+    openai_error,
     parse_object,
     read_body,
     replay,
+    route_path,
 )
+from activation_logging.errors import ActivationLoggingError, RequestOptionError
+from activation_logging.exposure import uvicorn_host, warn_if_open, without_token
+from activation_logging.routes import PREFIX
+from activation_logging.settings import TOKEN_FIELD, ServerSettings, check_token
+from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Mapping

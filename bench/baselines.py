@@ -31,7 +31,7 @@ from activation_logging.bench.load import Client, Load
 from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.console import PlainConsole
-from activation_logging.demo_model import demo_model_path
+from activation_logging.default_model import demo_model_path
 from activation_logging.strict_json import dumps
 
 terminal = PlainConsole(width=130)

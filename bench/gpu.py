@@ -38,10 +38,10 @@ from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import Contestant, ServerOptions
 from activation_logging.bench.table import TerminalWatcher, show
 from activation_logging.console import PlainConsole
-from activation_logging.demo_model import demo_model_path
-from activation_logging.lm_head import load_lm_head
+from activation_logging.default_model import demo_model_path
 from activation_logging.strict_json import dumps
 from activation_logging.verify import verify
+from activation_logging.verify.lm_head import load_lm_head
 
 terminal = PlainConsole(width=130)
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"

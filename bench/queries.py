@@ -34,7 +34,7 @@ from activation_logging import Evaluation, open_store
 from activation_logging.bench.machine import describe
 from activation_logging.console import PlainConsole
 from activation_logging.store import StoreWriter
-from activation_logging.store.filters import select
+from activation_logging.store.query import select
 from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
 from activation_logging.strict_json import dumps
@@ -163,7 +163,7 @@ def ask(path: Path, name: str, *, rounds: int, walk: bool) -> dict[str, Any]:
     """Ask one question several times; milliseconds of the first and the median, and memory."""
     if walk:
         # As a store of version 1 is read.
-        from activation_logging.store import environment
+        from activation_logging.store.engine import environment
 
         environment.Snapshot.index = property(lambda _: None)
     with open_store(path) as store:

@@ -175,7 +175,7 @@ def first_page(path: Path) -> float:
     program = (
         "import sys, time; t = time.perf_counter()\n"
         "from activation_logging import open_store\n"
-        "from activation_logging.store.filters import select\n"
+        "from activation_logging.store.query import select\n"
         "imported = time.perf_counter()\n"
         "with open_store(sys.argv[1]) as store:\n"
         "    page = [(e.key, e.prompt, e.status) for e in select(store, limit=50)]\n"

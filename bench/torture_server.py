@@ -19,7 +19,7 @@ from pathlib import Path
 from rich.table import Table
 
 from activation_logging.console import PlainConsole
-from activation_logging.demo_model import demo_model_path
+from activation_logging.default_model import demo_model_path
 from tests.server.conftest import free_port, running
 from tests.server.faults import ROLES, Killed, kill_under_load, pester
 

@@ -67,7 +67,7 @@ LEFT_OUT = {
 # What only torch's CUDA build needs.
 CUDA_PACKAGES = ("cuda-", "nvidia-")
 PREPARE_MODEL = (
-    "from activation_logging.demo_model import demo_model_path; print(demo_model_path())"
+    "from activation_logging.default_model import demo_model_path; print(demo_model_path())"
 )
 
 

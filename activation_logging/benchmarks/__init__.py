@@ -6,16 +6,13 @@ and the scripts under ``tasks/`` are faces of it.
 
 from __future__ import annotations
 
-try:
-    import inspect_ai  # noqa: F401  asked for here to say which extra brings it
-except ImportError as _error:
-    raise ImportError(
-        'the benchmarks need Inspect; pip install "activation-logging[eval]"'
-    ) from _error
+from activation_logging.extras import require
 
-from activation_logging.benchmarks.problems import BenchmarkError
-from activation_logging.benchmarks.runs import RunResult, examples, run_benchmark
-from activation_logging.benchmarks.tasks import nonsense_mixed_entities, short_facts
+require("eval", "inspect_ai")
+
+from activation_logging.benchmarks.runs import RunResult, examples, run_benchmark  # noqa: E402
+from activation_logging.benchmarks.tasks import nonsense_mixed_entities, short_facts  # noqa: E402
+from activation_logging.errors import BenchmarkError  # noqa: E402
 
 __all__ = [
     "BenchmarkError",

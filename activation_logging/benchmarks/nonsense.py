@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from activation_logging.benchmarks.medicines import medicines
-from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Kind, Picker, Question
 from activation_logging.benchmarks.taxonomy import taxonomy
+from activation_logging.errors import BenchmarkError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -9,7 +9,8 @@ from itertools import chain, zip_longest
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
-from activation_logging.benchmarks.problems import BenchmarkError
+from activation_logging.errors import BenchmarkError
+from activation_logging.files import write_whole
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -139,16 +140,14 @@ def read_questions(path: Path) -> list[Question]:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name and rename it, parents made.
+    """Write a file as a whole, its folder made.
 
     Raises:
         BenchmarkError: the folder cannot be written to.
     """
-    temporary = path.with_name(f".{path.name}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        write_whole(path, text.encode())
     except OSError as error:
         raise BenchmarkError(f"{path} cannot be written: {error.strerror or error}") from None
 

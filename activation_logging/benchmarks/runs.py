@@ -32,14 +32,13 @@ from activation_logging.benchmarks.labels import (
     reach,
     unlabelled_reason,
 )
-from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import (
     Question,
     balanced,
     read_questions,
     write_questions,
 )
-from activation_logging.errors import ActivationLoggingError
+from activation_logging.errors import ActivationLoggingError, BenchmarkError
 from activation_logging.judges.gold import VERSION as GOLD
 from activation_logging.records import LABELS
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from activation_logging.benchmarks import facts, nonsense
-from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.runs import (
     DEFAULT_BASE_URL,
     DEFAULT_OUTPUT,
@@ -17,7 +16,7 @@ from activation_logging.benchmarks.runs import (
 )
 from activation_logging.benchmarks.table import print_result
 from activation_logging.benchmarks.tasks import MAX_TOKENS
-from activation_logging.errors import ActivationLoggingError
+from activation_logging.errors import ActivationLoggingError, BenchmarkError
 from activation_logging.printable import lines
 
 if TYPE_CHECKING:

@@ -38,8 +38,8 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 from activation_logging.benchmarks import facts, metrics, nonsense
 from activation_logging.benchmarks.endpoint import Role, api_key, check_endpoint
 from activation_logging.benchmarks.journal import Answer, Journal, Verdict
-from activation_logging.benchmarks.problems import BenchmarkError
 from activation_logging.benchmarks.questions import Question, balanced
+from activation_logging.errors import BenchmarkError
 from activation_logging.judges.gold import VERSION as GOLD
 from activation_logging.judges.gold import judge_short_answer
 from activation_logging.judges.model import PROMPT_VERSION, ModelJudge

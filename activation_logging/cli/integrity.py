@@ -10,8 +10,12 @@ from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, short_key, size, table
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.store import open_store
-from activation_logging.store.halves import find_halves, remove_half
-from activation_logging.store.leftovers import look_at_rows, remove_leftovers
+from activation_logging.store.repair import (
+    check_segments,
+    find_unmatched,
+    remove_unmatched,
+    remove_unreferenced,
+)
 from activation_logging.verify import Problem, Report, match_model, verify, verify_file
 
 if TYPE_CHECKING:
@@ -62,7 +66,7 @@ def verify_store(
     with open_store(path) as store:
         head, matches = None, None
         if model is not None:
-            from activation_logging.lm_head import load_lm_head
+            from activation_logging.verify.lm_head import load_lm_head
 
             head, matches = load_lm_head(model), match_model(store, model, served_as)
 
@@ -90,42 +94,42 @@ def repair(
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
 ) -> None:
-    """Remove what a killed server leaves behind: halves, and rows that nobody uses.
+    """Remove what a killed server leaves behind: unmatched records and unreferenced rows.
 
-    Halves are entries whose rows never came, and rows whose entry never came. Whole entries are
+    Unmatched are entries whose rows never came, and rows whose entry never came. Whole entries are
     never touched, and what a server that still runs has written is left alone unless you say
     `--pending`.
     """
     with open_store(path) as store:
-        halves = list(find_halves(store))
-        leftovers = look_at_rows(store).leftovers
-    chosen = [half for half in halves if half.final or pending]
-    left = len(halves) - len(chosen)
-    if halves:
+        unmatched = list(find_unmatched(store))
+        unreferenced = check_segments(store).unreferenced
+    chosen = [record for record in unmatched if record.final or pending]
+    left = len(unmatched) - len(chosen)
+    if unmatched:
         shown = table("what", "id", "its writer", "")
-        for half in halves[:_LINES]:
-            kind = "entry without rows" if half.kind == "entry" else "rows without entry"
-            writer = "is gone" if half.final else "still runs"
-            action = "will be removed" if half in chosen else "stays (see --pending)"
-            name = short_key(half.id) if half.kind == "entry" else half.id
+        for record in unmatched[:_LINES]:
+            kind = "entry without rows" if record.kind == "entry" else "rows without entry"
+            writer = "is gone" if record.final else "still runs"
+            action = "will be removed" if record in chosen else "stays (see --pending)"
+            name = short_key(record.id) if record.kind == "entry" else record.id
             shown.add_row(*as_row((kind, name, writer, action)))
         output.print(shown)
-        if len(halves) > _LINES:
-            output.print(f"and {len(halves) - _LINES} more")
-    if leftovers:
-        nbytes = sum(found.nbytes for found in leftovers)
-        output.print(f"{size(nbytes)} of rows that no entry uses, in {len(leftovers)} pieces")
-    if not chosen and not leftovers:
+        if len(unmatched) > _LINES:
+            output.print(f"and {len(unmatched) - _LINES} more")
+    if unreferenced:
+        nbytes = sum(found.nbytes for found in unreferenced)
+        output.print(f"{size(nbytes)} of rows that no entry uses, in {len(unreferenced)} pieces")
+    if not chosen and not unreferenced:
         output.print("nothing to repair" + (f"; {left} may yet be completed" if left else ""))
         return
     if not yes:
-        typer.confirm(f"Remove these {len(chosen) + len(leftovers)}?", abort=True, err=True)
+        typer.confirm(f"Remove these {len(chosen) + len(unreferenced)}?", abort=True, err=True)
     with open_store(path, writable=True) as store:
-        removed = sum(
-            remove_half(store, half) for half in show_progress(chosen, "removing", len(chosen))
-        )
-        names = show_progress((found.segment for found in leftovers), "removing", len(leftovers))
-        removed += remove_leftovers(store, names)
+        records = show_progress(chosen, "removing", len(chosen))
+        removed = sum(remove_unmatched(store, record) for record in records)
+        segments = (found.segment for found in unreferenced)
+        names = show_progress(segments, "removing", len(unreferenced))
+        removed += remove_unreferenced(store, names)
     errors.print(f"removed {removed}" + (f"; {left} may yet be completed" if left else ""))
 
 

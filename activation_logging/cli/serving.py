@@ -40,7 +40,7 @@ def demo_model() -> None:
 
     The model is SmolLM2-135M-Instruct, about 270 MB, cached outside the work tree.
     """
-    from activation_logging.demo_model import demo_model_path
+    from activation_logging.default_model import demo_model_path
 
     typer.echo(demo_model_path())
 
@@ -285,7 +285,7 @@ def _show_outcome(outcome: Outcome) -> None:
 
 
 def _default_model() -> str:
-    from activation_logging.demo_model import demo_model_path
+    from activation_logging.default_model import demo_model_path
 
     return str(demo_model_path())
 

@@ -34,7 +34,7 @@ from activation_logging.cli.rendering import (
 )
 from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.filters import find, parse_time, select
+from activation_logging.store.query import find, parse_time, select
 from activation_logging.store.statistics import Statistics, statistics
 
 _MOST = 1 << 48

@@ -22,10 +22,10 @@ from activation_logging.cli.rendering import as_row, entries_table, short_key, s
 from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
 from activation_logging.errors import SettingsError
 from activation_logging.store import layout, open_store
-from activation_logging.store.compaction import compact
-from activation_logging.store.filters import find, parse_conditions, parse_time, select
-from activation_logging.store.merging import merge
-from activation_logging.store.upgrading import upgrade
+from activation_logging.store.compact import compact
+from activation_logging.store.merge import merge
+from activation_logging.store.query import find, parse_conditions, parse_time, select
+from activation_logging.store.upgrade import upgrade
 
 _SHOWN_BEFORE_DELETING = 10
 _LINES = 20

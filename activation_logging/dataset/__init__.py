@@ -21,8 +21,8 @@ from activation_logging.dataset.examples import (
 )
 from activation_logging.dataset.features import finite, read_blocks, read_vector, where_there
 from activation_logging.dataset.positions import NAMED_POSITIONS, parse_position
-from activation_logging.dataset.progress import Progress, silent
 from activation_logging.errors import DatasetError
+from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.positions import Place, place_of
-from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.errors import DatasetError
+from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS, Label
-from activation_logging.store.filters import is_named, select
+from activation_logging.store.query import is_named, select
 from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.positions import Rows, find_rows, pool_rows
-from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.errors import DatasetError
+from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

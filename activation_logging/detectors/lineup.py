@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.dataset.progress import Progress, track
 from activation_logging.detectors.catalog import DETECTORS, Detector
 from activation_logging.detectors.sweep import (
     Cell,
@@ -15,6 +14,7 @@ from activation_logging.detectors.sweep import (
     combine,
     cross_validate,
 )
+from activation_logging.progress import Progress, track
 
 if TYPE_CHECKING:
     import numpy as np

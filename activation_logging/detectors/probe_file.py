@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,9 +19,11 @@ from activation_logging.dataset.positions import (
     parse_position,
 )
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.files import write_whole
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Mapping
 
     from activation_logging.store import Entry
@@ -141,16 +142,6 @@ class SavedProbe:
                 f"the probe was fitted on {self.num_layers} layers of {len(self.weight)}, entry "
                 f"{entry.key} has {entry.num_layers} of {entry.hidden_size}"
             )
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that nobody ever sees a part of it."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _rows(entry: Entry, position: str | int) -> Rows | str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
 from activation_logging.dataset.positions import Place, find_rows
-from activation_logging.dataset.progress import Progress, silent, track
+from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.dataset.examples import PROBE_JUDGE
-from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.progress import Progress, silent, track
 from activation_logging.records import Evaluation
 from activation_logging.store import open_store
-from activation_logging.store.filters import is_named
+from activation_logging.store.query import is_named
 from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:

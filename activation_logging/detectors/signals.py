@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.progress import Progress, silent, track
+from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.detectors.require import require_scikit_learn
 from activation_logging.errors import DatasetError, LeakError
+from activation_logging.extras import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -108,7 +108,7 @@ def check_no_leak(groups: npt.NDArray[np.str_], train: Index, test: Index) -> No
 def _group_folds(
     y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], folds: int, seed: int
 ) -> list[tuple[Index, Index]]:
-    require_scikit_learn()
+    require("detect", "sklearn")
     from sklearn.model_selection import StratifiedGroupKFold
 
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)

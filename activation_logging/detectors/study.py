@@ -10,7 +10,6 @@ import numpy.typing as npt
 from activation_logging.dataset.examples import refuse_one_class, select_examples
 from activation_logging.dataset.features import finite, read_blocks, where_there
 from activation_logging.dataset.positions import parse_position
-from activation_logging.dataset.progress import Progress, silent, track
 from activation_logging.detectors import metrics
 from activation_logging.detectors.catalog import TEXT_CONTROL
 from activation_logging.detectors.findings import Options, Result, Study
@@ -18,7 +17,6 @@ from activation_logging.detectors.lineup import Line, fit_detectors
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.probe_file import SavedProbe
 from activation_logging.detectors.probes import LinearProbe
-from activation_logging.detectors.require import require_scikit_learn
 from activation_logging.detectors.samples import add_samples
 from activation_logging.detectors.signals import read_signals
 from activation_logging.detectors.splits import Fold, make_folds, refuse_small
@@ -31,6 +29,8 @@ from activation_logging.detectors.sweep import (
 )
 from activation_logging.detectors.transfer import transfer_matrix
 from activation_logging.errors import DatasetError
+from activation_logging.extras import require
+from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
     from activation_logging.dataset import Examples
@@ -59,7 +59,7 @@ def run_study(
     Raises:
         DatasetError: the answers cannot be learned from, or there are too few; says what to do.
     """
-    require_scikit_learn()
+    require("detect", "sklearn")
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
     # Fits this small lose more to threads waiting for each other than they gain.

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_blocks
-from activation_logging.dataset.progress import Progress, silent
 from activation_logging.detectors.metrics import auroc, best_f1_threshold
 from activation_logging.detectors.probes import LinearProbe
+from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

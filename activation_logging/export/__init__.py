@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 
 from activation_logging import __version__
 from activation_logging.dataset.positions import parse_position
-from activation_logging.dataset.progress import Progress, silent
 from activation_logging.errors import DatasetError, OutputExists
 from activation_logging.export.formats import FORMATS
 from activation_logging.export.plan import Plan, make_plan
+from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 from activation_logging.strict_json import dumps
 

@@ -7,12 +7,11 @@ in the order of the rows, with the number of rows of each entry.
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activation_logging.errors import ExtraMissing
+from activation_logging.extras import require
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from activation_logging.dataset.progress import Progress
     from activation_logging.export.plan import Item, Plan
+    from activation_logging.progress import Progress
     from activation_logging.store import Entry
 
 SHARD_BYTES = 512 << 20
@@ -54,7 +53,7 @@ def write_zarr(plan: Plan, folder: Path, progress: Progress) -> None:
     Raises:
         ExtraMissing: zarr is not installed (it needs Python 3.11).
     """
-    _require("zarr")
+    require("export", "zarr")
     import zarr
 
     root = zarr.open_group(str(folder), mode="a")
@@ -119,7 +118,7 @@ def write_parquet(plan: Plan, folder: Path, progress: Progress) -> None:
     Raises:
         ExtraMissing: pyarrow is not installed.
     """
-    _require("pyarrow")
+    require("export", "pyarrow")
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -290,8 +289,3 @@ def _valid(value: Any) -> Any:
     if isinstance(value, list) and value and isinstance(value[0], str):
         return [_valid(part) for part in value]
     return value
-
-
-def _require(name: str) -> None:
-    if find_spec(name) is None:
-        raise ExtraMissing(f"this format needs {name}: pip install 'activation-logging[export]'")

@@ -11,9 +11,9 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
 from activation_logging.dataset.positions import Rows, find_rows, place_of
-from activation_logging.dataset.progress import Progress, track
 from activation_logging.errors import DatasetError
-from activation_logging.store.filters import is_named
+from activation_logging.progress import Progress, track
+from activation_logging.store.query import is_named
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

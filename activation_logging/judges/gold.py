@@ -24,8 +24,8 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.judges.rules import denies, says_ignorance
-from activation_logging.judges.text import fold
 from activation_logging.judges.verdict import Judgement
+from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

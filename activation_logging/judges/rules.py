@@ -38,7 +38,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from activation_logging.judges.text import fold
+from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from activation_logging.judges.verdict import Belief

@@ -6,13 +6,12 @@ Needs the extra ``detect``: ``pip install 'activation-logging[detect]'``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.dataset.progress import Progress, silent
-from activation_logging.detectors.require import require_scikit_learn
-from activation_logging.errors import ExtraMissing, OutputExists
+from activation_logging.errors import OutputExists
+from activation_logging.extras import require
+from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -76,12 +75,10 @@ def build_report(
         OutputExists: ``out_dir`` is a file.
         ExtraMissing: scikit-learn or plotly is not installed.
     """
-    require_scikit_learn()
-    if find_spec("plotly") is None:
-        raise ExtraMissing("the page needs plotly: pip install 'activation-logging[detect]'")
+    require("detect", "sklearn", "plotly")
     from activation_logging.detectors.findings import Options
-    from activation_logging.detectors.probe_file import write_whole
     from activation_logging.detectors.study import fit_probe, run_study
+    from activation_logging.files import write_whole
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data
     from activation_logging.report.page import render_page

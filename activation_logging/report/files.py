@@ -6,7 +6,7 @@ import csv
 import io
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.detectors.probe_file import write_whole
+from activation_logging.files import write_whole
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:

@@ -18,9 +18,9 @@ from activation_logging.store.status import rows_stored, status_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from activation_logging.store.environment import Snapshot
-    from activation_logging.store.reader import Store
+    from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.rows import RowType, Run
+    from activation_logging.store.store import Store
 
 
 class Entry:

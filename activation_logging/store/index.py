@@ -29,7 +29,7 @@ from activation_logging.store import layout, schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from activation_logging.store.environment import Snapshot
+    from activation_logging.store.engine.environment import Snapshot
 
 _HASHED = b"#"
 

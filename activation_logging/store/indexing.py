@@ -21,7 +21,7 @@ from activation_logging.store.status import rows_stored, status_of
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from activation_logging.store.environment import Environment
+    from activation_logging.store.engine.environment import Environment
     from activation_logging.store.layout import Head
 
 # Most entries were pending before they became something else.

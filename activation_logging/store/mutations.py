@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
+from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
-from activation_logging.store.liveness import is_running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-    from activation_logging.store.environment import Environment
+    from activation_logging.store.engine.environment import Environment
 
 
 T = TypeVar("T")
@@ -201,7 +201,7 @@ class Mutations:
                 self._delete_segment(txn, name)
         return True
 
-    def delete_leftovers(self, txn: Any, segments: Iterable[bytes]) -> int:
+    def delete_unreferenced(self, txn: Any, segments: Iterable[bytes]) -> int:
         """Remove rows that no capture refers to and whose writer is gone; returns how many.
 
         What has come into use meanwhile stays.

@@ -23,9 +23,9 @@ from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.entry import Entry
-    from activation_logging.store.environment import Snapshot
-    from activation_logging.store.reader import Store
+    from activation_logging.store.store import Store
 
 _MOST_PLACES = 1 << 20
 """How many answers are remembered, a hundred bytes each; with more, all are forgotten."""

@@ -20,7 +20,7 @@ from activation_logging.store.mutations import slices_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from activation_logging.store.environment import Snapshot
+    from activation_logging.store.engine.environment import Snapshot
 
 _STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 _PIECE = 1 << 16

@@ -14,8 +14,8 @@ from activation_logging.store.indexing import Totals, bytes_by_layer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from activation_logging.store.environment import Snapshot
-    from activation_logging.store.reader import Store
+    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.store.store import Store
 
 C = TypeVar("C", bound="Counts")
 

@@ -24,10 +24,11 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError
 from activation_logging.records import NEVER_RAN, Capture
-from activation_logging.store import environment, layout, schema
-from activation_logging.store.liveness import birth
+from activation_logging.store import layout, schema
+from activation_logging.store.engine import environment
+from activation_logging.store.engine.liveness import birth
+from activation_logging.store.engine.reader_table import ReaderWatch
 from activation_logging.store.mutations import Mutations
-from activation_logging.store.readers import ReaderWatch
 
 if TYPE_CHECKING:
     from activation_logging.settings import FullPolicy

@@ -20,6 +20,7 @@ from vllm.logger import init_logger
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from activation_logging import routes
+from activation_logging.asgi import dump_object, openai_error, parse_object, read_body, replay
 from activation_logging.errors import RequestOptionError
 from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
@@ -29,7 +30,7 @@ logger = init_logger("vllm.activation_logging")
 if TYPE_CHECKING:
     from fastapi import FastAPI
     from starlette.requests import Request
-    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 
 def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
@@ -89,7 +90,7 @@ class RequestMiddleware:
             if body is not None:
                 raw = checked_body(body, raw, layers=self._layers, num_layers=self._num_layers)
         except RequestOptionError as error:
-            refusal = routes.openai_error(str(error), param=error.parameter)
+            refusal = openai_error(str(error), param=error.parameter)
             await refusal(scope, receive, send)
             return
         if body is not None:
@@ -123,61 +124,3 @@ def checked_body(body: dict[str, Any], raw: bytes, *, layers: str, num_layers: i
                 extra[name] = json.dumps(value)
                 changed = True
     return dump_object(body) if changed else raw
-
-
-def parse_object(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object in a body, or None: then it is vLLM's to say what is wrong with it.
-
-    Raises:
-        RequestOptionError: it is nested too deeply to be looked into.
-    """
-    try:
-        body = json.loads(raw)
-    except ValueError:
-        return None
-    except RecursionError:
-        raise _too_deep() from None
-    return body if isinstance(body, dict) else None
-
-
-def dump_object(body: dict[str, Any]) -> bytes:
-    """A body that has been changed, as JSON.
-
-    Raises:
-        RequestOptionError: it is nested so deeply that it could be read, but not written.
-    """
-    try:
-        return json.dumps(body).encode()
-    except RecursionError:
-        raise _too_deep() from None
-
-
-def _too_deep() -> RequestOptionError:
-    return RequestOptionError("body", "nested too deeply; send a flatter one")
-
-
-async def read_body(receive: Receive) -> bytes:
-    """The whole body of a request."""
-    chunks: list[bytes] = []
-    while True:
-        message = await receive()
-        if message["type"] != "http.request":
-            break
-        chunks.append(message.get("body", b""))
-        if not message.get("more_body", False):
-            break
-    return b"".join(chunks)
-
-
-def replay(raw: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the body once more, then what comes after it: a disconnect."""
-    pending = True
-
-    async def replayed() -> Message:
-        nonlocal pending
-        if pending:
-            pending = False
-            return {"type": "http.request", "body": raw, "more_body": False}
-        return await receive()
-
-    return replayed

@@ -15,10 +15,11 @@ from pydantic import ConfigDict, PrivateAttr
 from vllm.entrypoints.launchers import run_batch
 from vllm.exceptions import VLLMValidationError
 
+from activation_logging.asgi import dump_object, parse_object
 from activation_logging.errors import RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
-from activation_logging.vllm_plugin.middleware import checked_body, dump_object, parse_object
+from activation_logging.vllm_plugin.middleware import checked_body
 
 if TYPE_CHECKING:
     from collections.abc import Callable

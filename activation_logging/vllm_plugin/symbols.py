@@ -256,7 +256,7 @@ def missing_modules() -> list[str]:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Half of the time would go into looking for garbage in trees that are all in use."""
+    """Unmatched of the time would go into looking for garbage in trees that are all in use."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from activation_logging import Entry, open_store
-from activation_logging.store.halves import find_halves
+from activation_logging.store.repair import find_unmatched
 from tests.schedules.worker import fingerprints, rows_of
 
 
@@ -33,7 +33,7 @@ def check(path: Path, accepted: int) -> Found:
                 wrong.append(f"{entry.request_id} ({entry.finish_reason}): {problem}")
             elif entry.status == "complete":
                 rows += len(entry.positions)
-        wrong += [f"half: {half}" for half in find_halves(store)]
+        wrong += [f"half: {half}" for half in find_unmatched(store)]
         entries = len(store)
     if entries != accepted:
         wrong.append(f"{accepted} requests were accepted, and {entries} have an entry")

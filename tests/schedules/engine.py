@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from activation_logging.demo_model import demo_model_path
+from activation_logging.default_model import demo_model_path
 from tests.schedules import worker
 from tests.schedules.worker import Layers
 

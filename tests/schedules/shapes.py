@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from activation_logging.demo_model import demo_model_path
+from activation_logging.default_model import demo_model_path
 
 GIB = 1 << 30
 

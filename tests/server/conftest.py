@@ -22,7 +22,7 @@ import httpx
 import pytest
 
 from activation_logging import Entry, Store, open_store
-from activation_logging.demo_model import demo_model_path
+from activation_logging.default_model import demo_model_path
 from tests import tokenizers
 from tests.server.reference import Fidelity, Reference
 from tests.server.tiny import make_model_with, make_tiny_model

@@ -17,7 +17,7 @@ import httpx
 import psutil
 
 from activation_logging import open_store
-from activation_logging.store.halves import find_halves, remove_half
+from activation_logging.store.repair import find_unmatched, remove_unmatched
 from activation_logging.verify import verify
 from tests.server.conftest import RunningServer
 
@@ -197,10 +197,10 @@ def examine(server: RunningServer, acknowledged: list[str]) -> Killed:
             (entry,) = store.for_request(name)
             assert entry.status == "complete", (name, entry.status_reason)
             assert len(entry.activations) == entry.num_rows_expected
-        halves = list(find_halves(store))
+        halves = list(find_unmatched(store))
         assert all(half.final for half in halves), "a dead writer is taken for a living one"
         for half in halves:
-            remove_half(store, half)
+            remove_unmatched(store, half)
         failed = [problem.what for problem in verify(store).problems]
         assert all(what.startswith(FAILED) for what in failed), failed
         return Killed(len(acknowledged), len(store), len(failed), len(halves))

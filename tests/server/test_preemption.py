@@ -18,7 +18,7 @@ import httpx
 import pytest
 
 from activation_logging import Entry, open_store
-from activation_logging.store.halves import find_halves
+from activation_logging.store.repair import find_unmatched
 from tests.server.conftest import STOP_S, RunningServer, as_on_gpu
 from tests.server.reference import TOLERANCE, Fidelity
 from tests.server.test_fidelity import story
@@ -160,7 +160,7 @@ def test_clients_leave_while_preempted(
         server.process.wait(STOP_S)
 
     store = open_store(server.lmdb_path)
-    assert list(find_halves(store)) == []
+    assert list(find_unmatched(store)) == []
     entries = list(store.entries())
     assert len(entries) == (WAVES + 1) * case.streams
     ends = Counter((entry.finish_reason, entry.status) for entry in entries)

@@ -285,7 +285,8 @@ class TestSecrets:
 
 def passed_on(body: bytes, path: str) -> tuple[int, bytes]:
     """What the middleware lets through to the application behind it, and the answer's status."""
-    from activation_logging.vllm_plugin.middleware import RequestMiddleware, read_body
+    from activation_logging.asgi import read_body
+    from activation_logging.vllm_plugin.middleware import RequestMiddleware
 
     seen, statuses = [], []
 

@@ -363,7 +363,7 @@ def test_beams_are_no_choices(server: RunningServer) -> None:
     ids=str,
 )
 def test_what_shapes_logits_is_kept(server: RunningServer, options: dict[str, Any]) -> None:
-    from activation_logging.alignment import is_greedy
+    from activation_logging.verify.alignment import is_greedy
 
     (got,) = completions(server, **{**options, "temperature": 0, "seed": None, "max_tokens": 4})
     server.flush()

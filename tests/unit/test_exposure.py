@@ -10,8 +10,8 @@ import urllib.parse
 
 import pytest
 
+from activation_logging.asgi import KeyGuard
 from activation_logging.exposure import (
-    KeyGuard,
     is_loopback,
     uvicorn_host,
     warn_if_open,

@@ -26,7 +26,8 @@ from activation_logging.errors import (
     StoreVersionError,
 )
 from activation_logging.records import Capture, Segment, SegmentSlice
-from activation_logging.store import StoreWriter, environment
+from activation_logging.store import StoreWriter
+from activation_logging.store.engine import environment
 
 HIDDEN = 8
 LAYERS = (2, 3)

@@ -25,7 +25,7 @@ from activation_logging.benchmarks.questions import (
     write_questions,
 )
 from activation_logging.benchmarks.taxonomy import taxonomy
-from activation_logging.judges.text import fold
+from activation_logging.text import fold
 
 PRINT_DIGEST = """
 import hashlib

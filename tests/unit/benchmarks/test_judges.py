@@ -14,8 +14,8 @@ from activation_logging.benchmarks.facts import candidates
 from activation_logging.judges.gold import judge_short_answer
 from activation_logging.judges.model import parse_verdict
 from activation_logging.judges.rules import classify, judge_belief
-from activation_logging.judges.text import fold
 from activation_logging.judges.verdict import label_of_belief
+from activation_logging.text import fold
 
 SAMPLE = Path(__file__).with_name("labelled_answers.jsonl")
 DOCS = Path(__file__).parents[3] / "docs" / "benchmarks.md"

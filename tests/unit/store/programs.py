@@ -10,8 +10,8 @@ from pathlib import Path
 
 from activation_logging.errors import StoreError
 from activation_logging.records import Segment
-from activation_logging.store import StoreWriter, open_store, upgrading
-from activation_logging.store.compaction import compact
+from activation_logging.store import StoreWriter, open_store, upgrade
+from activation_logging.store.compact import compact
 from tests.unit.answers import make_capture, make_document, make_segment, put_answer
 
 ROOT = Path(__file__).parents[3]
@@ -50,14 +50,14 @@ def hold(path: str) -> None:
 
 def upgrade_slowly(path: str) -> None:
     """List a few entries per commit, and print the number after each."""
-    upgrading._PER_COMMIT = 5
+    upgrade._PER_COMMIT = 5
 
     def told(number: int, _: int) -> None:
         print(number, flush=True)
         time.sleep(0.02)
 
     print("started", flush=True)
-    upgrading.upgrade(path, progress=told)
+    upgrade.upgrade(path, progress=told)
 
 
 def half(path: str, which: str) -> None:

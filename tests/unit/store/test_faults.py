@@ -16,9 +16,9 @@ from activation_logging import open_store
 from activation_logging.cli import _app
 from activation_logging.errors import NotAStore
 from activation_logging.store import StoreWriter
-from activation_logging.store.filesystem import network_type
-from activation_logging.store.liveness import birth, is_running
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.engine.filesystem import network_type
+from activation_logging.store.engine.liveness import birth, is_running
+from activation_logging.store.repair import page_problems
 from tests.unit.answers import put_answer
 from tests.unit.store.faults import crowds, disks, hostile, kills, power
 
@@ -156,7 +156,7 @@ class TestHostileFiles:
         for number in range(300):
             put_answer(store_writer, f"r{number}", prompt=f"p{number}")
             if number % 20 == 0:
-                assert structure_problems(store_path) == []
+                assert page_problems(store_path) == []
 
 
 class TestWhoStillWrites:
@@ -210,7 +210,9 @@ tmpfs /mnt/ssh tmpfs rw 0 0
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         (tmp_path / "mounts").write_text("server:/ / nfs rw 0 0\n")
-        monkeypatch.setattr("activation_logging.store.filesystem._MOUNTS", tmp_path / "mounts")
+        monkeypatch.setattr(
+            "activation_logging.store.engine.filesystem._MOUNTS", tmp_path / "mounts"
+        )
         with caplog.at_level(logging.WARNING):
             StoreWriter(store_path, role="test").close()
         assert "network file system (nfs)" in caplog.text

@@ -20,11 +20,11 @@ from activation_logging.cli import _app
 from activation_logging.errors import EntryNotFound, SettingsError, StoreInUse
 from activation_logging.records import LABELS, STATUSES
 from activation_logging.store import StoreWriter, layout
-from activation_logging.store.filters import Filter, parse_time, select
-from activation_logging.store.merging import merge
-from activation_logging.store.opening import open_alone
+from activation_logging.store.engine.opening import open_alone
+from activation_logging.store.merge import merge
+from activation_logging.store.query import Filter, parse_time, select
 from activation_logging.store.statistics import statistics
-from activation_logging.store.upgrading import index_problems, upgrade
+from activation_logging.store.upgrade import index_problems, upgrade
 from activation_logging.verify import verify
 from tests.unit.answers import make_capture, make_document, make_segment
 from tests.unit.store.programs import ROOT, command

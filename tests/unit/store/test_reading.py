@@ -14,7 +14,8 @@ from activation_logging.dataset import NAMED_POSITIONS
 from activation_logging.dataset.positions import find_rows, place_of, pool_rows
 from activation_logging.errors import DatasetError, EntryNotFound, RowsMissing, StoreError
 from activation_logging.records import Capture, Segment, SegmentSlice
-from activation_logging.store import StoreWriter, environment
+from activation_logging.store import StoreWriter
+from activation_logging.store.engine import environment
 from tests.unit.answers import (
     HIDDEN,
     NUM_LAYERS,

@@ -19,11 +19,10 @@ from activation_logging.cli import _app
 from activation_logging.errors import SettingsError, StoreInUse, StoreNotFound
 from activation_logging.records import SegmentSlice
 from activation_logging.store import StoreWriter
-from activation_logging.store.compaction import COPY, compact
-from activation_logging.store.filters import parse_conditions, select
-from activation_logging.store.leftovers import look_at_rows, remove_leftovers
-from activation_logging.store.merging import merge
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.compact import COPY, compact
+from activation_logging.store.merge import merge
+from activation_logging.store.query import parse_conditions, select
+from activation_logging.store.repair import check_segments, page_problems, remove_unreferenced
 from activation_logging.verify import verify
 from tests.unit.answers import (
     NUM_LAYERS,
@@ -132,7 +131,7 @@ class TestCompact:
         assert done
         with open_store(store_path) as store:
             assert len(next(store.entries()).evaluations) == 25
-        assert structure_problems(store_path) == []
+        assert page_problems(store_path) == []
 
     def test_what_is_no_store(self, tmp_path: Path) -> None:
         with pytest.raises(StoreNotFound):
@@ -271,7 +270,7 @@ class TestLeftovers:
         done = subprocess.run(command("delete_and_die", store_path), cwd=ROOT, check=False)
         assert done.returncode == 1
         with open_store(store_path, writable=True) as store:
-            (left,) = look_at_rows(store).leftovers
+            (left,) = check_segments(store).unreferenced
             assert left.nbytes == make_rows(0, 4).nbytes
             (problem,) = verify(store).problems
             assert problem.key == left.segment.hex()
@@ -292,8 +291,8 @@ class TestLeftovers:
         writer.flush()
         with open_store(store_path, writable=True) as store:
             store.delete(next(iter(store)))
-            assert look_at_rows(store).leftovers == []
-            assert remove_leftovers(store, [name]) == 0
+            assert check_segments(store).unreferenced == []
+            assert remove_unreferenced(store, [name]) == 0
             assert store._snapshot().count(b"~rows") == 1
             writer.close()
             assert store._snapshot().count(b"~rows") == 0
@@ -305,10 +304,10 @@ class TestLeftovers:
             with env.write() as txn:
                 txn.put(segment_id("x"), b"0", db=env.database(b"~segments"))
                 txn.put(segment_id("y"), b"7", db=env.database(b"~segments"))
-            found = look_at_rows(store)
-            assert found.leftovers == []
+            found = check_segments(store)
+            assert found.unreferenced == []
             assert [(wrong.counted, wrong.found) for wrong in found.miscounts] == [(0, 1), (7, 1)]
-            assert remove_leftovers(store, [segment_id("y")]) == 0
+            assert remove_unreferenced(store, [segment_id("y")]) == 0
             assert len(verify(store).problems) == 2
 
 

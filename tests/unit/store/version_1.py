@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from activation_logging.store import layout
-from activation_logging.store.opening import open_alone
+from activation_logging.store.engine.opening import open_alone
 
 
 def make_version_1(path: Path) -> None:

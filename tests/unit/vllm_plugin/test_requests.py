@@ -10,7 +10,7 @@ import pytest
 from vllm import SamplingParams
 from vllm.sampling_params import RepetitionDetectionParams, StructuredOutputsParams
 
-from activation_logging.alignment import is_greedy
+from activation_logging.verify.alignment import is_greedy
 from activation_logging.vllm_plugin.context import HttpRequest, Place, place_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record

@@ -7,9 +7,10 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from activation_logging.store import StoreWriter, environment, open_store
-from activation_logging.store.readers import ReaderWatch
-from activation_logging.store.structure import structure_problems
+from activation_logging.store import StoreWriter, open_store
+from activation_logging.store.engine import environment
+from activation_logging.store.engine.reader_table import ReaderWatch
+from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import is_right, put
 from tests.unit.store.faults.children import CONTEXT, run
@@ -84,7 +85,7 @@ def _read(path: Path, stop: Event, sending: Connection) -> None:
 
 
 def _count(path: Path) -> Counter[str]:
-    assert structure_problems(path) == []
+    assert page_problems(path) == []
     with open_store(path) as store:
         report = verify(store)
         assert report.ok, report.problems

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from activation_logging.errors import StoreError, StoreReadOnly
 from activation_logging.store import StoreWriter, open_store
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import is_right, put
 from tests.unit.store.faults.children import run
@@ -140,7 +140,7 @@ def exhaust_a_quota(folder: Path, times: int = 1) -> Counter[str]:
             (folder / "ballast").unlink(missing_ok=True)
             os.sync()
             assert run(_first_is_right, path).value
-            assert structure_problems(path) == []
+            assert page_problems(path) == []
             shutil.rmtree(path)
     return found
 
@@ -201,7 +201,7 @@ def _write_through(
         assert all(is_right(entry) for entry in store.entries() if entry.status == "complete")
         # What was dropped is the only thing that is wrong.
         assert len(verify(store).problems) == statuses["dropped"] == writer.stats.dropped
-    assert structure_problems(path) == []
+    assert page_problems(path) == []
     assert writer.stats.lost == 0
     return Counter(errors=writer.stats.errors, **statuses)
 

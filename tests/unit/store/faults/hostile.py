@@ -1,6 +1,6 @@
 """Store files that were cut off, flipped or forged: an error of ours, or a sentence of verify's.
 
-LMDB itself dies of some flipped pages. Each such file must be one that ``structure_problems``,
+LMDB itself dies of some flipped pages. Each such file must be one that ``page_problems``,
 which ``activation-logging verify`` asks first, has found fault with.
 """
 
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.cli.rendering import full, summary
 from activation_logging.errors import ActivationLoggingError, EntryNotFound
 from activation_logging.store import StoreWriter, open_store
+from activation_logging.store.repair import page_problems
 from activation_logging.store.statistics import statistics
-from activation_logging.store.structure import structure_problems
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import put
 from tests.unit.store.faults.children import run
@@ -81,7 +81,7 @@ def _try(path: Path, data: bytes) -> Counter[str]:
     """Read and write a file, each in a process of its own, and count how they end."""
     path.mkdir()
     (path / "data.mdb").write_bytes(data)
-    faults = structure_problems(path)
+    faults = page_problems(path)
     assert faults is not None
     found = Counter({"files": 1, "found by the walker": bool(faults)})
     for name, use in (("reading", _use), ("writing", _change)):

@@ -8,10 +8,14 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from activation_logging.store import StoreWriter, open_store
-from activation_logging.store.compaction import compact
-from activation_logging.store.halves import find_halves, remove_half
-from activation_logging.store.leftovers import look_at_rows, remove_leftovers
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.compact import compact
+from activation_logging.store.repair import (
+    check_segments,
+    find_unmatched,
+    page_problems,
+    remove_unmatched,
+    remove_unreferenced,
+)
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import is_right, put, put_somehow
 from tests.unit.store.faults.children import CONTEXT, run
@@ -80,16 +84,16 @@ def _write_for_ever(path: Path, prefix: str, sending: Connection) -> None:
 
 def _check(path: Path, flushed: list[str]) -> Counter[str]:
     """Every flushed answer; then that repair takes away all that is not whole, and nothing else."""
-    assert structure_problems(path) == []
+    assert page_problems(path) == []
     with open_store(path, writable=True) as store:
         for name in flushed:
             (entry,) = store.for_request(name)
             assert is_right(entry), (name, entry.status)
-        halves, left = list(find_halves(store)), look_at_rows(store).leftovers
+        halves, left = list(find_unmatched(store)), check_segments(store).unreferenced
         assert all(half.final for half in halves)
         assert len(verify(store).problems) == len(halves) + len(left)
-        assert all(remove_half(store, half) for half in halves)
-        assert remove_leftovers(store, [one.segment for one in left]) == len(left)
+        assert all(remove_unmatched(store, half) for half in halves)
+        assert remove_unreferenced(store, [one.segment for one in left]) == len(left)
         report = verify(store)
         assert report.ok, report.problems
         assert all(map(is_right, store.entries()))
@@ -106,7 +110,7 @@ def kill_compaction(path: Path, times: int, seed: int = 0) -> Counter[str]:
         time.sleep(chance.random() * _LONGEST_S)
         process.kill()
         process.join()
-        assert structure_problems(path) == []
+        assert page_problems(path) == []
         assert run(_names, path).value == before
         found["kills"] += 1
     return found

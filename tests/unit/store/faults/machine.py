@@ -19,12 +19,16 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from activation_logging.store import Store, StoreWriter, open_store
-from activation_logging.store.compaction import compact
-from activation_logging.store.halves import find_halves, remove_half
+from activation_logging.store.compact import compact
 from activation_logging.store.layout import prompt_key
-from activation_logging.store.leftovers import look_at_rows, remove_leftovers
-from activation_logging.store.merging import merge
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.merge import merge
+from activation_logging.store.repair import (
+    check_segments,
+    find_unmatched,
+    page_problems,
+    remove_unmatched,
+    remove_unreferenced,
+)
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import capture_of, document_of, rows_of
 from tests.unit.store.faults.children import CONTEXT
@@ -228,10 +232,12 @@ class StoreMachine(RuleBasedStateMachine):
     def repair(self) -> None:
         """What dead writers left half goes; what the living one has sent stays."""
         self.flush()
-        for half in list(find_halves(self.store)):
+        for half in list(find_unmatched(self.store)):
             if half.final:
-                assert remove_half(self.store, half)
-        remove_leftovers(self.store, [one.segment for one in look_at_rows(self.store).leftovers])
+                assert remove_unmatched(self.store, half)
+        remove_unreferenced(
+            self.store, [one.segment for one in check_segments(self.store).unreferenced]
+        )
         for key, answer in list(self.entries.items()):
             if answer.name not in self.captures and answer.writer != self.writer:
                 self.forget(key)
@@ -298,5 +304,5 @@ class StoreMachine(RuleBasedStateMachine):
         self.connection.close()
         self.store.close()
         gc.collect()
-        assert structure_problems(self.path) == []
+        assert page_problems(self.path) == []
         shutil.rmtree(self.folder)

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.store import StoreWriter, open_store
-from activation_logging.store.structure import structure_problems
+from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
 from tests.unit.store.faults.answers import is_right, put_somehow
 from tests.unit.store.faults.children import run
@@ -192,14 +192,14 @@ def _apply(disk: bytearray, offset: int, data: bytes) -> None:
 
 def _check(path: Path, names: list[str]) -> bool:
     """Whether a store that was cut off holds these answers, is sound, and can be written."""
-    if structure_problems(path):
+    if page_problems(path):
         return False
     try:
         with open_store(path, writable=True) as store:
             whole = all(is_right(store.for_request(name)[0]) for name in names)
             worse = [p for p in verify(store).problems if "repair" not in p.what]
             store.put_evaluation(next(iter(store)), name="after", label="correct")
-        return whole and not worse and structure_problems(path) == []
+        return whole and not worse and page_problems(path) == []
     except (ActivationLoggingError, IndexError):
         return False
 

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
+from activation_logging.files import sync_folder
 from activation_logging.store import layout
-from activation_logging.store.exclusive import exclusive
-from activation_logging.store.filesystem import sync_folder
-from activation_logging.store.opening import open_file, open_store_files
+from activation_logging.store.engine.locks import exclusive
+from activation_logging.store.engine.opening import open_file, open_store_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from activation_logging.store.opening import Opened
+    from activation_logging.store.engine.opening import Opened
 
 COPY = "data.mdb.compacting"
 """Where the copy is written, in the store's own folder; what a kill leaves of it is no store's."""

@@ -20,10 +20,15 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse
 from activation_logging.store import layout
-from activation_logging.store.address_space import MAP_SIZE, fitting_map_size
+from activation_logging.store.engine.address_space import MAP_SIZE, fitting_map_size
+from activation_logging.store.engine.opening import (
+    MAX_READERS,
+    file_id,
+    open_store_files,
+    unwritable,
+)
+from activation_logging.store.engine.reader_table import Reader
 from activation_logging.store.index import Index
-from activation_logging.store.opening import MAX_READERS, file_id, open_store_files, unwritable
-from activation_logging.store.readers import Reader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from activation_logging.store.entry import Entry
-    from activation_logging.store.reader import Store
+    from activation_logging.store.store import Store
 
 _NAMED = 5
 _CHUNK = 256

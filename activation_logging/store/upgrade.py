@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.store import layout
-from activation_logging.store.exclusive import exclusive
+from activation_logging.store.engine.locks import exclusive
+from activation_logging.store.engine.opening import open_alone
 from activation_logging.store.index import EVERY, Index
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
-from activation_logging.store.opening import open_alone
-from activation_logging.store.reader import Store, open_store
+from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import os

@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from activation_logging.alignment import Aligner, Alignment, match_model
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.records import NEVER_RAN
 from activation_logging.store import layout
-from activation_logging.store.halves import find_halves
-from activation_logging.store.leftovers import look_at_rows
-from activation_logging.store.structure import structure_problems
-from activation_logging.store.upgrading import index_problems
+from activation_logging.store.repair import check_segments, find_unmatched, page_problems
+from activation_logging.store.upgrade import index_problems
+from activation_logging.verify.alignment import Aligner, Alignment, match_model
 
 if TYPE_CHECKING:
     import os
@@ -27,9 +25,9 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from activation_logging.lm_head import LMHead
     from activation_logging.records import Status
     from activation_logging.store import Entry, Store
+    from activation_logging.verify.lm_head import LMHead
 
 __all__ = ["Alignment", "Problem", "Report", "match_model", "verify", "verify_file"]
 
@@ -116,7 +114,7 @@ def verify_file(path: str | os.PathLike[str]) -> Report | None:
     Returns:
         None if that is not possible here.
     """
-    found = structure_problems(path)
+    found = page_problems(path)
     return None if found is None else Report(problems=[Problem("data.mdb", w) for w in found])
 
 
@@ -158,10 +156,10 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
         yield Problem("~log", "the order of entries does not name as many as there are")
     for key, what in index_problems(store):
         yield Problem(key, f"{what} (activation-logging upgrade --rebuild makes it anew)")
-    for half in find_halves(store):
-        yield Problem(half.id, _half_text(half.kind, half.final))
-    found = look_at_rows(store)
-    for left in found.leftovers:
+    for record in find_unmatched(store):
+        yield Problem(record.id, _unmatched_text(record.kind, record.final))
+    found = check_segments(store)
+    for left in found.unreferenced:
         what = f"{left.nbytes} bytes of rows that no entry uses, left by a writer that is gone"
         yield Problem(left.segment.hex(), f"{what} (activation-logging repair removes them)")
     for wrong in found.miscounts:
@@ -170,7 +168,7 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:
-    """What is wrong with one entry, each as a sentence; nothing for a pending one, a half.
+    """What is wrong with one entry, each as a sentence; nothing for a pending one.
 
     Raises:
         StoreCorrupt: a record cannot be what it says.
@@ -241,8 +239,8 @@ def _finite(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.bool_]:
     return finite
 
 
-def _half_text(kind: str, final: bool) -> str:
-    half = "pending: its rows never came" if kind == "entry" else "rows whose entry never came"
+def _unmatched_text(kind: str, final: bool) -> str:
+    what = "pending: its rows never came" if kind == "entry" else "rows whose entry never came"
     if final:
-        return f"{half}; whoever wrote it is gone (activation-logging repair removes it)"
-    return f"{half} so far; whoever wrote it still runs, so they may yet come"
+        return f"{what}; whoever wrote it is gone (activation-logging repair removes it)"
+    return f"{what} so far; whoever wrote it still runs, so they may yet come"

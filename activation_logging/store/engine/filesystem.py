@@ -95,12 +95,3 @@ def _write_in_place(descriptor: int) -> None:
         fcntl.ioctl(descriptor, _GET_FLAGS, flags)
         marked = struct.unpack("l", flags)[0] | _NO_COPY_ON_WRITE
         fcntl.ioctl(descriptor, _SET_FLAGS, struct.pack("l", marked))
-
-
-def sync_folder(folder: Path) -> None:
-    """Make it last that a file in this folder has been made or renamed."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

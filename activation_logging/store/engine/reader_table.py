@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from activation_logging.store.environment import Environment
+    from activation_logging.store.engine.environment import Environment
 
 logger = logging.getLogger(__name__)
 

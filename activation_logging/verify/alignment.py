@@ -6,8 +6,8 @@ cannot pass that for long, so a share near 1 proves the whole chain without a re
 
 Rows and logits are rounded on their way (bfloat16 keeps 8 bits), so that two tokens can tie or
 change places: a token counts as aligned when its logit is the greatest or within rounding of it,
-see :data:`activation_logging.lm_head.ROUNDING`. The coarser of the stored type and the type of
-the model's weights decides.
+see :data:`~activation_logging.verify.lm_head.ROUNDING`. The coarser of the stored type and the type
+of the model's weights decides.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from activation_logging.errors import RowsMissing, SettingsError
-from activation_logging.lm_head import ROUNDING
 from activation_logging.store.statistics import counts
+from activation_logging.verify.lm_head import ROUNDING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     import numpy.typing as npt
 
-    from activation_logging.lm_head import LMHead
     from activation_logging.store import Entry, Store
+    from activation_logging.verify.lm_head import LMHead
 
 # Each of these moves logits before the greatest is taken: the answer is not the head's own.
 _SHAPING = frozenset(

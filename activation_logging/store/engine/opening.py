@@ -22,10 +22,11 @@ from activation_logging.errors import (
     StoreReadOnly,
     StoreVersionError,
 )
+from activation_logging.files import sync_folder
 from activation_logging.store import layout
-from activation_logging.store.address_space import MAP_SIZE, fitting_map_size
-from activation_logging.store.filesystem import network_type, reserve, sync_folder
-from activation_logging.store.pages import walk
+from activation_logging.store.engine.address_space import MAP_SIZE, fitting_map_size
+from activation_logging.store.engine.filesystem import network_type, reserve
+from activation_logging.store.engine.pages import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -21,7 +21,7 @@ from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError,
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
 from activation_logging.store.mutations import slices_of
-from activation_logging.store.reader import Store, open_store
+from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import os
@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.entry import Entry
-    from activation_logging.store.environment import Snapshot
     from activation_logging.store.mutations import Mutations
 
 BATCH_BYTES = 32 << 20

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import StoreError, StoreInUse, StoreReadOnly
-from activation_logging.store import environment
-from activation_logging.store.filesystem import reserve
-from activation_logging.store.opening import LOCK_FILE_BYTES, check_files, open_store_files
+from activation_logging.store.engine import environment
+from activation_logging.store.engine.filesystem import reserve
+from activation_logging.store.engine.opening import LOCK_FILE_BYTES, check_files, open_store_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -14,10 +14,11 @@ import lmdb
 from activation_logging.errors import EntryNotFound, LabelError, StoreError, StoreReadOnly
 from activation_logging.printable import printable
 from activation_logging.records import Evaluation, Label
-from activation_logging.store import environment, layout, schema
+from activation_logging.store import layout, schema
+from activation_logging.store.engine import environment
+from activation_logging.store.engine.opening import unwritable
 from activation_logging.store.entry import Entry
 from activation_logging.store.mutations import Mutations
-from activation_logging.store.opening import unwritable
 from activation_logging.store.reading import RowBatch, RowReader
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from activation_logging.dataset import Dataset
-    from activation_logging.store.environment import Environment, Snapshot
+    from activation_logging.store.engine.environment import Environment, Snapshot
 
 T = TypeVar("T")
 

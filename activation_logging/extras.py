@@ -1,0 +1,22 @@
+"""Optional packages: a missing one is named together with the extra that brings it."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from activation_logging.errors import ExtraMissing
+
+
+def require(extra: str, *modules: str) -> None:
+    """Raise ExtraMissing unless all of these top-level modules are installed.
+
+    Args:
+        extra: the extra of this package that brings them.
+        modules: names as imported.
+    """
+    for name in modules:
+        if find_spec(name) is None:
+            raise ExtraMissing(
+                f"this needs the package {name!r}, which is not installed: "
+                f"pip install 'activation-logging[{extra}]'"
+            )

@@ -1,0 +1,79 @@
+"""Modules that moved between version 0.1 and 0.2: their old names work, with a DeprecationWarning.
+
+To be removed with version 0.3.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+_PACKAGE = "activation_logging"
+MOVED = {
+    "alignment": "verify.alignment",
+    "benchmarks.problems": "errors",
+    "dataset.progress": "progress",
+    "demo_model": "default_model",
+    "judges.text": "text",
+    "lm_head": "verify.lm_head",
+    "store.address_space": "store.engine.address_space",
+    "store.compaction": "store.compact",
+    "store.environment": "store.engine.environment",
+    "store.exclusive": "store.engine.locks",
+    "store.filesystem": "store.engine.filesystem",
+    "store.filters": "store.query",
+    "store.halves": "store.repair",
+    "store.leftovers": "store.repair",
+    "store.liveness": "store.engine.liveness",
+    "store.merging": "store.merge",
+    "store.opening": "store.engine.opening",
+    "store.pages": "store.engine.pages",
+    "store.reader": "store.store",
+    "store.readers": "store.engine.reader_table",
+    "store.structure": "store.repair",
+    "store.upgrading": "store.upgrade",
+}
+"""Old names and new ones, below ``activation_logging``."""
+
+
+class _Finder(MetaPathFinder):
+    """Asked last, so only for names that no file has."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        del path, target
+        new = MOVED.get(fullname.removeprefix(f"{_PACKAGE}."))
+        if new is None or not fullname.startswith(f"{_PACKAGE}."):
+            return None
+        return ModuleSpec(fullname, _Loader(f"{_PACKAGE}.{new}"))
+
+
+class _Loader(Loader):
+    """Fills a module of the old name with what the new one holds."""
+
+    def __init__(self, new: str) -> None:
+        self._new = new
+
+    def exec_module(self, module: ModuleType) -> None:
+        warnings.warn(
+            f"{module.__name__} is now {self._new}; the old name goes with version 0.3",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+        new = vars(import_module(self._new))
+        vars(module).update({name: new[name] for name in new if not name.startswith("__")})
+
+
+def install() -> None:
+    """Make the old names importable; once is enough."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())

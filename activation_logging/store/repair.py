@@ -1,0 +1,192 @@
+"""What a killed process leaves in a store, and how to find and remove it.
+
+Three things are looked for:
+
+- *Unmatched records*. An entry comes from vLLM's front end, its rows from the worker. A killed
+  process loses what it had not written yet, and the other side's record stays alone. It is *final*
+  once its writer has stopped or is no longer running; before that it may still be completed.
+- *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
+  hold their prompt in its prefix cache and refer to them again. The worker removes them when it
+  stops. A killed worker cannot, and nobody else will ever refer to them.
+- *Damaged pages* of the file.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.store import layout
+from activation_logging.store.engine import environment
+from activation_logging.store.engine.liveness import is_running
+from activation_logging.store.engine.locks import holder
+from activation_logging.store.engine.pages import walk
+from activation_logging.store.mutations import references
+from activation_logging.store.query import select
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Iterator
+
+    from activation_logging.store.entry import Entry
+    from activation_logging.store.mutations import Mutations
+    from activation_logging.store.store import Store
+
+_PER_COMMIT = 256
+
+
+class Unmatched(NamedTuple):
+    """An entry without rows (``entry``, by key) or rows without an entry (``rows``, by id)."""
+
+    kind: Literal["entry", "rows"]
+    id: str
+    final: bool
+
+
+def find_unmatched(store: Store) -> Iterator[Unmatched]:
+    """All unmatched records of a store, entries first."""
+    running = {name for name, record in store.writers().items() if is_running(record)}
+
+    def found(kind: Literal["entry", "rows"], name: str, writer: str | None) -> Unmatched:
+        # Records of unknown origin may belong to anyone who still runs.
+        return Unmatched(kind, name, final=not running if writer is None else writer not in running)
+
+    for key in _candidates(store):
+        entry = _pending(store, key)
+        if entry is not None:
+            yield found("entry", entry.key, entry.document.get("writer"))
+    for name in store.orphans():
+        raw = store._snapshot().get(layout.CAPTURES, layout.id_key(name))
+        if raw is not None:
+            yield found("rows", name, _writer_of(raw, name))
+
+
+def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
+    """Remove an unmatched record; False if it is gone or has been completed meanwhile.
+
+    Raises:
+        StoreReadOnly: the store was opened for reading.
+    """
+    if unmatched.kind == "entry":
+        return store._transact(lambda change, txn: change.delete_pending(txn, unmatched.id))
+    return store._transact(lambda change, txn: change.delete_orphan(txn, unmatched.id))
+
+
+class UnreferencedSegment(NamedTuple):
+    """A segment that no capture refers to: its id, and the size of its rows in bytes."""
+
+    segment: bytes
+    nbytes: int
+
+
+class Miscount(NamedTuple):
+    """A segment with another number of captures that refer to it than it says."""
+
+    segment: bytes
+    counted: int
+    found: int
+
+
+class SegmentCheck(NamedTuple):
+    """What :func:`check_segments` finds."""
+
+    unreferenced: list[UnreferencedSegment]
+    miscounts: list[Miscount]
+
+
+def check_segments(store: Store) -> SegmentCheck:
+    """Compare the segments of a store with the captures that refer to them.
+
+    What belongs to a writer that still runs is left out, for it may change its mind.
+
+    Raises:
+        StoreCorrupt: the file is damaged.
+    """
+    running = {name for name, record in store.writers().items() if is_running(record)}
+    # One view for all three, so that none can be ahead of another.
+    snapshot = store._snapshot()
+    used = references(raw for _, raw in snapshot.starting_with(layout.CAPTURES, b""))
+    sizes: Counter[bytes] = Counter()
+    for key, rows in snapshot.starting_with(layout.ROWS, b""):
+        sizes[key[:-2]] += len(rows)
+    counts = {
+        name: int(bytes(raw)) if bytes(raw).isdigit() else -1
+        for name, raw in snapshot.starting_with(layout.SEGMENTS, b"")
+    }
+    known = [
+        name
+        for name in sizes.keys() | counts.keys()
+        if name[: layout.WRITER_ID_BYTES].hex() not in running
+    ]
+    return SegmentCheck(
+        sorted(UnreferencedSegment(name, sizes[name]) for name in known if not used[name]),
+        sorted(
+            Miscount(name, counts.get(name, 0), used[name])
+            for name in known
+            if used[name] and counts.get(name, 0) != used[name]
+        ),
+    )
+
+
+def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
+    """Remove segments that nobody refers to, and say how many; used ones are left alone.
+
+    Raises:
+        StoreReadOnly: the store was opened for reading.
+    """
+    left = iter(segments)
+    some: list[bytes] = []
+
+    def action(change: Mutations, txn: Any) -> int:
+        return change.delete_unreferenced(txn, some)
+
+    removed = 0
+    while some := list(islice(left, _PER_COMMIT)):
+        removed += store._transact(action)
+    return removed
+
+
+def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
+    """What is wrong with the pages of the store at ``path``, a sentence each.
+
+    Returns:
+        None if that cannot be told with the installed lmdb (see :mod:`.pages`), or there is no
+        file.
+    """
+    folder = Path(path).expanduser().resolve()
+    if not (folder / "data.mdb").is_file():
+        return None
+    # In a file that others write to, pages must stay where they are for as long as this looks.
+    # LMDB has opened it there already, and lives.
+    view = None if holder(folder) is None else environment.acquire(folder, create=False).snapshot()
+    try:
+        return walk(folder / "data.mdb")
+    finally:
+        del view
+
+
+def _candidates(store: Store) -> Iterable[str]:
+    """Keys of the entries that may wait for their rows."""
+    if store._snapshot().index is None:
+        return store
+    return (entry.key for entry in select(store, status="pending", newest_first=False))
+
+
+def _pending(store: Store, key: str) -> Entry | None:
+    """The entry, if it waits for its rows; what cannot be read is left to ``verify``."""
+    try:
+        entry = store[key]
+        waits = entry.status == "pending"
+    except (EntryNotFound, StoreCorrupt):
+        return None
+    return entry if waits else None
+
+
+def _writer_of(raw: memoryview, name: str) -> str | None:
+    try:
+        return layout.load(raw, f"capture {name}").get("writer")
+    except StoreCorrupt:
+        return None
