@@ -7,7 +7,7 @@ ACCELERATOR ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench torture lock reader lowest
+.PHONY: help setup test check demo bench torture lock docs packages lowest
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
@@ -35,11 +35,14 @@ torture: setup ## kills, power cuts, full disks, and a hundred thousand requests
 	$(BIN)/python -m bench.torture_server
 	$(BIN)/python -m tests.schedules --requests 100000
 
+docs: setup ## write what is generated in docs/: measured tables, the page of commands
+	$(BIN)/python -m bench.docs
+
 lock: ## resolve the packages of one Python anew (PYTHON=python3.12); 3.11 comes first
 	@$(PYTHON) packaging/bootstrap.py lock
 
-reader: ## try `pip install .` alone (PYTHON=python3.10)
-	@$(PYTHON) packaging/trial.py reader
+packages: ## try the wheel in fresh environments, alone and with each extra (PYTHON=python3.10)
+	@$(PYTHON) packaging/trial.py packages $(ARGS)
 
 lowest: ## try the lowest versions that pyproject.toml allows (PYTHON=python3.10)
-	@$(PYTHON) packaging/trial.py lowest
+	@$(PYTHON) packaging/trial.py lowest $(ARGS)

