@@ -2,9 +2,9 @@
 
 Any Python that the reader supports will do (`make packages PYTHON=python3.10`):
 
-- packages: the wheel, built from the sdist, away from the checkout, in a fresh environment alone and
-  with each extra. Alone it lists, shows, counts and exports a store, and every command has its help;
-  neither torch nor vllm is there. With an extra it does what the extra is for.
+- packages: the wheel, built from the sdist, in fresh environments away from the checkout: alone and
+  with each extra. Every command has its help. Alone it lists, shows, counts and exports a store,
+  without torch or vllm. With an extra it does what the extra is for.
 - lowest: the package alone and each extra with the lowest versions that pyproject.toml allows, and
   the tests of what they are for. A bound that fails is raised in pyproject.toml.
 
@@ -88,7 +88,8 @@ sys.path.append(sys.argv[1])
 from tests.server.tiny import make_model_with
 from vllm import LLM
 os.environ["ACTIVATION_LMDB_PATH"] = "served.lmdb"
-LLM(str(make_model_with("byte", Path("tiny"))), enforce_eager=True, max_model_len=64).generate("hello")
+model = make_model_with("byte", Path("tiny"))
+LLM(str(model), enforce_eager=True, max_model_len=64).generate("hello")
 """
 # What the installed wheel is used for with each extra, as a user would.
 _EXPORT = ["activation-logging", "export", "store.lmdb", "--output"]
