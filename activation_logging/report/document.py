@@ -132,7 +132,7 @@ def _interval(interval: Interval | None) -> dict[str, float | None] | None:
         return None
     # NaN is not JSON.
     return {
-        name: None if value != value else round(value, 6)  # noqa: PLR0124 - NaN is unlike itself
+        name: None if value != value else round(value, 6)  # noqa: PLR0124 - only NaN differs from itself
         for name, value in interval._asdict().items()
     }
 
