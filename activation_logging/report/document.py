@@ -106,7 +106,11 @@ def _detector(result: Result) -> dict[str, Any]:
 
 
 def _role_of(name: str) -> dict[str, Any]:
-    """To be replaced by ``result.role`` and ``result.in_curves``."""
+    """What a detector is, and whether the curves show it.
+
+    The only list of detectors' names in this package. It is to be replaced by ``result.role`` and
+    ``result.in_curves``, as soon as a result has them.
+    """
     probes = ("linear_probe", "mass_mean", "saplma", "mahalanobis", "nearest_neighbours")
     controls = ("length", "text_only", "prompt_only")
     curves = ("linear_probe", "saplma", "min_logprob", "mean_logprob", "text_only", "length")
