@@ -130,6 +130,9 @@ def test_texts_of_clients_are_shown_and_never_markup(report):
     # The question and the first token of each answer, the model twice, and the tags.
     assert page.text.count(f"{HOSTILE}?") >= 2 * len(report.document["tokens"])
     assert page.text.count(f"org/{HOSTILE}") == 2
+    for example in report.document["tokens"]:
+        answer = "".join(token["text"] for token in example["tokens"])
+        assert answer.replace("\ud800", "?") in page.text
     assert f"The tag is kind {HOSTILE};" in page.text
     assert f"expected: {HOSTILE}" in page.text
 
