@@ -24,6 +24,8 @@ MOVED = {
     "demo_model": "default_model",
     "judges.text": "text",
     "lm_head": "verify.lm_head",
+    "report.figures": "report.chart_data",
+    "report.wording": "report.headline",
     "store.address_space": "store.engine.address_space",
     "store.compaction": "store.compact",
     "store.environment": "store.engine.environment",

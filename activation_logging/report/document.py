@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from activation_logging import __version__
-from activation_logging.report import figures
+from activation_logging.report import chart_data
 from activation_logging.report.tokens import token_examples
 
 if TYPE_CHECKING:
@@ -64,10 +64,10 @@ def make_document(study: Study) -> dict[str, Any]:
             }
             for cell, interval in study.cells.items()
         ],
-        "curves": {r.name: figures.curves(study, r) for r in study.results},
-        "calibration": {r.name: figures.calibration(study, r) for r in study.results},
-        "histograms": {r.name: figures.histogram(study, r) for r in study.results},
-        "pca": figures.principal_components(study),
+        "curves": {r.name: chart_data.curves(study, r) for r in study.results},
+        "calibration": {r.name: chart_data.calibration(study, r) for r in study.results},
+        "histograms": {r.name: chart_data.histogram(study, r) for r in study.results},
+        "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
         "tokens": token_examples(study),
     }
@@ -101,7 +101,21 @@ def _detector(result: Result) -> dict[str, Any]:
         "accuracy": _interval(result.accuracy),
         "ece": _interval(result.ece),
         "over_text": _interval(result.over_text),
+        **_role_of(result.name),
     }
+
+
+def _role_of(name: str) -> dict[str, Any]:
+    """What a detector is, and whether the curves show it.
+
+    The only list of detectors' names in this package. It is to be replaced by ``result.role`` and
+    ``result.in_curves``, as soon as a result has them.
+    """
+    probes = ("linear_probe", "mass_mean", "saplma", "mahalanobis", "nearest_neighbours")
+    controls = ("length", "text_only", "prompt_only")
+    curves = ("linear_probe", "saplma", "min_logprob", "mean_logprob", "text_only", "length")
+    role = "control" if name in controls else "probe" if name.startswith(probes) else "signal"
+    return {"role": role, "in_curves": name in curves}
 
 
 def _transfer(study: Study) -> dict[str, Any]:
@@ -122,7 +136,7 @@ def _interval(interval: Interval | None) -> dict[str, float | None] | None:
         return None
     # NaN is not JSON.
     return {
-        name: None if value != value else round(value, 6)  # noqa: PLR0124 - NaN is unlike itself
+        name: None if value != value else round(value, 6)  # noqa: PLR0124 - only NaN differs from itself
         for name, value in interval._asdict().items()
     }
 

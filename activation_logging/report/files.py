@@ -1,4 +1,4 @@
-"""The report's figures as JSON and CSV, for other programs."""
+"""The report's numbers as JSON and CSV, for other programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,16 @@ METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text")
 def write_data(
     folder: Path, document: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
 ) -> list[Path]:
-    """Write ``report.json`` and one CSV file per table; returns their paths."""
+    """Write ``report.json`` and one CSV file per table.
+
+    Args:
+        folder: where they go; it must exist.
+        document: what :func:`activation_logging.report.document.make_document` returns.
+        scores: what :func:`activation_logging.report.document.score_rows` returns.
+
+    Returns:
+        The paths of the files; a table without rows has none.
+    """
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
         "detectors": [_flat(row) for row in document["detectors"]],
         "sweep": [
@@ -72,7 +81,7 @@ def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
-    interval = interval or {"value": None, "low": None, "high": None}
+    interval = interval or dict.fromkeys(("value", "low", "high"))
     return {
         name: interval["value"],
         f"{name}_low": interval["low"],
@@ -81,7 +90,7 @@ def _spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str,
 
 
 def _transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    values = transfer.get("values", [])
+    values = transfer.get("values", ())
     return [
         {
             "tag": transfer["tag"],

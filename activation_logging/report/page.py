@@ -3,118 +3,85 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from html import escape
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.report import sections
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from activation_logging.report import headline
 from activation_logging.report.charts import make_charts
-from activation_logging.report.wording import detector, find, headline, stacked
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-
-# Nothing may be loaded from anywhere: what is not in this file does not exist for it.
-POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-    "img-src data: blob:; font-src data:"
-)
-SECTIONS = (
-    sections.detectors,
-    sections.where,
-    sections.curves,
-    sections.scores,
-    sections.pca,
-    sections.transfer,
-    sections.answers,
-    sections.method,
-)
+MINUS = "\N{MINUS SIGN}"
 
 
 def render_page(document: Mapping[str, Any]) -> str:
-    """The whole page as text; about 5 MB, most of it the charting library."""
-    from plotly.offline import get_plotlyjs
+    """The whole page as text; about 5 MB, most of it the charting library.
 
-    folder = files("activation_logging.report")
-    data = document["data"]
-    title = f"{data['label']} · {data['model']}"
-    return "\n".join(
-        [
-            "<!doctype html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escape(title)}</title>",
-            f"<style>{(folder / 'page.css').read_text('utf-8')}</style>",
-            "</head>",
-            "<body>",
-            _head(document),
-            "<main>",
-            *(section(document) for section in SECTIONS),
-            "</main>",
-            _foot(document),
-            '<div id="tip" role="tooltip" hidden></div>',
-            f'<script type="application/json" id="charts">{_json(make_charts(document))}</script>',
-            f"<script>{get_plotlyjs()}</script>",
-            f"<script>{(folder / 'page.js').read_text('utf-8')}</script>",
-            "</body>",
-            "</html>",
-            "",
-        ]
-    )
+    Every text of the document is escaped: none becomes markup or a script.
 
-
-def _head(document: Mapping[str, Any]) -> str:
-    data = document["data"]
-    probe, text = detector(document, "linear_probe"), find(document, "text_only")
-    before = find(document, "linear_probe_before")
-    tiles = [
-        (stacked(row["auroc"]), what)
-        for row, what in (
-            (probe, "AUROC of the linear probe, best layer and position"),
-            (before, "AUROC before the first word of the answer"),
-            (text, "AUROC from the words of prompt and answer alone"),
-        )
-        if row
-    ]
-    counts = " and ".join(f"{count:,} {escape(name)}" for name, count in data["counts"].items())
-    tiles.append((f"{data['answers']:,}", f"answers: {counts}"))
-    links = (
-        ("detectors", "Detectors"),
-        ("where", "Where in the network"),
-        ("curves", "Curves"),
-        ("scores", "Scores"),
-        ("map", "Map"),
-        ("transfer-section", "Transfer"),
-        ("answers", "Answers, token by token"),
-        ("method", "Data and method"),
-    )
+    Args:
+        document: what :func:`activation_logging.report.document.make_document` returns.
+    """
     return (
-        f'<header><p class="kicker">{escape(data["label"])} · {escape(data["model"])}</p>'
-        f"<h1>{escape(headline(document))}</h1>"
-        f'<nav>{"".join(f"""<a href="#{to}">{name}</a>""" for to, name in links)}</nav>'
-        '<div class="tiles">'
-        + "".join(
-            f'<div class="tile"><b>{big}</b><span>{small}</span></div>' for big, small in tiles
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            document,
+            headline=headline.headline(document),
+            probe=headline.main_probe(document),
+            before=headline.probe_before_answer(document),
+            text_control=headline.text_control(document),
+            made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
+            charts=make_charts(document),
+            css=_trusted("page.css"),
+            js=_trusted("page.js"),
+            plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
         )
-        + "</div></header>"
     )
 
 
-def _foot(document: Mapping[str, Any]) -> str:
-    made = datetime.fromtimestamp(document["created"], tz=timezone.utc)
-    return (
-        f"<footer>Made {made:%Y-%m-%d %H:%M} UTC from <code>"
-        f"{escape(document['data']['store'])}</code>. The same figures are beside this page in "
-        "report.json and the CSV files.</footer>"
+def _environment() -> Environment:
+    made = Environment(
+        loader=PackageLoader("activation_logging.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
+    made.filters.update(number=_number, ranges=_ranges, on_axis=_on_axis)
+    made.policies["json.dumps_function"] = dumps
+    made.policies["json.dumps_kwargs"] = {}
+    return made
 
 
-def _json(value: Any) -> str:
-    """JSON that may stand inside a script element whatever the texts in it are."""
-    text = dumps(value)
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+def _trusted(name: str) -> Markup:
+    """A file of this folder, to stand in the page as it is."""
+    text = (files("activation_logging.report") / name).read_text("utf-8")
+    return Markup(text)  # noqa: S704 - our own file, no text of a prompt
+
+
+def _number(value: float, sign: str = "") -> str:
+    """Three decimals; with ``sign="+"`` the sign of positive numbers, too."""
+    return f"{value:{sign}.3f}".replace("-", MINUS)
+
+
+def _on_axis(value: float | None) -> float:
+    """Where an AUROC is on the table's axis: from 0 to 150 pixels for 0.4 to 1."""
+    return round(150 * (min(max(value or 0.0, 0.4), 1.0) - 0.4) / 0.6, 1)
+
+
+def _ranges(numbers: Iterable[int]) -> str:
+    """Consecutive numbers as ranges: ``0-3, 7``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ", ".join("-".join(map(str, part)) for part in parts)

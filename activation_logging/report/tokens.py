@@ -1,4 +1,4 @@
-"""A few answers, token by token: what the probe thinks as the answer goes on."""
+"""A few answers, token by token: the probe's score as the answer goes on."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.base import clone
 
 from activation_logging.dataset.positions import find_rows
-from activation_logging.detectors.probes import LinearProbe, sigmoid
+from activation_logging.detectors.probes import LinearProbe
 
 if TYPE_CHECKING:
     from activation_logging.detectors.findings import Study
@@ -18,28 +17,23 @@ if TYPE_CHECKING:
 PER_KIND = 3
 MAX_TOKENS = 400
 
-KINDS = {
-    "caught": "The probe is right: a positive answer that it is sure of",
-    "missed": "The probe is wrong: a positive answer that it takes for the other class",
-    "cleared": "The probe is right: a negative answer that it is sure of",
-    "false alarm": "The probe is wrong: a negative answer that it takes for the other class",
-}
-
 
 def token_examples(study: Study) -> list[dict[str, Any]]:
     """The most telling answers of each kind, with a score for every token that has a state.
 
-    Every answer is scored by the probe of the fold that did not fit it. Token ``i`` is scored at
-    its own state, which exists for all but the last sampled one.
+    The kinds are ``caught``, ``missed``, ``cleared`` and ``false alarm``. Every answer is scored
+    by the probe of the fold that did not fit it. Token ``i`` is scored at its own state, which
+    exists for all but the last sampled one.
     """
-    p = study.cell_scores[study.place].probability
-    probes = _fold_probes(study)
-    fold_of = np.zeros(len(p), dtype=np.int64)
-    for number, fold in enumerate(study.folds):
-        fold_of[fold.test] = number
+    X, y = study.states[study.place], study.examples.y
+    probability = study.cell_scores[study.place].probability
+    probe_of: dict[int, LinearProbe] = {}
+    for fold in study.folds:
+        probe = LinearProbe().fit(X[fold.train], y[fold.train])
+        probe_of.update(dict.fromkeys(fold.test.tolist(), probe))
     chosen = [
-        _example(study, int(row), kind, float(p[row]), probes[fold_of[row]])
-        for kind, rows in _choose(study.examples.y, p, study.examples.groups).items()
+        _example(study, row, kind, float(probability[row]), probe_of[row])
+        for kind, rows in _choose(y, probability, study.examples.groups).items()
         for row in rows
     ]
     return [example for example in chosen if example is not None]
@@ -63,12 +57,6 @@ def _choose(
     return chosen
 
 
-def _fold_probes(study: Study) -> list[LinearProbe]:
-    X, y = study.states[study.place], study.examples.y
-    probe = LinearProbe()
-    return [clone(probe).fit(X[fold.train], y[fold.train]) for fold in study.folds]
-
-
 def _example(
     study: Study, row: int, kind: str, probability: float, probe: LinearProbe
 ) -> dict[str, Any] | None:
@@ -78,20 +66,7 @@ def _example(
     if isinstance(rows, str):
         return None
     states = entry.rows(study.place.layer, rows.start, rows.stop)[:MAX_TOKENS]
-    scores = sigmoid(probe.decision_function(states))
-    texts = entry.response_tokens
-    ids = entry.response_token_ids[:MAX_TOKENS]
-    logprobs = entry.logprobs or []
-    tokens = []
-    for index, token in enumerate(ids):
-        logprob = logprobs[index] if index < len(logprobs) else None
-        tokens.append(
-            {
-                "text": texts[index] if texts is not None and index < len(texts) else f"#{token} ",
-                "score": round(float(scores[index]), 4) if index < len(scores) else None,
-                "logprob": None if logprob is None else round(max(logprob, -100.0), 4),
-            }
-        )
+    scores = probe.predict_proba(states)[:, 1]
     return {
         "key": entry.key,
         "kind": kind,
@@ -99,10 +74,25 @@ def _example(
         "probability": round(probability, 4),
         "question": _question(entry),
         "expected": next((entry.tags[n] for n in ("answer", "gold") if n in entry.tags), None),
-        "tokens": tokens,
-        "texts_logged": texts is not None,
+        "tokens": _tokens(entry, scores),
+        "texts_logged": entry.response_tokens is not None,
         "cut": len(entry.response_token_ids) > MAX_TOKENS,
     }
+
+
+def _tokens(entry: Entry, scores: npt.NDArray[np.float64]) -> list[dict[str, Any]]:
+    texts, logprobs = entry.response_tokens or [], entry.logprobs or []
+    tokens = []
+    for index, token in enumerate(entry.response_token_ids[:MAX_TOKENS]):
+        logprob = logprobs[index] if index < len(logprobs) else None
+        tokens.append(
+            {
+                "text": texts[index] if index < len(texts) else f"#{token} ",
+                "score": round(float(scores[index]), 4) if index < len(scores) else None,
+                "logprob": None if logprob is None else round(max(logprob, -100.0), 4),
+            }
+        )
+    return tokens
 
 
 def _question(entry: Entry) -> str:

@@ -69,7 +69,7 @@ def histogram(study: Study, result: Result) -> dict[str, list[int]]:
 def principal_components(study: Study) -> dict[str, Any]:
     """The states at the best place on their first two principal components, standardised first.
 
-    Drawn from at most 1,500 answers; nothing is fitted to the labels.
+    The components are fitted on all answers, at most 1,500 of them are shown. No label is used.
     """
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler

@@ -1,0 +1,107 @@
+"""A report from a labelled store: the study, the data files and the page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from activation_logging.errors import OutputExists
+from activation_logging.extras import require
+from activation_logging.files import write_whole
+from activation_logging.progress import Progress, silent
+from activation_logging.store import open_store
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping
+
+
+class TableRow(NamedTuple):
+    """One detector's AUROC with its 95 % interval; ``layer`` and ``position`` may be empty."""
+
+    name: str
+    detector: str
+    layer: str
+    position: str
+    auroc: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class ReportResult:
+    """Where the report is, and its main table.
+
+    ``document`` is what ``report.json`` holds; ``headline`` the finding in one sentence.
+    """
+
+    page: Path
+    files: tuple[Path, ...]
+    table: tuple[TableRow, ...]
+    headline: str
+    left_out: Mapping[str, str]
+    document: Mapping[str, Any]
+
+
+def build_report(
+    store_path: str | os.PathLike[str],
+    out_dir: str | os.PathLike[str],
+    *,
+    label: str | None = None,
+    seed: int = 0,
+    save_probe: str | os.PathLike[str] | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> ReportResult:
+    """Study a labelled store and write the report.
+
+    Args:
+        store_path: the store's folder.
+        out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed.
+        label: the evaluator's name; may be left out where only one has judged.
+        seed: of splits, bootstrap and networks; the same seed gives the same numbers.
+        save_probe: also write the best linear probe, fitted on all answers, to this path.
+        progress: called with each stage and how far it is.
+        options: fields of :class:`activation_logging.detectors.findings.Options`, such as
+            ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
+
+    Raises:
+        DatasetError: the answers cannot be learned from; says what to do.
+        OutputExists: ``out_dir`` is a file.
+        ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
+    """
+    require("detect", "sklearn", "plotly", "jinja2")
+    from activation_logging.detectors.findings import Options
+    from activation_logging.detectors.study import fit_probe, run_study
+    from activation_logging.report.document import make_document, score_rows
+    from activation_logging.report.files import write_data
+    from activation_logging.report.headline import headline
+    from activation_logging.report.page import render_page
+
+    folder = Path(out_dir)
+    if folder.exists() and not folder.is_dir():
+        raise OutputExists(f"{folder} is a file; name a folder for the report")
+    with open_store(store_path) as store:
+        study = run_study(store, label, Options(seed=seed, **options), progress=progress)
+        progress("writing the report", 0, 1)
+        document = make_document(study)
+        folder.mkdir(parents=True, exist_ok=True)
+        written = write_data(folder, document, score_rows(study))
+        page = folder / "index.html"
+        # A prompt may hold lone surrogates, which UTF-8 has no form for.
+        write_whole(page, render_page(document).encode("utf-8", "replace"))
+        written.append(page)
+        if save_probe is not None:
+            written += fit_probe(study).save(save_probe)
+        progress("writing the report", 1, 1)
+    return ReportResult(
+        page=page,
+        files=tuple(written),
+        table=tuple(
+            TableRow(r.name, r.title, r.layer, r.position, *r.auroc) for r in study.results
+        ),
+        headline=headline(document),
+        left_out=study.detectors_left_out,
+        document=document,
+    )
