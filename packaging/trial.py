@@ -23,7 +23,7 @@ from bootstrap import MODEL_PACKAGE, PYTHONS, ROOT, locked_pins
 TESTS = ["-m", "pytest", "-q", "-m", "not server"]
 # What Python runs to try the package alone, and each extra.
 TRIALS = {
-    "": [[*TESTS, "tests/unit/store", "tests/unit/test_store_contract.py"]],
+    "": [[*TESTS, "tests/unit/store"]],
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
     "detect": [[*TESTS, "tests/unit/analysis"]],
     "export": [[*TESTS, "tests/unit/analysis/test_export.py"]],

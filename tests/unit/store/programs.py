@@ -12,7 +12,7 @@ from activation_logging.errors import StoreError
 from activation_logging.records import Segment
 from activation_logging.store import StoreWriter, open_store, upgrade
 from activation_logging.store.compact import compact
-from tests.unit.answers import make_capture, make_document, make_segment, put_answer
+from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
 
 ROOT = Path(__file__).parents[3]
 

@@ -13,7 +13,7 @@ from activation_logging import open_store
 from activation_logging.errors import EntryNotFound, RowsMissing, StoreCorrupt, StoreReadOnly
 from activation_logging.records import SegmentSlice
 from activation_logging.store import layout
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     HIDDEN,
     NUM_LAYERS,
     make_capture,

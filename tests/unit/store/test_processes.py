@@ -16,7 +16,7 @@ from activation_logging import open_store
 from activation_logging.errors import StoreError
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
-from tests.unit.answers import NUM_LAYERS, make_rows, put_answer
+from tests.fixtures.answers import NUM_LAYERS, make_rows, put_answer
 from tests.unit.store.programs import ROOT, command
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from activation_logging.errors import DatasetError, EntryNotFound, RowsMissing, 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     HIDDEN,
     NUM_LAYERS,
     make_capture,

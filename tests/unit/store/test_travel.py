@@ -17,7 +17,7 @@ import pytest
 from activation_logging import Entry, Store, open_store
 from activation_logging.errors import EntryNotFound, StoreError, StoreNotFound, StoreReadOnly
 from activation_logging.store import StoreWriter
-from tests.unit.answers import HIDDEN, NUM_LAYERS, make_rows, put_answer
+from tests.fixtures.answers import HIDDEN, NUM_LAYERS, make_rows, put_answer
 from tests.unit.store.programs import ROOT
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def test_a_path_with_a_tilde(filled: Path, monkeypatch: pytest.MonkeyPatch) -> N
 LIMITED = """
 import sys
 from activation_logging import open_store
-from tests.unit.answers import put_answer
+from tests.fixtures.answers import put_answer
 from activation_logging.store import StoreWriter
 path, count = sys.argv[1], int(sys.argv[2])
 with open_store(path) as store:

@@ -24,7 +24,7 @@ from activation_logging.store.merge import merge
 from activation_logging.store.query import parse_conditions, select
 from activation_logging.store.repair import check_segments, page_problems, remove_unreferenced
 from activation_logging.verify import verify
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     NUM_LAYERS,
     make_capture,
     make_document,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from activation_logging.records import Capture, Segment, SegmentSlice
-from tests.unit.answers import HIDDEN, NUM_LAYERS, make_document
+from tests.fixtures.answers import HIDDEN, NUM_LAYERS, make_document
 
 if TYPE_CHECKING:
     import numpy.typing as npt

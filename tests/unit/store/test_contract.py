@@ -268,7 +268,7 @@ class TestProcesses:
         import sys
         sys.path.insert(0, sys.argv[3])
         from activation_logging.store import StoreWriter
-        from tests.unit.test_store_contract import put
+        from tests.unit.store.test_contract import put
         writer = StoreWriter(sys.argv[1], role="child")
         for number in range(int(sys.argv[2]), 10**9):
             put(writer, number, f"prompt {number}")
@@ -279,7 +279,7 @@ class TestProcesses:
     )
 
     def start(self, path: Path, first: int) -> subprocess.Popen[str]:
-        root = str(Path(__file__).parent.parent.parent)
+        root = str(Path(__file__).parents[3])
         return subprocess.Popen(
             [sys.executable, "-c", self.PROGRAM, str(path), str(first), root],
             stdout=subprocess.PIPE,
