@@ -88,9 +88,7 @@ def serve(path: Path, connection: Connection) -> None:
             connection.send("done")
             return
         elif half.kind == "entry":
-            count = len(rows_of(half.rows))
-            ids = {"prompt_token_ids": list(range(count - 1)), "response_token_ids": [1, 2]}
-            writer.put_entry({**document_of(half.name), **ids, "prompt": half.prompt})
+            writer.put_entry(document_of(half.name, rows=half.rows, prompt=half.prompt))
         else:
             writer.put_capture(capture_of(half.name, writer, rows=half.rows))
         connection.send("done")

@@ -96,7 +96,6 @@ def _importable_by_others() -> bool:
 
 
 def test_threads_share_a_store(store_path: Path, store_writer: StoreWriter) -> None:
-    expected = make_rows(NUM_LAYERS, 4)
     wrong: list[str] = []
 
     def read() -> None:
@@ -104,7 +103,10 @@ def test_threads_share_a_store(store_path: Path, store_writer: StoreWriter) -> N
             wrong.extend(
                 entry.key
                 for entry in store.entries()
-                if entry.status == "complete" and not np.array_equal(entry.activations, expected)
+                if entry.status == "complete"
+                and not np.array_equal(
+                    entry.activations, make_rows(entry.request_id, NUM_LAYERS, 4)
+                )
             )
 
     stop = threading.Event()

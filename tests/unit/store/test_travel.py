@@ -202,8 +202,8 @@ def test_a_reader_with_a_small_map_follows_a_writer_with_a_large_one(filled: Pat
     assert follower.stdout is not None
     assert follower.stdout.readline() == "5\n"
     writer = StoreWriter(filled, role="test")
-    expected = float(make_rows(NUM_LAYERS, 20001).sum())
     for number in range(4):
+        expected = float(make_rows(f"more {number}", NUM_LAYERS, 20001).sum())
         # Each time more than the follower's map has beyond what it needs.
         for _ in range(60):
             put_answer(writer, f"more {number}", prompt_ids=[1] * 20000)
