@@ -132,7 +132,7 @@ def main() -> None:
     terminal = PlainConsole()
     chosen = trials(share, args.seed, args.at_once, terminal.print)
     if unknown := set(args.only or ()) - set(chosen):
-        parser.error(f"no trial is called {unknown.pop()!r}: {', '.join(chosen)}")
+        parser.error(f"no trial is called {unknown.pop()!r}: {'; '.join(chosen)}")
     # Forged numbers overflow, and full disks are complained of; neither is news here.
     logging.disable()
     warnings.simplefilter("ignore")
