@@ -7,16 +7,19 @@ ACCELERATOR ?= auto
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test check demo bench torture lock docs packages lowest
+.PHONY: help setup test test-fast check demo bench torture docs lock packages lowest
 
 help: ## list the targets
-	@sed -n 's/^\([a-z]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 setup: ## make .venv and prepare the default model; a second run takes seconds
 	@$(PYTHON) packaging/bootstrap.py setup --accelerator $(ACCELERATOR)
 
 test: setup ## run every test that this machine can run (ARGS="-k store" for some)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m tests $(ARGS)
+
+test-fast: setup ## those of a minute: no server, no scheduler, no fault, no benchmark's run, no study
+	$(BIN)/python -m pytest tests/unit -m "not slow" $(ARGS)
 
 check: setup ## ruff, its formatter, and mypy
 	$(BIN)/ruff check
@@ -31,8 +34,7 @@ bench: setup ## measure what logging costs; about an hour
 		--candidate logging:1,8,15,22,last $(ARGS)
 
 torture: setup ## kills, power cuts, full disks, and a hundred thousand requests that end in any way
-	$(BIN)/python -m bench.torture $(ARGS)
-	$(BIN)/python -m bench.torture_server
+	$(BIN)/python -m tests.faults --long $(ARGS)
 	$(BIN)/python -m tests.schedules --requests 100000
 
 docs: setup ## write what is generated in docs/: measured tables, the page of commands

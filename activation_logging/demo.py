@@ -9,13 +9,9 @@ again.
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -29,8 +25,9 @@ from activation_logging.cli.progress import show_stages
 from activation_logging.cli.terminal import errors, output
 from activation_logging.console import sentence
 from activation_logging.default_model import demo_model_path
-from activation_logging.errors import ActivationLoggingError, DemoError
+from activation_logging.errors import ActivationLoggingError
 from activation_logging.printable import lines, printable
+from activation_logging.process import free_port, running
 from activation_logging.report import build_report
 from activation_logging.store import open_store
 
@@ -129,48 +126,19 @@ def report() -> None:
 @contextmanager
 def serving(model: Path) -> Iterator[str]:
     """A server with the default model, for as long as the block runs; its address."""
-    port = _free_port()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
     log = FOLDER / "server.log"
     command = [
         *(sys.executable, "-m", "activation_logging.vllm_serve", "--model", str(model)),
         *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
         *("--lmdb_path", str(STORE), "--activation-layers", LAYERS, "--max-model-len", "2048"),
     ]
-    # Enough for the demo; by itself vLLM would reserve nearly all of a laptop's memory.
-    env = {"VLLM_CPU_KVCACHE_SPACE": "2", **os.environ}
-    with log.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=env)
-    try:
+    server = running(command, url=url, log=log, env=os.environ, start_s=START_S, kv_cache_gib=2)
+    with ExitStack() as stack:
         with output.status(f"Starting vLLM (about a minute; its log is {log})"):
-            _wait(process, f"http://127.0.0.1:{port}/health", log)
-        yield f"http://127.0.0.1:{port}/v1"
-    finally:
-        process.terminate()
-        try:
-            process.wait(60)
-        except subprocess.TimeoutExpired:  # so busy with its start that it does not listen
-            process.kill()
-            process.wait()
-
-
-def _wait(process: subprocess.Popen[bytes], url: str, log: Path) -> None:
-    deadline = time.monotonic() + START_S
-    while time.monotonic() < deadline:
-        if process.poll() is not None:
-            tail = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-            raise DemoError(f"the server stopped with exit code {process.returncode}:\n{tail}")
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own server
-                return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-    raise DemoError(f"the server was not ready within {START_S} s; see {log}")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+            stack.enter_context(server)
+        yield f"{url}/v1"
 
 
 _COMMAND = (sys.executable, "-c", "from activation_logging.cli import app; app()")

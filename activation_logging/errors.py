@@ -24,7 +24,7 @@
     ├── ExtraMissing (ImportError)          an optional package is not installed
     ├── BenchmarkError                      a benchmark cannot start or go on
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
-    ├── DemoError                           the demo cannot go on
+    ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
     ├── PluginError (ImportError)           another package's entry point cannot be used
     └── DemoModelError                      the default model could not be prepared
@@ -154,8 +154,8 @@ class PromptsError(ActivationLoggingError, ValueError):
     """Lines of a prompts file cannot be read; the text names each by its number."""
 
 
-class DemoError(ActivationLoggingError):
-    """The demo cannot go on."""
+class ServerFailed(ActivationLoggingError, RuntimeError):
+    """A server that this package started did not become healthy; the text ends with its log."""
 
 
 class UnknownName(ActivationLoggingError, LookupError):

@@ -39,7 +39,7 @@ from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
 from activation_logging.strict_json import dumps
 from bench.answers import NUM_LAYERS, capture, document
-from tests.unit.store.version_1 import make_version_1
+from bench.version_1 import make_version_1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -33,7 +33,7 @@ from bootstrap import (
 TESTS = ["-m", "pytest", "-q", "-m", "not server"]
 # What Python runs to try the package alone, and each extra.
 TRIALS = {
-    "": [[*TESTS, "tests/unit/store", "tests/unit/test_store_contract.py"]],
+    "": [[*TESTS, "tests/unit/store"]],
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
     "detect": [[*TESTS, "tests/unit/analysis"]],
     "export": [[*TESTS, "tests/unit/analysis/test_export.py"]],
@@ -85,7 +85,7 @@ SERVE = """
 import os, sys
 from pathlib import Path
 sys.path.append(sys.argv[1])
-from tests.server.tiny import make_model_with
+from tests.fixtures.tiny import make_model_with
 from vllm import LLM
 os.environ["ACTIVATION_LMDB_PATH"] = "served.lmdb"
 model = make_model_with("byte", Path("tiny"))

@@ -1,4 +1,4 @@
-"""Fixtures of the tests that need no server: a path for a store, and a writer on it."""
+"""A path for a store and a writer on it, and which tests are slow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,19 @@ from activation_logging.store import StoreWriter
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
+
+SLOW = (
+    "test_any_json.py", "test_awkward_names.py", "test_benchmark_questions.py",
+    "test_benchmark_runs.py", "test_faults.py", "test_machine.py", "test_page_in_browser.py",
+    "test_processes.py", "test_study.py", "test_travel.py",
+)  # fmt: skip
+"""Modules of ``tests/unit`` that ``make test-fast`` leaves out."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture

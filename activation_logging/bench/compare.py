@@ -180,7 +180,8 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
         folder: for logs and the stores; a temporary one is used, and removed, by default.
 
     Raises:
-        BenchFailed: a server did not start or failed under the load.
+        ServerFailed: a server did not start.
+        BenchFailed: a request failed under the load.
     """
     started = dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     loads = plan.loads()

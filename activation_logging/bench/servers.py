@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import IO, TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import httpx
 
-from activation_logging.bench.load import BenchFailed
 from activation_logging.errors import SettingsError
+from activation_logging.process import free_port, running
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from typing_extensions import Self
 
@@ -59,13 +56,10 @@ class Contestant(NamedTuple):
 
 SERVED_NAME = "bench"
 _START_S = 900.0
-_STOP_S = 60.0
 _FLUSH_S = 120.0
-_LOG_LINES = 25
 
 # Several servers share the machine's memory: none may take nearly all, as vLLM would by itself.
 _MEMORY_SHARE = 0.8
-_CPU_KV_CACHE_GIB = "1"
 
 
 @dataclass(frozen=True)
@@ -98,9 +92,9 @@ class Server:
         self.store = folder / f"{place}-{kind.variant}.lmdb"
         self.log = folder / f"{place}-{kind.variant}.log"
         self._options = options
-        self._port = _free_port()
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
-        self._log_file: IO[bytes] | None = None
+        self._stack = ExitStack()
 
     @property
     def base_url(self) -> str:
@@ -128,7 +122,6 @@ class Server:
     def environment(self, inherited: Mapping[str, str] = os.environ) -> dict[str, str]:
         """What makes one variant differ from another."""
         env = {k: v for k, v in inherited.items() if not k.startswith("ACTIVATION_")}
-        env.setdefault("VLLM_CPU_KVCACHE_SPACE", _CPU_KV_CACHE_GIB)
         if self.kind.variant == "plain":
             others = [found.name for found in entry_points(group="vllm.general_plugins")]
             names = inherited.get("VLLM_PLUGINS", ",".join(others)).split(",")
@@ -141,42 +134,19 @@ class Server:
         return env
 
     def __enter__(self) -> Self:
-        self._log_file = self.log.open("wb")
-        self._process = subprocess.Popen(
+        server = running(
             self.command(),
+            url=self.base_url,
+            log=self.log,
             env=self.environment(),
-            stdout=self._log_file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+            start_s=_START_S,
+            name=f"the {self.kind.name} server",
         )
-        try:
-            self._wait_until_healthy()
-        except BaseException:
-            self.stop()
-            raise
+        self._process = self._stack.enter_context(server)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.stop()
-
-    def stop(self) -> None:
-        """End the server and everything that it started."""
-        process = self._process
-        if process is None:
-            return
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(_STOP_S)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        if self._log_file is not None:
-            self._log_file.close()
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
 
     def flush(self) -> None:
         """Wait until everything that the server has logged is in its store."""
@@ -197,36 +167,7 @@ class Server:
         status = (self.store / "data.mdb").stat()
         return status.st_blocks * 512
 
-    def _wait_until_healthy(self) -> None:
-        assert self._process is not None
-        end = time.monotonic() + _START_S
-        while time.monotonic() < end:
-            if self._process.poll() is not None:
-                raise BenchFailed(
-                    f"the {self.kind.name} server ended with code {self._process.returncode}:\n"
-                    f"{self._log_tail()}"
-                )
-            try:
-                if httpx.get(f"{self.base_url}/health", timeout=5).is_success:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.5)
-        raise BenchFailed(
-            f"the {self.kind.name} server was not ready after {_START_S:.0f} s:\n{self._log_tail()}"
-        )
-
     def _memory(self) -> list[str]:
         flag = "--gpu-memory-utilization"
         given = any(a.replace("_", "-").startswith(flag) for a in self._options.vllm_args)
         return [] if given else [flag, f"{self._memory_share:.2f}"]
-
-    def _log_tail(self) -> str:
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from activation_logging import open_store
-from tests.server.conftest import RunningServer
-from tests.unit.readers import command, strict
+from tests.fixtures.readers import command, strict
+from tests.fixtures.server import RunningServer
 from tests.unit.test_any_json import ANYTHING, any_json
 
 MESSAGES = [{"role": "user", "content": "Hi"}]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,8 +12,9 @@ import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
-from tests.server.conftest import RunningServer, free_port, running
-from tests.server.test_launchers import FAST, KEY, SECRET
+from activation_logging import open_store
+from tests.fixtures.server import STORE, UVICORN, RunningServer, running
+from tests.server.test_launchers import FAST, KEY, OPEN, SECRET, check_guarded
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 ROUTED = ("/v1/completions", "/v1/chat/completions", "/v1/responses", "/v1/messages", "/tokenize")
@@ -107,13 +107,13 @@ def other(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> Path:
 def guarded(
     tmp_path_factory: pytest.TempPathFactory, model_path: Path, other: Path
 ) -> Iterator[RunningServer]:
-    port = free_port()
-    command = [str(Path(sys.executable).parent / "uvicorn"), "activation_logging.server:app"]
+    folder = tmp_path_factory.mktemp("guarded")
+    # What was logged before can be read before a model is loaded.
+    open_store(folder / STORE, writable=True).close()
     env = {"ACTIVATION_VLLM_ARGS": FAST, "ACTIVATION_LAYERS": "all"}
     with running(
-        [*command, "--port", str(port)],
-        tmp_path_factory.mktemp("guarded"),
-        port=port,
+        [*UVICORN, "--host", "0.0.0.0"],
+        folder,
         model=str(model_path),
         env={**env, "ACTIVATION_ALLOWED_MODELS": f"{model_path},{other}"},
         key=KEY,
@@ -163,6 +163,12 @@ def no_path_without_a_route_loads(server: RunningServer, other: Path) -> None:
 
 
 class TestBeforeAModelIsLoaded:
+    def test_what_was_logged_is_guarded(self, guarded: RunningServer) -> None:
+        check_guarded(guarded)
+        # It listens on all addresses, and asks for a key.
+        assert OPEN not in guarded.log.read_text()
+        assert KEY not in guarded.log.read_text()
+
     def test_no_stranger_gets_in(self, guarded: RunningServer, other: Path) -> None:
         no_stranger_gets_in(guarded, other)
         assert loads(guarded) == []

@@ -13,7 +13,7 @@ import pytest
 
 from activation_logging import Store, open_store
 from activation_logging.records import NEVER_RAN
-from tests.server.conftest import RunningServer
+from tests.fixtures.server import RunningServer
 
 
 class TestAsync:

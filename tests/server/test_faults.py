@@ -17,9 +17,9 @@ import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
 
-from tests.server.conftest import RunningServer
-from tests.server.faults import GONE_S, examine, kill_under_load, pester, processes_of
-from tests.unit.store.faults import disks
+from tests.faults import disks
+from tests.faults.servers import GONE_S, examine, kill_under_load, pester, processes_of
+from tests.fixtures.server import RunningServer
 
 
 def test_the_routes_take_whatever_their_schema_allows(server: RunningServer) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from activation_logging import Entry
 from activation_logging.verify import verify
-from tests.server.conftest import RunningServer, as_on_gpu
+from tests.fixtures.server import RunningServer, as_on_gpu
 from tests.server.reference import Fidelity
 
 

@@ -15,7 +15,8 @@ import httpx
 import pytest
 
 from activation_logging import open_store
-from tests.server.conftest import RunningServer, free_port, running, tail
+from activation_logging.process import free_port, tail
+from tests.fixtures.server import UVICORN, RunningServer, running
 
 ROOT = Path(__file__).parent.parent.parent
 SECRET = "hf_anotherSecretThatNobodyMaySee"
@@ -76,16 +77,15 @@ class TestModule:
     def test_flags_and_identical_answers(
         self, server: RunningServer, tmp_path: Path, model_path: Path
     ) -> None:
-        port = free_port()
         store = tmp_path / "from_flag.lmdb"
         command = [
             *(sys.executable, "-m", "activation_logging.vllm_serve", "--model", str(model_path)),
             *("--lmdb_path", str(store), "--activation-layers", "3", "--activation-dtype"),
             *("float16", "--activation-tokens", "response", "--auth_token", SECRET),
             *("--served-model-name", "smol", "--enforce-eager", "--max-model-len", "512"),
-            *("--port", str(port), "--dtype", "bfloat16"),
+            *("--dtype", "bfloat16"),
         ]
-        with running(command, tmp_path, port=port, model="smol", key=KEY) as started:
+        with running(command, tmp_path, model="smol", key=KEY) as started:
             check_guarded(started, "/v1/models")
             answer = started.complete("A short one.", max_tokens=6)
             started.flush()
@@ -131,31 +131,6 @@ def check_guarded(server: RunningServer, *paths: str) -> None:
             assert answer.status_code == 401, path
 
 
-class TestOpenDoor:
-    """Who may ask ``server:app`` before any model is loaded."""
-
-    @staticmethod
-    def start(folder: Path, host: str, key: str | None = None) -> Any:
-        port = free_port()
-        command = [str(Path(sys.executable).parent / "uvicorn"), "activation_logging.server:app"]
-        return running(
-            [*command, "--host", host, "--port", str(port)],
-            folder, port=port, model="none", key=key,
-        )  # fmt: skip
-
-    def test_without_a_key_it_warns(self, tmp_path: Path) -> None:
-        with self.start(tmp_path, "0.0.0.0") as started:
-            assert f"{OPEN} 0.0.0.0" in started.log.read_text()
-
-    def test_with_a_key_nobody_else_gets_in(self, tmp_path: Path) -> None:
-        with open_store(tmp_path / "activations.lmdb", writable=True):
-            pass
-        with self.start(tmp_path, "0.0.0.0", KEY) as started:
-            check_guarded(started)
-        assert OPEN not in started.log.read_text()
-        assert KEY not in started.log.read_text()
-
-
 def without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
     """An answer without what differs between any two: its id, its time, its server's build."""
     left_out = ("id", "created", "system_fingerprint")
@@ -178,16 +153,16 @@ class TestUvicorn:
         for file in model_path.iterdir():
             if not file.name.endswith(".safetensors"):
                 (broken / file.name).symlink_to(file)
-        port = free_port()
-        command = [str(Path(sys.executable).parent / "uvicorn"), "activation_logging.server:app"]
         env = {
             "ACTIVATION_VLLM_ARGS": FAST,
             "ACTIVATION_ALLOWED_MODELS": f"{model_path},{other},{broken},{folder / 'missing'}",
         }
-        with running(
-            [*command, "--port", str(port)], folder, port=port, model=str(model_path), env=env
-        ) as started:
+        command = [*UVICORN, "--host", "0.0.0.0"]
+        with running(command, folder, model=str(model_path), env=env) as started:
             yield started
+
+    def test_without_a_key_it_warns(self, app: RunningServer) -> None:
+        assert f"{OPEN} 0.0.0.0" in app.log.read_text()
 
     def test_nothing_loaded_yet(self, app: RunningServer) -> None:
         assert app.get("/health").status_code == 200

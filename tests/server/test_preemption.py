@@ -18,8 +18,9 @@ import httpx
 import pytest
 
 from activation_logging import Entry, open_store
+from activation_logging.process import STOP_S
 from activation_logging.store.repair import find_unmatched
-from tests.server.conftest import STOP_S, RunningServer, as_on_gpu
+from tests.fixtures.server import RunningServer, as_on_gpu
 from tests.server.reference import TOLERANCE, Fidelity
 from tests.server.test_fidelity import story
 

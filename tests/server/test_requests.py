@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from activation_logging import Entry
-from tests.server.conftest import RunningServer
+from tests.fixtures.server import RunningServer
 from tests.server.test_fidelity import story, wait_for_entry
 
 SECRET = "hf_thisIsASecretThatNobodyMaySee"

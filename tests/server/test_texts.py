@@ -19,8 +19,8 @@ import httpx
 import pytest
 
 from activation_logging import Entry, open_store
-from tests import tokenizers
-from tests.server.conftest import RunningServer
+from tests.fixtures import tokenizers
+from tests.fixtures.server import RunningServer
 
 KIND = "llama"
 TEXT = "The largest planet is Jupiter, and the smallest one is"

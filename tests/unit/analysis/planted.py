@@ -12,7 +12,7 @@ import numpy as np
 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter, open_store
-from tests.unit.answers import to_bfloat16
+from tests.fixtures.answers import to_bfloat16
 
 HIDDEN, NUM_LAYERS = 16, 4
 MODEL = "org/tiny"

@@ -9,8 +9,8 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.export import export_store
+from tests.fixtures.answers import to_bfloat16
 from tests.unit.analysis.planted import build
-from tests.unit.answers import to_bfloat16
 
 LAYERS = (0, 2, 4)
 

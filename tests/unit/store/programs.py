@@ -9,10 +9,9 @@ import time
 from pathlib import Path
 
 from activation_logging.errors import StoreError
-from activation_logging.records import Segment
 from activation_logging.store import StoreWriter, open_store, upgrade
 from activation_logging.store.compact import compact
-from tests.unit.answers import make_capture, make_document, make_segment, put_answer
+from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
 
 ROOT = Path(__file__).parents[3]
 
@@ -119,9 +118,7 @@ def delete_and_die(path: str) -> None:
     """Write two answers, delete one, and die before its rows can be removed."""
     writer = StoreWriter(path, role="child")
     for name in ("one", "two"):
-        made = make_segment(name, 4)
-        segment = Segment(bytes.fromhex(writer.id) + name.encode(), made.rows, made.nbytes)
-        writer.put_capture(make_capture(name, [segment]))
+        writer.put_capture(make_capture(name, [make_segment(name, 4, owner=writer)]))
         writer.put_entry(make_document(name, prompt=name))
     writer.flush()
     with open_store(path, writable=True) as store:

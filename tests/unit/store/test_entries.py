@@ -13,7 +13,7 @@ from activation_logging import open_store
 from activation_logging.errors import EntryNotFound, RowsMissing, StoreCorrupt, StoreReadOnly
 from activation_logging.records import SegmentSlice
 from activation_logging.store import layout
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     HIDDEN,
     NUM_LAYERS,
     make_capture,
@@ -89,8 +89,8 @@ def test_rows_in_several_segments(store_path: Path, store_writer: StoreWriter) -
     with open_store(store_path) as store:
         (entry,) = store.entries()
         for layer in layers:
-            made = make_rows(layer, 5)
-            assert np.array_equal(entry.layer(layer), np.concatenate([made[2:], made[:2]]))
+            made = [make_rows("one", layer, 5)[2:], make_rows("two", layer, 5)[:2]]
+            assert np.array_equal(entry.layer(layer), np.concatenate(made))
         assert np.array_equal(entry.response_activations, entry.activations[3:5])
 
 
@@ -152,13 +152,14 @@ def test_many_arrays_at_once(store_path: Path, store_writer: StoreWriter) -> Non
         put_answer(store_writer, f"r{number}")
     store_writer.flush()
     with open_store(store_path, writable=True) as store:
-        kept = []
+        kept = {}
         for number, entry in enumerate(store.entries()):
-            kept.append(entry.activations)
+            kept[entry.request_id] = entry.activations
             if number % 100 == 0:
                 store.put_evaluation(entry.key, name="n", label="correct")
         assert len(kept) == 2500
-        assert all(np.array_equal(array, kept[0]) for array in kept)
+        for name, array in kept.items():
+            assert np.array_equal(array, make_rows(name, NUM_LAYERS, 4))
 
 
 HIDES = '"prompt_token_ids":[1],"response_token_ids":[1]'
@@ -275,7 +276,7 @@ def test_a_segment_id_that_begins_like_another(store_path: Path, store_writer: S
     with open_store(store_path, writable=True) as store:
         store.delete(store.for_prompt("ab")[0].key)
         (entry,) = store.entries()
-        assert np.array_equal(entry.activations, make_rows(NUM_LAYERS, 4))
+        assert np.array_equal(entry.activations, make_rows("x", NUM_LAYERS, 4))
 
 
 def test_slices_beyond_their_segment_are_found_out(

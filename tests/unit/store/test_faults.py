@@ -19,8 +19,8 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.engine.filesystem import network_type
 from activation_logging.store.engine.liveness import birth, is_running
 from activation_logging.store.repair import page_problems
-from tests.unit.answers import put_answer
-from tests.unit.store.faults import crowds, disks, hostile, kills, power
+from tests.faults import crowds, disks, hostile, kills, power
+from tests.fixtures.answers import put_answer
 
 
 @pytest.fixture(autouse=True)

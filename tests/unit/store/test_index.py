@@ -26,9 +26,9 @@ from activation_logging.store.query import Filter, parse_time, select
 from activation_logging.store.statistics import statistics
 from activation_logging.store.upgrade import index_problems, upgrade
 from activation_logging.verify import verify
-from tests.unit.answers import make_capture, make_document, make_segment
+from bench.version_1 import make_version_1
+from tests.fixtures.answers import make_capture, make_document, make_segment
 from tests.unit.store.programs import ROOT, command
-from tests.unit.store.version_1 import make_version_1
 
 MODELS = ("org/one", "one", "two", "other/two", "größe \N{SNOWMAN}", "m" * 600)
 TAGS = (

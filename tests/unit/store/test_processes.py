@@ -16,7 +16,7 @@ from activation_logging import open_store
 from activation_logging.errors import StoreError
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
-from tests.unit.answers import NUM_LAYERS, make_rows, put_answer
+from tests.fixtures.answers import NUM_LAYERS, make_rows, put_answer
 from tests.unit.store.programs import ROOT, command
 
 if TYPE_CHECKING:
@@ -96,7 +96,6 @@ def _importable_by_others() -> bool:
 
 
 def test_threads_share_a_store(store_path: Path, store_writer: StoreWriter) -> None:
-    expected = make_rows(NUM_LAYERS, 4)
     wrong: list[str] = []
 
     def read() -> None:
@@ -104,7 +103,10 @@ def test_threads_share_a_store(store_path: Path, store_writer: StoreWriter) -> N
             wrong.extend(
                 entry.key
                 for entry in store.entries()
-                if entry.status == "complete" and not np.array_equal(entry.activations, expected)
+                if entry.status == "complete"
+                and not np.array_equal(
+                    entry.activations, make_rows(entry.request_id, NUM_LAYERS, 4)
+                )
             )
 
     stop = threading.Event()

@@ -16,7 +16,7 @@ from activation_logging.errors import DatasetError, EntryNotFound, RowsMissing, 
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     HIDDEN,
     NUM_LAYERS,
     make_capture,
@@ -45,9 +45,6 @@ def fill(writer: StoreWriter, dtype: str = "float32", count: int = 12) -> None:
         name, prompt = f"r{number}", list(range(3 + number))
         document = make_document(name, prompt=f"p{number}", prompt_ids=prompt, response_ids=[5] * 5)
         own = make_segment(name, len(prompt) + 4, dtype=dtype, layers=LAYERS)
-        # Unlike each other, and negative, too.
-        for block in own.rows.values():
-            block[...] = np.roll(block, number, axis=1)
         segments, slices = [own], None
         if number % 3 == 0:
             segments = [shared, own]

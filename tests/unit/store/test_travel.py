@@ -17,7 +17,7 @@ import pytest
 from activation_logging import Entry, Store, open_store
 from activation_logging.errors import EntryNotFound, StoreError, StoreNotFound, StoreReadOnly
 from activation_logging.store import StoreWriter
-from tests.unit.answers import HIDDEN, NUM_LAYERS, make_rows, put_answer
+from tests.fixtures.answers import HIDDEN, NUM_LAYERS, make_rows, put_answer
 from tests.unit.store.programs import ROOT
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def test_a_path_with_a_tilde(filled: Path, monkeypatch: pytest.MonkeyPatch) -> N
 LIMITED = """
 import sys
 from activation_logging import open_store
-from tests.unit.answers import put_answer
+from tests.fixtures.answers import put_answer
 from activation_logging.store import StoreWriter
 path, count = sys.argv[1], int(sys.argv[2])
 with open_store(path) as store:
@@ -202,8 +202,8 @@ def test_a_reader_with_a_small_map_follows_a_writer_with_a_large_one(filled: Pat
     assert follower.stdout is not None
     assert follower.stdout.readline() == "5\n"
     writer = StoreWriter(filled, role="test")
-    expected = float(make_rows(NUM_LAYERS, 20001).sum())
     for number in range(4):
+        expected = float(make_rows(f"more {number}", NUM_LAYERS, 20001).sum())
         # Each time more than the follower's map has beyond what it needs.
         for _ in range(60):
             put_answer(writer, f"more {number}", prompt_ids=[1] * 20000)

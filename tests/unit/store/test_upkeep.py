@@ -24,7 +24,7 @@ from activation_logging.store.merge import merge
 from activation_logging.store.query import parse_conditions, select
 from activation_logging.store.repair import check_segments, page_problems, remove_unreferenced
 from activation_logging.verify import verify
-from tests.unit.answers import (
+from tests.fixtures.answers import (
     NUM_LAYERS,
     make_capture,
     make_document,
@@ -105,7 +105,7 @@ class TestCompact:
         other.communicate()
         assert (store_path / "data.mdb").read_bytes() == before
         compact(store_path)
-        assert np.array_equal(kept, make_rows(NUM_LAYERS, 4))
+        assert np.array_equal(kept, make_rows("a", NUM_LAYERS, 4))
         assert len(contents(store_path)) == 1
 
     def test_a_kill_leaves_a_whole_store(self, store_path: Path) -> None:
@@ -188,7 +188,9 @@ class TestMerge:
         merge([a, b], c)
         merge([b], c)
         with open_store(c) as store:
-            assert np.array_equal(store.for_prompt("x")[0].activations, make_rows(NUM_LAYERS, 4))
+            assert np.array_equal(
+                store.for_prompt("x")[0].activations, make_rows("x0", NUM_LAYERS, 4)
+            )
             assert (store.for_prompt("other")[0].activations == 7).all()
             assert store._snapshot().count(b"~segments") == 2
             assert verify(store).ok
@@ -271,7 +273,7 @@ class TestLeftovers:
         assert done.returncode == 1
         with open_store(store_path, writable=True) as store:
             (left,) = check_segments(store).unreferenced
-            assert left.nbytes == make_rows(0, 4).nbytes
+            assert left.nbytes == make_rows("one", NUM_LAYERS, 4).nbytes
             (problem,) = verify(store).problems
             assert problem.key == left.segment.hex()
             assert "repair" in problem.what

@@ -15,7 +15,7 @@ from vllm.v1.engine.output_processor import RequestState
 
 from activation_logging.dataset.positions import locate_span, token_offsets
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
-from tests import tokenizers
+from tests.fixtures import tokenizers
 
 KINDS = [*tokenizers.KINDS, "python"]
 

@@ -12,8 +12,8 @@ from activation_logging.store.engine import environment
 from activation_logging.store.engine.reader_table import ReaderWatch
 from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
-from tests.unit.store.faults.answers import is_right, put
-from tests.unit.store.faults.children import CONTEXT, run
+from tests.faults.answers import is_right, put
+from tests.faults.children import CONTEXT, run
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from activation_logging import open_store
@@ -21,8 +20,8 @@ from activation_logging.generate import (
     read_prompts,
     run_name,
 )
-from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
+from tests.fixtures.answers import make_capture, make_document, make_segment
 
 
 class Silent:
@@ -117,39 +116,9 @@ def test_only_whole_answers_of_the_run_count(tmp_path: Path) -> None:
     endings = {"a": "length", "b": "abort", "c": "stop", "d": "stop", "e": "stop"}
     for name, reason in endings.items():
         tags = {RUN_TAG: "other" if name == "e" else "mine", LINE_TAG: name}
-        writer.put_entry(
-            {
-                "prompt": name,
-                "response": "x",
-                "model": "m",
-                "request_id": name,
-                "capture": name,
-                "prompt_token_ids": [1],
-                "response_token_ids": [2],
-                "finish_reason": reason,
-                "tags": tags,
-                "created": 0.0,
-                "vllm_version": "0",
-                "tokens": "all",
-            }
-        )
-        if name == "d":
-            # Killed before its rows came.
-            continue
-        rows = {4: np.zeros((1, 8), np.float32)}
-        segment = Segment(name.encode() * 16, rows, 32)
-        writer.put_capture(
-            Capture(
-                id=name,
-                layers=(4,),
-                num_layers=4,
-                hidden_size=8,
-                dtype="float32",
-                first=0,
-                slices=(SegmentSlice(segment.id, 0, 1),),
-                segments=(segment,),
-            )
-        )
+        writer.put_entry(make_document(name, finish_reason=reason, tags=tags))
+        if name != "d":  # Killed before its rows came.
+            writer.put_capture(make_capture(name, [make_segment(name, 4)]))
     writer.close()
     with open_store(path) as store:
         assert answered_lines(store, "mine") == {"a", "c"}

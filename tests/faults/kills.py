@@ -17,8 +17,8 @@ from activation_logging.store.repair import (
     remove_unreferenced,
 )
 from activation_logging.verify import verify
-from tests.unit.store.faults.answers import is_right, put, put_somehow
-from tests.unit.store.faults.children import CONTEXT, run
+from tests.faults.answers import is_right, put, put_somehow
+from tests.faults.children import CONTEXT, run
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection

@@ -15,8 +15,8 @@ from activation_logging.errors import StoreError, StoreReadOnly
 from activation_logging.store import StoreWriter, open_store
 from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
-from tests.unit.store.faults.answers import is_right, put
-from tests.unit.store.faults.children import run
+from tests.faults.answers import is_right, put
+from tests.faults.children import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from activation_logging.store import layout
 from activation_logging.store.engine.opening import open_alone
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def make_version_1(path: Path) -> None:

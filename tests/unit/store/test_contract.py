@@ -25,47 +25,32 @@ from activation_logging.errors import (
     StoreReadOnly,
     StoreVersionError,
 )
-from activation_logging.records import Capture, Segment, SegmentSlice
+from activation_logging.records import Segment, SegmentSlice
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
+from tests.fixtures.answers import (
+    HIDDEN,
+    NUM_LAYERS,
+    make_capture,
+    make_document,
+    make_rows,
+    make_segment,
+    put_answer,
+    segment_id,
+)
 
-HIDDEN = 8
-LAYERS = (2, 3)
-
-
-def document(number: int, prompt: str = "a prompt", **fields: Any) -> dict[str, Any]:
-    return {
-        "prompt": prompt,
-        "response": f"answer {number}",
-        "model": "m",
-        "request_id": f"cmpl-{number}",
-        "choice": 0,
-        "capture": f"capture-{number}",
-        "prompt_token_ids": [1, 2, 3],
-        "response_token_ids": [4, 5],
-        "finish_reason": "stop",
-        "tokens": "all",
-        "created": float(number),
-        "vllm_version": "0",
-        **fields,
-    }
-
-
-def rows(number: int, count: int = 4) -> np.ndarray:
-    return np.random.default_rng(number).standard_normal((count, HIDDEN)).astype(np.float32)
+LAYERS = (2, NUM_LAYERS)
 
 
 def put(writer: StoreWriter, number: int, prompt: str = "a prompt", **fields: Any) -> None:
-    """One whole answer: layer ``l`` holds ``rows(number) + l``."""
-    name = bytes.fromhex(writer.id) + number.to_bytes(8, "big")
-    blocks = {layer: rows(number) + np.float32(layer) for layer in LAYERS}
-    segment = Segment(name, blocks, sum(block.nbytes for block in blocks.values()))
-    writer.put_capture(capture(number, [SegmentSlice(name, 0, 4)], [segment]))
-    writer.put_entry(document(number, prompt, **fields))
+    """One whole answer, with the rows that :func:`rows` gives."""
+    fields = {"response": f"answer {number}", "created": float(number), **fields}
+    put_answer(writer, f"cmpl-{number}", prompt=prompt, layers=LAYERS, **fields)
 
 
-def capture(number: int, slices: list[SegmentSlice], segments: list[Segment]) -> Capture:
-    return Capture(f"capture-{number}", LAYERS, 3, HIDDEN, "float32", 0, slices, segments)
+def rows(number: int, layer: int = NUM_LAYERS) -> np.ndarray:
+    """The rows of an answer of three prompt and two response tokens."""
+    return make_rows(f"cmpl-{number}", layer, 4)
 
 
 @pytest.fixture
@@ -123,20 +108,21 @@ class TestRows:
         with open_store(path) as store:
             (entry,) = store.entries()
             assert entry.layers == LAYERS
-            assert np.array_equal(entry.activations, rows(7) + 3)
-            assert np.array_equal(entry.layer(2), rows(7) + 2)
-            assert np.array_equal(entry.response_activations, (rows(7) + 3)[2:])
+            assert np.array_equal(entry.activations, rows(7))
+            assert np.array_equal(entry.layer(2), rows(7, 2))
+            assert np.array_equal(entry.response_activations, rows(7)[2:])
             assert list(entry.positions) == [0, 1, 2, 3]
             with pytest.raises(RowsMissing, match="layer 1"):
                 entry.layer(1)
             kept = entry.activations
         del store, entry
-        assert np.array_equal(kept, rows(7) + 3), "an array outlives its store"
+        assert np.array_equal(kept, rows(7)), "an array outlives its store"
         kept[...] = 0
         assert not kept.any(), "and is its owner's to change"
 
     def test_rows_beyond_the_answer_are_cut_off(self, path: Path, writer: StoreWriter) -> None:
-        put(writer, 0, response_token_ids=[4])
+        writer.put_capture(make_capture("r", [make_segment("r", 4)]))
+        writer.put_entry(make_document("r", response_ids=[4]))
         writer.flush()
         with open_store(path) as store:
             (entry,) = store.entries()
@@ -150,11 +136,9 @@ class TestRows:
             "float16": stored.view(np.float16),
             "bfloat16": stored,
         }[dtype]
-        name = b"s" * 16
-        segment = Segment(name, {3: block}, block.nbytes)
-        made = Capture("capture-0", [3], 3, HIDDEN, dtype, 0, [SegmentSlice(name, 0, 4)], [segment])
-        writer.put_capture(made)
-        writer.put_entry(document(0))
+        segment = Segment(segment_id("r"), {NUM_LAYERS: block}, block.nbytes)
+        writer.put_capture(make_capture("r", [segment], dtype=dtype))
+        writer.put_entry(make_document("r"))
         writer.flush()
         with open_store(path) as store:
             (entry,) = store.entries()
@@ -167,13 +151,12 @@ class TestRows:
         self, path: Path, writer: StoreWriter
     ) -> None:
         put(writer, 0)
-        first = bytes.fromhex(writer.id) + (0).to_bytes(8, "big")
-        own = Segment(b"own-segment-0001", {2: rows(9)[:1], 3: rows(9)[:1]}, 64)
-        slices = [SegmentSlice(first, 0, 3), SegmentSlice(own.id, 0, 1)]
-        writer.put_capture(capture(1, slices, [own]))
-        writer.put_entry(document(1))
+        own = make_segment("own", 1, layers=LAYERS)
+        slices = [SegmentSlice(segment_id("cmpl-0"), 0, 3), SegmentSlice(own.id, 0, 1)]
+        writer.put_capture(make_capture("one", [own], slices, layers=LAYERS))
+        writer.put_entry(make_document("one", prompt="a prompt"))
         writer.flush()
-        expected = np.concatenate([(rows(0) + 3)[:3], rows(9)[:1]])
+        expected = np.concatenate([rows(0)[:3], make_rows("own", NUM_LAYERS, 1)])
         with open_store(path, writable=True) as store:
             zero, one = store.entries()
             assert np.array_equal(one.activations, expected)
@@ -251,7 +234,7 @@ class TestOpening:
                 entry = json.loads(txn.get(key))
                 capture = json.loads(txn.get(entry["capture"].encode(), db=captures))
                 (segment, start, count), = capture["slices"]
-                raw = txn.get(bytes.fromhex(segment) + struct.pack(">H", 3), db=stored)
+                raw = txn.get(bytes.fromhex(segment) + struct.pack(">H", 4), db=stored)
                 print(entry["response"], numpy.frombuffer(raw, "<f4").sum())
             """
         )
@@ -259,7 +242,7 @@ class TestOpening:
             [sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True
         )
         assert done.stdout.split()[:2] == ["answer", "0"]
-        assert float(done.stdout.split()[2]) == pytest.approx(float((rows(0) + 3).sum()), rel=1e-5)
+        assert float(done.stdout.split()[2]) == pytest.approx(float(rows(0).sum()), rel=1e-5)
 
 
 class TestProcesses:
@@ -268,7 +251,7 @@ class TestProcesses:
         import sys
         sys.path.insert(0, sys.argv[3])
         from activation_logging.store import StoreWriter
-        from tests.unit.test_store_contract import put
+        from tests.unit.store.test_contract import put
         writer = StoreWriter(sys.argv[1], role="child")
         for number in range(int(sys.argv[2]), 10**9):
             put(writer, number, f"prompt {number}")
@@ -279,7 +262,7 @@ class TestProcesses:
     )
 
     def start(self, path: Path, first: int) -> subprocess.Popen[str]:
-        root = str(Path(__file__).parent.parent.parent)
+        root = str(Path(__file__).parents[3])
         return subprocess.Popen(
             [sys.executable, "-c", self.PROGRAM, str(path), str(first), root],
             stdout=subprocess.PIPE,
@@ -305,7 +288,7 @@ class TestProcesses:
                 for number in range(first, last + 1):
                     (entry,) = store.for_prompt(f"prompt {number}")
                     assert entry.status == "complete"
-                    assert np.array_equal(entry.activations, rows(number) + 3)
+                    assert np.array_equal(entry.activations, rows(number))
 
     def test_a_reader_sees_what_others_write(self, path: Path, writer: StoreWriter) -> None:
         writer.flush()
@@ -358,14 +341,11 @@ class TestFullQueue:
             assert [entry.status for entry in store.entries()] == ["complete"] * 20
 
     def test_pending_becomes_complete(self, path: Path, writer: StoreWriter) -> None:
-        writer.put_entry(document(0))
+        writer.put_entry(make_document("late"))
         writer.flush()
         with open_store(path) as store:
             (entry,) = store.entries()
             assert entry.status == "pending"
-            name = b"late-segment-001"
-            block = rows(0)
-            late = Segment(name, {2: block, 3: block}, 2 * block.nbytes)
-            writer.put_capture(capture(0, [SegmentSlice(name, 0, 4)], [late]))
+            writer.put_capture(make_capture("late", [make_segment("late", 4)]))
             writer.flush()
             assert entry.status == "complete"

@@ -18,20 +18,20 @@ import shutil
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.store import StoreWriter, open_store
 from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
-from tests.unit.store.faults.answers import is_right, put_somehow
-from tests.unit.store.faults.children import run
-from tests.unit.store.programs import ROOT
+from tests.faults.answers import is_right, put_somehow
+from tests.faults.children import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
+ROOT = Path(__file__).parents[2]
 SECTOR = 512
 _CALLS = "openat,lseek,pwrite64,pwritev,write,writev,fdatasync,fsync,ftruncate,msync"
 _OPTIONS = ("-f", "-y", "-xx", "-s", "100000000")

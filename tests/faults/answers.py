@@ -4,32 +4,44 @@ from __future__ import annotations
 
 import random
 import zlib
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activation_logging.records import Capture, Segment, SegmentSlice
-from tests.unit.answers import HIDDEN, NUM_LAYERS, make_document
+from tests.fixtures.answers import (
+    NUM_LAYERS,
+    make_capture,
+    make_document,
+    make_rows,
+    make_segment,
+)
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from activation_logging.records import Capture
     from activation_logging.store import Entry, StoreWriter
 
 
+def count_of(name: str) -> int:
+    """How many rows an answer has: 2 to 201, always the same for a name."""
+    return 2 + zlib.crc32(name.encode()) % 200
+
+
 def rows_of(name: str) -> npt.NDArray[np.float32]:
-    """2 to 201 rows, always the same for a name."""
-    seed = zlib.crc32(name.encode())
-    count = 2 + seed % 200
-    return np.random.default_rng(seed).standard_normal((count, HIDDEN)).astype(np.float32)
+    """The rows of an answer, ``[count_of(name), HIDDEN]``."""
+    return make_rows(name, NUM_LAYERS, count_of(name))
 
 
-def document_of(name: str, **fields: Any) -> dict[str, Any]:
-    """The text side; the prompt is one of ten, so that prompts repeat."""
-    count = len(rows_of(name))
+def document_of(name: str, *, rows: str | None = None, **fields: Any) -> dict[str, Any]:
+    """The text side; the prompt is one of ten, so that prompts repeat.
+
+    ``rows`` is another answer, whose rows this one shares.
+    """
+    ids = {"prompt_ids": range(count_of(rows or name) - 1), "response_ids": [1, 2]}
     prompt = f"prompt {zlib.crc32(name.encode()) % 10}"
-    ids = {"prompt_ids": range(count - 1), "response_ids": [1, 2]}
-    return make_document(name, prompt=prompt, **ids, **fields)
+    return make_document(name, **{"prompt": prompt, **ids, **fields})
 
 
 def capture_of(name: str, writer: StoreWriter, *, rows: str | None = None) -> Capture:
@@ -37,22 +49,9 @@ def capture_of(name: str, writer: StoreWriter, *, rows: str | None = None) -> Ca
 
     ``rows`` is another answer, whose rows this one shares; they are there already.
     """
-    block = rows_of(rows or name)
-    segment = Segment(
-        bytes.fromhex(writer.id) + zlib.crc32((rows or name).encode()).to_bytes(4, "big"),
-        {NUM_LAYERS: block},
-        block.nbytes,
-    )
-    return Capture(
-        f"{name}-internal",
-        [NUM_LAYERS],
-        NUM_LAYERS,
-        HIDDEN,
-        "float32",
-        0,
-        [SegmentSlice(segment.id, 0, len(block))],
-        [] if rows not in (None, name) else [segment],
-    )
+    made = make_segment(rows or name, count_of(rows or name), owner=writer)
+    capture = make_capture(name, [made])
+    return capture if rows in (None, name) else replace(capture, segments=[])
 
 
 def put(writer: StoreWriter, name: str) -> None:

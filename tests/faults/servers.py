@@ -1,34 +1,46 @@
-"""What is done to a server: requests that make no sense, and SIGKILL to one of its processes.
-
-The tests do little of it, ``python -m bench.torture_server`` much.
-"""
+"""What is done to a server: malformed requests, and SIGKILL to one of its processes."""
 
 from __future__ import annotations
 
 import json
 import random
+import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import httpx
 import psutil
 
 from activation_logging import open_store
+from activation_logging.default_model import demo_model_path
 from activation_logging.store.repair import find_unmatched, remove_unmatched
 from activation_logging.verify import verify
-from tests.server.conftest import RunningServer
+from tests.fixtures.server import RunningServer, running
 
 ROLES = ("front end", "engine", "worker")
 GONE_S = 60.0
 """How long the other processes may take to notice, seconds."""
+_BATCH = 1000
 FAILED = "failed: the engine failed"
 """What the front end writes of requests that were in flight when the engine died."""
 
 
-# --- requests that make no sense ---------------------------------------------------------
+def small_server(folder: Path) -> AbstractContextManager[RunningServer]:
+    """A server of the default model beside which there is room for others."""
+    command = [
+        *(sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(demo_model_path())),
+        *("--served-model-name", "smol", "--host", "127.0.0.1"),
+        *("--enforce-eager", "--max-model-len", "2048", "--gpu-memory-utilization", "0.3"),
+    ]
+    return running(command, folder, model="smol")
+
+
+# --- malformed requests ---------------------------------------------------------
 
 
 class Malformed(NamedTuple):
@@ -154,6 +166,17 @@ def pester(server: RunningServer, count: int, seed: int = 0) -> tuple[Counter[in
     return statuses, wrong
 
 
+def pester_one(folder: Path, count: int, seed: int) -> Counter[str]:
+    """Send malformed requests to a server of its own; how often each status came."""
+    statuses: Counter[str] = Counter()
+    with small_server(folder) as server:
+        for first in range(0, count, _BATCH):
+            found, wrong = pester(server, min(_BATCH, count - first), seed + first)
+            assert not wrong, wrong[:5]
+            statuses.update({str(status): times for status, times in found.items()})
+    return Counter(dict(sorted(statuses.items())))
+
+
 # --- SIGKILL -----------------------------------------------------------------------------
 
 
@@ -238,3 +261,33 @@ def processes_of(server: RunningServer) -> dict[str, psutil.Process]:
             found["worker"] = process
     assert set(found) == set(ROLES), found
     return found
+
+
+def kill_many(
+    folder: Path, times: int, seed: int, at_once: int, tell: Callable[[str], None]
+) -> Counter[str]:
+    """Kill processes of fresh servers at random moments; what the kills of each role have left.
+
+    Args:
+        folder: for the servers' logs and stores.
+        times: how many processes to kill, each of a server of its own.
+        seed: of the moments.
+        at_once: servers that run side by side: one that starts keeps one core busy.
+        tell: called with a line after each kill.
+    """
+    rng = random.Random(seed)
+    moments = [(ROLES[number % len(ROLES)], rng.uniform(0.5, 6)) for number in range(times)]
+
+    def one(number: int) -> Killed:
+        role, moment = moments[number]
+        with small_server(folder / str(number)) as server:
+            return kill_under_load(server, role, moment)
+
+    counts: Counter[str] = Counter()
+    with ThreadPoolExecutor(at_once) as pool:
+        for (role, moment), found in zip(moments, pool.map(one, range(times)), strict=True):
+            tell(f"{role} killed after {moment:.1f} s: {found}")
+            counts[f"{role} killed"] += 1
+            for what, number in found._asdict().items():
+                counts[f"{role} {what}"] += number
+    return counts

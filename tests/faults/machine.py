@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -30,8 +31,8 @@ from activation_logging.store.repair import (
     remove_unreferenced,
 )
 from activation_logging.verify import verify
-from tests.unit.store.faults.answers import capture_of, document_of, rows_of
-from tests.unit.store.faults.children import CONTEXT
+from tests.faults.answers import capture_of, document_of, rows_of
+from tests.faults.children import CONTEXT
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -40,6 +41,19 @@ PROMPTS = ("one", "two", "three")
 # What is drawn, and which rules there are, may not depend on what a kill has left.
 PICK = st.integers(0, 999)
 LABELS = ("correct", "hallucinated", "refused", "invalid")
+
+
+def options(examples: int, *, steps: int) -> settings:
+    """So many orders of events, of so many steps at most."""
+    return settings(
+        max_examples=examples,
+        stateful_step_count=steps,
+        deadline=None,
+        # Hypothesis would keep it in the work tree; a failure prints how to repeat it anyway.
+        database=None,
+        print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )
 
 
 class Half(NamedTuple):
@@ -74,9 +88,7 @@ def serve(path: Path, connection: Connection) -> None:
             connection.send("done")
             return
         elif half.kind == "entry":
-            count = len(rows_of(half.rows))
-            ids = {"prompt_token_ids": list(range(count - 1)), "response_token_ids": [1, 2]}
-            writer.put_entry({**document_of(half.name), **ids, "prompt": half.prompt})
+            writer.put_entry(document_of(half.name, rows=half.rows, prompt=half.prompt))
         else:
             writer.put_capture(capture_of(half.name, writer, rows=half.rows))
         connection.send("done")

@@ -1,0 +1,96 @@
+"""All tests, in two runs of pytest side by side: those with servers, and the others.
+
+    python -m tests [pytest's arguments]
+
+A server's tests wait for one core most of the time, so two runs take less than their sum. Two
+servers at once would not: vLLM binds the threads of each to the same cores. Each run has a log in
+``output/tests``; they are shown one after the other. Arguments that name a test make it one run.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+LOGS = ROOT / "output" / "tests"
+PARTS = {"others": ("--ignore=tests/server",), "servers": ("tests/server",)}
+"""What pytest is told to run, in the order in which the logs are shown."""
+PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
+"""A selection may leave nothing to one of the two."""
+_POLL_S = 0.2
+
+
+class Part:
+    """One of the two runs.
+
+    Args:
+        log: the file that its output replaces.
+        arguments: of pytest.
+    """
+
+    def __init__(self, log: Path, arguments: Sequence[str]) -> None:
+        self.log = log
+        # A cache of its own, so that `--lf` finds what failed here.
+        cache = ("-o", f"cache_dir=.pytest_cache/{log.stem}")
+        color = ("--color=yes",) if sys.stdout.isatty() else ()
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "pytest", *cache, *color, *arguments],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+
+    def show(self) -> None:
+        """Print the log from its beginning, and go on until the run ends."""
+        print(f"--- {self.log}", flush=True)
+        with self.log.open(encoding="utf-8", errors="replace") as log:
+            ended = False
+            while not ended:
+                ended = self.process.poll() is not None
+                sys.stdout.write(log.read())
+                sys.stdout.flush()
+                time.sleep(0 if ended else _POLL_S)
+
+    def summary(self) -> str:
+        """Its last line, which says how many tests passed."""
+        return self.log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
+
+
+def names_a_test(argument: str) -> bool:
+    return not argument.startswith("-") and Path(argument.partition("::")[0]).exists()
+
+
+def run(selections: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path) -> int:
+    """Run pytest once per selection, all at once; the exit code of one that failed, or 0."""
+    logs.mkdir(parents=True, exist_ok=True)
+    parts = [
+        Part(logs / f"{name}.log", [*selection, *arguments])
+        for name, selection in selections.items()
+    ]
+    try:
+        for part in parts:
+            part.show()
+    finally:
+        # An interrupt reaches all of them, and those with servers have to stop these first.
+        codes = {part.process.wait() for part in parts}
+    for part in parts:
+        print(part.summary())
+    return max(codes - PASSED, default=min(codes))
+
+
+def main(arguments: Sequence[str]) -> int:
+    if any(map(names_a_test, arguments)):
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    return run(PARTS, arguments, LOGS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,59 @@
+"""``python -m tests``: two runs of pytest at once, of which either can fail."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.__main__ import names_a_test, run
+
+PASSES = "def test_it():\n    pass\n"
+FAILS = "def test_it():\n    raise AssertionError('it is broken')\n"
+EMPTY = ""
+BROKEN = "1 / 0\n"
+
+
+@pytest.mark.parametrize(
+    ("contents", "code"),
+    [
+        ((PASSES, PASSES), 0),
+        ((PASSES, FAILS), 1),
+        ((FAILS, PASSES), 1),
+        ((PASSES, EMPTY), 0),
+        ((BROKEN, PASSES), 2),
+    ],
+)
+def test_either_can_fail(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    contents: tuple[str, str],
+    code: int,
+) -> None:
+    # Those that are installed take seconds to import, and none is needed.
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    selections = {}
+    for name, content in zip(("one", "two"), contents, strict=True):
+        file = tmp_path / f"test_{name}.py"
+        file.write_text(content)
+        selections[name] = [str(file)]
+    options = ["-q", f"--rootdir={tmp_path}", "-c", "/dev/null", "-p", "no:cacheprovider"]
+    assert run(selections, options, tmp_path / "logs") == code
+    printed = capsys.readouterr().out
+    assert printed.index("one.log") < printed.index("two.log")
+    assert ("it is broken" in printed) == (FAILS in contents)
+
+
+@pytest.mark.parametrize(
+    ("argument", "named"),
+    [
+        (__file__, True),
+        (f"{__file__}::test_either_can_fail", True),
+        ("-k", False),
+        ("store", False),
+        ("--lf", False),
+    ],
+)
+def test_an_argument_that_names_a_test_makes_it_one_run(argument: str, named: bool) -> None:
+    assert names_a_test(argument) == named

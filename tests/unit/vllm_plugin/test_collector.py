@@ -1,0 +1,284 @@
+"""The collector by itself: a scheduler's decisions go in, each request's rows come out.
+
+``tests/schedules`` drives it with vLLM's own scheduler; here each case is one that can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from activation_logging import Entry, open_store
+from activation_logging.records import NEVER_RAN
+from activation_logging.settings import Settings
+from activation_logging.store import StoreWriter
+from activation_logging.vllm_plugin import collector as module
+from activation_logging.vllm_plugin.arena import RowArena
+from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.origin import SELF_TEST
+from tests.fixtures.answers import make_document
+
+BLOCK, BLOCKS, HIDDEN = 4, 16, 3
+LAYERS, NUM_LAYERS = (1, 2), 2
+
+
+@dataclass
+class New:
+    """A request that is scheduled for the first time, as vLLM describes it."""
+
+    req_id: str
+    prompt_len: int
+    block_ids: tuple[list[int], ...]
+    num_computed_tokens: int = 0
+    sampling_params: Any = None
+
+
+@dataclass
+class Cached:
+    """Requests that go on, a place in each list for each."""
+
+    req_ids: list[str] = field(default_factory=list)
+    new_block_ids: list[tuple[list[int], ...] | None] = field(default_factory=list)
+    num_computed_tokens: list[int] = field(default_factory=list)
+    resumed_req_ids: set[str] = field(default_factory=set)
+
+
+@dataclass
+class Step:
+    """What the collector reads of vLLM's ``SchedulerOutput``."""
+
+    num_scheduled_tokens: dict[str, int] = field(default_factory=dict)
+    scheduled_new_reqs: list[New] = field(default_factory=list)
+    scheduled_cached_reqs: Cached = field(default_factory=Cached)
+    finished_req_ids: set[str] = field(default_factory=set)
+    preempted_req_ids: set[str] | None = None
+    kv_cache_block_copies: list[tuple[int, int]] | None = None
+
+
+@dataclass
+class Params:
+    extra_args: Mapping[str, Any]
+
+
+def state(token: int, layer: int) -> list[float]:
+    return [token, layer, token * 10 + layer]
+
+
+class Machine:
+    """A collector, its arena and its store, and the block tables that it is told of."""
+
+    def __init__(self, path: Path, **settings: Any) -> None:
+        self.path = path
+        self.writer = StoreWriter(path, role="worker")
+        arena = RowArena(
+            num_layers_logged=len(LAYERS),
+            num_slots=BLOCK * BLOCKS,
+            hidden_size=HIDDEN,
+            dtype=torch.float32,
+            device=torch.device("cpu"),
+        )
+        self.collector = RowCollector(
+            Settings(layers="1,last", **settings),
+            arena=arena,
+            writer=self.writer,
+            layers=LAYERS,
+            num_layers=NUM_LAYERS,
+            hidden_size=HIDDEN,
+            model_dtype=torch.float32,
+            block_size=BLOCK,
+            kv_group=0,
+        )
+        self.blocks: dict[str, list[int]] = {}
+        self.prompts: dict[str, int] = {}
+
+    def new(
+        self,
+        name: str,
+        tokens: Sequence[int],
+        blocks: list[int],
+        *,
+        computed: int = 0,
+        prompt: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        **step: Any,
+    ) -> None:
+        """Compute the first ``tokens`` of a request; ``computed`` more came from the cache."""
+        self.blocks[name] = list(blocks)
+        self.prompts[name] = prompt or computed + len(tokens)
+        params = Params(options) if options else None
+        new = New(name, self.prompts[name], (blocks,), computed, params)
+        self.step(name, tokens, computed, scheduled_new_reqs=[new], **step)
+
+    def go_on(
+        self,
+        name: str,
+        tokens: Sequence[int],
+        computed: int,
+        blocks: Sequence[int] = (),
+        **step: Any,
+    ) -> None:
+        """Compute more tokens of a request, with more blocks."""
+        resumed = step.pop("resumed", False)
+        self.blocks[name] = [*([] if resumed else self.blocks[name]), *blocks]
+        added = (list(blocks),) if blocks else None
+        cached = Cached([name], [added], [computed], {name} if resumed else set())
+        self.step(name, tokens, computed, scheduled_cached_reqs=cached, **step)
+
+    def step(self, name: str, tokens: Sequence[int], computed: int, **step: Any) -> None:
+        self.collector.before_step(Step({name: len(tokens)}, **step))
+        places = [divmod(computed + place, BLOCK) for place in range(len(tokens))]
+        slots = torch.tensor([self.blocks[name][n] * BLOCK + offset for n, offset in places])
+        rows = [torch.tensor([state(token, layer) for token in tokens]) for layer in LAYERS]
+        self.collector.after_step(slots, [block.float() for block in rows])
+
+    def end(self, names: Iterable[str]) -> None:
+        """Say that requests have ended, and compute nothing."""
+        self.collector.before_step(Step(finished_req_ids=set(names)))
+
+    def entry(self, name: str, tokens: Sequence[int], /, **fields: Any) -> Entry:
+        """The entry of a request whose prompt and answer were these tokens, and one more."""
+        prompt = self.prompts.get(name, len(tokens))
+        ids = {"prompt_ids": tokens[:prompt], "response_ids": [*tokens[prompt:], 0]}
+        self.writer.put_entry(make_document(name, **ids, prompt=name, capture=name, **fields))
+        self.writer.flush()
+        (entry,) = open_store(self.path).for_request(name)
+        return entry
+
+
+@pytest.fixture
+def machine(store_path: Path) -> Iterator[Machine]:
+    made = Machine(store_path)
+    yield made
+    made.collector.close()
+
+
+def check(entry: Entry, tokens: Sequence[int], layers: Sequence[int] = LAYERS) -> None:
+    """Each row of each layer is its token's."""
+    assert entry.status == "complete", entry.status_reason
+    assert entry.layers == tuple(layers)
+    for layer in layers:
+        assert np.array_equal(entry.layer(layer), [state(token, layer) for token in tokens])
+
+
+def test_a_prompt_in_chunks_on_scattered_blocks(machine: Machine) -> None:
+    tokens = list(range(100, 111))
+    machine.new("r", tokens[:6], [9, 2], prompt=10)
+    machine.go_on("r", tokens[6:10], 6, [14])
+    machine.go_on("r", tokens[10:], 10)
+    machine.end(["r"])
+    check(machine.entry("r", tokens), tokens)
+
+
+def test_requests_that_share_a_block_share_its_rows(machine: Machine) -> None:
+    common = [1, 2, 3, 4]
+    machine.new("a", [*common, 5, 6], [3, 7])
+    machine.new("b", [8], [3, 5], computed=4, finished_req_ids={"a"})
+    # Its first block is in the store already: only what comes after is written again.
+    machine.new("c", [9], [3, 6], computed=4, finished_req_ids={"b"})
+    machine.end(["c"])
+    for name, rest in (("a", [5, 6]), ("b", [8]), ("c", [9])):
+        check(machine.entry(name, [*common, *rest]), [*common, *rest])
+    assert machine.writer.stats.bytes == (6 + 1 + 1) * len(LAYERS) * HIDDEN * 4
+
+
+def test_a_block_that_another_request_gets_is_forgotten(machine: Machine) -> None:
+    machine.new("a", [1, 2, 3, 4], [3])
+    machine.new("b", [5, 6, 7, 8], [3], finished_req_ids={"a"})
+    machine.new("c", [9], [3, 4], computed=4, finished_req_ids={"b"})
+    machine.end(["c"])
+    check(machine.entry("a", [1, 2, 3, 4]), [1, 2, 3, 4])
+    check(machine.entry("b", [5, 6, 7, 8]), [5, 6, 7, 8])
+    check(machine.entry("c", [5, 6, 7, 8, 9]), [5, 6, 7, 8, 9])
+
+
+def test_one_that_ends_while_it_is_preempted(machine: Machine) -> None:
+    machine.new("a", [1, 2, 3, 4, 5], [3, 4])
+    machine.new("b", [6, 7, 8, 9, 10], [3, 4], preempted_req_ids={"a"})
+    machine.end(["a", "b"])
+    check(machine.entry("a", [1, 2, 3, 4, 5]), [1, 2, 3, 4, 5])
+    check(machine.entry("b", [6, 7, 8, 9, 10]), [6, 7, 8, 9, 10])
+
+
+def test_one_that_is_computed_again_on_other_blocks(machine: Machine) -> None:
+    machine.new("a", [1, 2, 3], [3])
+    machine.new("b", [6, 7, 8], [3], preempted_req_ids={"a"})
+    machine.go_on("a", [1, 2, 3, 4, 5], 0, [8, 9], resumed=True)
+    machine.end(["a", "b"])
+    check(machine.entry("a", [1, 2, 3, 4, 5]), [1, 2, 3, 4, 5])
+
+
+def test_too_much_held_is_dropped_and_said(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_BYTES", 3 * len(LAYERS) * HIDDEN * 4)
+    machine.new("a", [1, 2, 3], [3])
+    machine.new("b", [4, 5, 6], [4], preempted_req_ids={"a"})
+    machine.new("c", [7], [5], preempted_req_ids={"b"})
+    machine.end(["a", "b", "c"])
+    check(machine.entry("a", [1, 2, 3]), [1, 2, 3])
+    dropped = machine.entry("b", [4, 5, 6])
+    assert dropped.status == "dropped"
+    assert "preempted" in (dropped.status_reason or "")
+
+
+def test_a_copied_block_brings_its_rows(machine: Machine) -> None:
+    # What the block held before is in the store, and is not what it holds afterwards.
+    machine.new("old", [20, 21, 22, 23], [5])
+    machine.new("a", [1, 2, 3, 4], [3], finished_req_ids={"old"})
+    machine.new("b", [7, 8], [5], computed=2, kv_cache_block_copies=[(3, 5)])
+    machine.end(["a", "b"])
+    check(machine.entry("a", [1, 2, 3, 4]), [1, 2, 3, 4])
+    check(machine.entry("b", [1, 2, 7, 8]), [1, 2, 7, 8])
+
+
+@pytest.mark.parametrize(
+    ("options", "first", "stop", "layers"),
+    [
+        ({"activation_tokens": "response"}, 4, 7, LAYERS),
+        ({"activation_tokens": "prompt"}, 0, 5, LAYERS),
+        ({"activation_layers": "last"}, 0, 7, (2,)),
+        ({"activation_layers": "1"}, 0, 7, (1,)),
+    ],
+)
+def test_what_a_request_asks_for(
+    machine: Machine, options: dict[str, str], first: int, stop: int, layers: tuple[int, ...]
+) -> None:
+    tokens = list(range(50, 57))
+    machine.new("r", tokens[:5], [2, 3], options=options)
+    machine.go_on("r", tokens[5:], 5)
+    machine.end(["r"])
+    entry = machine.entry("r", tokens, tokens=options.get("activation_tokens", "all"))
+    assert entry.positions.tolist() == list(range(first, stop))
+    check(entry, tokens[first:stop], layers)
+
+
+def test_what_is_not_logged(machine: Machine) -> None:
+    machine.new("off", [1, 2], [2], options={"activation_logging": "off"})
+    machine.new(f"{SELF_TEST}1", [1, 2], [3])
+    machine.end(["off", f"{SELF_TEST}1", "unknown"])
+    for name in ("off", f"{SELF_TEST}1", "unknown"):
+        assert machine.entry(name, [1, 2]).status == "pending"
+
+
+def test_one_that_never_ran(machine: Machine) -> None:
+    machine.new("running", [1, 2], [2])
+    machine.collector.flush([], unseen=["running", "never"])
+    never = machine.entry("never", [1])
+    assert (never.status, never.status_reason) == ("dropped", NEVER_RAN)
+    machine.end(["running"])
+    check(machine.entry("running", [1, 2]), [1, 2])
+
+
+def test_the_end_writes_what_is_in_flight(store_path: Path) -> None:
+    machine = Machine(store_path)
+    machine.new("r", [1, 2, 3], [2])
+    document = make_document("r", prompt_ids=[1, 2, 3], response_ids=[0], capture="r")
+    machine.writer.put_entry(document)
+    machine.collector.close()
+    check(open_store(store_path).for_request("r")[0], [1, 2, 3])
