@@ -20,6 +20,12 @@ _PACKAGE = "activation_logging"
 MOVED = {
     "alignment": "verify.alignment",
     "benchmarks.problems": "errors",
+    "cli.analysis": "cli.learn",
+    "cli.choosing": "cli.options",
+    "cli.integrity": "cli.check",
+    "cli.serving": "cli.serve",
+    "cli.stores": "cli.browse",
+    "cli.upkeep": "cli.change",
     "dataset.progress": "progress",
     "demo_model": "default_model",
     "judges.text": "text",

@@ -43,6 +43,16 @@ class Evaluation:
     details: Mapping[str, Any] = field(default_factory=dict)
     created: float | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the name, which it is stored and listed under."""
+        return {
+            "label": self.label,
+            "score": self.score,
+            "judge": self.judge,
+            "details": dict(self.details),
+            "created": self.created,
+        }
+
     @classmethod
     def checked(  # noqa: PLR0917 - the fields, in their order
         cls,

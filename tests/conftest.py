@@ -1,7 +1,8 @@
-"""Fixtures of the tests that need no server: a path for a store, and a writer on it."""
+"""Fixtures of the tests that need no server: a store's path, a writer, what is logged."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +18,23 @@ if TYPE_CHECKING:
 def store_path(tmp_path: Path) -> Path:
     """Where a store may be made; neither it nor its parent is there yet."""
     return tmp_path / "data" / "activations.lmdb"
+
+
+@pytest.fixture
+def our_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """What the package logs, also once vLLM has been imported, whose loggers hand nothing on."""
+    logger = logging.getLogger("vllm.activation_logging")
+    monkeypatch.setattr(logger, "propagate", False)
+    # Libraries that configure logging while they are imported disable those that are there.
+    for name in [logger.name, *logging.root.manager.loggerDict]:
+        if name.startswith(logger.name):
+            monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger.name):
+        yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from sklearn.base import clone
 
 from activation_logging.dataset.positions import find_rows
 from activation_logging.detectors.probes import LinearProbe, sigmoid
+from activation_logging.text import question_of
 
 if TYPE_CHECKING:
     from activation_logging.detectors.findings import Study
@@ -106,8 +107,5 @@ def _example(
 
 
 def _question(entry: Entry) -> str:
-    for message in reversed(entry.messages or []):
-        content = message.get("content")
-        if message.get("role") == "user" and isinstance(content, str):
-            return content[:600]
-    return entry.prompt[-600:]
+    asked = question_of(entry)
+    return asked[-600:] if asked == entry.prompt else asked[:600]

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.progress import Progress, silent, track
 from activation_logging.store import layout
 from activation_logging.store.index import Bounds, Index, term, words_of
 from activation_logging.store.indexing import Totals, bytes_by_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.store import Store
@@ -63,12 +64,12 @@ class Statistics(Counts):
         return {**kept, "rows_bytes": self.rows_bytes}
 
 
-def counts(store: Store, keys: Iterable[str] | None = None) -> Counts:
-    """Count a store's entries; as :func:`statistics` without what lies on the disk."""
-    return _counts(store, keys, Counts())
+def counts(store: Store, progress: Progress = silent) -> Counts:
+    """Count a store's entries; as :func:`statistics`, without the bytes on disk."""
+    return _counts(store, progress, Counts())
 
 
-def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
+def statistics(store: Store, progress: Progress = silent) -> Statistics:
     """Count a store's entries and bytes.
 
     With the store's index it takes milliseconds. A store of version 1 that has not been upgraded
@@ -76,10 +77,10 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
 
     Args:
         store: the store.
-        keys: its keys, perhaps wrapped in something that shows how far the walk is.
+        progress: told after each entry where the store is walked through.
     """
-    found = _counts(store, keys, Statistics(writers=store.writers()))
-    snapshot = store._snapshot()
+    found = _counts(store, progress, Statistics(writers=store.writers()))
+    snapshot = store.snapshot()
     if snapshot.index is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
         found.rows, found.layer_bytes = totals.rows, totals.layers
@@ -93,11 +94,11 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
     return found
 
 
-def _counts(store: Store, keys: Iterable[str] | None, found: C) -> C:
-    snapshot = store._snapshot()
+def _counts(store: Store, progress: Progress, found: C) -> C:
+    snapshot = store.snapshot()
     if snapshot.index is None:
         del snapshot
-        for key in store if keys is None else keys:
+        for key in track(store, "counting", len(store), progress):
             _count(found, store, key)
         return found
     found.entries = snapshot.num_entries
@@ -122,9 +123,9 @@ def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[An
     """The words of a term that were too long for a key, from an entry that it is true of."""
     bounds = Bounds.of(None, None)
     (place,) = Index(snapshot).walk([[key]], bounds, after=None, reverse=False, limit=1)
-    entry = store._at(snapshot, place)
+    entry = store.at(place, snapshot)
     if entry is not None:
-        labels = entry._read_evaluations(snapshot)
+        labels = entry.evaluations_in(snapshot)
         own: dict[str, list[list[Any]]] = {
             "model": [[entry.model]],
             "label": [[name, found.label] for name, found in labels.items()],

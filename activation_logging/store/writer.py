@@ -33,7 +33,7 @@ from activation_logging.store.mutations import Mutations
 if TYPE_CHECKING:
     from activation_logging.settings import FullPolicy
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"vllm.{__name__}")
 
 QUEUE_BYTES = 512 << 20
 COMMIT_BYTES = 64 << 20

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from typer.testing import CliRunner
@@ -40,11 +39,9 @@ def command(*arguments: object, codes: tuple[int, ...] = (0,)) -> str:
 def http(path: Path) -> Iterator[TestClient]:
     """A client of the routes, over the store at ``path``."""
     app = FastAPI()
-    app.include_router(routes.router)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ACTIVATION_LMDB_PATH", str(path))
-        with TestClient(app) as client:
-            yield client
+    routes.add_to(app, str(path))
+    with TestClient(app) as client:
+        yield client
 
 
 def read_quickly(path: Path) -> None:

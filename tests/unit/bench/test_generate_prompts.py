@@ -14,7 +14,6 @@ from activation_logging.errors import ActivationLoggingError, SettingsError
 from activation_logging.generate import (
     LINE_TAG,
     RUN_TAG,
-    Outcome,
     PromptsError,
     answered_lines,
     generate,
@@ -23,12 +22,6 @@ from activation_logging.generate import (
 )
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
-
-
-class Silent:
-    def starting(self, todo: int, resumed: int) -> None: ...
-
-    def answered(self, outcome: Outcome) -> None: ...
 
 
 def write(path: Path, *lines: Any) -> Path:
@@ -160,4 +153,4 @@ def test_logging_switched_off_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ACTIVATION_LOGGING", "0")
     path = write(tmp_path / "p.jsonl", {"prompt": "a"})
     with pytest.raises(SettingsError, match="ACTIVATION_LOGGING=0"):
-        generate(path, model="m", sampling={}, watcher=Silent())
+        generate(path, model="m", sampling={})
