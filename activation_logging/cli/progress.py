@@ -6,15 +6,6 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from activation_logging.cli.terminal import errors
 
 if TYPE_CHECKING:
@@ -32,6 +23,15 @@ def show_progress() -> Iterator[progress.Progress]:
     A new stage begins where the count starts again or its total changes. Without a total the bar
     only moves. The bar goes away at the end of the block.
     """
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     shown = Progress(
         TextColumn("{task.description}", markup=False),
         *(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
@@ -47,7 +47,7 @@ def show_progress() -> Iterator[progress.Progress]:
         nonlocal task, last_done, last_total
         if done < last_done or total != last_total:
             shown.remove_task(task)
-            task = shown.add_task(what, total=total or None)
+            task = shown.add_task(what, total=total or None, completed=done)
         last_done, last_total = done, total
         shown.update(task, description=what, completed=done)
         if not shown.live.is_started and time.monotonic() - started > _PATIENCE_S:
