@@ -1,8 +1,8 @@
 """Answer a file of prompts with vLLM's offline engine, every answer logged; no server needed.
 
-A run can be broken off and started again: each line of the file has an id made of its own
-content, which travels with the request as a tag, and what the store already holds of this run
-is not asked again. Lines may be added, removed or moved between two starts.
+A run can be interrupted and started again. Each line of the file has an id made of its content,
+and the request carries it as a tag. A line whose answer is already in the store is not asked again.
+Lines may be added, removed or moved between two starts.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
     """Read JSON lines, each an object with ``prompt`` or ``messages``, and perhaps ``tags``.
 
     Raises:
-        PromptsError: lines that make no sense, named by number; or there is no such file.
+        PromptsError: invalid lines, named by number; or there is no such file.
     """
     lines: list[PromptLine] = []
     problems: list[str] = []
@@ -100,7 +100,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
     if problems:
         more = len(problems) - _SHOWN_ERRORS
         shown = problems[:_SHOWN_ERRORS] + ([f"and {more} more"] if more > 0 else [])
-        raise PromptsError(f"{path} has lines that cannot be asked:\n  " + "\n  ".join(shown))
+        raise PromptsError(f"{path} has invalid lines:\n  " + "\n  ".join(shown))
     if not lines:
         raise PromptsError(f"{path} holds no prompts")
     return lines
@@ -182,8 +182,8 @@ def generate(
         progress: told when the engine starts, and how many prompts have an answer.
 
     Raises:
-        PromptsError: the file has lines that cannot be asked; nothing was.
-        SettingsError: logging is off, or a flag or sampling parameter makes no sense.
+        PromptsError: the file has invalid lines; none was asked.
+        SettingsError: logging is off, or a flag or sampling parameter is invalid.
     """
     settings = Settings.from_env()
     if not settings.enabled:

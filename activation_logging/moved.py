@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _PACKAGE = "activation_logging"
 MOVED = {
     "alignment": "verify.alignment",
+    "bench.figures": "bench.ratios",
     "benchmarks.problems": "errors",
     "cli.analysis": "cli.learn",
     "cli.choosing": "cli.options",

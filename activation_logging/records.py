@@ -152,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Capture:
-    """What the worker knows of one request: which rows, of which layers, and where they lie.
+    """What the worker knows of one request: which rows, of which layers, and where they are stored.
 
     ``first`` is the position of the first row; rows are consecutive from there.
     ``num_layers`` is the model's depth, which is also the number of the ``last`` layer.

@@ -165,7 +165,7 @@ class RequestOptions:
             num_layers: the model's decoder layers, where they are known: no layer is beyond them.
 
         Raises:
-            RequestOptionError: an unknown ``activation_*`` name or a value that makes no sense.
+            RequestOptionError: an unknown ``activation_*`` name or an invalid value.
         """
         options = {name: value for name, value in (extra_args or {}).items() if _is_ours(name)}
         unknown = options.keys() - _REQUEST_OPTIONS
@@ -198,7 +198,7 @@ _REQUEST_OPTIONS = frozenset(
 
 
 def refuse_misplaced(body: Mapping[str, Any]) -> None:
-    """Refuse ``activation_*`` arguments beside ``vllm_xargs``, where nobody would read them.
+    """Refuse ``activation_*`` arguments beside ``vllm_xargs``, where they would be ignored.
 
     Raises:
         RequestOptionError: there is one at the top level of the body.
@@ -211,10 +211,10 @@ def refuse_misplaced(body: Mapping[str, Any]) -> None:
 
 
 def check_token(value: Any) -> str | None:
-    """The ``auth_token`` of a request, which has to fit into a header of HTTP.
+    """The ``auth_token`` of a request, which must be valid in an HTTP header.
 
     Raises:
-        RequestOptionError: it does not; the message does not repeat it.
+        RequestOptionError: it is invalid; the message does not repeat it.
     """
     if value is None:
         return None
@@ -259,7 +259,7 @@ def _layer_parts(text: str) -> list[range | Literal["last", "all"]]:
     """The parts of a text; ranges stay ranges, however long they are.
 
     Raises:
-        SettingsError: a part makes no sense, or there is too much of it.
+        SettingsError: a part is invalid, or the text is too long.
     """
     if len(text) > MAX_LAYERS_TEXT or text.count(",") >= MAX_LAYERS_PARTS:
         raise SettingsError(

@@ -11,9 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from activation_logging.bench.figures import Comparison, Measurement, Pair
 from activation_logging.bench.load import Client, Load, requests_for
 from activation_logging.bench.machine import cpu_times, describe, wait_until_idle
+from activation_logging.bench.ratios import Comparison, Measurement, Pair
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.errors import SettingsError
 from activation_logging.progress import Progress, silent
@@ -292,7 +292,7 @@ class _Turns:
         what = f"{load.concurrency} at a time, {turns}: {in_words(side.name)}"
         self._progress(what, 0, load.requests)
         if self._plan.baseline == "unlogged":
-            # Prompts that it has seen a moment ago would come out of its prefix cache.
+            # The same prompts again would be served from its prefix cache.
             series = f"{series}.{side.name}"
         pid = side.server.pid
         wait_until_idle(self._pids)
@@ -305,7 +305,7 @@ class _Turns:
             what=what,
             progress=self._progress,
         )
-        # Whatever logging has put off is part of its price.
+        # What logging has put off is part of its cost.
         side.server.flush()
         after, all_after = cpu_times([pid]), cpu_times(self._pids)
         return Measurement.of(

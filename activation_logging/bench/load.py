@@ -166,7 +166,7 @@ class Client:
             if "done" not in answer:
                 return Timing.of(answer)
             progress(what, answer["done"], load.requests)
-        raise BenchFailed("the client process died; its last words are above")
+        raise BenchFailed("the client process died; its last output is above")
 
     @property
     def pid(self) -> int:

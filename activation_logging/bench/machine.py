@@ -55,8 +55,8 @@ def cpu_times(pids: Iterable[int]) -> CpuTimes:
 def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
     """Return when these processes and their children use next to no processor time.
 
-    vLLM's engine goes on polling for a second after its last request, and would take a core
-    from whoever is measured next.
+    vLLM's engine polls for a second after its last request, and would take a core from the server
+    that is measured next.
     """
     family = list(pids)
     end = time.monotonic() + patience_s
@@ -68,7 +68,7 @@ def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
+    """The machine and the versions that a measurement depends on."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from activation_logging.bench.compare import Plan, Results, Storage
-    from activation_logging.bench.figures import Comparison, Pair, Spread
     from activation_logging.bench.load import Load
+    from activation_logging.bench.ratios import Comparison, Pair, Spread
 
 _RATIOS = {
     "throughput": "throughput",
@@ -74,8 +74,8 @@ def _table(plan: Plan, candidate: str, comparisons: Sequence[Comparison]) -> Tab
     for title, which in ((plan.baseline, "baseline"), (candidate, "candidate")):
         speeds = [found.absolute("throughput", which) for found in comparisons]
         table.add_row(f"tokens/s, {title}", *(f"{speed.median:.1f}" for speed in speeds))
-    for figure, label in _RATIOS.items():
-        table.add_row(label, *(_ratio(found.ratio(figure)) for found in comparisons))
+    for metric, label in _RATIOS.items():
+        table.add_row(label, *(_ratio(found.ratio(metric)) for found in comparisons))
     others = [max(pair.others for pair in found.pairs) for found in comparisons]
     table.add_row("cores others used", *(f"{cores:.2f}" for cores in others))
     return table

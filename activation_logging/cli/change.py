@@ -120,9 +120,9 @@ def delete(
 def compact_store(path: StorePath, as_json: AsJson = False) -> None:
     """Shrink a store's file to what it holds, once entries have been deleted.
 
-    The store is copied beside itself, so the disk needs room for that, and the copy takes its
-    place in one step: a kill at any moment leaves a whole store. It is refused while anybody,
-    reader or server, has the store open; who opens it meanwhile waits.
+    The store is copied beside itself, so the disk needs room for the copy. The copy replaces the
+    store in one step: a kill at any moment leaves a whole store. The command is refused while a
+    reader or a server has the store open. A process that opens it meanwhile waits.
     """
     with show_progress() as progress:
         done = compact(path, progress=progress)
@@ -144,8 +144,8 @@ def upgrade_store(
 ) -> None:
     """Add the index to a store that version 0.1 has written, so that filters and counts are quick.
 
-    Nobody may have the store open for the first moment; then servers may write to it. A run that
-    was broken off goes on where it was, and nothing is lost. Version 0.1 cannot read the store
+    No other process may have the store open at the start; then servers may write to it. An
+    interrupted run continues where it was, and nothing is lost. Version 0.1 cannot read the store
     afterwards.
     """
     with show_progress() as progress:

@@ -1,4 +1,4 @@
-"""Commands that prove a store right, and clear away what a crash has left: verify, repair."""
+"""Commands that check a store, and remove what a crash has left: verify, repair."""
 
 from __future__ import annotations
 

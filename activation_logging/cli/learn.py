@@ -1,4 +1,4 @@
-"""Commands that turn a labelled store into a finding: export, report, score."""
+"""Commands that learn from a labelled store, or take it elsewhere: export, report, score."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def report(
         typer.Option(help="Also write the best linear probe here (safetensors and JSON)."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws for intervals.")] = 1000,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
     skip_broken: Annotated[
         bool,
@@ -85,7 +85,7 @@ def report(
 
     Fits linear probes at every layer and position and other detectors besides, compares them with
     log-probabilities and with a control that sees the words only, and writes a page that opens in
-    any browser, with the same figures as JSON and CSV.
+    any browser, with the same numbers as JSON and CSV.
     """
     from activation_logging.report import build_report
 
@@ -145,7 +145,7 @@ def score(
         ),
     ] = None,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Only entries that nobody has judged.")
+        bool, typer.Option("--unlabelled", help="Only entries without a label.")
     ] = False,
     model: Model = None,
     tag: Tags = None,

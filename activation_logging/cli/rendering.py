@@ -1,4 +1,4 @@
-"""Entries as people and as programs read them; no text of a prompt can disturb a terminal."""
+"""Entries and results for people and for programs; no prompt can disturb a terminal."""
 
 from __future__ import annotations
 

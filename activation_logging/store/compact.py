@@ -1,4 +1,4 @@
-"""Giving back the room that deleted entries have left in a store's file."""
+"""Making a store's file as small as its content, after entries have been deleted."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.opening import Opened
 
 COPY = "data.mdb.compacting"
-"""Where the copy is written, in the store's own folder; what a kill leaves of it is no store's."""
+"""The copy's name in the store's folder. A copy that a kill leaves there is never opened."""
 
 _LOOK_S = 0.1
 _DAMAGE = (lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.PageNotFoundError)
-"""The second is what LMDB says of pages that nothing leads to."""
+"""LMDB raises the second for pages that are neither used nor free."""
 
 
 class Compaction(NamedTuple):
@@ -38,16 +38,16 @@ class Compaction(NamedTuple):
 def compact(path: str | os.PathLike[str], *, progress: Progress = silent) -> Compaction:
     """Write a store's file anew without what is free in it, and put it in the old one's place.
 
-    The copy is whole and synced before it takes the place of the old file, in one step: a kill
-    or a power cut at any moment leaves the one or the other. Nobody may have the store open, this
-    process included; who opens it meanwhile waits.
+    The copy is whole and synced before it replaces the old file in one step: a kill or a power cut
+    leaves either the old file or the new one. No process, this one included, may have the store
+    open. A process that opens it meanwhile waits.
 
     Args:
         path: the store's folder; it must have room for the copy.
         progress: told now and then how many bytes are written, and how many are expected.
 
     Raises:
-        StoreInUse: somebody has the store open. StoreReadOnly: it is not this user's.
+        StoreInUse: a process has the store open. StoreReadOnly: it is not this user's.
         StoreCorrupt: its pages contradict each other. StoreError: there is no room.
     """
     folder = Path(path).expanduser().resolve()

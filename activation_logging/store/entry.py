@@ -329,7 +329,7 @@ class Entry:
         return self._found_capture
 
     def runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
-        """Where the rows of a layer lie, as long as ``snapshot`` lives."""
+        """Where the rows of a layer are in the map, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
         return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
 

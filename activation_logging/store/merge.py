@@ -47,7 +47,7 @@ class Merged:
 
     ``duplicates`` were there already, ``completed`` of them without their rows. ``renumbered``
     got another number of repetition. ``rows_without_entry`` and ``unreadable`` (by key, with the
-    reason) stayed where they were.
+    reason) were left out.
     """
 
     entries: int = 0
@@ -74,7 +74,7 @@ _COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
 
 
 class _Item(NamedTuple):
-    """One entry of a source with all that belongs to it, where it lies in the source's map."""
+    """One entry of a source with its rows and labels; the rows point into the source's map."""
 
     key: str
     document: dict[str, Any]
@@ -111,7 +111,7 @@ def merge(
     opened = [open_store(path) for path in sources]
     goal = Path(target).expanduser().resolve()
     if any(store.path.expanduser().resolve() == goal for store in opened):
-        raise SettingsError(f"{target} is to be written and cannot be one of the stores to merge")
+        raise SettingsError(f"{target} is the target, so it is not a valid source")
     with open_store(target, writable=True) as store:
         done = Merged()
         for source in opened:
@@ -155,7 +155,7 @@ def _add(
 
 
 def _put_writers(store: Store, sources: Iterable[Store]) -> None:
-    """Take over who wrote the sources; here none of them will write any more."""
+    """Copy the records of the sources' writers, as stopped: none of them writes here."""
     known: dict[str, dict[str, Any]] = {}
     there = store.writers()
     for source in sources:
@@ -173,7 +173,7 @@ def _put_writers(store: Store, sources: Iterable[Store]) -> None:
 def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[_Item]]:
     """The entries of a source, as many at a time as go into one transaction.
 
-    They lie in the source's map, and hold until the next batch is asked for.
+    They point into the source's map, and are valid until the next batch is asked for.
     """
     left = iter(keys)
     while some := list(islice(left, BATCH_ENTRIES)):
@@ -214,7 +214,7 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes an answer this one, wherever it lies."""
+    """The part of a record by which two answers are the same, in whatever store."""
     return {name: value for name, value in document.items() if name not in _PLACE}
 
 

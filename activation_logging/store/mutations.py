@@ -204,7 +204,7 @@ class Mutations:
         """
         gone = [name for name in segments if not self._may_be_shared(txn, name)]
         if any(self._uses(txn, name) for name in gone):
-            # Something else than this package must have written that: look who refers to them.
+            # Only another program can have written that: look for captures that refer to them.
             used = references(bytes(raw) for _, raw in txn.cursor(self._db(layout.CAPTURES)))
             gone = [name for name in gone if not used[name]]
         for name in gone:
@@ -284,7 +284,7 @@ class Mutations:
         txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
-        """Write who a writer is, and its counters so far."""
+        """Write a writer's record, with its counters so far."""
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
 
     def _uses(self, txn: Any, segment: bytes) -> int | None:

@@ -64,13 +64,13 @@ class LabelFilter(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """What entries have to be; what is None does not matter.
+    """Conditions on entries, all of which must hold; None is no condition.
 
     Args:
         model: the model's name as it was served, or the last part of it (after the last ``/``).
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
-        evaluator: somebody of this name has judged.
+        evaluator: an evaluator of this name has judged it.
         tags: every one of these tags must be there with this value.
         since: asked at this time or later, seconds since the epoch.
         until: asked before this time.
@@ -97,7 +97,7 @@ class Filter:
         return None if self.label is None else LabelFilter.parse(self.label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether an entry is so."""
+        """Whether an entry meets all of them."""
         return (
             (self.model is None or is_named(entry.model, self.model))
             and (not self.tags or self.tags.items() <= entry.tags.items())
@@ -158,7 +158,7 @@ def select(
         model: see :class:`Filter`, as for the other conditions.
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``.
-        evaluator: somebody of this name has judged.
+        evaluator: an evaluator of this name has judged it.
         tags: every one of these tags must be there with this value.
         since: asked at this time or later, seconds since the epoch.
         until: asked before this time.

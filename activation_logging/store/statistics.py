@@ -25,7 +25,7 @@ C = TypeVar("C", bound="Counts")
 class Counts:
     """Numbers of entries: in all, by status, by model, and by each evaluator's labels.
 
-    ``judges`` says for each evaluator how many labels who has given; None where nobody is named.
+    ``judges`` counts each evaluator's labels by judge; None for labels that name no judge.
     """
 
     entries: int = 0
@@ -39,7 +39,7 @@ class Counts:
 class Statistics(Counts):
     """Counts of entries, and bytes on disk.
 
-    ``rows`` counts those of each entry; ``layer_bytes`` what lies in the store, where entries
+    ``rows`` counts those of each entry; ``layer_bytes`` the stored ones, where entries
     share the rows of a common prompt.
     """
 
@@ -48,9 +48,9 @@ class Statistics(Counts):
     file_bytes: int = 0
     disk_bytes: int = 0
     free_bytes: int = 0
-    """Of the file: what deleted entries have left; new ones use it, `compact` gives it back."""
+    """Free pages of the file, which new entries use; `compact` returns them to the disk."""
     readers: list[dict[str, int]] = field(default_factory=list)
-    """Who has a view of the store open, and how many commits old it is."""
+    """Open views of the store: the process, and how many commits old the view is."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -73,7 +73,7 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
     """Count a store's entries and bytes.
 
     With the store's index it takes milliseconds. A store of version 1 that has not been upgraded
-    is walked through, and what cannot be read has the status ``unreadable`` there.
+    is walked through, and an entry that cannot be read counts as ``unreadable`` there.
 
     Args:
         store: the store.

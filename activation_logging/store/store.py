@@ -229,8 +229,8 @@ class Store(Mapping[str, Entry]):
                 :meth:`put_evaluation`, ``key`` included.
 
         Raises:
-            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Of the labels before the one
-                that cannot be written, those are there that earlier commits have brought.
+            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier
+                commits stay.
             StoreReadOnly: the store was opened for reading.
         """
         left = iter(evaluations)
@@ -247,7 +247,7 @@ class Store(Mapping[str, Entry]):
         :func:`activation_logging.dataset.make_dataset`.
 
         Raises:
-            DatasetError: the labelled answers cannot be learned from; the message says why.
+            DatasetError: the labelled answers do not make a dataset; the message says why.
         """
         from activation_logging.dataset import make_dataset
 
@@ -275,7 +275,7 @@ class Store(Mapping[str, Entry]):
         return deleted
 
     def writers(self) -> dict[str, dict[str, Any]]:
-        """Who has written to this store, with their counters, by writer id."""
+        """The records of all writers, with their counters, by writer id."""
         return {
             key.decode("ascii", "backslashreplace"): schema.writer(
                 layout.load(value, "a writer's record"), "a writer's record"
@@ -296,7 +296,7 @@ class Store(Mapping[str, Entry]):
         ]
 
     def orphans(self) -> list[str]:
-        """Ids of captures whose entry never came: what a killed front end leaves behind."""
+        """Ids of captures without an entry, which a killed front end leaves behind."""
         keys = (key for key, _ in self.walk(layout.CAPTURES, values=False))
         return [_text(key) for key in keys if self.snapshot().get(layout.REQUESTS, key) is None]
 

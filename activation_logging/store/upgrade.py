@@ -1,9 +1,9 @@
 """Adding to a store what its version lacks: the index and the totals of :mod:`.indexing`.
 
-A store of version 1 becomes one of version 2 in one transaction, for which nobody else may have it
-open: whoever had would go on writing without an index. Until every entry is listed, the store says
-so itself, and is searched by walking. Listing them goes on where a kill has ended it, and servers
-may write meanwhile.
+A store of version 1 becomes one of version 2 in one transaction. No other process may have it open
+then, because that process would go on writing without an index. Until every entry is listed, the
+format record says so, and searches walk through the store. Listing continues where a kill has ended
+it, and servers may write meanwhile.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def upgrade(
         progress: told now and then how many entries are listed, and how many there are.
 
     Raises:
-        StoreInUse: somebody has a store of version 1 open.
+        StoreInUse: a process has a store of version 1 open.
         StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
     """
     folder = Path(path).expanduser().resolve()
@@ -67,7 +67,7 @@ def upgrade(
 
 
 def index_problems(store: Store) -> Iterator[tuple[str, str]]:
-    """Where the index says something else than the entries do: a key, and a sentence."""
+    """Where the index disagrees with the entries: a key, and a sentence."""
     if store.snapshot().index is None:
         return
     indexing = Indexing(store.environment)

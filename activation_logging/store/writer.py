@@ -47,7 +47,7 @@ _DOCUMENT_BYTES = 2048
 Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
 
-# What lies with the record itself and no amount of trying again will mend, and what may pass.
+# Errors of the record itself, for which a retry is useless, and errors that may pass.
 _HOPELESS = (lmdb.BadValsizeError, StoreCorrupt)
 _PASSING = (lmdb.Error, OSError, StoreError)
 

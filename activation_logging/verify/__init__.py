@@ -172,7 +172,7 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     """What is wrong with one entry, each as a sentence; nothing for a pending one.
 
     Raises:
-        StoreCorrupt: a record cannot be what it says.
+        StoreCorrupt: a record is damaged.
     """
     if entry.document["key"] != entry.key:
         yield "it lies under a key that is not its own"

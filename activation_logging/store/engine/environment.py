@@ -1,8 +1,7 @@
 """One open LMDB environment per path and process, and what it takes to live with it.
 
-LMDB forbids opening the same file twice in one process, forbids using it across a fork,
-and leaves it to the caller never to remap it while a transaction lives. All three rules
-are kept here, so that nothing else has to know them.
+LMDB forbids opening the same file twice in one process, using it across a fork, and remapping it
+while a transaction lives. This module keeps the three rules, so that no other has to know them.
 """
 
 from __future__ import annotations
@@ -41,8 +40,8 @@ T = TypeVar("T")
 _GROW_PATIENCE_S = 10.0
 _GROW_BYTES = 1 << 20
 
-# After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
-# of them pending behind a result, which Python then calls a SystemError.
+# After one of the first two errors, a further use of the transaction raises one of the next two.
+# py-lmdb sometimes returns a result with such an error pending, and Python raises SystemError.
 _DAMAGE = (
     *(lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError),
     SystemError,
@@ -259,7 +258,7 @@ class Snapshot:
 
     @property
     def commit(self) -> tuple[object, ...]:
-        """Equal for two snapshots in which everything lies at the same addresses."""
+        """Equal for two snapshots in which every record has the same address."""
         environment = self._environment
         return environment.token, self.txn.id(), environment.remaps
 
