@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from importlib import metadata
 from importlib.util import find_spec
 
 from activation_logging.errors import ExtraMissing
@@ -25,6 +24,8 @@ def require(extra: str, *modules: str) -> None:
 
 def version_of(package: str) -> str | None:
     """The version of an installed package, by its name on the index; None without it."""
+    from importlib import metadata  # ten milliseconds, which only few commands need
+
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -257,7 +257,7 @@ class TestMerge:
 
     def test_what_cannot_be_merged(self, tmp_path: Path) -> None:
         write(tmp_path / "a", ["x"])
-        with pytest.raises(SettingsError, match="cannot be one of"):
+        with pytest.raises(SettingsError, match="not a valid source"):
             merge([tmp_path / "a"], tmp_path / "a" / ".." / "a")
         with pytest.raises(StoreNotFound):
             merge([tmp_path / "a", tmp_path / "nothing"], tmp_path / "c")
