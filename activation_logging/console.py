@@ -1,4 +1,4 @@
-"""Where every command prints: text comes out as it is, whoever wrote it."""
+"""The console of every command: text of any origin is printed as it is."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class PlainConsole(Console):
-    """A console to which a text is a text: no markup, no emoji codes, no folded lines.
+    """A console without markup, emoji codes and folded lines.
 
-    What would disturb a terminal is shown as an escape. Style is given by ``rich.text.Text``,
-    which is printed as it is: pass what others wrote through :mod:`.printable` first.
+    A control character is shown as an escape. Style is given by ``rich.text.Text``, which is
+    printed unchanged: pass text of others through :mod:`.printable` first.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -33,7 +33,7 @@ class PlainConsole(Console):
         overflow: OverflowMethod | None = None,
         **_switches: Any,
     ) -> Text:
-        """Text for whatever rich shows a ``str`` in: a line, a cell, a title, a rule."""
+        """Text for every place where rich shows a ``str``: a line, a cell, a title, a rule."""
         shown = Text(lines(text), style=style)
         shown.justify, shown.overflow = justify, overflow
         return shown

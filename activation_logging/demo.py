@@ -20,8 +20,8 @@ from rich.text import Text
 
 from activation_logging.benchmarks.runs import RunResult, run_benchmark
 from activation_logging.benchmarks.table import print_result
-from activation_logging.cli.analysis import print_report
-from activation_logging.cli.progress import show_stages
+from activation_logging.cli.progress import show_progress
+from activation_logging.cli.rendering import print_report
 from activation_logging.cli.terminal import errors, output
 from activation_logging.console import sentence
 from activation_logging.default_model import demo_model_path
@@ -118,7 +118,7 @@ def show(results: list[RunResult]) -> None:
 def report() -> None:
     """Can the activations tell what was made up? The table, and a page to look at."""
     output.rule("report")
-    with show_stages() as progress:
+    with show_progress() as progress:
         result = build_report(STORE, FOLDER / "report", label=STUDIED, progress=progress)
     print_report(result)
 

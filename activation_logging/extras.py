@@ -1,4 +1,4 @@
-"""Optional packages: a missing one is named together with the extra that brings it."""
+"""Other packages: which version is installed, and which extra brings a missing one."""
 
 from __future__ import annotations
 
@@ -20,3 +20,13 @@ def require(extra: str, *modules: str) -> None:
                 f"this needs the package {name!r}, which is not installed: "
                 f"pip install 'activation-logging[{extra}]'"
             )
+
+
+def version_of(package: str) -> str | None:
+    """The version of an installed package, by its name on the index; None without it."""
+    from importlib import metadata  # ten milliseconds, which only few commands need
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

@@ -1,8 +1,8 @@
 """Answer a file of prompts with vLLM's offline engine, every answer logged; no server needed.
 
-A run can be broken off and started again: each line of the file has an id made of its own
-content, which travels with the request as a tag, and what the store already holds of this run
-is not asked again. Lines may be added, removed or moved between two starts.
+A run can be interrupted and started again. Each line of the file has an id made of its content,
+and the request carries it as a tag. A line whose answer is already in the store is not asked again.
+Lines may be added, removed or moved between two starts.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import (
     PromptsError,
     RequestOptionError,
     SettingsError,
 )
+from activation_logging.progress import Progress, silent
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import Store, open_store
 from activation_logging.store.query import select
 from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from vllm import LLM, SamplingParams
 
@@ -74,21 +75,11 @@ class Outcome:
         return self.tokens / self.seconds if self.seconds else 0.0
 
 
-class Watcher(Protocol):
-    """Someone who is shown how far it is."""
-
-    def starting(self, todo: int, resumed: int) -> None:
-        """The engine is about to start."""
-
-    def answered(self, outcome: Outcome) -> None:
-        """Another answer is there."""
-
-
 def read_prompts(path: Path) -> list[PromptLine]:
     """Read JSON lines, each an object with ``prompt`` or ``messages``, and perhaps ``tags``.
 
     Raises:
-        PromptsError: lines that make no sense, named by number; or there is no such file.
+        PromptsError: invalid lines, named by number; or there is no such file.
     """
     lines: list[PromptLine] = []
     problems: list[str] = []
@@ -109,7 +100,7 @@ def read_prompts(path: Path) -> list[PromptLine]:
     if problems:
         more = len(problems) - _SHOWN_ERRORS
         shown = problems[:_SHOWN_ERRORS] + ([f"and {more} more"] if more > 0 else [])
-        raise PromptsError(f"{path} has lines that cannot be asked:\n  " + "\n  ".join(shown))
+        raise PromptsError(f"{path} has invalid lines:\n  " + "\n  ".join(shown))
     if not lines:
         raise PromptsError(f"{path} holds no prompts")
     return lines
@@ -176,9 +167,9 @@ def generate(
     *,
     model: str,
     sampling: Mapping[str, Any],
-    watcher: Watcher,
     run: str | None = None,
     vllm_args: Sequence[str] = (),
+    progress: Progress = silent,
 ) -> Outcome:
     """Answer every line that has no answer yet; the plugin's settings come from the environment.
 
@@ -186,13 +177,13 @@ def generate(
         path: the prompts, see :func:`read_prompts`.
         model: what vLLM is to load.
         sampling: fields of vLLM's ``SamplingParams``, the same for every line.
-        watcher: told how far it is.
         run: name of the run, under which it is resumed; see :func:`run_name`.
         vllm_args: flags as for ``vllm serve``, for the engine.
+        progress: told when the engine starts, and how many prompts have an answer.
 
     Raises:
-        PromptsError: the file has lines that cannot be asked; nothing was.
-        SettingsError: logging is off, or a flag or sampling parameter makes no sense.
+        PromptsError: the file has invalid lines; none was asked.
+        SettingsError: logging is off, or a flag or sampling parameter is invalid.
     """
     settings = Settings.from_env()
     if not settings.enabled:
@@ -204,11 +195,12 @@ def generate(
         done = answered_lines(store, outcome.run)
         todo = [line for line in lines if line.id not in done]
         outcome.asked, outcome.resumed = len(lines), len(lines) - len(todo)
-        watcher.starting(len(todo), outcome.resumed)
         if todo:
+            there = f"; {outcome.resumed} answers are already in the store"
+            progress("starting the engine" + there * bool(outcome.resumed), 0, len(todo))
             engine = _Engine(model, sampling, vllm_args, outcome)
             try:
-                engine.answer(todo, watcher)
+                engine.answer(todo, progress)
             finally:
                 engine.close()
             done = answered_lines(store, outcome.run)
@@ -231,7 +223,7 @@ class _Engine:
         scheduler = self._llm.llm_engine.vllm_config.scheduler_config
         self._in_flight = 2 * int(scheduler.max_num_seqs)
 
-    def answer(self, lines: Iterable[PromptLine], watcher: Watcher) -> None:
+    def answer(self, lines: Sequence[PromptLine], progress: Progress) -> None:
         """Answer all lines; those that the engine refuses are noted, and left out."""
         engine, outcome = self._llm.llm_engine, self._outcome
         waiting = iter(lines)
@@ -244,7 +236,8 @@ class _Engine:
                 outcome.tokens += sum(len(answer.token_ids) for answer in output.outputs)
                 outcome.prompt_tokens += len(output.prompt_token_ids or ())
                 outcome.seconds = time.monotonic() - started
-                watcher.answered(outcome)
+                rate = f"{outcome.tokens_per_s:.0f} tokens/s"
+                progress(rate, outcome.answered, len(lines))
 
     def close(self) -> None:
         """End vLLM's processes now; a program's exit may wait for them forever."""

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 _PACKAGE = "activation_logging"
 MOVED = {
     "alignment": "verify.alignment",
+    "bench.figures": "bench.ratios",
     "benchmarks.problems": "errors",
+    "cli.analysis": "cli.learn",
+    "cli.choosing": "cli.options",
+    "cli.integrity": "cli.check",
+    "cli.serving": "cli.serve",
+    "cli.stores": "cli.browse",
+    "cli.upkeep": "cli.change",
     "dataset.progress": "progress",
     "demo_model": "default_model",
     "judges.text": "text",

@@ -1,4 +1,4 @@
-"""Text of others on a terminal."""
+"""Text of any origin, made safe for a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _ZERO_WIDTH_JOINER = "\u200d"
 def printable(text: str, *, keep: str = "") -> str:
     """Text with control characters, lone surrogates and the like as escapes.
 
-    Those in ``keep`` stay as they are, and so does what joins emoji.
+    Characters in ``keep`` stay, and so does the joiner of emoji.
     """
     if text.isprintable():
         return text
@@ -19,7 +19,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def lines(text: object) -> str:
-    """The same of what may have several lines, such as an error."""
+    """The same for text of several lines, such as an error."""
     return printable(str(text), keep="\n\t")
 
 

@@ -43,6 +43,16 @@ class Evaluation:
     details: Mapping[str, Any] = field(default_factory=dict)
     created: float | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """Everything but the name, which it is stored and listed under."""
+        return {
+            "label": self.label,
+            "score": self.score,
+            "judge": self.judge,
+            "details": dict(self.details),
+            "created": self.created,
+        }
+
     @classmethod
     def checked(  # noqa: PLR0917 - the fields, in their order
         cls,
@@ -142,7 +152,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Capture:
-    """What the worker knows of one request: which rows, of which layers, and where they lie.
+    """What the worker knows of one request: which rows, of which layers, and where they are stored.
 
     ``first`` is the position of the first row; rows are consecutive from there.
     ``num_layers`` is the model's depth, which is also the number of the ``last`` layer.

@@ -11,10 +11,10 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
-from fastapi import APIRouter, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field, field_validator
 
 from activation_logging.asgi import AsciiJson
@@ -28,16 +28,14 @@ from activation_logging.errors import (
 )
 from activation_logging.printable import printable
 from activation_logging.records import Label
-from activation_logging.settings import Settings
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.query import parse_time, select
+from activation_logging.store.query import parse_tags, parse_time, select
 from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
 
 PREFIX = "/v1/activations"
 router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE = 50
@@ -47,6 +45,20 @@ MAX_OFFSET = 1 << 53
 MAX_DETAILS_BYTES = 1 << 16
 MAX_DETAILS_DEPTH = 32
 _BFLOAT16 = "BF16"
+
+
+def add_to(app: FastAPI, lmdb_path: str) -> None:
+    """Give an application these routes, over the store at ``lmdb_path``."""
+    app.state.activations_path = lmdb_path
+    app.include_router(router)
+
+
+def store_path(request: Request) -> str:
+    """The folder of the store that :func:`add_to` was given."""
+    return str(request.app.state.activations_path)
+
+
+StorePath = Annotated[str, Depends(store_path)]
 
 
 class NewEvaluation(BaseModel):
@@ -70,6 +82,7 @@ class NewEvaluation(BaseModel):
 
 @router.get("")
 async def list_entries(
+    path: StorePath,
     limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = PAGE,
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     request_id: Annotated[str | None, Query(max_length=4096)] = None,
@@ -88,10 +101,8 @@ async def list_entries(
     ``EVALUATOR=LABEL``; ``since`` and ``until`` are dates with a time of day (ISO 8601) or ages
     (``2h``).
     """
-    for pair in tag:
-        if "=" not in pair:
-            raise HTTPException(400, f"tag: {pair[:80]!r} is not NAME=VALUE")
-    tags = dict(pair.partition("=")[::2] for pair in tag)
+    with _http_errors():
+        tags = parse_tags(tag)
 
     def read(store: Store) -> dict[str, Any]:
         page = list(
@@ -115,7 +126,8 @@ async def list_entries(
             "next": offset + limit if more else None,
         }
 
-    return AsciiJson(await _in_store(read, nothing={"object": "list", "data": [], "next": None}))
+    nothing: dict[str, Any] = {"object": "list", "data": [], "next": None}
+    return AsciiJson(await _in_store(path, read, nothing=nothing))
 
 
 def _asked_for(store: Store, request_id: str | None, prompt: str | None) -> list[Entry] | None:
@@ -127,13 +139,13 @@ def _asked_for(store: Store, request_id: str | None, prompt: str | None) -> list
 
 
 @router.get("/counters")
-async def counters() -> Response:
+async def counters(path: StorePath) -> Response:
     """How much has been logged: per process that writes, and in all."""
-    return AsciiJson(await _in_store(_counters, nothing=_summed(0, {})))
+    return AsciiJson(await _in_store(path, _counters, nothing=_summed(0, {})))
 
 
 @router.post("/flush")
-async def flush(request: Request) -> Response:
+async def flush(request: Request, path: StorePath) -> Response:
     """Return once everything answered before this call is in the store, rows included."""
     engine = getattr(request.app.state, "engine_client", None)
     # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
@@ -141,18 +153,19 @@ async def flush(request: Request) -> Response:
     if tap is not None:
         with _http_errors():
             await tap.flush_async()
-    return AsciiJson({"flushed": True, "entries": await _in_store(len, nothing=0)})
+    return AsciiJson({"flushed": True, "entries": await _in_store(path, len, nothing=0)})
 
 
 @router.get("/{key}")
-async def get_entry(key: str) -> Response:
+async def get_entry(key: str, path: StorePath) -> Response:
     """One entry whole, without its tensor."""
-    return AsciiJson(await _in_store(lambda store: _whole(store[key])))
+    return AsciiJson(await _in_store(path, lambda store: _whole(store[key])))
 
 
 @router.get("/{key}/tensor")
 async def get_tensor(
     key: str,
+    path: StorePath,
     layer: Annotated[str, Query(pattern=r"^(last|\d{1,5})$")] = "last",
     format: Annotated[Literal["npy", "safetensors"], Query()] = "npy",  # noqa: A002 - the query's name
 ) -> Response:
@@ -168,27 +181,27 @@ async def get_tensor(
 
     name = f"{key.replace('#', '_')}_layer_{layer}.{format}"
     return Response(
-        await _in_store(read),
+        await _in_store(path, read),
         media_type="application/octet-stream",
         headers={"Content-Disposition": f'attachment; filename="{_ascii(name)}"'},
     )
 
 
 @router.post("/{key}/evaluations", status_code=201)
-async def add_evaluation(key: str, evaluation: NewEvaluation) -> Response:
+async def add_evaluation(key: str, evaluation: NewEvaluation, path: StorePath) -> Response:
     """Put one evaluator's label beside an entry, replacing only its own earlier one."""
     await _in_store(
-        lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
+        path, lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
     )
     said = {"key": key, "name": evaluation.name, "label": evaluation.label}
     return AsciiJson(said, status_code=201)
 
 
-def metrics() -> bytes:
+def metrics(path: str) -> bytes:
     """The counters of every writing process as ``activation_logging_*``, in Prometheus's format.
 
-    They come out of the store, so that any of several API servers knows those of all; its own,
-    it knows better than the store while that cannot be written.
+    They are read from the store at ``path``, so that each of several API servers knows those of
+    all. For its own process it takes the live ones: the store may be full.
     """
     from prometheus_client import CollectorRegistry, generate_latest
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -196,7 +209,7 @@ def metrics() -> bytes:
 
     class StoreCollector(Collector):
         def collect(self) -> Iterator[Any]:
-            with open_store(Settings.from_env().lmdb_path) as store:
+            with open_store(path) as store:
                 found = _counters(store)
             yield GaugeMetricFamily(
                 "activation_logging_store_entries", "Entries in the store.", found["entries"]
@@ -244,15 +257,14 @@ def _summed(entries: int, writers: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 
 async def _in_store(
-    action: Callable[[Store], T], *, writable: bool = False, nothing: T | None = None
+    path: str, action: Callable[[Store], T], *, writable: bool = False, nothing: T | None = None
 ) -> T:
-    """Run ``action`` on the server's store in a thread, turning our errors into HTTP's.
+    """Run ``action`` on the store in a thread, turning our errors into HTTP's.
 
     Before the first model is loaded there may be no store: then the answer is ``nothing``, or 404.
     """
 
     def run() -> T:
-        path = Settings.from_env().lmdb_path
         try:
             # Opened for writing, a store that is not there would be made.
             with open_store(path) as store:
@@ -282,29 +294,13 @@ def _http_errors() -> Iterator[None]:
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
-    return {
-        "key": entry.key,
-        "request_id": entry.request_id,
-        "choice": entry.choice,
-        "model": entry.model,
-        "prompt": entry.prompt,
-        "response": entry.response,
-        "content": entry.content,
-        "finish_reason": entry.finish_reason,
-        "status": entry.status,
-        "created": entry.created,
-        "tags": entry.tags,
-        "evaluations": {name: found.label for name, found in entry.evaluations.items()},
-    }
+    labels = {name: found.label for name, found in entry.evaluations.items()}
+    return {**entry.summary(), "content": entry.content, "evaluations": labels}
 
 
 def _whole(entry: Entry) -> dict[str, Any]:
     whole = {**entry.document, **_summary(entry), "status_reason": entry.status_reason}
-    whole["evaluations"] = {
-        name: {"label": found.label, "score": found.score, "judge": found.judge}
-        | {"details": dict(found.details), "created": found.created}
-        for name, found in entry.evaluations.items()
-    }
+    whole["evaluations"] = {name: found.as_json() for name, found in entry.evaluations.items()}
     if entry.status == "complete":
         whole["activations"] = {
             "layers": entry.layers,

@@ -12,7 +12,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
@@ -75,15 +75,6 @@ class Settings:
         _one_of("ACTIVATION_LOGGING", enabled, ("0", "1"))
         given: dict[str, Any] = {_ENVIRONMENT[name]: value for name, value in read.items() if value}
         return cls(**{**given, "enabled": enabled == "1"})
-
-    def to_json(self) -> str:
-        """For the journey to worker processes, where the environment does not always follow."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Settings:
-        """The settings that :meth:`to_json` wrote."""
-        return cls(**json.loads(text))
 
 
 _ENVIRONMENT = {
@@ -174,7 +165,7 @@ class RequestOptions:
             num_layers: the model's decoder layers, where they are known: no layer is beyond them.
 
         Raises:
-            RequestOptionError: an unknown ``activation_*`` name or a value that makes no sense.
+            RequestOptionError: an unknown ``activation_*`` name or an invalid value.
         """
         options = {name: value for name, value in (extra_args or {}).items() if _is_ours(name)}
         unknown = options.keys() - _REQUEST_OPTIONS
@@ -186,12 +177,12 @@ class RequestOptions:
         logging = options.get("activation_logging", "on")
         if logging not in ("on", "off"):
             raise RequestOptionError(
-                "activation_logging", f"{_brief(logging)} is not 'on' or 'off'"
+                "activation_logging", f"{_shown(logging)} is not 'on' or 'off'"
             )
         tokens = options.get("activation_tokens")
         if tokens is not None and tokens not in get_args(Tokens):
             raise RequestOptionError(
-                "activation_tokens", f"{_brief(tokens)} is not one of {', '.join(get_args(Tokens))}"
+                "activation_tokens", f"{_shown(tokens)} is not one of {', '.join(get_args(Tokens))}"
             )
         return cls(
             enabled=logging == "on",
@@ -207,7 +198,7 @@ _REQUEST_OPTIONS = frozenset(
 
 
 def refuse_misplaced(body: Mapping[str, Any]) -> None:
-    """Refuse ``activation_*`` arguments beside ``vllm_xargs``, where nobody would read them.
+    """Refuse ``activation_*`` arguments beside ``vllm_xargs``, where they would be ignored.
 
     Raises:
         RequestOptionError: there is one at the top level of the body.
@@ -220,10 +211,10 @@ def refuse_misplaced(body: Mapping[str, Any]) -> None:
 
 
 def check_token(value: Any) -> str | None:
-    """The ``auth_token`` of a request, which has to fit into a header of HTTP.
+    """The ``auth_token`` of a request, which must be valid in an HTTP header.
 
     Raises:
-        RequestOptionError: it does not; the message does not repeat it.
+        RequestOptionError: it is invalid; the message does not repeat it.
     """
     if value is None:
         return None
@@ -268,7 +259,7 @@ def _layer_parts(text: str) -> list[range | Literal["last", "all"]]:
     """The parts of a text; ranges stay ranges, however long they are.
 
     Raises:
-        SettingsError: a part makes no sense, or there is too much of it.
+        SettingsError: a part is invalid, or the text is too long.
     """
     if len(text) > MAX_LAYERS_TEXT or text.count(",") >= MAX_LAYERS_PARTS:
         raise SettingsError(
@@ -291,7 +282,7 @@ def _layer_part(raw: str) -> range | Literal["last", "all"]:
         if first <= end:
             return range(first, end + 1)
     raise SettingsError(
-        f"{_brief(raw)} is not 'last', 'all', a number of a layer, or a range of them such as 15-20"
+        f"{_shown(raw)} is not 'last', 'all', a number of a layer, or a range of them such as 15-20"
     )
 
 
@@ -353,7 +344,7 @@ def _layers_text(value: Any) -> str:
     for item in items:
         number = isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 10**40
         if not number and not isinstance(item, str):
-            raise SettingsError(f"{_brief(item)} is not the number of a layer; give one such as 15")
+            raise SettingsError(f"{_shown(item)} is not the number of a layer; give one such as 15")
     return ",".join(map(str, items))
 
 
@@ -386,7 +377,7 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        raise SettingsError(f"{name}={_brief(value)} is not one of {', '.join(allowed)}")
+        raise SettingsError(f"{name}={_shown(value)} is not one of {', '.join(allowed)}")
 
 
 def _is_ours(name: Any) -> bool:
@@ -401,7 +392,7 @@ def _name(name: str) -> str:
     return ascii(name[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
 
 
-def _brief(value: Any) -> str:
+def _shown(value: Any) -> str:
     """A value as an error shows it: short, and made of nothing that can be deep or endless."""
     if isinstance(value, str):
         text = repr(value[:_MAX_SHOWN])

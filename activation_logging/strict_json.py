@@ -16,21 +16,21 @@ from typing import Any
 from activation_logging.printable import printable
 
 MAX_DEPTH = 100
-"""Lists and objects within each other; a parser of another program may take no more."""
+"""Levels of nested lists and objects; parsers of other programs may take no more."""
 
 _TOO_DEEP = "(nested too deeply to be shown)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotJson(ValueError):
-    """A value that JSON has no form for; the text says which, and where it stands."""
+    """A value that JSON has no form for; the text says which value, and where it is."""
 
 
 def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
-    """Any value as strict JSON; a number that is not finite, and so undefined, is null.
+    """Any value as strict JSON; a number that is not finite is null.
 
-    Arrays and tensors become lists, their numbers Python's, paths and unknown objects text. Lone
-    surrogates survive as escapes, also where other text stays as it is (``ascii_only=False``).
+    Arrays and tensors become lists, paths and unknown objects become text. Lone surrogates survive
+    as escapes, also with ``ascii_only=False``.
     """
     text = json.dumps(
         _plain(value, None, 0),
@@ -52,7 +52,7 @@ def to_plain(value: Any, where: str) -> Any:
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie within each other in more than so many levels."""
+    """Whether lists and objects are nested in more than so many levels."""
     level = [value]
     for _ in range(levels + 1):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -66,7 +66,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _plain(value: Any, where: str | None, depth: int) -> Any:
-    """``where`` is None where everything has to be shown somehow."""
+    """Without ``where`` every value gets some form; with it, an unfit value is refused."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):

@@ -1,9 +1,13 @@
-"""Text made comparable: case, accents and punctuation folded."""
+"""Texts made comparable or short, and the one that a person would call the question."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from activation_logging.store import Entry
 
 # Letters that do not decompose, and the apostrophes of GeoNames.
 _SPECIAL = str.maketrans(
@@ -26,3 +30,21 @@ def fold(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text.casefold().translate(_SPECIAL))
     plain = "".join(mark for mark in decomposed if not unicodedata.combining(mark))
     return _NOT_WORD.sub(" ", _APOSTROPHE.sub("", plain)).strip()
+
+
+def brief(text: object, length: int = 200) -> str:
+    """A text, or what an error says, on one line of at most ``length`` characters.
+
+    >>> brief("one  two", 5)
+    'one …'
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
+
+
+def question_of(entry: Entry) -> str:
+    """What was asked: of a chat, the last message of the user; else the prompt."""
+    for message in reversed(entry.messages or ()):
+        if message.get("role") == "user" and isinstance(message.get("content"), str):
+            return str(message["content"])
+    return entry.prompt

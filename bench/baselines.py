@@ -100,14 +100,6 @@ def save(rows: Any, path: Path) -> None:
     np.save(path, rows.contiguous().view(torch.int16).numpy().view(np.uint16))
 
 
-class _Silent:
-    def starting(self, todo: int, resumed: int) -> None:
-        """Nothing to show."""
-
-    def answered(self, outcome: Any) -> None:
-        """Nothing to show."""
-
-
 def ours(prompts: list[str], tokens: int, folder: Path) -> dict[str, Any]:
     """The offline engine with the plugin, as ``activation-logging generate`` runs it."""
     from activation_logging.generate import generate
@@ -116,7 +108,7 @@ def ours(prompts: list[str], tokens: int, folder: Path) -> dict[str, Any]:
     path = folder / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in prompts))
     sampling = {"max_tokens": tokens, "temperature": 0.0, "ignore_eos": True}
-    outcome = generate(path, model=str(demo_model_path()), sampling=sampling, watcher=_Silent())
+    outcome = generate(path, model=str(demo_model_path()), sampling=sampling)
     assert not outcome.missing
     assert not outcome.refused
     path.unlink()

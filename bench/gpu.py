@@ -36,7 +36,7 @@ from activation_logging.bench.compare import Plan, compare
 from activation_logging.bench.load import Load
 from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import Contestant, ServerOptions
-from activation_logging.bench.table import TerminalWatcher, show
+from activation_logging.bench.table import round_line, show
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
 from activation_logging.strict_json import dumps
@@ -227,8 +227,9 @@ def speed(args: argparse.Namespace) -> dict[str, Any]:
                     prompt_words=args.prompt_words,
                 )
                 terminal.rule(f"V{runner} runner, layers {layers}, {tokens} tokens")
-                with TerminalWatcher(plan, terminal) as watcher:
-                    results = compare(plan, watcher, folder)
+                results = compare(
+                    plan, folder, on_round=lambda *turn: terminal.print(round_line(*turn))
+                )
                 show(results, terminal)
                 memory = {log.stem: kv_cache(log) for log in folder.rglob("*.log")}
                 terminal.print(f"tokens that the KV cache holds: {memory}")

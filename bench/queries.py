@@ -84,7 +84,7 @@ def fill(path: Path, entries: int) -> None:
     with open_store(path, writable=True) as store:
         numbers = iter(track(range(entries), "writing", total=entries))
         while some := list(islice(numbers, 5000)):
-            store._transact(lambda change, txn, some=some: _put(change, txn, some))
+            store.transact(lambda change, txn, some=some: _put(change, txn, some))
 
 
 def _put(change: Mutations, txn: Any, numbers: list[int]) -> None:

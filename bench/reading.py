@@ -287,7 +287,7 @@ def where(folder: Path, rows: Rows) -> dict[str, float]:
     with open_store(folder / "float32.lmdb") as found:
         keys = [entry.key for entry in found.entries()][:BATCH]
         found.read(keys, position=-1)
-        reader, view = found._row_reader, found._snapshot()
+        reader, view = found._row_reader, found.snapshot()
         places = reader._places_in(view, "last", -1)
 
         window, low = places._look()

@@ -37,6 +37,7 @@ TRIALS = {
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
     "detect": [[*TESTS, "tests/unit/analysis"]],
     "export": [[*TESTS, "tests/unit/analysis/test_export.py"]],
+    "bench": [[*TESTS, "tests/unit/bench/test_bench.py"]],
     "demo": [["-c", "from activation_logging.cli import app; app()", "demo-model"]],
     "dev": [[*TESTS, "tests/unit/store"], ["-m", "ruff", "check"]],
 }

@@ -1,7 +1,8 @@
-"""A path for a store and a writer on it, and which tests are slow."""
+"""A store's path, a writer on it, what is logged, and which tests are slow."""
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 import pytest
@@ -30,6 +31,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def store_path(tmp_path: Path) -> Path:
     """Where a store may be made; neither it nor its parent is there yet."""
     return tmp_path / "data" / "activations.lmdb"
+
+
+@pytest.fixture
+def our_log(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[pytest.LogCaptureFixture]:
+    """What the package logs, also once vLLM has been imported, whose loggers hand nothing on."""
+    logger = logging.getLogger("vllm.activation_logging")
+    monkeypatch.setattr(logger, "propagate", False)
+    # Libraries that configure logging while they are imported disable those that are there.
+    for name in [logger.name, *logging.root.manager.loggerDict]:
+        if name.startswith(logger.name):
+            monkeypatch.setattr(logging.getLogger(name), "disabled", False)
+    logger.addHandler(caplog.handler)
+    with caplog.at_level(logging.INFO, logger.name):
+        yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 """The client: sends streaming completions and notes when each token came.
 
-A program of its own (``python -m activation_logging.bench.client``), so that neither side's
-work shows up in the other's times. It reads one job per line of standard input and answers
-with one line of JSON; see :mod:`activation_logging.bench.load` for both.
+It is a program of its own (``python -m activation_logging.bench.client``): the load of the client
+does not show in the times of a server. It reads one job per line of standard input and answers with
+one line of JSON; see :mod:`activation_logging.bench.load` for both.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def main() -> None:
         for line in sys.stdin:
             say(answer(json.loads(line)))
     except BrokenPipeError:
-        # Whoever asked is gone: nobody is left to complain to.
+        # The parent process has ended: there is no one to answer.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import datetime as dt
 import sys
 import tempfile
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from activation_logging.bench.figures import Comparison, Measurement, Pair
 from activation_logging.bench.load import Client, Load, requests_for
 from activation_logging.bench.machine import cpu_times, describe, wait_until_idle
+from activation_logging.bench.ratios import Comparison, Measurement, Pair
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.errors import SettingsError
+from activation_logging.progress import Progress, silent
 from activation_logging.store.writer import WriterStats
 
 if TYPE_CHECKING:
@@ -24,25 +26,23 @@ _ATTEMPTS = 4
 COUNTERS = tuple(each.name for each in fields(WriterStats))
 
 
-class Watcher(Protocol):
-    """Someone who is shown how far the measuring is."""
-
-    def starting(self, server: str) -> None:
-        """A server is being started."""
-
-    def measuring(self, load: Load, turn: int, server: str) -> None:
-        """A load begins; ``turn`` counts from 1, and 0 is the warm-up."""
-
-    def answered(self, count: int) -> None:
-        """So many requests of the current load have been answered."""
-
-    def measured(self, load: Load, pairs: Sequence[Pair], kept: bool) -> None:
-        """Every server has had the load; ``kept`` is False where it will be done again."""
-
+OnRound = Callable[[Load, "Sequence[Pair]", bool], None]
+"""Called when every server has had a load; False where the round will be measured again."""
 
 Baseline = Literal["plain", "off", "unlogged"]
 
+_WORDS = {
+    "plain": "vLLM without the plugin",
+    "off": "ACTIVATION_LOGGING=0",
+    "logging": "logging the last layer",
+    "unlogged": "the same server, requests with activation_logging=off",
+}
 _UNLOGGED = {"vllm_xargs": {"activation_logging": "off"}}
+
+
+def in_words(server: str) -> str:
+    """What the name of a baseline or candidate means."""
+    return _WORDS.get(server, server.replace("logging:", "logging layers "))
 
 
 class Side(NamedTuple):
@@ -171,13 +171,20 @@ class Results:
         }
 
 
-def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results:
+def compare(
+    plan: Plan,
+    folder: Path | None = None,
+    *,
+    progress: Progress = silent,
+    on_round: OnRound = lambda *_: None,
+) -> Results:
     """Start all servers, take turns, and stop them.
 
     Args:
         plan: what to do.
-        watcher: told how far it is.
         folder: for logs and the stores; a temporary one is used, and removed, by default.
+        progress: told which server starts, and how many requests of a load have an answer.
+        on_round: given the measurements of each round.
 
     Raises:
         ServerFailed: a server did not start.
@@ -192,8 +199,8 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         client = stack.enter_context(Client())
         for number in range(plan.restarts):
-            with _all_sides(plan, number, folder / str(number), watcher) as sides:
-                turns = _Turns(sides, client, watcher, plan, number)
+            with _all_sides(plan, number, folder / str(number), progress) as sides:
+                turns = _Turns(sides, client, plan, number, progress=progress, on_round=on_round)
                 for load, found in zip(loads, rounds, strict=True):
                     found.extend(turns.rounds(load))
                 for side in sides[1:]:
@@ -209,7 +216,7 @@ def compare(plan: Plan, watcher: Watcher, folder: Path | None = None) -> Results
 
 @contextmanager
 def _all_sides(
-    plan: Plan, number: int, folder: Path, watcher: Watcher
+    plan: Plan, number: int, folder: Path, progress: Progress
 ) -> Iterator[tuple[Side, ...]]:
     """Baseline and candidates, started one after the other, the other way round every time."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -222,7 +229,7 @@ def _all_sides(
     ]
     with ExitStack() as stack:
         for server in reversed(servers) if number % 2 else servers:
-            watcher.starting(server.kind.name)
+            progress(f"starting a server ({in_words(server.kind.name)})", 0, 0)
             stack.enter_context(server)
         sides = [Side(server.kind.name, server, {}) for server in servers]
         if plan.baseline == "unlogged":
@@ -235,15 +242,18 @@ class _Turns:
         self,
         sides: Sequence[Side],
         client: Client,
-        watcher: Watcher,
         plan: Plan,
         restart: int,
+        *,
+        progress: Progress,
+        on_round: OnRound,
     ) -> None:
         self._sides = sides
         self._client = client
-        self._watcher = watcher
         self._plan = plan
         self._restart = restart
+        self._progress = progress
+        self._on_round = on_round
         self._pids = [*{side.server.pid for side in sides}, client.pid]
         self.tokens = 0
         """Prompt and answer tokens that each candidate has seen."""
@@ -260,7 +270,7 @@ class _Turns:
         for attempt in range(_ATTEMPTS if limit is not None else 1):
             tried.append(self._round(load, turn, attempt))
             quiet = limit is None or _others(tried[-1]) <= limit
-            self._watcher.measured(load, tried[-1], kept=quiet or attempt + 1 == _ATTEMPTS)
+            self._on_round(load, tried[-1], quiet or attempt + 1 == _ATTEMPTS)
             if quiet:
                 break
         return min(tried, key=_others)
@@ -279,9 +289,11 @@ class _Turns:
         return [Pair(found[0], found[index]) for index in range(1, len(order))]
 
     def _measure(self, side: Side, load: Load, series: str, turn: int) -> Measurement:
-        self._watcher.measuring(load, turn, side.name)
+        turns = f"round {turn}/{self._plan.rounds}" if turn else "warm-up"
+        what = f"{load.concurrency} at a time, {turns}: {in_words(side.name)}"
+        self._progress(what, 0, load.requests)
         if self._plan.baseline == "unlogged":
-            # Prompts that it has seen a moment ago would come out of its prefix cache.
+            # The same prompts again would be served from its prefix cache.
             series = f"{series}.{side.name}"
         pid = side.server.pid
         wait_until_idle(self._pids)
@@ -291,9 +303,10 @@ class _Turns:
             load.prompts(series),
             base_url=side.server.base_url,
             body={**load.body(SERVED_NAME), **side.extra},
-            progress=self._watcher.answered,
+            what=what,
+            progress=self._progress,
         )
-        # Whatever logging has put off is part of its price.
+        # What logging has put off is part of its cost.
         side.server.flush()
         after, all_after = cpu_times([pid]), cpu_times(self._pids)
         return Measurement.of(

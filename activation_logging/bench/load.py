@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from typing_extensions import Self
@@ -137,9 +138,12 @@ class Client:
         *,
         base_url: str,
         body: Mapping[str, Any],
-        progress: Callable[[int], None] = lambda _count: None,
+        what: str = "",
+        progress: Progress = silent,
     ) -> Timing:
         """Put a load on a server and wait for the end of it.
+
+        ``progress`` is told ``what`` is being measured, after each answer.
 
         Raises:
             BenchFailed: a request failed, or the client process died.
@@ -161,8 +165,8 @@ class Client:
                 raise BenchFailed(f"{base_url} failed under the load: {answer['error']}")
             if "done" not in answer:
                 return Timing.of(answer)
-            progress(answer["done"])
-        raise BenchFailed("the client process died; its last words are above")
+            progress(what, answer["done"], load.requests)
+        raise BenchFailed("the client process died; its last output is above")
 
     @property
     def pid(self) -> int:

@@ -6,11 +6,12 @@ import os
 import platform
 import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import psutil  # type: ignore[import-untyped]
+
+from activation_logging.extras import version_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -54,8 +55,8 @@ def cpu_times(pids: Iterable[int]) -> CpuTimes:
 def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
     """Return when these processes and their children use next to no processor time.
 
-    vLLM's engine goes on polling for a second after its last request, and would take a core
-    from whoever is measured next.
+    vLLM's engine polls for a second after its last request, and would take a core from the server
+    that is measured next.
     """
     family = list(pids)
     end = time.monotonic() + patience_s
@@ -67,7 +68,7 @@ def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
 
 
 def describe() -> dict[str, Any]:
-    """The machine and the versions that a figure depends on."""
+    """The machine and the versions that a measurement depends on."""
     return {
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -75,7 +76,7 @@ def describe() -> dict[str, Any]:
         "gpu": _gpus(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version_of(name) for name in _PACKAGES},
     }
 
 
@@ -95,10 +96,3 @@ def _gpus() -> list[str]:
     except (OSError, subprocess.SubprocessError):
         return []
     return found.stdout.split("\n")[:-1]
-
-
-def _version(name: str) -> str | None:
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return None

@@ -1,33 +1,24 @@
-"""The figures for people: progress while measuring, a table at the end."""
+"""The measurements for people: a line for each round, a table at the end."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from activation_logging.bench.compare import COUNTERS
+from activation_logging.bench.compare import COUNTERS, in_words
 from activation_logging.bench.machine import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from rich.console import Console
-    from typing_extensions import Self
 
     from activation_logging.bench.compare import Plan, Results, Storage
-    from activation_logging.bench.figures import Comparison, Pair, Spread
     from activation_logging.bench.load import Load
+    from activation_logging.bench.ratios import Comparison, Pair, Spread
 
-_SERVERS = {
-    "plain": "vLLM without the plugin",
-    "off": "ACTIVATION_LOGGING=0",
-    "logging": "logging the last layer",
-    "unlogged": "the same server, requests with activation_logging=off",
-}
 _RATIOS = {
     "throughput": "throughput",
     "ttft_p50": "first token, p50",
@@ -37,63 +28,18 @@ _RATIOS = {
 }
 
 
-class TerminalWatcher:
-    """Shows progress on the terminal, one line per finished pair; a context manager."""
-
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan = plan
-        self._console = console
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-        )
-        self._task = self._progress.add_task("", total=None)
-
-    def starting(self, server: str) -> None:
-        """Say that a server is being started."""
-        self._progress.update(
-            self._task, description=f"starting a server ({_words(server)})", total=None
-        )
-
-    def measuring(self, load: Load, turn: int, server: str) -> None:
-        """Begin the bar of one measurement."""
-        what = f"round {turn}/{self._plan.rounds}" if turn else "warm-up"
-        text = f"{load.concurrency} at a time, {what}: {_words(server)}"
-        self._progress.update(self._task, description=text, completed=0, total=load.requests)
-
-    def answered(self, count: int) -> None:
-        """Move the bar."""
-        self._progress.update(self._task, completed=count)
-
-    def measured(self, load: Load, pairs: Sequence[Pair], kept: bool) -> None:
-        """Print the line of a finished round."""
-        baseline = pairs[0].baseline
-        ratios = ", ".join(
-            f"{pair.candidate.server} {pair.candidate.throughput / baseline.throughput:.3f}"
-            for pair in pairs
-        )
-        text = (
-            f"{load.concurrency:>3} at a time: {baseline.server} {baseline.throughput:.1f} "
-            f"tokens/s, of that {ratios}; others used {max(p.others for p in pairs):.2f} cores"
-        )
-        again = Text("" if kept else ", measured again", style="yellow")
-        self._console.print(Text(text) + again)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._progress.stop()
+def round_line(load: Load, pairs: Sequence[Pair], kept: bool) -> Text:
+    """The line of a finished round, and whether it will be measured again."""
+    baseline = pairs[0].baseline
+    ratios = ", ".join(
+        f"{pair.candidate.server} {pair.candidate.throughput / baseline.throughput:.3f}"
+        for pair in pairs
+    )
+    text = (
+        f"{load.concurrency:>3} at a time: {baseline.server} {baseline.throughput:.1f} "
+        f"tokens/s, of that {ratios}; others used {max(p.others for p in pairs):.2f} cores"
+    )
+    return Text(text) + Text("" if kept else ", measured again", style="yellow")
 
 
 def show(results: Results, console: Console) -> None:
@@ -117,7 +63,7 @@ def show(results: Results, console: Console) -> None:
 
 def _table(plan: Plan, candidate: str, comparisons: Sequence[Comparison]) -> Table:
     table = Table(
-        title=f"{_words(candidate)}, against {_words(plan.baseline)}",
+        title=f"{in_words(candidate)}, against {in_words(plan.baseline)}",
         caption=f"ratios: median of {plan.restarts} x {plan.rounds} rounds, least to greatest",
         title_justify="left",
         caption_justify="left",
@@ -128,15 +74,11 @@ def _table(plan: Plan, candidate: str, comparisons: Sequence[Comparison]) -> Tab
     for title, which in ((plan.baseline, "baseline"), (candidate, "candidate")):
         speeds = [found.absolute("throughput", which) for found in comparisons]
         table.add_row(f"tokens/s, {title}", *(f"{speed.median:.1f}" for speed in speeds))
-    for figure, label in _RATIOS.items():
-        table.add_row(label, *(_ratio(found.ratio(figure)) for found in comparisons))
+    for metric, label in _RATIOS.items():
+        table.add_row(label, *(_ratio(found.ratio(metric)) for found in comparisons))
     others = [max(pair.others for pair in found.pairs) for found in comparisons]
     table.add_row("cores others used", *(f"{cores:.2f}" for cores in others))
     return table
-
-
-def _words(server: str) -> str:
-    return _SERVERS.get(server, server.replace("logging:", "logging layers "))
 
 
 def _ratio(spread: Spread) -> Text:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
+from activation_logging.cli.options import AsJson, StorePath
+from activation_logging.cli.terminal import output, print_json
 
 if TYPE_CHECKING:
     from collections.abc import Callable

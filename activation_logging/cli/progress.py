@@ -1,72 +1,60 @@
-"""A progress bar for work that turns out to be long."""
+"""The progress bar of every command."""
 
 from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, TypeVar
-
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from activation_logging.cli.terminal import errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterator
 
-T = TypeVar("T")
+    from activation_logging import progress
 
 _PATIENCE_S = 2.0
 
 
 @contextmanager
-def show_stages() -> Iterator[Callable[[str, int, int], None]]:
-    """For work in stages: a function to call with what is done, how far, and how much there is.
+def show_progress() -> Iterator[progress.Progress]:
+    """What a long function reports to: a bar on standard error, once two seconds have passed.
 
-    Once it has taken two seconds, the present stage has a bar on standard error.
+    A new stage begins where the count starts again or its total changes. Without a total the bar
+    only moves. The bar goes away at the end of the block.
     """
-    shown = _bar()
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    shown = Progress(
+        TextColumn("{task.description}", markup=False),
+        *(BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()),
+        *(TextColumn("left"), TimeRemainingColumn()),
+        console=errors,
+        transient=True,
+    )
     started = time.monotonic()
-    stage = ""
-    task = shown.add_task("")
+    task = shown.add_task("", total=None)
+    last_done, last_total = 0, 0
 
     def report(what: str, done: int, total: int) -> None:
-        nonlocal stage
-        if what != stage:
-            stage = what
-            shown.reset(task, description=what, total=total, completed=done)
-        else:
-            shown.update(task, total=total, completed=done)
+        nonlocal task, last_done, last_total
+        if done < last_done or total != last_total:
+            shown.remove_task(task)
+            task = shown.add_task(what, total=total or None, completed=done)
+        last_done, last_total = done, total
+        shown.update(task, description=what, completed=done)
         if not shown.live.is_started and time.monotonic() - started > _PATIENCE_S:
             shown.start()
 
     try:
         yield report
     finally:
-        shown.stop()
-
-
-def show_progress(items: Iterable[T], what: str, total: int) -> Iterator[T]:
-    """Yield ``items``; once that has taken two seconds, show a bar on standard error."""
-    shown = _bar()
-    task = shown.add_task(what, total=total)
-    started = time.monotonic()
-    running = False
-    try:
-        for item in items:
-            yield item
-            shown.advance(task)
-            if not running and time.monotonic() - started > _PATIENCE_S:
-                shown.start()
-                running = True
-    finally:
-        if running:
+        if shown.live.is_started:
             shown.stop()
-
-
-def _bar() -> Progress:
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        *(BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()),
-        console=errors,
-        transient=True,
-    )

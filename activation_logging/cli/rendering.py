@@ -1,4 +1,4 @@
-"""Entries as people and as programs read them; no text of a prompt can disturb a terminal."""
+"""Entries and results for people and for programs; no prompt can disturb a terminal."""
 
 from __future__ import annotations
 
@@ -10,12 +10,15 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from activation_logging.cli.terminal import errors, output
 from activation_logging.errors import StoreError
 from activation_logging.printable import printable
+from activation_logging.text import question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from activation_logging.report import ReportResult
     from activation_logging.store import Entry
 
 SHORT_KEY = 10
@@ -68,6 +71,19 @@ def labels_text(entry: Entry) -> str:
     return ", ".join(f"{k}={v.label}" for k, v in entry.evaluations.items())
 
 
+def print_report(result: ReportResult) -> None:
+    """The AUROC table, the finding, and the page's path."""
+    made = table("detector", "layer", "position", ">AUROC", "95 % interval")
+    for row in result.table:
+        interval = f"{row.low:.3f} to {row.high:.3f}"
+        made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
+    output.print(made)
+    for name, reason in result.left_out.items():
+        errors.print(f"left out: {name}: {reason}", style="dim")
+    output.print(result.headline)
+    output.print(f"page: {result.page}")
+
+
 def entries_table(entries: Sequence[Entry]) -> Table:
     """The table of ``ls``, a line per entry; a model that all share stands below it."""
     models = {entry.model for entry in entries}
@@ -87,20 +103,12 @@ def entries_table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         rows, dtype = _shape(entry)
         model = () if shared else (shorten(entry.model.rstrip("/").rpartition("/")[2], 20),)
-        asked, answered = shorten(question(entry), _CELL), shorten(entry.response, _CELL)
+        asked, answered = shorten(question_of(entry), _CELL), shorten(entry.response, _CELL)
         created = moment(entry.created)[len("2000-") :]
         status, labels = status_text(entry.status), labels_text(entry)
         row = (short_key(entry.key), created, *model, asked, answered, rows, dtype, status, labels)
         made.add_row(*as_row(row))
     return made
-
-
-def question(entry: Entry) -> str:
-    """What a person would call the prompt: of a chat, the last message of the user."""
-    for message in reversed(entry.messages or ()):
-        if message.get("role") == "user" and isinstance(message.get("content"), str):
-            return str(message["content"])
-    return entry.prompt
 
 
 def short_key(key: str) -> str:
@@ -113,22 +121,13 @@ def summary(entry: Entry) -> dict[str, Any]:
     """An entry for ``ls --json``: everything but long lists."""
     has_rows = _has_rows(entry)
     return {
-        "key": entry.key,
-        "created": entry.created,
-        "model": entry.model,
-        "request_id": entry.request_id,
-        "choice": entry.choice,
-        "prompt": entry.prompt,
-        "response": entry.response,
-        "finish_reason": entry.finish_reason,
-        "status": entry.status,
+        **entry.summary(),
         "status_reason": entry.status_reason,
         "rows": len(entry.positions) if has_rows else None,
         "hidden_size": entry.hidden_size if has_rows else None,
         "layers": list(entry.layers) if has_rows else None,
         "dtype": entry.dtype if has_rows else None,
         "labels": {name: found.label for name, found in entry.evaluations.items()},
-        "tags": entry.tags,
     }
 
 
@@ -138,16 +137,7 @@ def full(entry: Entry) -> dict[str, Any]:
         **entry.document,
         "status": entry.status,
         "status_reason": entry.status_reason,
-        "evaluations": {
-            name: {
-                "label": found.label,
-                "score": found.score,
-                "judge": found.judge,
-                "details": dict(found.details),
-                "created": found.created,
-            }
-            for name, found in entry.evaluations.items()
-        },
+        "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
         "first_position": int(entry.positions[0]) if _row_count(entry) else None,
         "layers": layer_numbers(entry),
     }

@@ -260,7 +260,7 @@ def _scan(  # noqa: PLR0917 - one caller
     progress: Progress,
 ) -> _Found:
     # A store without an index has to be walked through, which takes its time.
-    all_counts = counts(store, track(store, "counting labels", len(store), progress))
+    all_counts = counts(store, progress)
     label = _evaluator(store, label, all_counts)
     number = all_counts.labels[label].total()
     found: list[tuple[int, _Row]] = []

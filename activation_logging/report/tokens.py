@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.positions import find_rows
 from activation_logging.detectors.probes import LinearProbe
+from activation_logging.text import question_of
 
 if TYPE_CHECKING:
     from activation_logging.detectors.findings import Study
@@ -96,8 +97,5 @@ def _tokens(entry: Entry, scores: npt.NDArray[np.float64]) -> list[dict[str, Any
 
 
 def _question(entry: Entry) -> str:
-    for message in reversed(entry.messages or []):
-        content = message.get("content")
-        if message.get("role") == "user" and isinstance(content, str):
-            return content[:600]
-    return entry.prompt[-600:]
+    asked = question_of(entry)
+    return asked[-600:] if asked == entry.prompt else asked[:600]

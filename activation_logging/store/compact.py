@@ -1,4 +1,4 @@
-"""Giving back the room that deleted entries have left in a store's file."""
+"""Making a store's file as small as its content, after entries have been deleted."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
 from activation_logging.files import sync_folder
+from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.engine.locks import exclusive
 from activation_logging.store.engine.opening import open_file, open_store_files
+from activation_logging.store.engine.pages import used_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from activation_logging.store.engine.opening import Opened
 
 COPY = "data.mdb.compacting"
-"""Where the copy is written, in the store's own folder; what a kill leaves of it is no store's."""
+"""The copy's name in the store's folder. A copy that a kill leaves there is never opened."""
 
 _LOOK_S = 0.1
 _DAMAGE = (lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.PageNotFoundError)
-"""The second is what LMDB says of pages that nothing leads to."""
+"""LMDB raises the second for pages that are neither used nor free."""
 
 
 class Compaction(NamedTuple):
@@ -35,21 +35,19 @@ class Compaction(NamedTuple):
     after: int
 
 
-def compact(
-    path: str | os.PathLike[str], *, progress: Callable[[int, int], None] = lambda *_: None
-) -> Compaction:
+def compact(path: str | os.PathLike[str], *, progress: Progress = silent) -> Compaction:
     """Write a store's file anew without what is free in it, and put it in the old one's place.
 
-    The copy is whole and synced before it takes the place of the old file, in one step: a kill
-    or a power cut at any moment leaves the one or the other. Nobody may have the store open, this
-    process included; who opens it meanwhile waits.
+    The copy is whole and synced before it replaces the old file in one step: a kill or a power cut
+    leaves either the old file or the new one. No process, this one included, may have the store
+    open. A process that opens it meanwhile waits.
 
     Args:
         path: the store's folder; it must have room for the copy.
-        progress: called with the bytes written so far and those expected, now and then.
+        progress: told now and then how many bytes are written, and how many are expected.
 
     Raises:
-        StoreInUse: somebody has the store open. StoreReadOnly: it is not this user's.
+        StoreInUse: a process has the store open. StoreReadOnly: it is not this user's.
         StoreCorrupt: its pages contradict each other. StoreError: there is no room.
     """
     folder = Path(path).expanduser().resolve()
@@ -75,11 +73,13 @@ def compact(
         return Compaction(before, data.stat().st_size)
 
 
-def _copy(opened: Opened, data: Path, copy: Path, progress: Callable[[int, int], None]) -> None:
+def _copy(opened: Opened, data: Path, copy: Path, progress: Progress) -> None:
     """A synced copy with the same owner and rights, proved to hold as much as the original."""
     copy.unlink(missing_ok=True)
     status = data.stat()
-    expected = _used_bytes(opened)
+    with opened.env.begin() as txn:
+        databases = opened.databases.values()
+        expected = used_bytes([txn.stat(), *(txn.stat(database) for database in databases)])
     descriptor = os.open(copy, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -90,7 +90,7 @@ def _copy(opened: Opened, data: Path, copy: Path, progress: Callable[[int, int],
         with ThreadPoolExecutor(1, "compacting") as pool:
             copying = pool.submit(opened.env.copyfd, descriptor, compact=True)
             while wait((copying,), _LOOK_S).not_done:
-                progress(min(os.fstat(descriptor).st_size, expected), expected)
+                progress("copying", min(os.fstat(descriptor).st_size, expected), expected)
             copying.result()
         os.fsync(descriptor)
     finally:
@@ -111,10 +111,3 @@ def _counts(opened: Opened) -> dict[bytes, int]:
     with opened.env.begin() as txn:
         named = {name: txn.stat(db)["entries"] for name, db in opened.databases.items()}
         return {layout.MAIN: txn.stat()["entries"], **named}
-
-
-def _used_bytes(opened: Opened) -> int:
-    with opened.env.begin() as txn:
-        stats = [txn.stat(), *(txn.stat(database) for database in opened.databases.values())]
-    kinds = ("branch_pages", "leaf_pages", "overflow_pages")
-    return int(sum(found[kind] for found in stats for kind in kinds) * stats[0]["psize"])

@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from activation_logging.store.rows import RowType, Run
     from activation_logging.store.store import Store
 
+_SUMMARY = (
+    *("key", "created", "model", "request_id", "choice", "prompt", "response", "finish_reason"),
+    *("status", "tags"),
+)
+
 
 class Entry:
     """One answer: what was asked, what came, and what the model's layers held meanwhile.
@@ -164,6 +169,13 @@ class Entry:
         """The whole record as it was stored, in which a client's fields may be of any type."""
         return dict(self._document)
 
+    def summary(self) -> dict[str, Any]:
+        """What a list shows of it, for JSON; no labels, and nothing that is as long as its tokens.
+
+        The texts are whole.
+        """
+        return {name: getattr(self, name) for name in _SUMMARY}
+
     # --- activations -----------------------------------------------------------------
 
     @property
@@ -173,12 +185,12 @@ class Entry:
         ``pending`` means that rows are still to come, and stays for good after a crash. What is
         not ``complete`` has its reason in :attr:`status_reason`.
         """
-        return status_of(self._head, self._read_capture())
+        return status_of(self._head, self.capture_record())
 
     @property
     def status_reason(self) -> str | None:
         """One sentence where the status is not ``complete``."""
-        return self._reason(self._read_capture())
+        return self._reason(self.capture_record())
 
     def _reason(self, capture: Mapping[str, Any] | None) -> str | None:
         if status_of(self._head, capture) == "complete":
@@ -261,15 +273,10 @@ class Entry:
     def _read(
         self, layer: int | str, start: int, stop: int | None, *, widen: bool
     ) -> npt.NDArray[Any]:
-        snapshot = self._store._snapshot()
-        kind, runs = self._runs(snapshot, layer)
+        snapshot = self._store.snapshot()
+        kind, runs = self.runs(snapshot, layer)
         first, last, _ = slice(start, stop).indices(sum(run.rows for run in runs))
         return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
-
-    def _runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
-        """Where the rows of a layer lie, as long as ``snapshot`` lives."""
-        record = self._rows_record(snapshot)
-        return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
 
     @property
     def response_activations(self) -> npt.NDArray[Any]:
@@ -294,9 +301,12 @@ class Entry:
     @property
     def evaluations(self) -> dict[str, Evaluation]:
         """Labels by evaluator name, as they are now."""
-        return self._read_evaluations(self._store._snapshot())
+        return self.evaluations_in(self._store.snapshot())
 
-    def _read_evaluations(self, snapshot: Snapshot) -> dict[str, Evaluation]:
+    # --- for the other modules of the store; no part of the contract --------------------
+
+    def evaluations_in(self, snapshot: Snapshot) -> dict[str, Evaluation]:
+        """The labels that one view shows, by evaluator name."""
         prefix = layout.evaluation_key(self.key, "")
         found: dict[str, Evaluation] = {}
         for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
@@ -305,17 +315,26 @@ class Entry:
             found[name] = Evaluation(name=name, **schema.label(layout.load(value, what), what))
         return found
 
-    def _read_capture(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
+    def capture_record(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
+        """The record of its rows, as checked by :func:`.schema.capture`; None while there is none.
+
+        Read once: a later commit is not seen.
+        """
         if self._found_capture is None:
-            snapshot = snapshot or self._store._snapshot()
+            snapshot = snapshot or self._store.snapshot()
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
             if raw is not None:
                 what = f"capture of {self.key}"
                 self._found_capture = schema.capture(layout.load(raw, what), what)
         return self._found_capture
 
+    def runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
+        """Where the rows of a layer are in the map, valid as long as ``snapshot`` lives."""
+        record = self._rows_record(snapshot)
+        return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
+
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
-        record = self._read_capture(snapshot)
+        record = self.capture_record(snapshot)
         if record is None or record.get("dropped"):
             raise RowsMissing(f"entry {self.key} has no activations: {self._reason(record)}")
         return record

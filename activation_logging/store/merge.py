@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError, StoreCorrupt
+from activation_logging.progress import Progress, silent, track
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
 from activation_logging.store.mutations import slices_of
@@ -25,7 +26,7 @@ from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -46,7 +47,7 @@ class Merged:
 
     ``duplicates`` were there already, ``completed`` of them without their rows. ``renumbered``
     got another number of repetition. ``rows_without_entry`` and ``unreadable`` (by key, with the
-    reason) stayed where they were.
+    reason) were left out.
     """
 
     entries: int = 0
@@ -73,7 +74,7 @@ _COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
 
 
 class _Item(NamedTuple):
-    """One entry of a source with all that belongs to it, where it lies in the source's map."""
+    """One entry of a source with its rows and labels; the rows point into the source's map."""
 
     key: str
     document: dict[str, Any]
@@ -90,7 +91,7 @@ def merge(
     sources: Sequence[str | os.PathLike[str]],
     target: str | os.PathLike[str],
     *,
-    progress: Callable[[Iterable[str], str, int], Iterable[str]] = lambda keys, *_: keys,
+    progress: Progress = silent,
 ) -> Merged:
     """Add the entries of some stores to another, which is made if it is not there.
 
@@ -101,7 +102,7 @@ def merge(
     Args:
         sources: folders of stores; they are only read.
         target: folder of the store to add to.
-        progress: wrapped around the keys of each source, given what to say and their number.
+        progress: told after each entry of a source, and how many the source has.
 
     Raises:
         SettingsError: the target is one of the sources.
@@ -110,11 +111,12 @@ def merge(
     opened = [open_store(path) for path in sources]
     goal = Path(target).expanduser().resolve()
     if any(store.path.expanduser().resolve() == goal for store in opened):
-        raise SettingsError(f"{target} is to be written and cannot be one of the stores to merge")
+        raise SettingsError(f"{target} is the target, so it is not a valid source")
     with open_store(target, writable=True) as store:
         done = Merged()
         for source in opened:
-            keys = progress(_keys(source), f"merging {source.path.name}", len(source))
+            what = f"merging {source.path.name}"
+            keys = track(_keys(source), what, len(source), progress)
             _merge_one(store, _batches(source, keys, done), done)
             done.rows_without_entry += len(source.orphans())
         _put_writers(store, opened)
@@ -123,10 +125,10 @@ def merge(
 
 def _keys(source: Store) -> Iterator[str]:
     """All keys of a store, in the order of writing; where that is damaged, in their own."""
-    if not source._snapshot().is_ordered:
+    if not source.snapshot().is_ordered:
         yield from source
         return
-    for _, key in source._walk(layout.LOG):
+    for _, key in source.walk(layout.LOG):
         yield key.decode("ascii", "backslashreplace")
 
 
@@ -134,7 +136,7 @@ def _merge_one(store: Store, batches: Iterable[list[_Item]], done: Merged) -> No
     """Add the entries of one source; a batch is there whole or not at all."""
     names: dict[bytes, bytes] = {}
     for batch in batches:
-        added = store._transact(partial(_add, store, batch, names))
+        added = store.transact(partial(_add, store, batch, names))
         names = added.names
         done += added.done
 
@@ -153,7 +155,7 @@ def _add(
 
 
 def _put_writers(store: Store, sources: Iterable[Store]) -> None:
-    """Take over who wrote the sources; here none of them will write any more."""
+    """Copy the records of the sources' writers, as stopped: none of them writes here."""
     known: dict[str, dict[str, Any]] = {}
     there = store.writers()
     for source in sources:
@@ -165,24 +167,24 @@ def _put_writers(store: Store, sources: Iterable[Store]) -> None:
         for name, record in known.items():
             change.put_writer(txn, name, record)
 
-    store._transact(action)
+    store.transact(action)
 
 
 def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[_Item]]:
     """The entries of a source, as many at a time as go into one transaction.
 
-    They lie in the source's map, and hold until the next batch is asked for.
+    They point into the source's map, and are valid until the next batch is asked for.
     """
     left = iter(keys)
     while some := list(islice(left, BATCH_ENTRIES)):
         while some:
             batch: list[_Item] = []
             # One view for all of them: a second beside it would keep the map from growing.
-            snapshot = source._snapshot()
+            snapshot = source.snapshot()
             while some and sum(item.nbytes for item in batch) < BATCH_BYTES:
                 key = some.pop(0)
                 try:
-                    batch.append(_read(source._get(snapshot, key), snapshot))
+                    batch.append(_read(source.entry_in(snapshot, key), snapshot))
                 except EntryNotFound:
                     continue
                 except (StoreCorrupt, RowsMissing) as error:
@@ -193,7 +195,7 @@ def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[
 
 def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     """Everything of one entry, seen at one moment."""
-    capture = entry._read_capture(snapshot)
+    capture = entry.capture_record(snapshot)
     segments: dict[bytes, dict[int, memoryview]] = {}
     for part in [] if capture is None else slices_of(capture):
         if part.segment not in segments:
@@ -205,14 +207,14 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
             }
             if not segments[part.segment]:
                 raise StoreCorrupt("it lacks rows that it refers to")
-    labels = entry._read_evaluations(snapshot)
+    labels = entry.evaluations_in(snapshot)
     if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
         raise StoreCorrupt("it has a label by an evaluator whose name is too long")
     return _Item(entry.key, entry.document, capture, segments, labels)
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes an answer this one, wherever it lies."""
+    """The part of a record by which two answers are the same, in whatever store."""
     return {name: value for name, value in document.items() if name not in _PLACE}
 
 
@@ -225,7 +227,7 @@ class _Batch:
     """One transaction's work; thrown away with it where the map has to grow first."""
 
     def __init__(self, store: Store, change: Any, txn: Any, names: dict[bytes, bytes]) -> None:
-        self._db = store._live_environment().database
+        self._db = store.environment.database
         self._change = change
         self._txn = txn
         self.names = names

@@ -127,13 +127,9 @@ class Mutations:
         raw_key = layout.entry_key(key)
         if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
-        record = {
-            "label": evaluation.label,
-            "score": evaluation.score,
-            "judge": evaluation.judge,
-            "details": dict(evaluation.details),
-            "created": evaluation.created if evaluation.created is not None else time.time(),
-        }
+        record = evaluation.as_json()
+        if evaluation.created is None:
+            record["created"] = time.time()
         place = layout.evaluation_key(key, evaluation.name)
         raw = txn.get(place, db=self._db(layout.EVALUATIONS))
         before = None if raw is None else layout.load(raw, "a label")
@@ -208,22 +204,21 @@ class Mutations:
         """
         gone = [name for name in segments if not self._may_be_shared(txn, name)]
         if any(self._uses(txn, name) for name in gone):
-            # Something else than this package must have written that: look who refers to them.
+            # Only another program can have written that: look for captures that refer to them.
             used = references(bytes(raw) for _, raw in txn.cursor(self._db(layout.CAPTURES)))
             gone = [name for name in gone if not used[name]]
         for name in gone:
             self._delete_segment(txn, name)
         return len(gone)
 
-    def delete_unused_segments(self, txn: Any, writer: str = "") -> None:
-        """Remove rows that nobody uses any more: a writer's own, or those of all that are gone."""
+    def delete_unused_segments(self, txn: Any, writer: str) -> None:
+        """Remove those rows of a writer that no capture refers to any more."""
         prefix = bytes.fromhex(writer)
         cursor = txn.cursor(self._db(layout.SEGMENTS))
         unused = []
-        found = cursor.set_range(prefix) if prefix else cursor.first()
-        while found and bytes(cursor.key()).startswith(prefix):
-            name = bytes(cursor.key())
-            if bytes(cursor.value()) == b"0" and (writer or not self._may_be_shared(txn, name)):
+        found = cursor.set_range(prefix)
+        while found and (name := bytes(cursor.key())).startswith(prefix):
+            if bytes(cursor.value()) == b"0":
                 unused.append(name)
             found = cursor.next()
         for name in unused:
@@ -289,7 +284,7 @@ class Mutations:
         txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
-        """Write who a writer is, and its counters so far."""
+        """Write a writer's record, with its counters so far."""
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
 
     def _uses(self, txn: Any, segment: bytes) -> int | None:
@@ -332,4 +327,4 @@ def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
             for name, start, rows in record["slices"]
         ]
     except (KeyError, TypeError, ValueError):
-        raise StoreCorrupt("a capture refers to rows by an id that cannot be") from None
+        raise StoreCorrupt("a capture refers to rows by an invalid id") from None

@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,19 +64,19 @@ class LabelFilter(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """What entries have to be; what is None does not matter.
+    """Conditions on entries, all of which must hold; None is no condition.
 
     Args:
         model: the model's name as it was served, or the last part of it (after the last ``/``).
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
-        evaluator: somebody of this name has judged.
+        evaluator: an evaluator of this name has judged it.
         tags: every one of these tags must be there with this value.
         since: asked at this time or later, seconds since the epoch.
         until: asked before this time.
 
     Raises:
-        SettingsError: a field has a value that cannot be.
+        SettingsError: a field has an invalid value.
     """
 
     model: str | None = None
@@ -89,18 +90,21 @@ class Filter:
     def __post_init__(self) -> None:
         if self.status is not None and self.status not in STATUSES:
             raise SettingsError(f"status: {self.status[:80]!r} is not one of {', '.join(STATUSES)}")
-        if self.label is not None:
-            LabelFilter.parse(self.label)
+        self._label  # noqa: B018 - refuses an invalid one at once
+
+    @cached_property
+    def _label(self) -> LabelFilter | None:
+        return None if self.label is None else LabelFilter.parse(self.label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether an entry is so."""
+        """Whether an entry meets all of them."""
         return (
             (self.model is None or is_named(entry.model, self.model))
             and (not self.tags or self.tags.items() <= entry.tags.items())
             and (self.since is None or entry.created >= self.since)
             and (self.until is None or entry.created < self.until)
             and (self.evaluator is None or self.evaluator in entry.evaluations)
-            and (self.label is None or LabelFilter.parse(self.label).matches(entry))
+            and (self._label is None or self._label.matches(entry))
             and (self.status is None or entry.status == self.status)
         )
 
@@ -113,8 +117,8 @@ class Filter:
             groups.append(self._model_terms(index, self.model))
         if self.evaluator is not None:
             groups.append([term("label", self.evaluator, label) for label in LABELS])
-        if self.label is not None:
-            groups.append(LabelFilter.parse(self.label).terms(index))
+        if self._label is not None:
+            groups.append(self._label.terms(index))
         return groups
 
     @staticmethod
@@ -154,7 +158,7 @@ def select(
         model: see :class:`Filter`, as for the other conditions.
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``.
-        evaluator: somebody of this name has judged.
+        evaluator: an evaluator of this name has judged it.
         tags: every one of these tags must be there with this value.
         since: asked at this time or later, seconds since the epoch.
         until: asked before this time.
@@ -164,14 +168,14 @@ def select(
         offset: leave out so many matching entries first.
 
     Raises:
-        SettingsError: a filter has a value that cannot be; raised at once, not while iterating.
+        SettingsError: a filter has an invalid value; raised at once, not while iterating.
     """
     for name, number in (("limit", limit), ("offset", offset)):
         if number is not None and number < 0:
             raise SettingsError(f"{name}: {number} is negative")
     wanted = Filter(model, status, label, evaluator, tags, since, until)
     end = None if limit is None else offset + limit
-    if among is None and store._snapshot().index is None:
+    if among is None and store.snapshot().index is None:
         among = store.entries(newest_first=newest_first)
     if among is not None:
         return islice(filter(wanted.matches, among), offset, end)
@@ -196,7 +200,7 @@ def _places(
 def _some_places(
     store: Store, wanted: Filter, after: bytes | None, *, reverse: bool, limit: int
 ) -> list[bytes]:
-    index = Index(store._snapshot())
+    index = Index(store.snapshot())
     bounds = Bounds.of(wanted.since, wanted.until)
     return index.walk(wanted.terms(index), bounds, after=after, reverse=reverse, limit=limit)
 
@@ -211,12 +215,11 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
         SettingsError: a text is no such thing, or a field comes twice.
     """
     found: dict[str, Any] = {}
-    tags: dict[str, str] = {}
+    tags: list[str] = []
     for text in texts:
         name, _, value = text.partition("=")
         if name == "tag" and "=" in value:
-            tag, _, wanted = value.partition("=")
-            tags[tag] = wanted
+            tags.append(value)
         elif name in ("model", "status", "label") and value and name not in found:
             found[name] = value
         else:
@@ -224,7 +227,22 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
                 f"where: {text[:80]!r} is not model=..., status=..., label=[NAME=]LABEL or "
                 "tag=NAME=VALUE, or comes twice"
             )
-    return {**found, "tags": tags} if tags else found
+    return {**found, "tags": parse_tags(tags)} if tags else found
+
+
+def parse_tags(pairs: Iterable[str]) -> dict[str, str]:
+    """Read ``NAME=VALUE`` texts; of a name that comes twice, the last counts.
+
+    Raises:
+        SettingsError: one has no equals sign.
+    """
+    tags = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SettingsError(f"tag: {pair[:80]!r} is not NAME=VALUE")
+        tags[name] = value
+    return tags
 
 
 def parse_time(text: str | None) -> float | None:

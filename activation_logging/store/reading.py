@@ -149,12 +149,12 @@ class RowReader:
         self, keys: Sequence[str], layer: int | str, position: str | int | None
     ) -> tuple[npt.NDArray[Any], list[int] | None]:
         # What lies in the map may be looked at as long as this lives.
-        snapshot = self._store._snapshot()
+        snapshot = self._store.snapshot()
         places = self._places_in(snapshot, layer, position)
         with suppress(KeyError):
             return places.copy(keys)
         for key in places.missing(keys):
-            entry = self._store._get(snapshot, key)
+            entry = self._store.entry_in(snapshot, key)
             places.add(key, *_find(entry, snapshot, layer, position))
         return places.copy(keys)
 
@@ -193,7 +193,7 @@ def _pooled(
 def _find(
     entry: Entry, snapshot: Snapshot, layer: int | str, position: str | int | None
 ) -> tuple[RowType, list[Run]]:
-    kind, runs = entry._runs(snapshot, layer)
+    kind, runs = entry.runs(snapshot, layer)
     if position is None:
         return kind, runs
     from activation_logging.dataset.positions import find_rows, parse_position, place_of

@@ -59,7 +59,7 @@ def find_unmatched(store: Store) -> Iterator[Unmatched]:
         if entry is not None:
             yield found("entry", entry.key, entry.document.get("writer"))
     for name in store.orphans():
-        raw = store._snapshot().get(layout.CAPTURES, layout.id_key(name))
+        raw = store.snapshot().get(layout.CAPTURES, layout.id_key(name))
         if raw is not None:
             yield found("rows", name, _writer_of(raw, name))
 
@@ -71,8 +71,8 @@ def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
         StoreReadOnly: the store was opened for reading.
     """
     if unmatched.kind == "entry":
-        return store._transact(lambda change, txn: change.delete_pending(txn, unmatched.id))
-    return store._transact(lambda change, txn: change.delete_orphan(txn, unmatched.id))
+        return store.transact(lambda change, txn: change.delete_pending(txn, unmatched.id))
+    return store.transact(lambda change, txn: change.delete_orphan(txn, unmatched.id))
 
 
 class UnreferencedSegment(NamedTuple):
@@ -107,7 +107,7 @@ def check_segments(store: Store) -> SegmentCheck:
     """
     running = {name for name, record in store.writers().items() if is_running(record)}
     # One view for all three, so that none can be ahead of another.
-    snapshot = store._snapshot()
+    snapshot = store.snapshot()
     used = references(raw for _, raw in snapshot.starting_with(layout.CAPTURES, b""))
     sizes: Counter[bytes] = Counter()
     for key, rows in snapshot.starting_with(layout.ROWS, b""):
@@ -145,7 +145,7 @@ def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
 
     removed = 0
     while some := list(islice(left, _PER_COMMIT)):
-        removed += store._transact(action)
+        removed += store.transact(action)
     return removed
 
 
@@ -170,7 +170,7 @@ def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
 
 def _candidates(store: Store) -> Iterable[str]:
     """Keys of the entries that may wait for their rows."""
-    if store._snapshot().index is None:
+    if store.snapshot().index is None:
         return store
     return (entry.key for entry in select(store, status="pending", newest_first=False))
 

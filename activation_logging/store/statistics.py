@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.progress import Progress, silent, track
 from activation_logging.store import layout
 from activation_logging.store.index import Bounds, Index, term, words_of
 from activation_logging.store.indexing import Totals, bytes_by_layer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.store import Store
@@ -24,7 +25,7 @@ C = TypeVar("C", bound="Counts")
 class Counts:
     """Numbers of entries: in all, by status, by model, and by each evaluator's labels.
 
-    ``judges`` says for each evaluator how many labels who has given; None where nobody is named.
+    ``judges`` counts each evaluator's labels by judge; None for labels that name no judge.
     """
 
     entries: int = 0
@@ -38,7 +39,7 @@ class Counts:
 class Statistics(Counts):
     """Counts of entries, and bytes on disk.
 
-    ``rows`` counts those of each entry; ``layer_bytes`` what lies in the store, where entries
+    ``rows`` counts those of each entry; ``layer_bytes`` the stored ones, where entries
     share the rows of a common prompt.
     """
 
@@ -47,9 +48,9 @@ class Statistics(Counts):
     file_bytes: int = 0
     disk_bytes: int = 0
     free_bytes: int = 0
-    """Of the file: what deleted entries have left; new ones use it, `compact` gives it back."""
+    """Free pages of the file, which new entries use; `compact` returns them to the disk."""
     readers: list[dict[str, int]] = field(default_factory=list)
-    """Who has a view of the store open, and how many commits old it is."""
+    """Open views of the store: the process, and how many commits old the view is."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -63,23 +64,23 @@ class Statistics(Counts):
         return {**kept, "rows_bytes": self.rows_bytes}
 
 
-def counts(store: Store, keys: Iterable[str] | None = None) -> Counts:
-    """Count a store's entries; as :func:`statistics` without what lies on the disk."""
-    return _counts(store, keys, Counts())
+def counts(store: Store, progress: Progress = silent) -> Counts:
+    """Count a store's entries; as :func:`statistics`, without the bytes on disk."""
+    return _counts(store, progress, Counts())
 
 
-def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
+def statistics(store: Store, progress: Progress = silent) -> Statistics:
     """Count a store's entries and bytes.
 
     With the store's index it takes milliseconds. A store of version 1 that has not been upgraded
-    is walked through, and what cannot be read has the status ``unreadable`` there.
+    is walked through, and an entry that cannot be read counts as ``unreadable`` there.
 
     Args:
         store: the store.
-        keys: its keys, perhaps wrapped in something that shows how far the walk is.
+        progress: told after each entry where the store is walked through.
     """
-    found = _counts(store, keys, Statistics(writers=store.writers()))
-    snapshot = store._snapshot()
+    found = _counts(store, progress, Statistics(writers=store.writers()))
+    snapshot = store.snapshot()
     if snapshot.index is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
         found.rows, found.layer_bytes = totals.rows, totals.layers
@@ -93,11 +94,11 @@ def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
     return found
 
 
-def _counts(store: Store, keys: Iterable[str] | None, found: C) -> C:
-    snapshot = store._snapshot()
+def _counts(store: Store, progress: Progress, found: C) -> C:
+    snapshot = store.snapshot()
     if snapshot.index is None:
         del snapshot
-        for key in store if keys is None else keys:
+        for key in track(store, "counting", len(store), progress):
             _count(found, store, key)
         return found
     found.entries = snapshot.num_entries
@@ -122,9 +123,9 @@ def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[An
     """The words of a term that were too long for a key, from an entry that it is true of."""
     bounds = Bounds.of(None, None)
     (place,) = Index(snapshot).walk([[key]], bounds, after=None, reverse=False, limit=1)
-    entry = store._at(snapshot, place)
+    entry = store.at(place, snapshot)
     if entry is not None:
-        labels = entry._read_evaluations(snapshot)
+        labels = entry.evaluations_in(snapshot)
         own: dict[str, list[list[Any]]] = {
             "model": [[entry.model]],
             "label": [[name, found.label] for name, found in labels.items()],

@@ -80,13 +80,13 @@ class Store(Mapping[str, Entry]):
 
     def __getstate__(self) -> tuple[Path, bool]:
         """A store travels to another process as its path, and whether it may be written."""
-        return self._live_environment().path, self.writable
+        return self.environment.path, self.writable
 
     def __setstate__(self, state: tuple[Path, bool]) -> None:
         path, writable = state
         # It was there: where it is missing now, no empty one is made.
         self._open(path, writable=writable, create=False)
-        if writable and not self._live_environment().writable:
+        if writable and not self.environment.writable:
             raise unwritable(path)
 
     def __enter__(self) -> Self:
@@ -101,56 +101,54 @@ class Store(Mapping[str, Entry]):
         self.close()
 
     def __len__(self) -> int:
-        return self._snapshot().num_entries
+        return self.snapshot().num_entries
 
     def __iter__(self) -> Iterator[str]:
-        for key, _ in self._walk(layout.MAIN, values=False):
+        for key, _ in self.walk(layout.MAIN, values=False):
             if key >= layout.FIRST_NAME:
                 return
             yield key.decode("ascii", "backslashreplace")
 
     def __getitem__(self, key: str) -> Entry:
-        return self._get(self._snapshot(), key)
+        return self.entry_in(self.snapshot(), key)
 
     def __contains__(self, key: object) -> bool:
         raw = layout.entry_key(key)
-        return raw is not None and self._snapshot().get(layout.MAIN, raw) is not None
+        return raw is not None and self.snapshot().get(layout.MAIN, raw) is not None
 
     def entries(self, *, newest_first: bool = False) -> Iterator[Entry]:
         """Every entry in order of writing, those included that are written meanwhile.
 
         Those deleted meanwhile are left out.
         """
-        for _, key in self._walk(layout.LOG, reverse=newest_first):
-            entry = self._find(self._snapshot(), key.decode("ascii", "replace"))
+        for _, key in self.walk(layout.LOG, reverse=newest_first):
+            entry = self._find(self.snapshot(), key.decode("ascii", "replace"))
             if entry is not None:
                 yield entry
 
-    def at(self, place: bytes) -> Entry | None:
+    def at(self, place: bytes, snapshot: Snapshot | None = None) -> Entry | None:
         """The entry that stands at a place of the index; None if it has been deleted since."""
-        return self._at(self._snapshot(), place)
-
-    def _at(self, snapshot: Snapshot, place: bytes) -> Entry | None:
+        snapshot = snapshot or self.snapshot()
         key = snapshot.get(layout.LOG, layout.sequence_key(layout.sequence_of(place)))
         return None if key is None else self._find(snapshot, bytes(key).decode("ascii", "replace"))
 
     def keys_beginning(self, start: str) -> list[str]:
         """The keys that begin with this text."""
-        found = self._snapshot().starting_with(layout.MAIN, start.encode("utf-8", "replace"))
+        found = self.snapshot().starting_with(layout.MAIN, start.encode("utf-8", "replace"))
         return [key.decode("ascii", "replace") for key, _ in found if key < layout.FIRST_NAME]
 
     def for_prompt(self, prompt: str) -> list[Entry]:
         """All answers to exactly this text, oldest first."""
         base = layout.prompt_key(prompt)
-        snapshot = self._snapshot()
+        snapshot = self.snapshot()
         keys = [key.decode() for key, _ in snapshot.starting_with(layout.MAIN, base.encode())]
         found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
         return sorted(found, key=lambda entry: int(entry.key.partition("#")[2] or 0))
 
     def for_request(self, request_id: str) -> list[Entry]:
         """The entries of one request, one per choice, in the order of the answer's choices."""
-        snapshot = self._snapshot()
-        with self._live_environment().reading():
+        snapshot = self.snapshot()
+        with snapshot.reading():
             cursor = snapshot.cursor(layout.REQUESTS)
             if not cursor.set_key(layout.id_key(request_id)):
                 return []
@@ -199,7 +197,7 @@ class Store(Mapping[str, Entry]):
             StoreError: rows of different widths do not go into one array.
             DatasetError: there is no such position.
         """
-        self._live_environment()
+        self.environment  # noqa: B018 - after a fork it also replaces the row reader
         return self._row_reader.read(keys, layer, position)
 
     def put_evaluation(
@@ -217,7 +215,7 @@ class Store(Mapping[str, Entry]):
         Raises:
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
-            LabelError: a part of it cannot be; see :meth:`.Evaluation.checked`.
+            LabelError: a part of it is invalid; see :meth:`.Evaluation.checked`.
         """
         self.put_evaluations([(key, Evaluation.checked(name, label, score, judge, details))])
 
@@ -231,14 +229,14 @@ class Store(Mapping[str, Entry]):
                 :meth:`put_evaluation`, ``key`` included.
 
         Raises:
-            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Of the labels before the one
-                that cannot be written, those are there that earlier commits have brought.
+            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier
+                commits stay.
             StoreReadOnly: the store was opened for reading.
         """
         left = iter(evaluations)
         written = 0
         while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
-            self._transact(partial(_put_some, some))
+            self.transact(partial(_put_some, some))
             written += len(some)
         return written
 
@@ -249,7 +247,7 @@ class Store(Mapping[str, Entry]):
         :func:`activation_logging.dataset.make_dataset`.
 
         Raises:
-            DatasetError: the labelled answers cannot be learned from; the message says why.
+            DatasetError: the labelled answers do not make a dataset; the message says why.
         """
         from activation_logging.dataset import make_dataset
 
@@ -262,7 +260,7 @@ class Store(Mapping[str, Entry]):
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
         """
-        self._transact(lambda change, txn: change.delete_entry(txn, key))
+        self.transact(lambda change, txn: change.delete_entry(txn, key))
 
     def delete_all(self, keys: Iterable[str]) -> int:
         """Remove entries, many per commit, and say how many; those that are gone are left out.
@@ -273,16 +271,16 @@ class Store(Mapping[str, Entry]):
         left = iter(keys)
         deleted = 0
         while some := list(islice(left, _PER_COMMIT)):
-            deleted += self._transact(partial(_delete_some, some))
+            deleted += self.transact(partial(_delete_some, some))
         return deleted
 
     def writers(self) -> dict[str, dict[str, Any]]:
-        """Who has written to this store, with their counters, by writer id."""
+        """The records of all writers, with their counters, by writer id."""
         return {
             key.decode("ascii", "backslashreplace"): schema.writer(
                 layout.load(value, "a writer's record"), "a writer's record"
             )
-            for key, value in self._walk(layout.WRITERS)
+            for key, value in self.walk(layout.WRITERS)
         }
 
     def readers(self) -> list[dict[str, int]]:
@@ -290,7 +288,7 @@ class Store(Mapping[str, Entry]):
 
         A view is a read under way. One that is far behind makes the file grow.
         """
-        env = self._live_environment()
+        env = self.environment
         latest = env.last_commit
         return [
             {"pid": found.pid, "commits_behind": max(latest - found.commit, 0)}
@@ -298,23 +296,19 @@ class Store(Mapping[str, Entry]):
         ]
 
     def orphans(self) -> list[str]:
-        """Ids of captures whose entry never came: what a killed front end leaves behind."""
-        keys = (key for key, _ in self._walk(layout.CAPTURES, values=False))
-        return [_text(key) for key in keys if self._snapshot().get(layout.REQUESTS, key) is None]
+        """Ids of captures without an entry, which a killed front end leaves behind."""
+        keys = (key for key, _ in self.walk(layout.CAPTURES, values=False))
+        return [_text(key) for key in keys if self.snapshot().get(layout.REQUESTS, key) is None]
 
-    def _transact(self, action: Callable[[Mutations, Any], T]) -> T:
-        if not self.writable:
-            raise StoreReadOnly(f"{self.path} is open for reading; open_store(path, writable=True)")
-        env = self._live_environment()
-        change = Mutations(env)
-        try:
-            return change.transact(lambda txn: action(change, txn))
-        except (lmdb.Error, OSError) as error:
-            if isinstance(error, StoreError):
-                raise
-            raise StoreError(f"{self.path} cannot be written: {error}") from None
+    # --- for the package itself: views, transactions and walks; no part of the contract ----
 
-    def _live_environment(self) -> Environment:
+    @property
+    def environment(self) -> Environment:
+        """The LMDB environment of this process.
+
+        Raises:
+            StoreError: the store has been closed.
+        """
         if self._environment is None:
             raise StoreError(f"{self.path} has been closed")
         if self._environment.inherited:
@@ -324,28 +318,51 @@ class Store(Mapping[str, Entry]):
             self._row_reader = RowReader(self)
         return self._environment
 
-    def _snapshot(self) -> Snapshot:
-        return self._live_environment().snapshot()
+    def snapshot(self) -> Snapshot:
+        """A view of what has been committed; see :meth:`.Environment.snapshot`."""
+        return self.environment.snapshot()
 
-    def _get(self, snapshot: Snapshot, key: str) -> Entry:
+    def transact(self, action: Callable[[Mutations, Any], T]) -> T:
+        """Run ``action`` in one write transaction, given the changes it may make and the handle.
+
+        It may run several times; only its last run is kept.
+
+        Raises:
+            StoreReadOnly: the store was opened for reading.
+            StoreError: LMDB or the disk refuses.
+        """
+        if not self.writable:
+            raise StoreReadOnly(f"{self.path} is open for reading; open_store(path, writable=True)")
+        change = Mutations(self.environment)
+        try:
+            return change.transact(lambda txn: action(change, txn))
+        except (lmdb.Error, OSError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"{self.path} cannot be written: {error}") from None
+
+    def entry_in(self, snapshot: Snapshot, key: str) -> Entry:
+        """An entry as one view shows it.
+
+        Raises:
+            EntryNotFound: no entry has that key.
+        """
         entry = self._find(snapshot, key)
         if entry is None:
             raise EntryNotFound(f"there is no entry {str(key)[:100]!r} in {self.path}")
         return entry
 
-    def _find(self, snapshot: Snapshot, key: object) -> Entry | None:
-        raw = layout.entry_key(key)
-        value = None if raw is None else snapshot.get(layout.MAIN, raw)
-        return None if value is None else Entry(self, str(key), value)
-
-    def _walk(
+    def walk(
         self, database: bytes, *, values: bool = True, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        """All records of a database as copies, a chunk per transaction."""
+        """All records of one of :data:`.layout.DATABASES` as copies, a chunk per transaction.
+
+        Without ``values``, these are empty.
+        """
         chunk: list[tuple[bytes, bytes]] = []
         while True:
-            snapshot = self._snapshot()
-            with self._live_environment().reading():
+            snapshot = self.snapshot()
+            with snapshot.reading():
                 cursor = snapshot.cursor(database)
                 found = _resume(cursor, chunk[-1][0] if chunk else None, reverse)
                 chunk = []
@@ -356,6 +373,11 @@ class Store(Mapping[str, Entry]):
             yield from chunk
             if len(chunk) < _CHUNK:
                 return
+
+    def _find(self, snapshot: Snapshot, key: object) -> Entry | None:
+        raw = layout.entry_key(key)
+        value = None if raw is None else snapshot.get(layout.MAIN, raw)
+        return None if value is None else Entry(self, str(key), value)
 
     def __repr__(self) -> str:
         if self._environment is None:

@@ -1,9 +1,9 @@
 """Adding to a store what its version lacks: the index and the totals of :mod:`.indexing`.
 
-A store of version 1 becomes one of version 2 in one transaction, for which nobody else may have it
-open: whoever had would go on writing without an index. Until every entry is listed, the store says
-so itself, and is searched by walking. Listing them goes on where a kill has ended it, and servers
-may write meanwhile.
+A store of version 1 becomes one of version 2 in one transaction. No other process may have it open
+then, because that process would go on writing without an index. Until every entry is listed, the
+format record says so, and searches walk through the store. Listing continues where a kill has ended
+it, and servers may write meanwhile.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.engine.locks import exclusive
 from activation_logging.store.engine.opening import open_alone
@@ -22,7 +23,7 @@ from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 _PER_COMMIT = 1000
 
@@ -38,22 +39,22 @@ def upgrade(
     path: str | os.PathLike[str],
     *,
     rebuild: bool = False,
-    progress: Callable[[int, int], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> Upgraded:
     """Bring a store to the present version, or finish what was broken off.
 
     Args:
         path: the store's folder.
         rebuild: make the index anew where there is one already.
-        progress: called now and then with the number of entries listed, and of all.
+        progress: told now and then how many entries are listed, and how many there are.
 
     Raises:
-        StoreInUse: somebody has a store of version 1 open.
+        StoreInUse: a process has a store of version 1 open.
         StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
     """
     folder = Path(path).expanduser().resolve()
     with open_store(folder) as store:
-        has_index = store._live_environment().has_index
+        has_index = store.environment.has_index
         version = layout.FORMAT_VERSION if has_index else layout.WITHOUT_INDEX
     del store
     if version == layout.WITHOUT_INDEX:
@@ -61,23 +62,23 @@ def upgrade(
             _add_index(folder)
     with open_store(folder, writable=True) as store:
         if rebuild and version != layout.WITHOUT_INDEX:
-            store._transact(lambda change, txn: change.forget_index(txn))
+            store.transact(lambda change, txn: change.forget_index(txn))
         return Upgraded(version, _list_all(store, progress))
 
 
 def index_problems(store: Store) -> Iterator[tuple[str, str]]:
-    """Where the index says something else than the entries do: a key, and a sentence."""
-    if store._snapshot().index is None:
+    """Where the index disagrees with the entries: a key, and a sentence."""
+    if store.snapshot().index is None:
         return
-    indexing = Indexing(store._live_environment())
+    indexing = Indexing(store.environment)
     for key in store:
-        snapshot = store._snapshot()
+        snapshot = store.snapshot()
         # What cannot be read has been named already.
         with suppress(StoreCorrupt), snapshot.reading():
-            for term in indexing.missing(snapshot._txn, key)[:1]:
+            for term in indexing.missing(snapshot.txn, key)[:1]:
                 yield key, f"the index does not list it under {_readable(term)}"
         del snapshot
-    snapshot = store._snapshot()
+    snapshot = store.snapshot()
     index = Index(snapshot)
     counts = {
         "entries": (index.count(EVERY), snapshot.num_entries),
@@ -115,11 +116,11 @@ def _add_index(folder: Path) -> None:
         txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
 
 
-def _list_all(store: Store, progress: Callable[[int, int], None]) -> int:
+def _list_all(store: Store, progress: Progress) -> int:
     listed = 0
     while True:
-        number = store._transact(lambda change, txn: change.index_some(txn, _PER_COMMIT))
+        number = store.transact(lambda change, txn: change.index_some(txn, _PER_COMMIT))
         listed += number
-        progress(listed, len(store))
+        progress("listing", listed, len(store))
         if number < _PER_COMMIT:
             return listed

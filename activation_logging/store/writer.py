@@ -33,7 +33,7 @@ from activation_logging.store.mutations import Mutations
 if TYPE_CHECKING:
     from activation_logging.settings import FullPolicy
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"vllm.{__name__}")
 
 QUEUE_BYTES = 512 << 20
 COMMIT_BYTES = 64 << 20
@@ -47,7 +47,7 @@ _DOCUMENT_BYTES = 2048
 Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
 
-# What lies with the record itself and no amount of trying again will mend, and what may pass.
+# Errors of the record itself, for which a retry is useless, and errors that may pass.
 _HOPELESS = (lmdb.BadValsizeError, StoreCorrupt)
 _PASSING = (lmdb.Error, OSError, StoreError)
 

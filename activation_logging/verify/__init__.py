@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.progress import Progress, silent, track
 from activation_logging.records import NEVER_RAN
 from activation_logging.store import layout
 from activation_logging.store.repair import check_segments, find_unmatched, page_problems
@@ -21,7 +22,7 @@ from activation_logging.verify.alignment import Aligner, Alignment, match_model
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
 
@@ -87,7 +88,7 @@ def verify(
     head: LMHead | None = None,
     *,
     checks_alignment: Callable[[Entry], bool] | None = None,
-    progress: Callable[[Iterable[str]], Iterable[str]] = iter,
+    progress: Progress = silent,
 ) -> Report:
     """Check every entry of a store.
 
@@ -95,7 +96,7 @@ def verify(
         store: the store.
         head: the output head of the model that was served; None leaves alignment out.
         checks_alignment: which entries the head belongs to; None for all.
-        progress: wrapped around the keys, to show how far it is.
+        progress: told after each entry.
     """
     report = Report()
     aligner = None if head is None else Aligner(head)
@@ -109,7 +110,7 @@ def verify(
 
 
 def verify_file(path: str | os.PathLike[str]) -> Report | None:
-    """Check the pages of a store's file without opening it, see :mod:`.store.structure`.
+    """Check the pages of a store's file without opening it, see :mod:`.store.repair`.
 
     Returns:
         None if that is not possible here.
@@ -123,9 +124,9 @@ def _check_entries(
     report: Report,
     aligner: Aligner | None,
     checks_alignment: Callable[[Entry], bool] | None,
-    progress: Callable[[Iterable[str]], Iterable[str]],
+    progress: Progress,
 ) -> None:
-    for key in progress(store):
+    for key in track(store, "verifying", len(store), progress):
         status: Status | Literal["unreadable"]
         try:
             entry = store[key]
@@ -151,8 +152,8 @@ def _check_entries(
 
 
 def _problems_of_rows(store: Store) -> Iterator[Problem]:
-    """Halves, rows that nobody refers to or that are counted wrongly, a broken order."""
-    if not store._snapshot().is_ordered:
+    """Unmatched records, unreferenced or miscounted rows, a broken order, a wrong index."""
+    if not store.snapshot().is_ordered:
         yield Problem("~log", "the order of entries does not name as many as there are")
     for key, what in index_problems(store):
         yield Problem(key, f"{what} (activation-logging upgrade --rebuild makes it anew)")
@@ -171,7 +172,7 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     """What is wrong with one entry, each as a sentence; nothing for a pending one.
 
     Raises:
-        StoreCorrupt: a record cannot be what it says.
+        StoreCorrupt: a record is damaged.
     """
     if entry.document["key"] != entry.key:
         yield "it lies under a key that is not its own"

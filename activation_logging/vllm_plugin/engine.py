@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from vllm.config import ModelConfig, VllmConfig
 
-logger = logging.getLogger("vllm.activation_logging")
+logger = logging.getLogger(f"vllm.{__name__}")
 
 _ARGUMENTS = "vllm.engine.arg_utils"
 _SERVER = "vllm.entrypoints.launchers.api_server.entry"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -19,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.logger import init_logger
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
-logger = init_logger("vllm.activation_logging")
+logger = logging.getLogger(f"vllm.{__name__}")
 
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.middleware import Middleware
 from starlette.responses import Response
 from starlette.routing import Route
-from vllm.logger import init_logger
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
 from activation_logging import routes
@@ -25,7 +25,7 @@ from activation_logging.errors import RequestOptionError
 from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 
-logger = init_logger("vllm.activation_logging")
+logger = logging.getLogger(f"vllm.{__name__}")
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -40,12 +40,13 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
         app: what vLLM's ``build_app`` has made.
         num_layers: the model's decoder layers, if there is a model: no request may ask for others.
     """
+    settings = Settings.from_env()
     # The end of the list is the innermost place.
     app.user_middleware.append(
-        Middleware(RequestMiddleware, layers=Settings.from_env().layers, num_layers=num_layers)
+        Middleware(RequestMiddleware, layers=settings.layers, num_layers=num_layers)
     )
     _warn_of_others(app)
-    app.include_router(routes.router)
+    routes.add_to(app, settings.lmdb_path)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
     app.router.routes.insert(0, Route("/metrics", _metrics))
@@ -66,9 +67,9 @@ def _warn_of_others(app: FastAPI) -> None:
             )
 
 
-async def _metrics(_request: Request) -> Response:
+async def _metrics(request: Request) -> Response:
     vllms = generate_latest(get_prometheus_registry())
-    ours = await asyncio.to_thread(routes.metrics)
+    ours = await asyncio.to_thread(routes.metrics, routes.store_path(request))
     return Response(vllms + ours, headers={"content-type": CONTENT_TYPE_LATEST})
 
 

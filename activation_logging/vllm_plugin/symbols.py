@@ -107,7 +107,6 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "VLLMClientError",
         "VLLMValidationError.__init__(message, parameter, ...)",
     ),
-    "vllm.logger": ("init_logger(name)",),
     "vllm.logprobs": ("Logprob.logprob",),
     "vllm.model_executor.models.interfaces": (
         "SupportsEagle3.set_aux_hidden_state_layers(layers)",

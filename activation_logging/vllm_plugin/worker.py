@@ -7,10 +7,10 @@ the same for both of vLLM's model runners.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-from vllm.logger import init_logger
 from vllm.v1.kv_cache_interface import (
     FullAttentionSpec,
     HiddenStateCacheSpec,
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
 
-logger = init_logger("vllm.activation_logging")
+logger = logging.getLogger(f"vllm.{__name__}")
 
 
 class ActivationWorker(Worker):

@@ -143,7 +143,7 @@ def _hold_a_view(path: Path) -> tuple[ForkProcess, Connection]:
 
 
 def _hold(path: Path, there: Connection) -> None:
-    view = open_store(path)._snapshot()
+    view = open_store(path).snapshot()
     there.send("holding")
     there.recv()
     del view

@@ -190,7 +190,7 @@ def _write_through(
         with open_store(path) as store:
             assert is_right(store.for_request("first")[0])
             assert store.readers() == []
-            views = [store._snapshot() for _ in range(1000)]
+            views = [store.snapshot() for _ in range(1000)]
             del views
     for name in later:
         put(writer, name)

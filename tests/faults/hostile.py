@@ -145,7 +145,7 @@ def forge(folder: Path, share: float = 1.0) -> Counter[str]:
 def _forge(path: Path, share: float) -> Counter[str]:
     found, chance = Counter[str](), random.Random(0)
     with open_store(path, writable=True) as store:
-        env = store._live_environment()
+        env = store.environment
         for database, key, raw in _records(store):
             for forged in _forgeries(raw):
                 if chance.random() >= share:
@@ -164,7 +164,7 @@ def _records(store: Any) -> Iterator[tuple[bytes, bytes, bytes]]:
     """One record of each kind, as it is; of the main database an entry with rows and a label."""
     key = next(key for key in store if store[key].evaluations)
     entry = store[key]
-    snapshot = store._snapshot()
+    snapshot = store.snapshot()
     chosen = [(b"", key.encode()), (b"~captures", entry.document["capture"].encode())]
     chosen += [
         (name, next(iter(snapshot.starting_with(name, b"")))[0])

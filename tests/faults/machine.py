@@ -199,7 +199,7 @@ class StoreMachine(RuleBasedStateMachine):
         if half.kind == "entry":
             return bool(self.store.for_request(half.name))
         name = f"{half.name}-internal".encode()
-        return self.store._snapshot().get(b"~captures", name) is not None
+        return self.store.snapshot().get(b"~captures", name) is not None
 
     # --- this process ------------------------------------------------------------------
 

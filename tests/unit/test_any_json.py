@@ -156,7 +156,7 @@ def test_what_does_not_fit_reads_as_none(tmp_path: Path) -> None:
         (entry,) = store.for_prompt("right")
         assert entry.logprobs == [None, None]
         assert entry.top_logprobs == [{4: -0.5}, {5: -1.0}]
-        raw = store._snapshot().get(b"", entry.key.encode())
+        raw = store.snapshot().get(b"", entry.key.encode())
         assert strict(bytes(raw))["logprobs"] == [None, None], "the store holds strict JSON too"
 
 

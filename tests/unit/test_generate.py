@@ -13,7 +13,6 @@ from activation_logging.errors import ActivationLoggingError, SettingsError
 from activation_logging.generate import (
     LINE_TAG,
     RUN_TAG,
-    Outcome,
     PromptsError,
     answered_lines,
     generate,
@@ -22,12 +21,6 @@ from activation_logging.generate import (
 )
 from activation_logging.store import StoreWriter
 from tests.fixtures.answers import make_capture, make_document, make_segment
-
-
-class Silent:
-    def starting(self, todo: int, resumed: int) -> None: ...
-
-    def answered(self, outcome: Outcome) -> None: ...
 
 
 def write(path: Path, *lines: Any) -> Path:
@@ -129,4 +122,4 @@ def test_logging_switched_off_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("ACTIVATION_LOGGING", "0")
     path = write(tmp_path / "p.jsonl", {"prompt": "a"})
     with pytest.raises(SettingsError, match="ACTIVATION_LOGGING=0"):
-        generate(path, model="m", sampling={}, watcher=Silent())
+        generate(path, model="m", sampling={})

@@ -1,8 +1,7 @@
 """One open LMDB environment per path and process, and what it takes to live with it.
 
-LMDB forbids opening the same file twice in one process, forbids using it across a fork,
-and leaves it to the caller never to remap it while a transaction lives. All three rules
-are kept here, so that nothing else has to know them.
+LMDB forbids opening the same file twice in one process, using it across a fork, and remapping it
+while a transaction lives. This module keeps the three rules, so that no other has to know them.
 """
 
 from __future__ import annotations
@@ -27,6 +26,7 @@ from activation_logging.store.engine.opening import (
     open_store_files,
     unwritable,
 )
+from activation_logging.store.engine.pages import used_bytes
 from activation_logging.store.engine.reader_table import Reader
 from activation_logging.store.index import Index
 
@@ -34,14 +34,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"vllm.{__name__}")
 T = TypeVar("T")
 
 _GROW_PATIENCE_S = 10.0
 _GROW_BYTES = 1 << 20
 
-# After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
-# of them pending behind a result, which Python then calls a SystemError.
+# After one of the first two errors, a further use of the transaction raises one of the next two.
+# py-lmdb sometimes returns a result with such an error pending, and Python raises SystemError.
 _DAMAGE = (
     *(lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError),
     SystemError,
@@ -59,33 +59,35 @@ class Environment:
         """Whether a fork has brought it into this process, where it is of no use."""
         self.kept: list[Any] = []
         """Transactions of the parent, neither to be used nor ended here."""
-        self._env, self._databases, self.writable = open_store_files(
+        self._env, self.databases, self.writable = open_store_files(
             path, create=create, map_size=map_size
         )
-        self._databases[layout.MAIN] = self._env.open_db(None)
+        self.databases[layout.MAIN] = self._env.open_db(None)
+        """Handles of :data:`layout.DATABASES` and of the main one, by name."""
         self.file = file_id(path)
         # Taken again by its holder where a snapshot happens to be collected meanwhile.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._live = 0
-        self._remaps = 0
+        self.remaps = 0
+        """How often the map has moved."""
         self._waiting = 0
         if self.writable:
             self.free_dead_readers()
 
     def database(self, name: bytes) -> Any:
         """The handle of one of :data:`layout.DATABASES`, or of the main one."""
-        return self._databases[name]
+        return self.databases[name]
 
     @property
     def has_index(self) -> bool:
         """Whether what is written is also to be indexed; stores of version 1 have no index."""
-        return layout.INDEX in self._databases
+        return layout.INDEX in self.databases
 
     @property
     def num_databases(self) -> int:
         """Number of named databases, which the main one lists beside the entries."""
-        return len(self._databases) - 1
+        return len(self.databases) - 1
 
     @property
     def map_size(self) -> int:
@@ -129,7 +131,7 @@ class Environment:
         """One write transaction: committed and synced to disk at the end, or rolled back."""
         if not self.writable:
             raise unwritable(self.path)
-        txn = self._begin(write=True)
+        txn = self.begin(write=True)
         try:
             yield txn
         except BaseException:
@@ -138,7 +140,7 @@ class Environment:
         else:
             txn.commit()
         finally:
-            self._leave()
+            self.leave()
 
     @contextmanager
     def reading(self) -> Iterator[None]:
@@ -169,30 +171,31 @@ class Environment:
             except _DAMAGE as error:
                 raise self.corrupt(error) from None
 
-    def _begin(self, *, write: bool) -> Any:
-        """Begin a transaction; until :meth:`_leave`, the map stays where it is."""
+    def begin(self, *, write: bool) -> Any:
+        """Begin a transaction; until :meth:`leave`, the map stays where it is."""
         while True:
             with self._lock:
                 self._live += 1
-                remaps = self._remaps
+                remaps = self.remaps
             try:
                 return self._env.begin(write=write, buffers=True)
             except lmdb.MapResizedError:
-                self._leave()
+                self.leave()
                 # Another process has written behind the end of the map.
                 self._remap(0, remaps)
             except lmdb.ReadersFullError:
-                self._leave()
+                self.leave()
                 if self.free_dead_readers():
                     continue
                 raise StoreError(
                     f"{self.path} has {MAX_READERS} open readers; close some"
                 ) from None
             except BaseException:
-                self._leave()
+                self.leave()
                 raise
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Say that a transaction of :meth:`begin` has ended."""
         with self._lock:
             self._live -= 1
             if self._waiting:
@@ -200,7 +203,7 @@ class Environment:
 
     def _grow(self) -> None:
         """Enlarge the map, because what is to be written does not fit."""
-        self._remap(_GROW_BYTES, self._remaps)
+        self._remap(_GROW_BYTES, self.remaps)
         logger.info("the memory map of %s has %d MiB now", self.path, self.map_size >> 20)
 
     def _remap(self, more: int, remaps: int) -> None:
@@ -217,10 +220,10 @@ class Environment:
         with self._lock:
             self._waiting += 1
             self._idle.wait_for(
-                lambda: not self._live or self._remaps != remaps, timeout=_GROW_PATIENCE_S
+                lambda: not self._live or self.remaps != remaps, timeout=_GROW_PATIENCE_S
             )
             self._waiting -= 1
-            if self._remaps != remaps:
+            if self.remaps != remaps:
                 return
             if self._live:
                 raise StoreError(
@@ -235,7 +238,7 @@ class Environment:
             except StoreError as error:
                 raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
             self._env.set_mapsize(size)
-            self._remaps += 1
+            self.remaps += 1
             self._idle.notify_all()
 
 
@@ -246,22 +249,23 @@ class Snapshot:
     before it ends.
     """
 
-    __slots__ = ("__weakref__", "_environment", "_txn")
+    __slots__ = ("__weakref__", "_environment", "txn")
 
     def __init__(self, environment: Environment) -> None:
-        self._txn = environment._begin(write=False)
+        self.txn = environment.begin(write=False)
+        """LMDB's own handle."""
         self._environment = environment
 
     @property
     def commit(self) -> tuple[object, ...]:
-        """Equal for two snapshots in which everything lies at the same addresses."""
+        """Equal for two snapshots in which every record has the same address."""
         environment = self._environment
-        return environment.token, self._txn.id(), environment._remaps
+        return environment.token, self.txn.id(), environment.remaps
 
     def get(self, database: bytes, key: bytes) -> memoryview | None:
         """The value of a key; valid as long as this snapshot lives."""
         try:
-            value: memoryview | None = self._txn.get(key, db=self._environment.database(database))
+            value: memoryview | None = self.txn.get(key, db=self._environment.database(database))
         except lmdb.Error as error:
             raise self._environment.corrupt(error) from None
         return value
@@ -285,16 +289,12 @@ class Snapshot:
 
     def cursor(self, database: bytes) -> Any:
         """An LMDB cursor, for use inside :meth:`reading` and while this lives."""
-        return self._txn.cursor(self._environment.database(database))
+        return self.txn.cursor(self._environment.database(database))
 
     @property
     def used_bytes(self) -> int:
         """Bytes of all pages that hold something; the rest of the file is free to be used."""
-        stats = [self._stat(name) for name in self._environment._databases]
-        pages = sum(
-            found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"] for found in stats
-        )
-        return pages * stats[0]["psize"]
+        return used_bytes(self._stat(name) for name in self._environment.databases)
 
     @property
     def is_ordered(self) -> bool:
@@ -321,7 +321,7 @@ class Snapshot:
 
     def _stat(self, database: bytes) -> dict[str, int]:
         try:
-            found: dict[str, int] = self._txn.stat(self._environment.database(database))
+            found: dict[str, int] = self.txn.stat(self._environment.database(database))
         except lmdb.Error as error:
             raise self._environment.corrupt(error) from None
         return found
@@ -333,10 +333,10 @@ class Snapshot:
             return
         if environment.inherited:
             # Ending it here would free the parent's place among the readers.
-            environment.kept.append(self._txn)
+            environment.kept.append(self.txn)
             return
-        self._txn.abort()
-        environment._leave()
+        self.txn.abort()
+        environment.leave()
 
 
 _open_environments: weakref.WeakValueDictionary[Path, Environment] = weakref.WeakValueDictionary()

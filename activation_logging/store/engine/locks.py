@@ -48,13 +48,13 @@ class _Flock(NamedTuple):
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Keep everybody else out; inside, the store may be opened with ``alone=True`` only.
+    """Keep every other process out; inside, open the store with ``alone=True`` only.
 
     Args:
         path: the store's folder, resolved.
 
     Raises:
-        StoreInUse: somebody has it open; the message says which process.
+        StoreInUse: a process has it open; the message says which.
         StoreReadOnly: this user may not write it. StoreNotFound, NotAStore: there is none.
     """
     check_files(path, create=False)
@@ -70,9 +70,9 @@ def exclusive(path: Path) -> Iterator[None]:
             except OSError:
                 raise StoreInUse(f"{path} is {_by_whom(_pid(lock))}; stop it first") from None
             try:
-                # Those that wait in LMDB would take over this table, which tells where the data
-                # file stands, if a kill ended this here: without its first bytes they refuse it,
-                # and who comes next, alone, makes a new one.
+                # A kill of this process may leave the table stale, and processes that wait in LMDB
+                # would use it. Without its first bytes they refuse it. The next process that opens
+                # the store alone makes a new table.
                 os.pwrite(lock, bytes(8), 0)
                 yield
             finally:
@@ -113,7 +113,7 @@ def _by_whom(pid: int | None) -> str:
 def _hand_over(path: Path) -> None:
     """Let LMDB set up ``lock.mdb`` for the data file that is there now, and share the lock.
 
-    LMDB does so for whom it finds alone, which is this process.
+    LMDB does so for a process that has the store alone, as this one does.
     """
     # What is wrong with the store has been said by then, or will be to the next that opens it.
     with suppress(StoreError):

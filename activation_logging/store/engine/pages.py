@@ -1,7 +1,7 @@
-"""Whether the pages of an LMDB file fit together, found out without LMDB.
+"""The pages of an LMDB file: how many are in use, and whether they fit together.
 
-LMDB trusts its file: of a damaged page it sees some, and dies of others (SIGBUS, SIGABRT). The
-walker that py-lmdb brings reads the file as bytes, page by page, so nothing in it can do harm.
+LMDB trusts its file. It reports some damaged pages, and others kill the process (SIGBUS, SIGABRT).
+The walker that py-lmdb brings reads the file as bytes, page by page, so nothing in it can do harm.
 """
 
 from __future__ import annotations
@@ -9,7 +9,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
+
+
+def used_bytes(stats: Iterable[Mapping[str, int]]) -> int:
+    """Bytes of all pages that hold something, given LMDB's statistics of every database."""
+    kinds = ("branch_pages", "leaf_pages", "overflow_pages")
+    return sum(found["psize"] * sum(found[kind] for kind in kinds) for found in stats)
 
 
 def walk(file: Path) -> list[str] | None:

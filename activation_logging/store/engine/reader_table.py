@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from activation_logging.store.engine.environment import Environment
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger(f"vllm.{__name__}")
 
 LOOK_S = 60.0
 """How often a writer looks, at most, seconds."""

@@ -11,9 +11,9 @@ import pytest
 from rich.console import Console
 
 from activation_logging.bench.compare import Plan, Results, Storage
-from activation_logging.bench.figures import RATIOS, Comparison, Measurement, Pair, Spread
 from activation_logging.bench.load import Load, Timing, requests_for
 from activation_logging.bench.machine import cpu_times, describe
+from activation_logging.bench.ratios import RATIOS, Comparison, Measurement, Pair, Spread
 from activation_logging.bench.servers import Contestant, Server, ServerOptions
 from activation_logging.bench.table import show
 from activation_logging.errors import SettingsError

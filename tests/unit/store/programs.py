@@ -51,7 +51,7 @@ def upgrade_slowly(path: str) -> None:
     """List a few entries per commit, and print the number after each."""
     upgrade._PER_COMMIT = 5
 
-    def told(number: int, _: int) -> None:
+    def told(_what: str, number: int, _total: int) -> None:
         print(number, flush=True)
         time.sleep(0.02)
 

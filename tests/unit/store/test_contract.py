@@ -166,7 +166,7 @@ class TestRows:
             assert len(store) == 0
         writer.close()
         with open_store(path) as store:
-            assert list(store._snapshot().cursor(b"~rows").iternext(values=False)) == []
+            assert list(store.snapshot().cursor(b"~rows").iternext(values=False)) == []
 
 
 class TestLabels:

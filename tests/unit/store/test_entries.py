@@ -262,8 +262,8 @@ def test_a_capture_id_given_twice(store_path: Path, store_writer: StoreWriter) -
         (entry,) = store.entries()
         assert entry.activations.shape == (4, HIDDEN)
         store.delete(entry.key)
-        assert store._snapshot().count(b"~rows") == 0
-        assert store._snapshot().count(b"~segments") == 0
+        assert store.snapshot().count(b"~rows") == 0
+        assert store.snapshot().count(b"~segments") == 0
 
 
 def test_a_segment_id_that_begins_like_another(store_path: Path, store_writer: StoreWriter) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -104,10 +103,9 @@ class TestCrowds:
     def test_a_dead_reader_is_cleared_away(self, store_path: Path) -> None:
         assert crowds.dead_reader(store_path) == (1, 0)
 
-    def test_a_reader_that_stays(self, store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-        with caplog.at_level(logging.WARNING):
-            sizes = crowds.lasting_reader(store_path, turns=30)
-        assert "until it lets go" in caplog.text
+    def test_a_reader_that_stays(self, store_path: Path, our_log: pytest.LogCaptureFixture) -> None:
+        sizes = crowds.lasting_reader(store_path, turns=30)
+        assert "until it lets go" in our_log.text
         # Under the view every commit takes new room; after it, there is more than enough.
         assert sizes.start < sizes.held == sizes.released
 
@@ -206,13 +204,12 @@ tmpfs /mnt/ssh tmpfs rw 0 0
         self,
         store_path: Path,
         tmp_path: Path,
-        caplog: pytest.LogCaptureFixture,
+        our_log: pytest.LogCaptureFixture,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         (tmp_path / "mounts").write_text("server:/ / nfs rw 0 0\n")
         monkeypatch.setattr(
             "activation_logging.store.engine.filesystem._MOUNTS", tmp_path / "mounts"
         )
-        with caplog.at_level(logging.WARNING):
-            StoreWriter(store_path, role="test").close()
-        assert "network file system (nfs)" in caplog.text
+        StoreWriter(store_path, role="test").close()
+        assert "network file system (nfs)" in our_log.text

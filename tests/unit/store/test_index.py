@@ -306,7 +306,7 @@ class TestVersion1:
             finished += process.wait() == 0
             with open_store(path) as store:
                 assert documents(store) == before
-                is_listed = store._snapshot().index is not None
+                is_listed = store.snapshot().index is not None
                 found = {entry.key for entry in select(store, status="complete")}
                 assert found == {e.key for e in store.entries() if e.status == "complete"}
             del store

@@ -132,7 +132,7 @@ def test_a_fork_disturbs_neither_side(store_path: Path, store_writer: StoreWrite
     store_writer.flush()
     store = open_store(store_path, writable=True)
     key = next(iter(store))
-    view = store._snapshot()
+    view = store.snapshot()
     readers = _readers(store_path)
     assert readers == 1
 
@@ -184,7 +184,7 @@ def test_growth_waits_for_views(store_path: Path, monkeypatch: pytest.MonkeyPatc
     put_answer(writer, "r")
     writer.flush()
     store = open_store(store_path, writable=True)
-    view = store._snapshot()
+    view = store.snapshot()
     for number in range(100):
         put_answer(writer, f"r{number}", prompt_ids=[1] * 500)
     while not writer.stats.errors:

@@ -298,7 +298,7 @@ store = open_store(sys.argv[1])
 walking = store.entries()
 entry = next(walking)
 for module in list(sys.modules.values()):
-    module.kept = [store._snapshot(), store, entry, entry.activations, walking]
+    module.kept = [store.snapshot(), store, entry, entry.activations, walking]
 print("end")
 """
 

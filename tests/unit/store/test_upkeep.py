@@ -192,7 +192,7 @@ class TestMerge:
                 store.for_prompt("x")[0].activations, make_rows("x0", NUM_LAYERS, 4)
             )
             assert (store.for_prompt("other")[0].activations == 7).all()
-            assert store._snapshot().count(b"~segments") == 2
+            assert store.snapshot().count(b"~segments") == 2
             assert verify(store).ok
 
     def test_shared_rows_stay_shared(self, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ class TestMerge:
         writer.close()
         merge([a], c)
         with open_store(c, writable=True) as store, open_store(a) as source:
-            assert store._snapshot().count(b"~rows") == source._snapshot().count(b"~rows") == 6
+            assert store.snapshot().count(b"~rows") == source.snapshot().count(b"~rows") == 6
             assert verify(store).ok
             store.delete_all(list(store)[:-1])
             (left,) = store.entries()
@@ -259,7 +259,7 @@ class TestMerge:
 
     def test_what_cannot_be_merged(self, tmp_path: Path) -> None:
         write(tmp_path / "a", ["x"])
-        with pytest.raises(SettingsError, match="cannot be one of"):
+        with pytest.raises(SettingsError, match="not a valid source"):
             merge([tmp_path / "a"], tmp_path / "a" / ".." / "a")
         with pytest.raises(StoreNotFound):
             merge([tmp_path / "a", tmp_path / "nothing"], tmp_path / "c")
@@ -281,7 +281,7 @@ class TestLeftovers:
         assert found.exit_code == 0, found.output
         with open_store(store_path) as store:
             assert verify(store).ok
-            assert store._snapshot().count(b"~rows") == store._snapshot().count(b"~segments") == 1
+            assert store.snapshot().count(b"~rows") == store.snapshot().count(b"~segments") == 1
 
     def test_those_of_a_running_writer_stay(self, store_path: Path) -> None:
         writer = StoreWriter(store_path, role="test")
@@ -295,14 +295,14 @@ class TestLeftovers:
             store.delete(next(iter(store)))
             assert check_segments(store).unreferenced == []
             assert remove_unreferenced(store, [name]) == 0
-            assert store._snapshot().count(b"~rows") == 1
+            assert store.snapshot().count(b"~rows") == 1
             writer.close()
-            assert store._snapshot().count(b"~rows") == 0
+            assert store.snapshot().count(b"~rows") == 0
 
     def test_a_wrong_count_is_named_and_used_rows_stay(self, store_path: Path) -> None:
         write(store_path, ["x", "y"])
         with open_store(store_path, writable=True) as store:
-            env = store._live_environment()
+            env = store.environment
             with env.write() as txn:
                 txn.put(segment_id("x"), b"0", db=env.database(b"~segments"))
                 txn.put(segment_id("y"), b"7", db=env.database(b"~segments"))
@@ -372,7 +372,7 @@ class TestCommands:
     def test_an_unreadable_entry_is_named(self, tmp_path: Path) -> None:
         write(tmp_path / "a", ["x0", "y0"])
         with open_store(tmp_path / "a", writable=True) as store:
-            env = store._live_environment()
+            env = store.environment
             with env.write() as txn:
                 txn.put(store.for_prompt("x")[0].key.encode(), b"[]", db=env.database(b""))
         out = self.run("merge", tmp_path / "a", "-o", tmp_path / "c", "--json", code=1)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
@@ -11,19 +9,7 @@ from fastapi.testclient import TestClient
 from activation_logging.vllm_plugin import middleware
 
 
-@pytest.fixture
-def warnings(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
-    """What the middleware logs; vLLM's loggers hand nothing on."""
-    logger = logging.getLogger("vllm.activation_logging")
-    # Libraries that configure logging while they are imported disable those that are there.
-    logger.disabled = False
-    logger.addHandler(caplog.handler)
-    with caplog.at_level(logging.WARNING, logger.name):
-        yield caplog
-    logger.removeHandler(caplog.handler)
-
-
-def test_it_is_named(warnings: pytest.LogCaptureFixture) -> None:
+def test_it_is_named(our_log: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
 
     @app.get("/v1/activations/{name}")
@@ -31,14 +17,14 @@ def test_it_is_named(warnings: pytest.LogCaptureFixture) -> None:
         return name
 
     middleware.extend_app(app)
-    (said,) = {record.getMessage() for record in warnings.records}
+    (said,) = {record.getMessage() for record in our_log.records}
     assert f"/v1/activations/{{name}} is answered by {__name__}" in said
     with TestClient(app) as client:
         assert client.get("/v1/activations/x").json() == "x"
 
 
-def test_alone_nothing_is_said(warnings: pytest.LogCaptureFixture) -> None:
+def test_alone_nothing_is_said(our_log: pytest.LogCaptureFixture) -> None:
     app = FastAPI()
     app.get("/v1/activations_of_another")(lambda: "x")
     middleware.extend_app(app)
-    assert not warnings.records
+    assert not our_log.records

@@ -1,4 +1,4 @@
-"""Commands that turn a labelled store into a finding: export, report, score."""
+"""Commands that learn from a labelled store, or take it elsewhere: export, report, score."""
 
 from __future__ import annotations
 
@@ -8,30 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from activation_logging.cli.choosing import parse_tags
-from activation_logging.cli.progress import show_stages
-from activation_logging.cli.rendering import as_row, short_key, shorten, size, table
-from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
+from activation_logging.cli.progress import show_progress
+from activation_logging.cli.rendering import (
+    as_row,
+    print_report,
+    short_key,
+    shorten,
+    size,
+    table,
+)
+from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.errors import OutputExists, SettingsError
+from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
     from activation_logging.detectors.scoring import Scored
-    from activation_logging.report import ReportResult
 
 _SHOWN_SCORES = 20
-
-Model = Annotated[
-    str | None,
-    typer.Option(help="Only this model: its name as served, or the last part of it."),
-]
-Tags = Annotated[
-    list[str] | None,
-    typer.Option("--tag", help="Only entries with this tag, as NAME=VALUE; may be repeated."),
-]
-Layers = Annotated[
-    str | None,
-    typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
-]
 
 
 def register(app: typer.Typer) -> None:
@@ -79,7 +73,7 @@ def report(
         typer.Option(help="Also write the best linear probe here (safetensors and JSON)."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
-    draws: Annotated[int, typer.Option(min=100, help="Bootstrap draws for intervals.")] = 1000,
+    draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
     skip_broken: Annotated[
         bool,
@@ -91,7 +85,7 @@ def report(
 
     Fits linear probes at every layer and position and other detectors besides, compares them with
     log-probabilities and with a control that sees the words only, and writes a page that opens in
-    any browser, with the same figures as JSON and CSV.
+    any browser, with the same numbers as JSON and CSV.
     """
     from activation_logging.report import build_report
 
@@ -102,7 +96,7 @@ def report(
         options["positions"] = [part.strip() for part in positions.split(",") if part.strip()]
     if group:
         options["group"] = tuple(group)
-    with show_stages() as progress:
+    with show_progress() as progress:
         result = build_report(
             path,
             out,
@@ -110,7 +104,7 @@ def report(
             positive=positive,
             negative=negative,
             model=model,
-            tags=parse_tags(tag),
+            tags=parse_tags(tag or ()),
             transfer_by=transfer_by,
             save_probe=save_probe,
             folds=folds,
@@ -134,19 +128,6 @@ def report(
         print_report(result)
 
 
-def print_report(result: ReportResult) -> None:
-    """The AUROC table, the finding, and the page's path."""
-    made = table("detector", "layer", "position", ">AUROC", "95 % interval")
-    for row in result.table:
-        interval = f"{row.low:.3f} to {row.high:.3f}"
-        made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
-    output.print(made)
-    for name, reason in result.left_out.items():
-        errors.print(f"left out: {name}: {reason}", style="dim")
-    output.print(result.headline)
-    output.print(f"page: {result.page}")
-
-
 def score(
     path: StorePath,
     *,
@@ -164,7 +145,7 @@ def score(
         ),
     ] = None,
     unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Only entries that nobody has judged.")
+        bool, typer.Option("--unlabelled", help="Only entries without a label.")
     ] = False,
     model: Model = None,
     tag: Tags = None,
@@ -179,14 +160,14 @@ def score(
 
     if out is not None and out.is_dir():
         raise OutputExists(f"{out} is a folder; name a file for the scores")
-    with show_stages() as progress:
+    with show_progress() as progress:
         scored, left_out = score_store(
             path,
             probe,
             write=write,
             unlabelled=unlabelled,
             model=model,
-            tags=parse_tags(tag),
+            tags=parse_tags(tag or ()),
             progress=progress,
         )
     if out is not None:
@@ -256,7 +237,7 @@ def export(
     """
     from activation_logging.export import export_store
 
-    with show_stages() as progress:
+    with show_progress() as progress:
         result = export_store(
             path,
             out,
@@ -265,7 +246,7 @@ def export(
             position=position,
             label=label,
             model=model,
-            tags=parse_tags(tag),
+            tags=parse_tags(tag or ()),
             overwrite=overwrite,
             progress=progress,
         )

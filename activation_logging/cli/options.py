@@ -1,12 +1,17 @@
-"""Options that choose entries of a store, the same for every command that takes them."""
+"""Arguments and options that several commands take."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from activation_logging.errors import SettingsError
+StorePath = Annotated[
+    Path, typer.Argument(help="The store's folder, such as lmdb_data/activations.lmdb.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
 
 Model = Annotated[
     str | None,
@@ -34,19 +39,7 @@ Since = Annotated[
     ),
 ]
 Until = Annotated[str | None, typer.Option(help="Only entries asked before this time.")]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
-
-
-def parse_tags(pairs: list[str] | None) -> dict[str, str]:
-    """Read ``NAME=VALUE`` options.
-
-    Raises:
-        SettingsError: one has no equals sign.
-    """
-    tags = {}
-    for pair in pairs or ():
-        name, equals, value = pair.partition("=")
-        if not equals:
-            raise SettingsError(f"--tag {pair!r} is not NAME=VALUE")
-        tags[name] = value
-    return tags
+Layers = Annotated[
+    str | None,
+    typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
+]

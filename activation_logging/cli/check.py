@@ -1,4 +1,4 @@
-"""Commands that prove a store right, and clear away what a crash has left: verify, repair."""
+"""Commands that check a store, and remove what a crash has left: verify, repair."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from activation_logging.cli.options import AsJson, StorePath, Yes
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, short_key, size, table
-from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.cli.terminal import errors, output, print_json
+from activation_logging.progress import track
 from activation_logging.store import open_store
 from activation_logging.store.repair import (
     check_segments,
@@ -69,13 +71,8 @@ def verify_store(
             from activation_logging.verify.lm_head import load_lm_head
 
             head, matches = load_lm_head(model), match_model(store, model, served_as)
-
-        report = verify(
-            store,
-            head,
-            checks_alignment=matches,
-            progress=lambda keys: show_progress(keys, "verifying", len(store)),
-        )
+        with show_progress() as progress:
+            report = verify(store, head, checks_alignment=matches, progress=progress)
     if damage is None:
         why = "the lmdb package is older than 3.0, which brings what looks at the pages"
         report.unchecked.append(Problem("data.mdb", why))
@@ -92,7 +89,7 @@ def repair(
             "--pending", help="Also what a process that still runs may yet complete, or seems to."
         ),
     ] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")] = False,
+    yes: Yes = False,
 ) -> None:
     """Remove what a killed server leaves behind: unmatched records and unreferenced rows.
 
@@ -124,11 +121,11 @@ def repair(
         return
     if not yes:
         typer.confirm(f"Remove these {len(chosen) + len(unreferenced)}?", abort=True, err=True)
-    with open_store(path, writable=True) as store:
-        records = show_progress(chosen, "removing", len(chosen))
+    with open_store(path, writable=True) as store, show_progress() as progress:
+        records = track(chosen, "removing", len(chosen), progress)
         removed = sum(remove_unmatched(store, record) for record in records)
         segments = (found.segment for found in unreferenced)
-        names = show_progress(segments, "removing", len(unreferenced))
+        names = track(segments, "removing", len(unreferenced), progress)
         removed += remove_unreferenced(store, names)
     errors.print(f"removed {removed}" + (f"; {left} may yet be completed" if left else ""))
 

@@ -1,30 +1,32 @@
-"""Commands that change a store as a whole: delete, compact, merge."""
+"""Commands that change a store: delete, compact, merge, upgrade."""
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from activation_logging.cli.choosing import (
+from activation_logging.cli.options import (
+    AsJson,
     Label,
     Model,
     Since,
     Status,
+    StorePath,
     Tags,
     Until,
     Yes,
-    parse_tags,
 )
-from activation_logging.cli.progress import show_progress, show_stages
+from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, entries_table, short_key, size, table
-from activation_logging.cli.terminal import AsJson, StorePath, errors, output, print_json
+from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.errors import SettingsError
+from activation_logging.progress import track
 from activation_logging.store import layout, open_store
 from activation_logging.store.compact import compact
 from activation_logging.store.merge import merge
-from activation_logging.store.query import find, parse_conditions, parse_time, select
+from activation_logging.store.query import find, parse_conditions, parse_tags, parse_time, select
 from activation_logging.store.upgrade import upgrade
 
 _SHOWN_BEFORE_DELETING = 10
@@ -73,7 +75,7 @@ def delete(
         "model": model,
         "status": status,
         "label": label,
-        "tags": parse_tags(tag),
+        "tags": parse_tags(tag or ()),
         "since": parse_time(since),
         "until": parse_time(until),
     }
@@ -104,8 +106,8 @@ def delete(
             typer.confirm(f"Delete {len(unique)} of {len(store)} entries?", abort=True, err=True)
     deleted, left = 0, None
     if unique and not dry_run:
-        with open_store(path, writable=True) as store:
-            deleted = store.delete_all(show_progress(unique, "deleting", len(unique)))
+        with open_store(path, writable=True) as store, show_progress() as progress:
+            deleted = store.delete_all(track(unique, "deleting", len(unique), progress))
             left = len(store)
     if as_json:
         print_json({"chosen": list(unique), "deleted": deleted})
@@ -118,12 +120,12 @@ def delete(
 def compact_store(path: StorePath, as_json: AsJson = False) -> None:
     """Shrink a store's file to what it holds, once entries have been deleted.
 
-    The store is copied beside itself, so the disk needs room for that, and the copy takes its
-    place in one step: a kill at any moment leaves a whole store. It is refused while anybody,
-    reader or server, has the store open; who opens it meanwhile waits.
+    The store is copied beside itself, so the disk needs room for the copy. The copy replaces the
+    store in one step: a kill at any moment leaves a whole store. The command is refused while a
+    reader or a server has the store open. A process that opens it meanwhile waits.
     """
-    with show_stages() as report:
-        done = compact(path, progress=lambda written, all_: report("copying", written, all_))
+    with show_progress() as progress:
+        done = compact(path, progress=progress)
     if as_json:
         print_json(done._asdict())
     else:
@@ -142,12 +144,12 @@ def upgrade_store(
 ) -> None:
     """Add the index to a store that version 0.1 has written, so that filters and counts are quick.
 
-    Nobody may have the store open for the first moment; then servers may write to it. A run that
-    was broken off goes on where it was, and nothing is lost. Version 0.1 cannot read the store
+    No other process may have the store open at the start; then servers may write to it. An
+    interrupted run continues where it was, and nothing is lost. Version 0.1 cannot read the store
     afterwards.
     """
-    with show_stages() as report:
-        done = upgrade(path, rebuild=rebuild, progress=lambda *far: report("listing", *far))
+    with show_progress() as progress:
+        done = upgrade(path, rebuild=rebuild, progress=progress)
     if as_json:
         print_json(done._asdict())
     elif done.entries or done.version == layout.WITHOUT_INDEX:
@@ -176,7 +178,8 @@ def merge_stores(
 
     The exit code is 1 if there were entries that cannot be read, which are named and left out.
     """
-    done = merge(stores, target, progress=show_progress)
+    with show_progress() as progress:
+        done = merge(stores, target, progress=progress)
     if as_json:
         print_json(done.as_dict())
     else:

@@ -1,4 +1,4 @@
-"""Commands that look into a store: ls, show, stats; those that prove or change one join them."""
+"""Commands that look into a store: ls, show, stats."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from activation_logging.cli import integrity, upkeep
-from activation_logging.cli.choosing import (
+from activation_logging.cli.options import (
+    AsJson,
     Label,
     Model,
     Since,
     Status,
+    StorePath,
     Tags,
     Until,
-    parse_tags,
 )
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
@@ -32,9 +32,9 @@ from activation_logging.cli.rendering import (
     table,
     tokens_table,
 )
-from activation_logging.cli.terminal import AsJson, StorePath, output, print_json
+from activation_logging.cli.terminal import output, print_json
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.query import find, parse_time, select
+from activation_logging.store.query import find, parse_tags, parse_time, select
 from activation_logging.store.statistics import Statistics, statistics
 
 _MOST = 1 << 48
@@ -45,8 +45,6 @@ def register(app: typer.Typer) -> None:
     app.command("ls")(ls)
     app.command("show")(show)
     app.command("stats")(stats)
-    integrity.register(app)
-    upkeep.register(app)
 
 
 def ls(
@@ -74,7 +72,7 @@ def ls(
                 model=model,
                 status=status,
                 label=label,
-                tags=parse_tags(tag),
+                tags=parse_tags(tag or ()),
                 since=parse_time(since),
                 until=parse_time(until),
                 limit=limit + 1,
@@ -117,12 +115,12 @@ def show(
 
 def stats(path: StorePath, as_json: AsJson = False) -> None:
     """Count a store's entries by status, model and label, and its bytes by layer."""
-    with open_store(path) as store:
-        found = statistics(store, show_progress(store, "counting", len(store)))
-        if as_json:
-            print_json(found.as_dict())
-        else:
-            _show_statistics(found)
+    with open_store(path) as store, show_progress() as progress:
+        found = statistics(store, progress)
+    if as_json:
+        print_json(found.as_dict())
+    else:
+        _show_statistics(found)
 
 
 def _nothing(store: Store, *, filtered: bool) -> str:

@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path  # noqa: TC003 - typer reads the annotations
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
-from activation_logging.cli.terminal import AsJson, errors, output, print_json
+from activation_logging.cli.options import AsJson
+from activation_logging.cli.progress import show_progress
+from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.console import sentence
+from activation_logging.extras import require
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from activation_logging.generate import Outcome
 
 _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
@@ -120,14 +113,14 @@ def generate(  # noqa: PLR0917 - the command's options
         "seed": seed,
         "logprobs": logprobs,
     }
-    with _Answering() as watcher:
+    with show_progress() as progress:
         outcome = run_generate(
             prompts,
             model=model or _default_model(),
             sampling={name: value for name, value in sampling.items() if value is not None},
-            watcher=watcher,
             run=run,
             vllm_args=context.args,
+            progress=progress,
         )
     if as_json:
         print_json({**asdict(outcome), "tokens_per_s": outcome.tokens_per_s})
@@ -203,9 +196,10 @@ def bench(  # noqa: PLR0917 - the command's options
     import signal
     import sys
 
+    require("bench", "aiohttp", "httpx", "psutil")
     from activation_logging.bench.compare import Plan, compare
     from activation_logging.bench.servers import Contestant, ServerOptions
-    from activation_logging.bench.table import TerminalWatcher, show
+    from activation_logging.bench.table import round_line, show
 
     plan = Plan(
         options=ServerOptions(
@@ -226,8 +220,13 @@ def bench(  # noqa: PLR0917 - the command's options
     )
     # Ended from outside, it takes its servers along.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    with TerminalWatcher(plan, errors) as watcher:
-        results = compare(plan, watcher, folder)
+    with show_progress() as progress:
+        results = compare(
+            plan,
+            folder,
+            progress=progress,
+            on_round=lambda *found: errors.print(round_line(*found)),
+        )
     if save is not None:
         save.parent.mkdir(parents=True, exist_ok=True)
         save.write_text(dumps(results.to_json(), indent=1) + "\n", encoding="utf-8")
@@ -235,40 +234,6 @@ def bench(  # noqa: PLR0917 - the command's options
         print_json(results.to_json())
     else:
         show(results, output)
-
-
-class _Answering:
-    """Shows on the terminal how many prompts have been answered, and how fast."""
-
-    def __init__(self) -> None:
-        self._progress = Progress(
-            TextColumn("{task.description}", markup=False),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=errors,
-        )
-        self._task = self._progress.add_task("starting the engine", total=None)
-
-    def starting(self, todo: int, resumed: int) -> None:
-        """Say what is already there."""
-        if resumed:
-            errors.print(f"{resumed} answers are already in the store")
-        self._progress.update(self._task, total=todo or None, visible=bool(todo))
-
-    def answered(self, outcome: Outcome) -> None:
-        """Move the bar."""
-        rate = f"{outcome.tokens_per_s:.0f} tokens/s"
-        self._progress.update(self._task, completed=outcome.answered, description=rate)
-
-    def __enter__(self) -> Self:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        self._progress.stop()
 
 
 def _show_outcome(outcome: Outcome) -> None:

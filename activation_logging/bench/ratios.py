@@ -1,4 +1,4 @@
-"""Figures of merit: ratios of paired measurements, as a median with its spread."""
+"""Metrics: ratios of paired measurements, as a median with its spread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Spread(NamedTuple):
 
 @dataclass(frozen=True)
 class Measurement:
-    """One load on one server, reduced to its figures.
+    """One load on one server, reduced to its metrics.
 
     Attributes:
         throughput: answer tokens per second.
@@ -90,18 +90,18 @@ class Comparison:
     load: Load
     pairs: tuple[Pair, ...]
 
-    def ratio(self, figure: str) -> Spread:
-        """Candidate over baseline, pair by pair; ``figure`` is one of :data:`RATIOS`."""
+    def ratio(self, metric: str) -> Spread:
+        """Candidate over baseline, pair by pair; ``metric`` is one of :data:`RATIOS`."""
         return Spread.of(
             [
-                getattr(pair.candidate, figure) / getattr(pair.baseline, figure)
+                getattr(pair.candidate, metric) / getattr(pair.baseline, metric)
                 for pair in self.pairs
             ]
         )
 
-    def absolute(self, figure: str, server: str) -> Spread:
-        """A figure itself; ``server`` is ``baseline`` or ``candidate``."""
-        return Spread.of([getattr(getattr(pair, server), figure) for pair in self.pairs])
+    def absolute(self, metric: str, server: str) -> Spread:
+        """The metric itself; ``server`` is ``baseline`` or ``candidate``."""
+        return Spread.of([getattr(getattr(pair, server), metric) for pair in self.pairs])
 
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""

@@ -1,0 +1,85 @@
+"""The command line and the routes say the same of an entry, and take the same filters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from activation_logging import open_store
+from activation_logging.cli import _app
+from activation_logging.records import Evaluation
+from activation_logging.store import StoreWriter
+from activation_logging.store.query import Filter
+from activation_logging.text import brief, question_of
+from tests.unit.answers import put_answer
+from tests.unit.readers import command, http, strict
+
+CHAT = [
+    {"role": "user", "content": "the first question"},
+    {"role": "assistant", "content": "an answer"},
+    {"role": "user", "content": "the question"},
+    {"role": "user", "content": ["not a text"]},
+]
+
+
+@pytest.fixture
+def path(store_path: Path) -> Path:
+    writer = StoreWriter(store_path, role="test")
+    put_answer(writer, "chat", prompt="a template", messages=CHAT, tags={"split": "a=b"})
+    put_answer(writer, "text", prompt="a text")
+    writer.close()
+    with open_store(store_path, writable=True) as store:
+        (entry,) = store.for_prompt("a template")
+        details = {"by": ["hand"]}
+        store.put_evaluation(entry.key, name="e", label="correct", score=1, details=details)
+    return store_path
+
+
+def test_one_entry(path: Path) -> None:
+    with open_store(path) as store, http(path) as client:
+        (entry,) = store.for_request("chat")
+        (listed,) = json.loads(command("ls", path, "--tag", "split=a=b", "--json"))
+        query = {"tag": "split=a=b"}
+        (sent,) = strict(client.get("/v1/activations", params=query).content)["data"]
+        assert entry.summary().items() <= listed.items()
+        assert entry.summary().items() <= sent.items()
+        assert listed["labels"] == sent["evaluations"] == {"e": "correct"}
+        shown = json.loads(command("show", path, entry.key, "--json"))
+        whole = strict(client.get(f"/v1/activations/{entry.key}").content)
+        label = entry.evaluations["e"]
+        assert shown["evaluations"] == whole["evaluations"] == {"e": label.as_json()}
+        assert Evaluation("e", **label.as_json()) == label
+
+
+@pytest.mark.parametrize(("option", "value"), [("tag", "x"), ("label", "x"), ("status", "x")])
+def test_an_invalid_filter(path: Path, option: str, value: str) -> None:
+    done = CliRunner().invoke(_app, ["ls", str(path), f"--{option}", value])
+    with http(path) as client:
+        answer = client.get("/v1/activations", params={option: value})
+    assert answer.status_code == 400
+    assert str(done.exception) == answer.json()["detail"]
+    assert str(done.exception).startswith(f"{option}: 'x' is not ")
+
+
+def test_a_filter_reads_its_label_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = Filter(label="e=correct")
+    monkeypatch.delattr("activation_logging.store.query.LabelFilter.parse")
+    with open_store(path) as store:
+        assert [wanted.matches(entry) for entry in store.entries()] == [True, False]
+
+
+def test_the_question_is_the_users_last_text(path: Path) -> None:
+    with open_store(path) as store:
+        chat, text = store.entries()
+        assert question_of(chat) == "the question"
+        assert question_of(text) == "a text"
+
+
+def test_brief() -> None:
+    assert brief(ValueError("one\n\n  two ")) == "one two"
+    assert brief("x" * 200) == "x" * 200
+    assert brief("x" * 201) == "x" * 199 + "…"
+    assert brief("one two", 5) == "one …"
