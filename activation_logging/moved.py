@@ -22,6 +22,7 @@ MOVED = {
     "benchmarks.problems": "errors",
     "dataset.progress": "progress",
     "demo_model": "default_model",
+    "export.formats": "export.registry",
     "judges.text": "text",
     "lm_head": "verify.lm_head",
     "store.address_space": "store.engine.address_space",
