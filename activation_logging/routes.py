@@ -11,7 +11,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, Literal, ParamSpec, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from fastapi import APIRouter, HTTPException, Query, Request, Response
@@ -37,7 +37,6 @@ from activation_logging.strict_json import dumps, is_deeper, to_plain
 PREFIX = "/v1/activations"
 router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 PAGE = 50

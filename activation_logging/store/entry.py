@@ -267,7 +267,7 @@ class Entry:
         return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
 
     def _runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
-        """Where the rows of a layer lie, as long as ``snapshot`` lives."""
+        """Where the rows of a layer are, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
         return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
 

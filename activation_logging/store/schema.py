@@ -1,12 +1,12 @@
 """Whether a record that was read is what this package would have written.
 
-A store may have been cut, flipped or forged. What passes here has fields of the right types
-and numbers within bounds, so that the rest of the package meets no surprise but
-:class:`~activation_logging.errors.StoreCorrupt`.
+A store may have been truncated, damaged or forged. A record that passes here has fields of the
+right types and numbers within bounds. Any other raises
+:class:`~activation_logging.errors.StoreCorrupt`, the only error that the rest of the package meets.
 
-What an entry needs must be right. Its other fields may hold anything, since some come from the
-client, who may have sent something that merely looks like ours: the functions
-from :func:`messages` on read them, and what is not what its name says reads as None.
+The fields that an entry needs must be right. Its other fields may hold anything: some come from
+the client, who may have sent something that merely looks like ours. The functions from
+:func:`messages` on read them, and give None for a value of another type.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ Layer = Annotated[int, Meta(ge=0, le=0xFFFF)]
 """Two bytes of a row's key hold it."""
 Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Time = Annotated[float, Meta(ge=0, le=200e9)]
-"""Seconds; what lies behind the year 8000 is no date that Python could print."""
+"""Seconds since the epoch; Python cannot print dates much later than the year 8000."""
 
 
 class _Document(Struct):
