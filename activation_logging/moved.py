@@ -29,6 +29,7 @@ MOVED = {
     "cli.upkeep": "cli.change",
     "dataset.progress": "progress",
     "demo_model": "default_model",
+    "export.formats": "export.registry",
     "judges.text": "text",
     "lm_head": "verify.lm_head",
     "report.figures": "report.chart_data",

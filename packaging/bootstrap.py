@@ -144,9 +144,10 @@ def has_nvidia_gpu() -> bool:
 
 
 def wanted_stamp(accelerator: str) -> tuple[str, str]:
-    """The stamp's first line, which a change of makes `.venv` anew, and the digest of the inputs.
+    """The stamp's first line, and the digest of the inputs.
 
-    The path of `.venv` is in the first line because the scripts in it hold that path.
+    Where the first line differs, `.venv` is made anew; where only the digest does, it is brought up
+    to date. The path of `.venv` is in the first line because the scripts in it hold that path.
     """
     digest = hashlib.sha256()
     inputs = (
@@ -248,7 +249,7 @@ def install_cuda() -> None:
 
 
 def refuse_other_pythons(python: str = THIS_PYTHON) -> None:
-    """What is pinned and tested is for these Pythons."""
+    """Only these Pythons have locks, and are tested."""
     if python not in PYTHONS:
         raise SetupError(
             f"This is Python {python}, and the server is installed with Python"
@@ -282,7 +283,7 @@ def setup(accelerator: str) -> None:
     with step("preparing the default model"):
         prepared = subprocess.run([str(PYTHON), "-c", PREPARE_MODEL], cwd=ROOT, check=False)
     if prepared.returncode:
-        raise SetupError("The default model could not be prepared; the error stands above.")
+        raise SetupError("The default model could not be prepared; the error is above.")
     say("ready: .venv/bin/python and .venv/bin/activation-logging")
 
 
@@ -291,7 +292,7 @@ def resolve(venv_python: str, *arguments: str) -> list[dict[str, Any]]:
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [venv_python, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
         if subprocess.run([*command, "--report", report.name, *arguments], check=False).returncode:
-            raise SetupError("pip finds no versions that fit together; its reason stands above.")
+            raise SetupError("pip finds no versions that fit together; its reason is above.")
         return [item["metadata"] for item in json.load(report)["install"]]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
 from activation_logging.cli.progress import show_progress
@@ -30,7 +31,7 @@ _SHOWN_SCORES = 20
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command("export")(export)
+    app.command("export", cls=_Export)(export)
     app.command("report")(report)
     app.command("score")(score)
 
@@ -202,15 +203,25 @@ def _write_csv(path: Path, scored: list[Scored]) -> None:
         writer.writerows((row.key, f"{row.probability:.6f}", row.label) for row in scored)
 
 
+class _Export(TyperCommand):
+    """Its help lists the formats. They are looked up for that alone: a plugin may be broken."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        from activation_logging.export import FORMATS
+
+        for option in self.params:
+            if isinstance(option, TyperOption) and option.name == "format_":
+                option.help = "\n".join(f"- {found.name}: {found.description}" for found in FORMATS)
+        super().format_help(ctx, formatter)
+
+
 def export(
     path: StorePath,
     *,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
     ],
-    format_: Annotated[
-        str, typer.Option("--format", "-f", help="parquet, safetensors, npy or zarr.")
-    ] = "parquet",
+    format_: Annotated[str, typer.Option("--format", "-f")] = "parquet",
     layers: Layers = None,
     position: Annotated[
         str | None,
@@ -229,7 +240,7 @@ def export(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Write a store in another format: Parquet, safetensors, numpy or Zarr.
+    """Write a store in another format.
 
     Prompts, answers, labels and tags go along. Parquet is what Hugging Face datasets loads:
     `load_dataset("parquet", data_files="OUT/*.parquet")`. Entries without all of their rows are

@@ -1,8 +1,8 @@
-"""Rows where they lie in LMDB's map, and copies of them.
+"""Rows in LMDB's memory map, and copies of them.
 
-What a snapshot gives out is memory of the map, which is read-only and goes away with the snapshot.
-What users get is a copy of the rows that they asked for. The rows of one layer of an answer lie in
-one *run* of consecutive rows, or in several where it shares some with other answers.
+A snapshot gives out memory of the map, which is read-only and goes away with the snapshot. Users
+get copies. The rows of one layer of an answer are one *run* of consecutive rows, or several where
+it shares some with other answers.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Run(NamedTuple):
 def find_runs(
     snapshot: Snapshot, key: str, record: Mapping[str, Any], layer: int | str, limit: int
 ) -> tuple[RowType, list[Run]]:
-    """Where the rows of one layer of an entry lie, as long as ``snapshot`` lives.
+    """Where the rows of one layer of an entry are, valid as long as ``snapshot`` lives.
 
     Args:
         snapshot: the view to look in.
@@ -67,7 +67,8 @@ def find_runs(
         limit: the entry has no more rows than these.
 
     Raises:
-        RowsMissing: the layer was not logged. StoreCorrupt: what is there cannot be its rows.
+        RowsMissing: the layer was not logged.
+        StoreCorrupt: rows are missing, or their number of bytes is wrong.
     """
     number = record["num_layers"] if layer == "last" else int(layer)
     if number not in record["layers"]:
@@ -84,7 +85,7 @@ def find_runs(
                 raise RowsMissing(f"entry {key} has been deleted")
             raise StoreCorrupt(f"entry {key} lacks rows of layer {number} that it refers to")
         if len(raw) % kind.nbytes or (part.start + part.rows) * kind.nbytes > len(raw):
-            raise StoreCorrupt(f"layer {number} of entry {key} has a length that cannot be")
+            raise StoreCorrupt(f"layer {number} of entry {key} has an invalid length")
         if part.rows:
             address = np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
             runs.append(Run(address + part.start * kind.nbytes, part.rows))
@@ -107,8 +108,8 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
 
     Args:
         kind: what the rows are.
-        runs: where they lie; the snapshot that they were found in, or one of the same commit, must
-            live.
+        runs: where they are; the snapshot that they were found in, or one of the same commit,
+            must live.
         widen: give bfloat16 as float32, which changes no value, not as its bits.
     """
     if not (runs and kind.nbytes):
@@ -127,9 +128,9 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
 
 
 def every_row(kind: RowType, low: int, high: int) -> npt.NDArray[Any]:
-    """Element ``i`` is the row that would begin ``i`` bytes behind the address ``low``.
+    """Element ``i`` is the row that would begin ``i`` bytes after the address ``low``.
 
-    To be looked at where a row does begin, and while the snapshot lives.
+    Only elements at which a row does begin may be read, and only while the snapshot lives.
     """
     return np.asarray(_Window(low, high - low + 1, kind.nbytes))
 

@@ -1,84 +1,91 @@
 """Whether a record that was read is what this package would have written.
 
-A store may have been cut, flipped or forged. What passes here has fields of the right types
-and numbers within bounds, so that the rest of the package meets no surprise but
-:class:`~activation_logging.errors.StoreCorrupt`.
+A store may have been truncated, damaged or forged. A record that passes here has fields of the
+right types and numbers within bounds. Any other raises
+:class:`~activation_logging.errors.StoreCorrupt`, the only error that the rest of the package meets.
 
-What an entry needs must be right. Its other fields may hold anything, since some come from the
-client, who may have sent something that merely looks like ours: the functions
-from :func:`messages` on read them, and what is not what its name says reads as None.
+The fields that an entry needs must be right. Its other fields may hold anything: some come from
+the client, who may have sent something that merely looks like ours. The functions from
+:func:`messages` on read them, and give None for a value of another type.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
+
+from msgspec import Meta, Struct, ValidationError, convert
 
 from activation_logging.errors import StoreCorrupt
-from activation_logging.records import LABELS
+from activation_logging.records import Label
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+Dtype = Literal["float32", "float16", "bfloat16"]
 MAX_ROWS = 1 << 26
 """No request has more rows; a larger number would only ask for memory."""
-
-_NONE = type(None)
-_NUMBER = (int, float)
-_DOCUMENT: dict[str, tuple[type, ...]] = {
-    "capture": (str,),
-    "prompt": (str,),
-    "response": (str,),
-    "model": (str,),
-    "request_id": (str,),
-    "prompt_token_ids": (list,),
-    "response_token_ids": (list,),
-    "created": _NUMBER,
-    "vllm_version": (str,),
-}
-_ENTRY = {**_DOCUMENT, "key": (str,), "sequence": (int,)}
-_ENTRY_OPTIONS: dict[str, tuple[type, ...]] = {
-    "error": (str, _NONE),
-    "rows": (int,),
-    "tokens": (str,),
-    "writer": (str, _NONE),
-}
-_CAPTURE: dict[str, tuple[type, ...]] = {
-    "layers": (list,),
-    "num_layers": (int,),
-    "hidden_size": (int,),
-    "dtype": (str,),
-    "first": (int,),
-    "slices": (list,),
-}
-_CAPTURE_OPTIONS: dict[str, tuple[type, ...]] = {"dropped": (str, _NONE), "writer": (str, _NONE)}
-_LABEL: dict[str, tuple[type, ...]] = {
-    "label": (str,),
-    "score": (*_NUMBER, _NONE),
-    "judge": (str, _NONE),
-    "details": (dict,),
-    "created": (*_NUMBER, _NONE),
-}
-_WRITER: dict[str, tuple[type, ...]] = {
-    "role": (str,),
-    "pid": (int,),
-    "host": (str,),
-    "started": _NUMBER,
-}
-_WRITER_OPTIONS: dict[str, tuple[type, ...]] = {"born": (str, _NONE), "stopped": _NUMBER}
-
-DTYPES = ("float32", "float16", "bfloat16")
-_MAX_SEQUENCE = (1 << 64) - 1
-_MAX_PID = 0x7FFF_FFFF
-_MAX_TIME = 200e9
-"""Seconds; what lies behind the year 8000 is no date that Python could print."""
-_TIMES = frozenset({"created", "started", "stopped"})
-_MAX_LAYER = 0xFFFF
-"""Two bytes of a row's key hold its layer."""
-_MAX_TOKEN = (1 << 31) - 1
 _MAX_DIGITS = 10
 """Of a token id in decimal."""
+
+Rows = Annotated[int, Meta(ge=0, le=MAX_ROWS)]
+Layer = Annotated[int, Meta(ge=0, le=0xFFFF)]
+"""Two bytes of a row's key hold it."""
+Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
+Time = Annotated[float, Meta(ge=0, le=200e9)]
+"""Seconds since the epoch; Python cannot print dates much later than the year 8000."""
+
+
+class _Document(Struct):
+    """What the front end writes of an entry. Fields with a default may be missing."""
+
+    capture: str
+    prompt: str
+    response: str
+    model: str
+    request_id: str
+    prompt_token_ids: list[Token]
+    response_token_ids: list[Token]
+    created: Time
+    vllm_version: str
+    error: str | None = None
+    rows: Rows = 0
+    tokens: str = ""
+    writer: str | None = None
+
+
+class _Entry(_Document, kw_only=True):
+    key: str
+    sequence: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class _Capture(Struct):
+    layers: list[Layer]
+    num_layers: Layer
+    hidden_size: Rows
+    dtype: Dtype
+    first: Rows
+    slices: list[tuple[str, Rows, Rows]]
+    dropped: str | None = None
+    writer: str | None = None
+
+
+class _Label(Struct):
+    label: Label
+    score: int | float | None
+    judge: str | None
+    details: dict[str, Any]
+    created: Time | None
+
+
+class _Writer(Struct):
+    role: str
+    pid: Annotated[int, Meta(gt=0, le=0x7FFF_FFFF)]
+    host: str
+    started: Time
+    born: str | None = None
+    stopped: Time = 0.0
 
 
 def document(fields: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -90,8 +97,7 @@ def document(fields: Mapping[str, Any]) -> Mapping[str, Any]:
         StoreCorrupt: as for :func:`entry`.
     """
     what = "an entry that was to be written"
-    _check(fields, what, _DOCUMENT, _ENTRY_OPTIONS)
-    _check_tokens(fields, what)
+    _check(fields, what, _Document)
     if is_deeper(fields.get("messages"), MAX_DEPTH):
         return {name: value for name, value in fields.items() if name != "messages"}
     return fields
@@ -103,22 +109,8 @@ def entry(record: dict[str, Any], what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: a field is missing or of another type; ``what`` names the record.
     """
-    _check(record, what, _ENTRY, _ENTRY_OPTIONS)
-    if not (0 <= record["sequence"] <= _MAX_SEQUENCE and 0 <= record.get("rows", 0) <= MAX_ROWS):
-        raise StoreCorrupt(f"{what} has numbers that cannot be")
-    _check_tokens(record, what)
+    _check(record, what, _Entry)
     return record
-
-
-def _check_tokens(record: Mapping[str, Any], what: str) -> None:
-    for name in ("prompt_token_ids", "response_token_ids"):
-        if not _are_tokens(record[name]):
-            raise StoreCorrupt(f"{what} has {name} that are no token ids")
-
-
-def _are_tokens(ids: list[Any]) -> bool:
-    # By way of sets: a long prompt has a hundred thousand.
-    return not ids or (set(map(type, ids)) == {int} and min(ids) >= 0 and max(ids) <= _MAX_TOKEN)
 
 
 def messages(value: Any) -> list[dict[str, Any]] | None:
@@ -192,20 +184,12 @@ def capture(record: dict[str, Any], what: str) -> dict[str, Any]:
     """A capture's record, checked.
 
     Raises:
-        StoreCorrupt: as for :func:`entry`, or a number is out of bounds.
+        StoreCorrupt: as for :func:`entry`.
     """
-    _check(record, what, _CAPTURE, _CAPTURE_OPTIONS)
-    fits = (
-        record["dtype"] in DTYPES
-        and bool(record["slices"]) <= record["hidden_size"] <= MAX_ROWS
-        and 0 <= record["first"] <= MAX_ROWS
-        and 0 <= record["num_layers"] <= _MAX_LAYER
-        and all(type(n) is int and 0 <= n <= _MAX_LAYER for n in record["layers"])
-        and all(map(_is_slice, record["slices"]))
-        and sum(part[2] for part in record["slices"]) <= MAX_ROWS
-    )
-    if not fits:
-        raise StoreCorrupt(f"{what} describes rows that cannot be")
+    _check(record, what, _Capture)
+    slices = record["slices"]
+    if (slices and not record["hidden_size"]) or sum(part[2] for part in slices) > MAX_ROWS:
+        raise StoreCorrupt(f"{what} describes rows of an invalid size or number")
     return record
 
 
@@ -213,16 +197,14 @@ def label(record: dict[str, Any], what: str) -> dict[str, Any]:
     """A label's record, checked, without fields that are not ours.
 
     Raises:
-        StoreCorrupt: as for :func:`entry`, or the label is none of :data:`LABELS`.
+        StoreCorrupt: as for :func:`entry`.
     """
-    _check(record, what, _LABEL, {})
-    if record["label"] not in LABELS:
-        raise StoreCorrupt(f"{what} is none of {', '.join(LABELS)}")
+    _check(record, what, _Label)
     score = record["score"]
     # Version 0.1 took what is not finite; such a score says nothing.
     if score is not None and not (_is_float(score) and math.isfinite(score)):
         score = None
-    return {**{name: record[name] for name in _LABEL}, "score": score}
+    return {**{name: record[name] for name in _Label.__struct_fields__}, "score": score}
 
 
 def writer(record: dict[str, Any], what: str) -> dict[str, Any]:
@@ -231,9 +213,7 @@ def writer(record: dict[str, Any], what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
-    _check(record, what, _WRITER, _WRITER_OPTIONS)
-    if not 0 < record["pid"] <= _MAX_PID:
-        raise StoreCorrupt(f"{what} has a pid that cannot be")
+    _check(record, what, _Writer)
     return record
 
 
@@ -249,30 +229,9 @@ def number(raw: bytes | memoryview, what: str) -> int:
     return int(text)
 
 
-def _is_slice(part: Any) -> bool:
-    return (
-        type(part) is list
-        and len(part) == 3
-        and type(part[0]) is str
-        and all(type(n) is int and 0 <= n <= MAX_ROWS for n in part[1:])
-    )
-
-
-def _check(
-    record: Mapping[str, Any],
-    what: str,
-    required: dict[str, tuple[type, ...]],
-    optional: dict[str, tuple[type, ...]],
-) -> None:
-    for name, kinds in required.items():
-        if name not in record:
-            raise StoreCorrupt(f"{what} lacks its {name}")
-        # Not isinstance: JSON's true is no number.
-        if type(record[name]) not in kinds:
-            raise StoreCorrupt(f"{what} has a {name} of the wrong type")
-    for name, kinds in optional.items():
-        if name in record and type(record[name]) not in kinds:
-            raise StoreCorrupt(f"{what} has a {name} of the wrong type")
-    for name in _TIMES & record.keys():
-        if not 0 <= (record[name] or 0) <= _MAX_TIME:
-            raise StoreCorrupt(f"{what} has a {name} that is no time")
+def _check(record: Mapping[str, Any], what: str, kind: type[Struct]) -> None:
+    # Only checked: fields that are not ours stay. For msgspec too, true is not a number.
+    try:
+        convert(record, kind)
+    except ValidationError as error:
+        raise StoreCorrupt(f"{what} is invalid: {error}") from None

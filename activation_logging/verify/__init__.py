@@ -1,4 +1,4 @@
-"""Proof that a store holds what it says: every entry whole, and every row the right one.
+"""Checks of a store: every entry is whole, and every row belongs to its token.
 
 The first part needs the store alone. The second, see :mod:`.alignment`, needs the output head
 of the model that was served.
@@ -104,16 +104,16 @@ def verify(
         _check_entries(store, report, aligner, checks_alignment, progress)
         report.problems += _problems_of_rows(store)
     except StoreCorrupt as error:
-        # What cannot even be walked through; what was found until then is reported with it.
+        # The walk ends here; the problems found before are reported as well.
         report.problems.append(Problem("data.mdb", str(error)))
     return report
 
 
 def verify_file(path: str | os.PathLike[str]) -> Report | None:
-    """Check the pages of a store's file without opening it, see :mod:`.store.repair`.
+    """Check the pages of a store's file without opening it.
 
     Returns:
-        None if that is not possible here.
+        None where the file cannot be walked through, see :mod:`activation_logging.store.repair`.
     """
     found = page_problems(path)
     return None if found is None else Report(problems=[Problem("data.mdb", w) for w in found])
@@ -133,7 +133,7 @@ def _check_entries(
             status, found = entry.status, list(entry_problems(entry))
         except EntryNotFound:
             if layout.entry_key(key) is None:
-                report.problems.append(Problem(key, "its key is none that an entry can have"))
+                report.problems.append(Problem(key, "its key is not one of an entry"))
             continue
         except StoreCorrupt as error:
             status, found = "unreadable", [str(error)]
@@ -172,10 +172,10 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     """What is wrong with one entry, each as a sentence; nothing for a pending one.
 
     Raises:
-        StoreCorrupt: a record is damaged.
+        StoreCorrupt: a record is invalid.
     """
     if entry.document["key"] != entry.key:
-        yield "it lies under a key that is not its own"
+        yield "it is stored under another entry's key"
     tokens = len(entry.prompt_token_ids), len(entry.response_token_ids)
     if entry.num_tokens != tokens or entry.num_rows_expected != layout.expected_rows(
         entry.document
@@ -185,7 +185,7 @@ def entry_problems(entry: Entry) -> Iterator[str]:
         yield "its key is not the SHA-256 of its prompt"
     for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
         if values is None and entry.document.get(name) is not None:
-            yield f"its {name} are of a type that they cannot have"
+            yield f"its {name} are of the wrong type"
         elif values is not None and len(values) != len(entry.response_token_ids):
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
     status = entry.status

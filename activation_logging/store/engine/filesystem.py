@@ -17,8 +17,8 @@ NETWORK_TYPES = frozenset(
         *("fuse.s3fs", "fuse.sshfs", "fuse.smbnetfs"),
     }
 )
-"""Where a memory map does not show at once what another machine has written, or where locks do
-not reach across machines; LMDB's manual forbids both."""
+"""On these, a memory map does not show at once what another machine has written, or locks do not
+reach across machines; LMDB's manual forbids both."""
 
 # Of linux/fs.h.
 _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
@@ -29,7 +29,7 @@ _ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 def network_type(path: Path, mounts: Path | None = None) -> str | None:
-    """The type of the network file system that ``path`` lies on; None on a local one.
+    """The type of the network file system that holds ``path``; None for a local one.
 
     Args:
         path: a file or folder, resolved; it need not exist yet.
@@ -50,10 +50,10 @@ def network_type(path: Path, mounts: Path | None = None) -> str | None:
 
 
 def reserve(file: Path, size: int) -> None:
-    """See to it that a file which will be written through a memory map has its room on the disk.
+    """Reserve disk space for a file that will be written through a memory map.
 
     A write to a page that the disk has no room for kills the process (SIGBUS). Does nothing where
-    all is there already: closing a file gives up the locks that this process has on it. Systems
+    the space is reserved already: closing a file releases this process's locks on it. Systems
     without ``posix_fallocate`` (macOS) have a new file written with zeros.
 
     Args:

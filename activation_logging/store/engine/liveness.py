@@ -16,7 +16,8 @@ _START_FIELD = 19
 
 
 def birth(pid: int) -> str | None:
-    """What tells a process from any other that had or will have its number; None if unknown."""
+    """Boot and start time, which no other process of the same number shares; None if unknown."""
+    # Not psutil's create_time: it is in seconds since the epoch, and moves when the clock is set.
     try:
         # The name stands in parentheses and may hold anything, these included.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
@@ -26,7 +27,7 @@ def birth(pid: int) -> str | None:
 
 
 def is_running(writer: Mapping[str, Any]) -> bool:
-    """Whether a writer may still write; of those on other machines nobody here can tell."""
+    """Whether a writer may still write; one on another machine is taken to be running."""
     if "stopped" in writer:
         return False
     if writer["host"] != socket.gethostname():

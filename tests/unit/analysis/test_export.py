@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
 from activation_logging import open_store
-from activation_logging.export import export_store
+from activation_logging.errors import UnknownName
+from activation_logging.export import FORMATS, export_store
 from tests.fixtures.answers import to_bfloat16
 from tests.unit.analysis.planted import build
 
@@ -102,3 +106,70 @@ def test_parquet(store, tmp_path):
             # The numpy format of datasets widens float16, which loses nothing.
             assert_same_bits(row[f"layer_{layer}"], store[2][key][layer].astype(np.float32))
     assert seen == set(store[2])
+
+
+def test_every_format_is_registered_under_its_name():
+    assert [found.name for found in FORMATS] == list(FORMATS.names())
+
+
+def test_unknown_format(store, tmp_path):
+    with pytest.raises(UnknownName, match="known are parquet, safetensors, npy, zarr"):
+        export_store(store[0], tmp_path / "x", format="csv")
+    assert not list(tmp_path.iterdir())
+
+
+MEANS = """
+from activation_logging.export import Format
+
+def write(plan, folder, progress):
+    with (folder / "means.csv").open("w") as file:
+        for item, entry in plan.entries(progress):
+            mean = float(plan.array(entry, item, 4).mean())
+            print(item.key, mean, sep=",", file=file)
+
+FORMAT = Format("means", "One mean per entry.", write)
+"""
+
+
+def beside_package(folder, points, *words):
+    """Run the command line where a package is installed that offers formats."""
+    info = folder / "means-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: means\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(f"[activation_logging.export_formats]\n{points}\n")
+    (folder / "means.py").write_text(MEANS)
+    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    return subprocess.run(
+        [sys.executable, "-c", "from activation_logging.cli import app; app()", *map(str, words)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
+        timeout=120,
+        check=False,
+    )
+
+
+def test_a_format_of_another_package(store, tmp_path):
+    words = ("export", store[0], "--output", tmp_path / "out", "--format", "means", "--json")
+    done = beside_package(tmp_path / "packages", "means = means:FORMAT", *words)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["dtype"] == ("float16" if store[1] == "float16" else "float32")
+    lines = (tmp_path / "out" / "means.csv").read_text().splitlines()
+    found = {key: float(mean) for key, _, mean in (line.partition(",") for line in lines)}
+    assert found == {key: float(layers[4].mean()) for key, layers in store[2].items()}
+
+
+def test_help_lists_every_format(tmp_path):
+    done = beside_package(tmp_path / "packages", "means = means:FORMAT", "export", "--help")
+    assert done.returncode == 0, done.stderr
+    for found in FORMATS:
+        assert f"{found.name}: {found.description}" in done.stdout
+    assert "means: One mean per entry." in done.stdout
+
+
+@pytest.mark.parametrize(("format_", "code"), [("broken", 1), ("npy", 0)])
+def test_a_broken_format_of_another_package(store, tmp_path, format_, code):
+    words = ("export", store[0], "--output", tmp_path / "out", "--format", format_)
+    done = beside_package(tmp_path / "packages", "broken = absent:FORMAT", *words)
+    assert done.returncode == code
+    assert ("'broken' of means 1.0 cannot be loaded" in " ".join(done.stderr.split())) == bool(code)

@@ -1,0 +1,121 @@
+"""Parquet: one line per entry, text and rows side by side."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from activation_logging.export.registry import Format
+from activation_logging.strict_json import dumps
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from activation_logging.export.plan import Plan
+    from activation_logging.progress import Progress
+
+FILE_BYTES = 512 << 20
+"""A file whose rows have reached this size, in bytes, is closed, and the next one begun."""
+
+_ROW_GROUP_BYTES = 64 << 20
+
+
+def write(plan: Plan, folder: Path, progress: Progress) -> None:
+    """``data-<n>.parquet``, one line per entry, for ``datasets.load_dataset("parquet", ...)``.
+
+    A column ``layer_<k>`` is a list of rows, or one row where a position was chosen; tags and
+    messages are JSON, every evaluator has a column ``label_<name>``.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = _schema(pa, plan)
+    writer: Any = None
+    batch: list[dict[str, Any]] = []
+    size = written = number = 0
+
+    def flush() -> None:
+        nonlocal writer, size, written, number
+        if batch:
+            if writer is None:
+                writer = pq.ParquetWriter(folder / f"data-{number:05d}.parquet", schema)
+                number += 1
+            columns = [_column(pa, field, [row[field.name] for row in batch]) for field in schema]
+            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            written += size
+            size = 0
+            batch.clear()
+        if writer is not None and written >= FILE_BYTES:
+            writer.close()
+            writer, written = None, 0
+
+    for item, entry in plan.entries(progress):
+        row = _parquet_row(plan, plan.record(entry, item))
+        for layer in plan.layers:
+            row[f"layer_{layer}"] = plan.array(entry, item, layer)
+            size += row[f"layer_{layer}"].nbytes
+        batch.append(row)
+        if size >= _ROW_GROUP_BYTES:
+            flush()
+    flush()
+    if writer is not None:
+        writer.close()
+
+
+def _schema(pa: Any, plan: Plan) -> Any:
+    number = pa.float16() if plan.dtype == "float16" else pa.float32()
+    row = pa.list_(number, plan.hidden_size)
+    ids = pa.list_(pa.int32())
+    fields = [
+        *((name, pa.string()) for name in ("key", "model", "prompt", "response", "messages")),
+        ("request_id", pa.string()),
+        ("created", pa.float64()),
+        ("finish_reason", pa.string()),
+        ("tags", pa.string()),
+        *((f"label_{name}", pa.string()) for name in plan.labels),
+        *((f"score_{name}", pa.float64()) for name in plan.labels),
+        ("prompt_token_ids", ids),
+        ("response_token_ids", ids),
+        ("response_tokens", pa.list_(pa.string())),
+        ("logprobs", pa.list_(pa.float32())),
+        ("first_position", pa.int64()),
+        ("rows", pa.int64()),
+        *((f"layer_{k}", row if plan.position is not None else pa.list_(row)) for k in plan.layers),
+    ]
+    return pa.schema(fields)
+
+
+def _column(pa: Any, field: Any, values: list[Any]) -> Any:
+    if not field.name.startswith("layer_"):
+        return pa.array(values, field.type)
+    flat = pa.array(np.concatenate(values).reshape(-1))
+    rows = pa.FixedSizeListArray.from_arrays(flat, values[0].shape[1])
+    if pa.types.is_fixed_size_list(field.type):
+        return rows.cast(field.type)
+    offsets = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), rows).cast(field.type)
+
+
+def _parquet_row(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
+    labels = record.pop("labels")
+    row = {**record, "tags": dumps(record["tags"])}
+    row["messages"] = None if record["messages"] is None else dumps(record["messages"])
+    for name in plan.labels:
+        row[f"label_{name}"] = labels.get(name, {}).get("label")
+        row[f"score_{name}"] = labels.get(name, {}).get("score")
+    return {name: _valid(value) for name, value in row.items()}
+
+
+def _valid(value: Any) -> Any:
+    """Lone surrogates, which a model may be asked with, do not exist in Parquet's UTF-8."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode("utf-8")
+    if isinstance(value, list) and value and isinstance(value[0], str):
+        return [_valid(part) for part in value]
+    return value
+
+
+FORMAT = Format(
+    "parquet", "One line per entry, for Hugging Face datasets and pandas.", write, ("pyarrow",)
+)

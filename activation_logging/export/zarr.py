@@ -1,0 +1,79 @@
+"""Zarr 3: one chunked, compressed array of all rows per layer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from activation_logging.export.jsonl import entries_with_text
+from activation_logging.export.registry import Format
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from activation_logging.export.plan import Plan
+    from activation_logging.progress import Progress
+
+_CHUNK_BYTES = 4 << 20
+
+
+def write(plan: Plan, folder: Path, progress: Progress) -> None:
+    """A group: ``layer_<k>`` ``[all rows, hidden]``, ``offsets`` ``[entries + 1]``."""
+    import zarr
+
+    root = zarr.open_group(str(folder), mode="a")
+    width = plan.hidden_size * np.dtype(plan.dtype).itemsize
+    chunk = max(1, min(plan.total_rows, _CHUNK_BYTES // width))
+    arrays = {
+        layer: root.create_array(
+            f"layer_{layer}",
+            shape=(plan.total_rows, plan.hidden_size),
+            chunks=(chunk, plan.hidden_size),
+            dtype=plan.dtype,
+        )
+        for layer in plan.layers
+    }
+    offsets = np.cumsum([0, *(item.num_rows for item in plan.items)], dtype=np.int64)
+    root.create_array("offsets", data=offsets)
+    root.attrs["layers"] = list(plan.layers)
+    waiting = _Gatherer(arrays, chunk)
+    for _, item, entry in entries_with_text(plan, folder, progress):
+        waiting.add({layer: plan.array(entry, item, layer) for layer in plan.layers})
+    waiting.finish()
+
+
+class _Gatherer:
+    """Collects rows until they fill a chunk: a chunk is compressed whole."""
+
+    def __init__(self, arrays: dict[int, Any], chunk: int) -> None:
+        self.arrays, self.chunk = arrays, chunk
+        self.parts: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in arrays}
+        self.waiting = self.at = 0
+
+    def add(self, rows: dict[int, npt.NDArray[Any]]) -> None:
+        for layer, part in rows.items():
+            self.parts[layer].append(part)
+        self.waiting += len(next(iter(rows.values())))
+        if self.waiting >= self.chunk:
+            self._write(self.waiting - self.waiting % self.chunk)
+
+    def finish(self) -> None:
+        self._write(self.waiting)
+
+    def _write(self, count: int) -> None:
+        for layer, parts in self.parts.items():
+            if not parts:
+                continue
+            rows = np.concatenate(parts)
+            self.arrays[layer][self.at : self.at + count] = rows[:count]
+            self.parts[layer] = [rows[count:].copy()]
+        self.at += count
+        self.waiting -= count
+
+
+FORMAT = Format(
+    "zarr", "One chunked, compressed array per layer (Python 3.11 or later).", write, ("zarr",)
+)
