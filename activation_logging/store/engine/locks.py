@@ -1,8 +1,8 @@
-"""Having a store to oneself: nobody else, in no process, has it open or opens it meanwhile.
+"""Exclusive access to a store: no other process has it open, and none opens it meanwhile.
 
-Every LMDB environment holds a lock on the first byte of ``lock.mdb`` for as long as it is open:
-a shared one, except for the moment in which the first to come sets the file up. Whoever gets the
-exclusive lock is therefore alone, and who comes later waits in LMDB until it is given up.
+Every LMDB environment holds a lock on the first byte of ``lock.mdb`` for as long as it is open. The
+lock is shared, except while the first process sets the file up. A process that gets the exclusive
+lock is therefore alone. Processes that come later wait in LMDB until it is released.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def open_store_files(
 ) -> Opened:
     """Open the environment at ``path`` and its databases; with ``create``, make what is missing.
 
-    With ``alone`` it is read without locks, by who has shut everybody else out. The memory map
+    With ``alone`` it is read without locks, by a process that keeps all others out. The memory map
     gets ``map_size`` bytes, or what there is address space for.
 
     Raises:
@@ -138,7 +138,7 @@ def open_store_files(
 
 @contextmanager
 def open_alone(path: Path) -> Iterator[Opened]:
-    """Open a store for writing without LMDB's locks, by who has shut everybody else out.
+    """Open a store for writing without LMDB's locks, in a process that keeps all others out.
 
     Raises:
         NotAStore, StoreVersionError, StoreCorrupt.
@@ -158,7 +158,7 @@ def open_alone(path: Path) -> Iterator[Opened]:
 
 
 def open_file(file: Path) -> Opened:
-    """Open a data file that nobody else knows of yet, for reading and without locks.
+    """Open a data file that no other process uses yet, for reading and without locks.
 
     Raises:
         lmdb.Error: LMDB cannot read it. NotAStore, StoreVersionError, StoreCorrupt.
@@ -190,7 +190,7 @@ def _writable(path: Path) -> bool:
 def unwritable(path: Path) -> StoreReadOnly:
     """What to raise where a store may be read and not written."""
     if hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY:
-        return StoreReadOnly(f"{path} lies on a disk that is mounted read-only")
+        return StoreReadOnly(f"{path} is on a disk that is mounted read-only")
     return StoreReadOnly(f"{path} cannot be written by this user")
 
 
@@ -199,13 +199,13 @@ def _prepare_locks(path: Path, *, can_lock: bool) -> None:
     kind = network_type(path)
     if kind is not None:
         logger.warning(
-            "%s lies on a network file system (%s): its memory map and locks hold within one "
+            "%s is on a network file system (%s): its memory map and locks hold within one "
             "machine only. Let no other machine open it, or keep it on a local disk",
             *(path, kind),
         )
     if not can_lock:
         logger.warning(
-            "%s cannot be locked from here; what is read is only reliable while nobody writes",
+            "%s cannot be locked from here; what is read is only reliable while no process writes",
             path,
         )
         return
@@ -234,9 +234,9 @@ def check_files(path: Path, *, create: bool) -> None:
         else:
             raise StoreNotFound(f"there is no store at {path}")
     except NotADirectoryError:
-        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+        raise NotAStore(f"{path} is below a file; a store is a folder") from None
     except FileExistsError:
-        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+        raise NotAStore(f"{path} is below a file; a store is a folder") from None
     except StoreError:
         raise
     except OSError as error:
@@ -259,8 +259,8 @@ def _check_length(path: Path, env: Any) -> None:
         problems = walk(file)
     if problems or found < needed - _UNWRITTEN_PAGES * size:
         raise StoreCorrupt(
-            f"{path} has been cut off: its data.mdb has {found} bytes, at least {needed} are "
-            "missing parts of it; copy it again from where it came"
+            f"{path} has been cut off: its data.mdb has {found} bytes instead of {needed}; "
+            "copy it again from where it came"
         )
 
 

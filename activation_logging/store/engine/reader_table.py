@@ -1,8 +1,8 @@
-"""Who reads a store, and whether somebody has kept the same view of it for too long.
+"""The readers of a store, and those that have kept the same view of it for too long.
 
-LMDB uses a freed page again only once no reader can see it. A reader that never lets go, or was
-killed while it read, therefore makes the file grow with every commit. The places of dead readers
-are freed here; of living ones a warning says who they are.
+LMDB uses a freed page again only once no reader can see it. A reader that keeps its view, or was
+killed while it read, therefore makes the file grow with every commit. This module frees the places
+of dead readers, and warns of living ones by their process.
 """
 
 from __future__ import annotations

@@ -83,7 +83,7 @@ def test_another_user_reads_but_does_not_write(store_path: Path, store_writer: S
     done = run("read_without_permission", store_path)
     store_path.chmod(0o755)
     assert done.stdout.splitlines() == ["1 (4, 16)", "StoreReadOnly"], done.stderr
-    assert "only reliable while nobody writes" in done.stderr
+    assert "only reliable while no process writes" in done.stderr
 
 
 def _importable_by_others() -> bool:
