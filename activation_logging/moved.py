@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 _PACKAGE = "activation_logging"
 MOVED = {
     "alignment": "verify.alignment",
+    "benchmarks.facts": "benchmarks.short_facts",
+    "benchmarks.medicines": "benchmarks.sources.drugs",
+    "benchmarks.metrics": "benchmarks.rates",
+    "benchmarks.nonsense": "benchmarks.nonsense_mixed_entities",
     "benchmarks.problems": "errors",
+    "benchmarks.runs": "benchmarks.run",
+    "benchmarks.tasks": "benchmarks.task",
+    "benchmarks.taxonomy": "benchmarks.sources.ncbi",
     "dataset.progress": "progress",
     "demo_model": "default_model",
     "judges.text": "text",

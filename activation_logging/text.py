@@ -26,3 +26,13 @@ def fold(text: str) -> str:
     decomposed = unicodedata.normalize("NFKD", text.casefold().translate(_SPECIAL))
     plain = "".join(mark for mark in decomposed if not unicodedata.combining(mark))
     return _NOT_WORD.sub(" ", _APOSTROPHE.sub("", plain)).strip()
+
+
+def brief(text: object, length: int = 200) -> str:
+    """A text, or what an error says, on one line of at most ``length`` characters.
+
+    >>> brief("one  two", 5)
+    'one …'
+    """
+    line = " ".join(str(text).split())
+    return line if len(line) <= length else line[: length - 1] + "…"
