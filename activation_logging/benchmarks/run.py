@@ -16,7 +16,7 @@ from activation_logging.benchmarks.folder import (
     make_folder,
     nothing_to_judge,
 )
-from activation_logging.benchmarks.journal import RESULTS, RunRecord, write_json
+from activation_logging.benchmarks.journal import RESULTS, write_json
 from activation_logging.benchmarks.judging import check_kinds, judge_named
 from activation_logging.benchmarks.labels import (
     LabelReport,
@@ -28,7 +28,7 @@ from activation_logging.benchmarks.labels import (
 from activation_logging.benchmarks.options import RunOptions
 from activation_logging.benchmarks.rates import Judged, summary
 from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
-from activation_logging.benchmarks.result import RunResult, examples
+from activation_logging.benchmarks.result import RunResult
 from activation_logging.errors import ActivationLoggingError, BenchmarkError
 from activation_logging.progress import Progress, silent
 from activation_logging.text import brief
@@ -106,7 +106,7 @@ class _Run:
         if self.judge is None:
             return self.result()
         results = self.write_results(self.judge)
-        return self.result(results, self.label(labels, self.folder.record))
+        return self.result(results, self.label(labels))
 
     def reach(self) -> Labels | None:
         """The way to the entries, or None with a note that says why there is none."""
@@ -230,8 +230,9 @@ class _Run:
         write_json(folder.path / RESULTS, results)
         return results
 
-    def label(self, labels: Labels | None, record: RunRecord | None) -> LabelReport | None:
-        """Write the labels where the entries are; say so where they cannot be reached."""
+    def label(self, labels: Labels | None) -> LabelReport | None:
+        """Write the labels where the entries are, if they can be reached."""
+        record = self.folder.record
         if labels is None or record is None:
             return None
         try:
@@ -253,6 +254,3 @@ class _Run:
         return RunResult(
             folder.path, results or {}, labels, notes, folder.questions, folder.journal
         )
-
-
-__all__ = ["RunOptions", "RunRecord", "RunResult", "examples", "run_benchmark"]
