@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.panel import Panel
 from rich.text import Text
 
-from activation_logging.benchmarks.runs import RunResult, run_benchmark
+from activation_logging.benchmarks import RunResult, run_benchmark
 from activation_logging.benchmarks.table import print_result
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import print_report

@@ -1,13 +1,9 @@
-"""Texts made comparable or short, and the one that a person would call the question."""
+"""Texts made comparable, or short."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from activation_logging.store import Entry
 
 # Letters that do not decompose, and the apostrophes of GeoNames.
 _SPECIAL = str.maketrans(
@@ -40,11 +36,3 @@ def brief(text: object, length: int = 200) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"
-
-
-def question_of(entry: Entry) -> str:
-    """What was asked: of a chat, the last message of the user; else the prompt."""
-    for message in reversed(entry.messages or ()):
-        if message.get("role") == "user" and isinstance(message.get("content"), str):
-            return str(message["content"])
-    return entry.prompt

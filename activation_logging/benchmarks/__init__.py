@@ -1,24 +1,62 @@
 """Benchmarks that make a model hallucinate, as Inspect tasks, and what runs and labels them.
 
-Needs the ``eval`` extra. :func:`run_benchmark` runs one from Python; ``activation-logging eval``
-and the scripts under ``tasks/`` are faces of it.
+:func:`run_benchmark` runs one from Python; ``activation-logging eval`` and the scripts under
+``tasks/`` are faces of it. Whatever asks or judges needs the ``eval`` extra; names, options and
+help texts do not.
 """
 
 from __future__ import annotations
 
-from activation_logging.extras import require
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-require("eval", "inspect_ai")
+# A benchmark's file has the name of its Inspect task. Once the files are imported, their names are
+# free for `__getattr__`, which gives the tasks.
+from activation_logging.benchmarks import nonsense_mixed_entities, short_facts
 
-from activation_logging.benchmarks.runs import RunResult, examples, run_benchmark  # noqa: E402
-from activation_logging.benchmarks.tasks import nonsense_mixed_entities, short_facts  # noqa: E402
-from activation_logging.errors import BenchmarkError  # noqa: E402
+del nonsense_mixed_entities, short_facts
+
+if TYPE_CHECKING:
+    from activation_logging.benchmarks.options import RunOptions
+    from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
+    from activation_logging.benchmarks.result import RunResult, examples
+    from activation_logging.benchmarks.run import run_benchmark
+    from activation_logging.errors import BenchmarkError
 
 __all__ = [
+    "BENCHMARKS",
+    "Benchmark",
     "BenchmarkError",
+    "RunOptions",
     "RunResult",
     "examples",
     "nonsense_mixed_entities",
     "run_benchmark",
     "short_facts",
 ]
+
+_HOMES = {
+    "BENCHMARKS": "benchmarks.registry",
+    "Benchmark": "benchmarks.registry",
+    "BenchmarkError": "errors",
+    "RunOptions": "benchmarks.options",
+    "RunResult": "benchmarks.result",
+    "examples": "benchmarks.result",
+    "run_benchmark": "benchmarks.run",
+}
+_TASKS = ("nonsense_mixed_entities", "short_facts")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _TASKS:
+        from activation_logging.extras import require
+
+        require("eval", "inspect_ai")
+        return import_module("activation_logging.benchmarks.task").TASKS[name]
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"activation_logging.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import BenchmarkError
 from activation_logging.extras import require
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
+    from inspect_ai.model import Model
     from openai import OpenAI
 
 Role = Literal["server", "judge"]
+
+RETRIES: dict[Role, dict[str, Any]] = {
+    "server": {"max_retries": 4, "attempt_timeout": 900},
+    "judge": {"max_retries": 4, "attempt_timeout": 120, "timeout": 300},
+}
+"""How long Inspect tries before a request counts as failed; seconds."""
+SERVICE = "served"
+"""Inspect's name for the endpoint: models are ``openai-api/served/<model>``."""
 
 _KEYS: dict[Role, str] = {"server": "VLLM_API_KEY", "judge": "JUDGE_API_KEY"}
 _TIMEOUT_S = 15.0
@@ -34,20 +44,53 @@ def api_key(role: Role = "server") -> str:
     return os.environ.get(_KEYS[role]) or "EMPTY"
 
 
+def openai_package() -> Any:
+    """The package ``openai``.
+
+    Raises:
+        ExtraMissing: it is not installed.
+    """
+    require("eval", "openai")
+    import openai
+
+    return openai
+
+
 def client(
     base_url: str, *, role: Role = "server", timeout: float = _TIMEOUT_S, retries: int = 1
 ) -> OpenAI:
     """OpenAI's own client, for the few calls that Inspect does not make.
 
     Raises:
-        BenchmarkError: the address is none, or the package is missing.
+        BenchmarkError: the address is invalid.
+        ExtraMissing: the package is not installed.
     """
     if not base_url.startswith(("http://", "https://")):
         raise BenchmarkError(f"{base_url!r} is not an address such as http://localhost:8000/v1")
-    require("eval", "openai")
-    from openai import OpenAI
+    return openai_package().OpenAI(
+        base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries
+    )
 
-    return OpenAI(base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries)
+
+def served_model(
+    model: str, base_url: str, *, role: Role = "server", max_connections: int | None = None
+) -> Model:
+    """Inspect's handle of a model on an OpenAI-compatible server.
+
+    Raises:
+        ExtraMissing: Inspect is not installed.
+    """
+    require("eval", "inspect_ai")
+    from inspect_ai.model import GenerateConfig, get_model
+
+    return get_model(
+        f"openai-api/{SERVICE}/{model}",
+        base_url=base_url,
+        api_key=api_key(role),
+        config=GenerateConfig(max_connections=max_connections, **RETRIES[role]),
+        memoize=False,
+        max_retries=0,  # of OpenAI's client: retrying is Inspect's
+    )
 
 
 def check_endpoint(base_url: str, model: str, *, role: Role = "server") -> Endpoint:
@@ -61,8 +104,7 @@ def check_endpoint(base_url: str, model: str, *, role: Role = "server") -> Endpo
     Raises:
         BenchmarkError: it does not, in one sentence that says what to do.
     """
-    import openai
-
+    openai = openai_package()
     try:
         listed = list(client(base_url, role=role).models.list())
     except openai.APIConnectionError:
@@ -76,7 +118,7 @@ def check_endpoint(base_url: str, model: str, *, role: Role = "server") -> Endpo
         ) from None
     except openai.APIError as error:
         raise BenchmarkError(
-            f"the {role} at {base_url} does not list its models: {_brief(error)}"
+            f"the {role} at {base_url} does not list its models: {brief(error)}"
         ) from None
     names = [entry.id for entry in listed]
     is_vllm = any(entry.owned_by == "vllm" for entry in listed)
@@ -87,8 +129,7 @@ def check_endpoint(base_url: str, model: str, *, role: Role = "server") -> Endpo
 
 def _probe(base_url: str, model: str, names: list[str], role: Role, *, is_vllm: bool) -> None:
     """Ask an unlisted model for one token: some servers load what they are asked for."""
-    import openai
-
+    openai = openai_package()
     extra: dict[str, Any] = {"vllm_xargs": {"activation_logging": "off"}} if is_vllm else {}
     try:
         client(base_url, role=role, timeout=_PROBE_TIMEOUT_S, retries=0).chat.completions.create(
@@ -101,10 +142,5 @@ def _probe(base_url: str, model: str, names: list[str], role: Role, *, is_vllm: 
         serves = f"it serves {', '.join(names)}" if names else "it lists none"
         raise BenchmarkError(
             f"the {role} at {base_url} does not serve the model {model!r}: {serves} "
-            f"({_brief(error)})"
+            f"({brief(error)})"
         ) from None
-
-
-def _brief(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 200 else text[:197] + "..."

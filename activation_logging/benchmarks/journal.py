@@ -17,13 +17,15 @@ most one that is cut off at the end. What is in the files is not asked for again
 
 from __future__ import annotations
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
+import secrets
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, get_args
 
-from activation_logging.benchmarks.questions import Kind, Question, replace_text
-from activation_logging.errors import BenchmarkError
+from activation_logging.benchmarks.questions import Question, replace_text
+from activation_logging.benchmarks.registry import BENCHMARKS
+from activation_logging.errors import BenchmarkError, UnknownName
+from activation_logging.judges.verdict import Answer, Kind, Place, Verdict
 from activation_logging.records import LABELS
 from activation_logging.strict_json import dumps
 
@@ -31,79 +33,80 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from activation_logging.judges.verdict import Judgement
-
 GENERATION, VERDICTS, RESULTS, RUN = (
     "generation.jsonl",
     "raw_eval_res.jsonl",
     "eval_results.json",
     "run.json",
 )
-Place: TypeAlias = tuple[str, int]
-"""Id of a question, and which of its answers: the epoch, from 1."""
-
-Origin = Literal["run", "file"]
-"""Whether answers were asked for here, or brought by hand in a ``generation.jsonl``."""
 
 
 @dataclass(frozen=True)
-class Answer:
-    """One answer, and the id under which the server knows its request.
+class RunRecord:
+    """What was asked of whom: ``run.json``. What is in it cannot change within a folder."""
 
-    ``generation`` is the text that is judged. A model that thinks has said more: ``reasoning`` is
-    what Inspect or the server took out of it, if anything.
-    """
-
-    id: str
-    prompt: str
-    name: str
-    type: str
-    generation: str
-    request_id: str | None = None
-    kind: Kind = "made_up"
-    epoch: int = 1
-    gold: tuple[str, ...] = ()
-    stratum: str = ""
-    finish_reason: str | None = None
-    reasoning: str | None = None
+    run_id: str
+    benchmark: str
+    exp: str
+    n: int
+    seed: int
+    model: str
+    created: float
+    max_tokens: int
+    temperature: float
+    versions: dict[str, str] = field(default_factory=dict)
 
     @property
-    def digest(self) -> str:
-        """Of the text that a verdict is about: a new answer under the same id has another."""
-        return hashlib.sha256(self.generation.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+    def name(self) -> str:
+        """The name of the folder of all runs that ask the same questions."""
+        return f"{self.exp}_{self.seed}_{self.n}"
 
     @property
-    def place(self) -> Place:
-        return self.id, self.epoch
+    def evaluator(self) -> str:
+        """Under which name the labels are kept."""
+        return BENCHMARKS.get(self.benchmark).evaluator
 
+    def for_labels(self) -> dict[str, Any]:
+        """What every label says about its run."""
+        return {"benchmark": self.benchmark, "run": self.run_id, "seed": self.seed}
 
-@dataclass(frozen=True)
-class Verdict:
-    """One judge's word on one answer."""
+    def check_same(self, asked: RunRecord, folder: Path) -> None:
+        """Make sure that a run with the settings of ``asked`` may go on in this run's folder.
 
-    id: str
-    label: str
-    judge: str
-    words: str
-    answer: str
-    epoch: int = 1
-    details: Mapping[str, Any] | None = None
+        Raises:
+            BenchmarkError: they differ; the text names the setting.
+        """
+        for name in ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens"):
+            theirs, ours = getattr(self, name), getattr(asked, name)
+            if theirs != ours:
+                raise BenchmarkError(
+                    f"{folder} belongs to a run with {name} {theirs!r}, not {ours!r}; "
+                    "--infer_overwrite starts anew"
+                )
 
     @classmethod
-    def of(cls, answer: Answer, judgement: Judgement) -> Verdict:
-        return cls(
-            id=answer.id,
-            label=judgement.label,
-            judge=judgement.judge,
-            words=judgement.words,
-            answer=answer.digest,
-            epoch=answer.epoch,
-            details=dict(judgement.details) or None,
-        )
+    def read(cls, folder: Path) -> RunRecord | None:
+        """The record of a run's folder, or None where there is none.
 
-    @property
-    def place(self) -> Place:
-        return self.id, self.epoch
+        Raises:
+            BenchmarkError: it is broken, or of a benchmark that is not installed.
+        """
+        fields = read_json(folder / RUN)
+        if fields is None:
+            return None
+        try:
+            record = cls(**fields)
+            BENCHMARKS.get(record.benchmark)
+        except TypeError as error:
+            raise BenchmarkError(f"{folder / RUN} is not a run's record: {error}") from None
+        except UnknownName as error:
+            raise BenchmarkError(f"{folder / RUN}: {error}") from None
+        return record
+
+
+def new_run_id() -> str:
+    """The first part of a run's request ids: unlike that of any other run in the same store."""
+    return f"eval-{secrets.token_hex(5)}"
 
 
 class Journal:
@@ -129,8 +132,8 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise BenchmarkError(f"{folder} cannot be made: {error.strerror}") from None
-        self.answers: dict[tuple[str, int], Answer] = {}
-        self.verdicts: dict[tuple[str, int], Verdict] = {}
+        self.answers: dict[Place, Answer] = {}
+        self.verdicts: dict[Place, Verdict] = {}
         for where, fields in _lines(folder / GENERATION, mend=mend):
             answer = _answer(fields, where, number=int(where.rsplit(" ", 1)[1]))
             self._check(answer, where)
@@ -159,15 +162,6 @@ class Journal:
         if verdict is None or verdict.judge != judge or verdict.answer != answer.digest:
             return None
         return verdict
-
-    def clear(self, *names: str) -> None:
-        """Remove files of an earlier run and forget what they held."""
-        for name in names:
-            (self.folder / name).unlink(missing_ok=True)
-        if GENERATION in names:
-            self.answers.clear()
-        if VERDICTS in names:
-            self.verdicts.clear()
 
     def _check(self, answer: Answer, where: str) -> None:
         if self._questions is None:

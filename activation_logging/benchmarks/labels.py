@@ -11,21 +11,23 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
-from activation_logging.benchmarks.endpoint import client
-from activation_logging.benchmarks.journal import Answer, Journal, Verdict
+from activation_logging.benchmarks.endpoint import client, openai_package
+from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
+from activation_logging.progress import Progress, silent
 from activation_logging.records import Evaluation
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from activation_logging.errors import ActivationLoggingError
+    from activation_logging.judges.verdict import Answer, Verdict
 
 WAIT_S = 10.0
 _POLL_S = 0.25
@@ -35,9 +37,6 @@ _ENDED = ("stop", "length", "repetition")
 """How vLLM's engine says that an answer came to its end."""
 _THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
-
-Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many are done, and of how many."""
 
 
 class Found(NamedTuple):
@@ -112,8 +111,7 @@ class ServerLabels(Labels):
     """Through the routes of the server that answered."""
 
     def __init__(self, base_url: str) -> None:
-        import openai
-
+        openai = openai_package()
         self._client = client(base_url, timeout=60.0, retries=2)
         self.where = f"{base_url.rstrip('/')}/activations"
         try:
@@ -183,7 +181,7 @@ def apply_labels(
     evaluator: str,
     run: Mapping[str, Any],
     wait_s: float = WAIT_S,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> LabelReport:
     """Write every verdict of a run beside its entry.
 
@@ -222,8 +220,7 @@ def apply_labels(
                 if not keys:
                     missing.append((answer, verdict))
             labels.put(group)
-            if progress:
-                progress("labels", written, total)
+            progress("labels", written, total)
         if len(missing) < len(pending):
             deadline = time.monotonic() + wait_s
         if not missing or time.monotonic() > deadline:
@@ -234,13 +231,12 @@ def apply_labels(
         missing = []
     if missing:
         raise BenchmarkError(_complaint(labels, [answer for answer, _ in missing], written, total))
-    if progress:
-        progress("labels", written, total)
+    progress("labels", written, total)
     return LabelReport(written, labels.where)
 
 
 def _keys(labels: Labels, answer: Answer) -> list[str]:
-    """Keys of the entries that hold this very answer."""
+    """Keys of the entries that hold exactly this answer."""
     if not answer.request_id:
         return []
     return [found.key for found in labels.find(answer.request_id) if found.holds(answer)]
@@ -260,9 +256,8 @@ def _evaluation(
     }
     if answer.gold:
         details["gold"] = answer.gold[0]
-    label: Any = verdict.label
-    score = None if label == "invalid" else float(label == "hallucinated")
-    return Evaluation(evaluator, label, score, verdict.judge, details)
+    score = None if verdict.label == "invalid" else float(verdict.label == "hallucinated")
+    return Evaluation(evaluator, verdict.label, score, verdict.judge, details)
 
 
 def _complaint(labels: Labels, missing: Sequence[Answer], written: int, total: int) -> str:
@@ -291,15 +286,13 @@ def label_run(
     *,
     store: Path | None = None,
     base_url: str | None = None,
-    progress: Progress | None = None,
+    progress: Progress = silent,
 ) -> LabelReport:
     """Apply the labels of a finished run later: ``activation-logging label PATH RUN_DIR``.
 
     Raises:
         BenchmarkError: it is no run's folder, it has no verdicts, or entries are missing.
     """
-    from activation_logging.benchmarks.runs import RunRecord
-
     record = RunRecord.read(run_dir)
     if record is None:
         raise BenchmarkError(
@@ -318,10 +311,9 @@ def label_run(
     )
 
 
-def unlabelled_reason(error: ActivationLoggingError, store: Path | None, run_dir: Path) -> str:
+def unlabelled_reason(error: ActivationLoggingError, run_dir: Path) -> str:
     """The sentence for a run that could not reach its entries."""
-    path = store or "PATH"
     return (
         f"labels were not written: {error}. "
-        f"They can be applied later: activation-logging label {path} {run_dir}"
+        f"They can be applied later: activation-logging label PATH {run_dir}"
     )

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-Kind = Literal["made_up", "real", "fact"]
+    from activation_logging.judges.verdict import Kind
+
 Split = Literal["train", "test"]
 
 _TEST_SHARE = 0.2

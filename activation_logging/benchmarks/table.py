@@ -1,4 +1,4 @@
-"""A run's figures as a table for the terminal."""
+"""The numbers of a run as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from activation_logging.records import LABELS
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from activation_logging.benchmarks.runs import RunResult
+    from activation_logging.benchmarks.result import RunResult
 
 
 _SHORT = {

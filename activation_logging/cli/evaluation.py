@@ -2,91 +2,54 @@
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict
+from dataclasses import MISSING, asdict
+from inspect import Parameter, Signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
+from typer.core import TyperCommand
 
+from activation_logging.benchmarks.options import RunOptions, flags
+from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.cli.options import AsJson, StorePath
 from activation_logging.cli.terminal import output, print_json
+from activation_logging.errors import PluginError
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+RunFolder = Annotated[
+    Path, typer.Argument(help="The folder with generation.jsonl and raw_eval_res.jsonl.")
+]
+
+
+class _Eval(TyperCommand):
+    """Lists the benchmarks and their experiments in the help text.
+
+    Other packages' benchmarks are loaded for this text alone, not by every command.
+    """
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        known = "\n".join(f"- {_line(name)}" for name in BENCHMARKS.names())
+        self.help = f"{self.help}\n\nBenchmarks, with the experiments of each:\n\n{known}"
+        super().format_help(ctx, formatter)
 
 
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
-    app.command("eval")(evaluate)
+    app.command("eval", cls=_Eval)(evaluate)
     app.command("label")(label)
 
 
-def evaluate(  # noqa: PLR0917 - typer passes them by name
-    benchmark: Annotated[
-        str, typer.Argument(help="nonsense_mixed_entities or short_facts.", show_default=False)
-    ],
-    model: Annotated[
-        str, typer.Option(help="The model, as the server calls it.", show_default=False)
-    ],
-    base_url: Annotated[str, typer.Option(help="The server's address.")] = (
-        "http://localhost:8000/v1"
-    ),
-    exp: Annotated[
-        str | None,
-        typer.Option(help="A part of the benchmark, such as nonsense_animal or short_facts_city."),
-    ] = None,
-    n: Annotated[
-        int | None, typer.Option("--n", "--N", help="Questions for each domain or stratum.")
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Of the questions.")] = 0,
-    limit: Annotated[
-        int | None, typer.Option(help="At most so many questions in all, balanced over strata.")
-    ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="How often each question is asked.")] = 1,
-    temperature: Annotated[
-        float, typer.Option(min=0, help="Of the answers; above 0 they are sampled.")
-    ] = 0.0,
-    max_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Of an answer, at most; else the benchmark's own.")
-    ] = None,
-    output_dir: Annotated[Path, typer.Option(help="Above the run's folder.")] = Path("output"),
-    lmdb_path: Annotated[
-        Path | None,
-        typer.Option(help="The store, if it is on this machine; else labels go by the server."),
-    ] = None,
-    judge: Annotated[str, typer.Option(help="'rules', or a model.")] = "rules",
-    judge_base_url: Annotated[
-        str | None, typer.Option(help="Where that model is served, if not at --base-url.")
-    ] = None,
-    max_connections: Annotated[int, typer.Option(min=1, help="Questions open at once.")] = 32,
-    overwrite: Annotated[bool, typer.Option(help="Forget the answers that are there.")] = False,
-    as_json: AsJson = False,
-) -> None:
+def evaluate(benchmark: str, *, as_json: bool, **given: Any) -> None:
     """Ask a served model a benchmark's questions, judge the answers, and label them in the store.
 
     The same command goes on with a run that was broken off.
     """
-    run_benchmark, print_result = _benchmarks()
-    result = run_benchmark(
-        benchmark,
-        model=model,
-        base_url=base_url,
-        output_base_dir=output_dir,
-        store=lmdb_path,
-        exp=exp,
-        n=n,
-        seed=seed,
-        limit=limit,
-        epochs=epochs,
-        temperature=temperature,
-        max_tokens=max_tokens,
-        judge=judge,
-        judge_base_url=judge_base_url or (None if judge == "rules" else base_url),
-        infer_overwrite=overwrite,
-        max_connections=max_connections,
-        display="none" if as_json else "rich" if sys.stdout.isatty() else "plain",
-    )
+    from activation_logging.benchmarks.run import run_benchmark
+    from activation_logging.benchmarks.table import print_result
+
+    if as_json:
+        given["display"] = "none"
+    result = run_benchmark(benchmark, RunOptions.from_command_line(**given))
     if as_json:
         written = result.labels.written if result.labels else 0
         summary = {"folder": result.folder, "labels_written": written, "notes": result.notes}
@@ -95,15 +58,41 @@ def evaluate(  # noqa: PLR0917 - typer passes them by name
     print_result(result, output)
 
 
-def label(
-    path: StorePath,
-    run_dir: Annotated[
-        Path, typer.Argument(help="The folder with generation.jsonl and raw_eval_res.jsonl.")
-    ],
-    as_json: AsJson = False,
-) -> None:
+def _parameters() -> list[Parameter]:
+    """What typer makes the command line of: the benchmark, the fields of RunOptions, ``--json``."""
+    named = typer.Argument(help="The benchmark's name.", show_default=False)
+    found = [_parameter("benchmark", Annotated[str, named])]
+    hints = get_type_hints(RunOptions)
+    for one in flags():
+        names = one.metadata["command"]
+        if names is None:
+            names = (f"--{one.name.replace('_', '-')}",)
+        if names:
+            text = one.metadata["help"].format(unit="domain or stratum")
+            shown = typer.Option(*names, help=f"{text[0].upper()}{text[1:]}.")
+            default = Parameter.empty if one.default is MISSING else one.default
+            found.append(_parameter(one.name, Annotated[hints[one.name], shown], default))
+    return [*found, _parameter("as_json", AsJson, default=False)]
+
+
+def _parameter(name: str, annotation: Any, default: Any = Parameter.empty) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
+
+
+evaluate.__signature__ = Signature(_parameters())  # type: ignore[attr-defined]
+evaluate.__annotations__ = {one.name: one.annotation for one in _parameters()}
+
+
+def _line(name: str) -> str:
+    try:
+        known = BENCHMARKS.get(name)
+    except PluginError as error:
+        return f"`{name}`: {error}"
+    return f"`{name}`: {known.description} ({', '.join(known.experiments)})"
+
+
+def label(path: StorePath, run_dir: RunFolder, as_json: AsJson = False) -> None:
     """Write the labels of a finished run beside its entries, by request id."""
-    _benchmarks()
     from activation_logging.benchmarks.labels import label_run
 
     report = label_run(run_dir, store=path)
@@ -111,14 +100,3 @@ def label(
         print_json(asdict(report))
         return
     output.print(f"{report.written} labels written to {report.where}")
-
-
-def _benchmarks() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    from activation_logging.errors import ActivationLoggingError
-
-    try:
-        from activation_logging.benchmarks.runs import run_benchmark
-        from activation_logging.benchmarks.table import print_result
-    except ImportError as error:
-        raise ActivationLoggingError(str(error)) from None
-    return run_benchmark, print_result

@@ -13,7 +13,6 @@ from rich.text import Text
 from activation_logging.cli.terminal import errors, output
 from activation_logging.errors import StoreError
 from activation_logging.printable import printable
-from activation_logging.text import question_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -103,7 +102,7 @@ def entries_table(entries: Sequence[Entry]) -> Table:
     for entry in entries:
         rows, dtype = _shape(entry)
         model = () if shared else (shorten(entry.model.rstrip("/").rpartition("/")[2], 20),)
-        asked, answered = shorten(question_of(entry), _CELL), shorten(entry.response, _CELL)
+        asked, answered = shorten(entry.question, _CELL), shorten(entry.response, _CELL)
         created = moment(entry.created)[len("2000-") :]
         status, labels = status_text(entry.status), labels_text(entry)
         row = (short_key(entry.key), created, *model, asked, answered, rows, dtype, status, labels)

@@ -23,18 +23,20 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
+from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
-from activation_logging.judges.verdict import Judgement
+from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from activation_logging.records import Label
 
 VERSION = "gold/1"
 
 _MAX_WORDS = 9
+_RIGHT = "the right answer"
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
 _NEGATION = re.compile(r"\b(?:not|n't|nor|rather than|instead of|unlike) (?:in |the |of )*$")
@@ -49,9 +51,35 @@ class Mention(NamedTuple):
     end: int
 
 
+class Finding(NamedTuple):
+    """What a short answer amounts to, and why."""
+
+    label: Label
+    words: str
+
+
+def gold_judge(candidates: Callable[[str], Mapping[str, str]]) -> Judge:
+    """A judge for questions with one right answer.
+
+    Args:
+        candidates: from the sort of a question to folded name -> what it means, for every answer
+            that a question of this sort could have.
+    """
+
+    def decide(answer: Answer) -> Verdict:
+        table = candidates(answer.type)
+        label, words = judge_short_answer(answer.generation, answer.gold, answer.type, table)
+        return Verdict.on(answer, label, VERSION, words)
+
+    return Judge(VERSION, decide, kinds=("fact",))
+
+
+GOLD = gold_judge(lambda sort: {})  # noqa: ARG005 - knows the right answers and no wrong one
+
+
 def judge_short_answer(
     answer: str, gold: Sequence[str], sort: str, candidates: Mapping[str, str]
-) -> Judgement:
+) -> Finding:
     """Label one short answer.
 
     Args:
@@ -61,7 +89,7 @@ def judge_short_answer(
         candidates: folded name -> what it means, for every answer of this sort.
     """
     if not re.search(r"[^\W\d_]", answer):
-        return Judgement("invalid", VERSION, "the answer has no words")
+        return Finding("invalid", "the answer has no words")
     if sort == "symbol":
         return _judge_symbol(answer, gold[0])
     right = {fold(name) for name in gold}
@@ -77,19 +105,16 @@ def judge_short_answer(
     return _without_answer(answer, closed=sort == "city")
 
 
-_RIGHT = "the right answer"
-
-
-def _judge_mentions(text: str, mentions: Sequence[Mention]) -> Judgement:
+def _judge_mentions(text: str, mentions: Sequence[Mention]) -> Finding:
     first = mentions[0]
     said = text[first.start : first.end]
     if first.meaning != _RIGHT:
-        return Judgement("hallucinated", VERSION, f"answers {said!r}")
+        return Finding("hallucinated", f"answers {said!r}")
     for other in mentions[1:]:
         between = text[first.end : other.start].split()
         if other.meaning != _RIGHT and between in (["or"], ["or", "in"], ["or", "the"]):
-            return Judgement("hallucinated", VERSION, f"does not settle on {said!r}")
-    return Judgement("correct", VERSION, f"answers {said!r}")
+            return Finding("hallucinated", f"does not settle on {said!r}")
+    return Finding("correct", f"answers {said!r}")
 
 
 def _mentions(text: str, table: Mapping[str, str]) -> list[Mention]:
@@ -108,10 +133,10 @@ def _mentions(text: str, table: Mapping[str, str]) -> list[Mention]:
     return found
 
 
-def _judge_symbol(answer: str, gold: str) -> Judgement:
+def _judge_symbol(answer: str, gold: str) -> Finding:
     bare = answer.strip().strip("\"'.*`()[] \n")
     if bare.casefold() == gold.casefold():
-        return Judgement("correct", VERSION, f"answers {bare!r}")
+        return Finding("correct", f"answers {bare!r}")
     for sentence in _SENTENCE.split(answer):
         found = [
             match.group()
@@ -123,7 +148,7 @@ def _judge_symbol(answer: str, gold: str) -> Judgement:
         found = [symbol for symbol in found if symbol != "A"]
         if found:
             label: Label = "correct" if found[0] == gold else "hallucinated"
-            return Judgement(label, VERSION, f"answers {found[0]!r}")
+            return Finding(label, f"answers {found[0]!r}")
     return _without_answer(answer)
 
 
@@ -132,11 +157,11 @@ def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
     return bool(re.match(r"(?:'\w+)?,? [a-z]", sentence[match.end() :]))
 
 
-def _without_answer(answer: str, *, closed: bool = False) -> Judgement:
+def _without_answer(answer: str, *, closed: bool = False) -> Finding:
     if says_ignorance(answer):
-        return Judgement("refused", VERSION, "names no answer and says that it does not know")
+        return Finding("refused", "names no answer and says that it does not know")
     if denies(answer):
-        return Judgement("hallucinated", VERSION, "denies that there is such a thing")
+        return Finding("hallucinated", "denies that there is such a thing")
     if closed:
-        return Judgement("invalid", VERSION, "names no possible answer, right or wrong")
-    return Judgement("hallucinated", VERSION, "names none of the right answers")
+        return Finding("invalid", "names no possible answer, right or wrong")
+    return Finding("hallucinated", "names none of the right answers")

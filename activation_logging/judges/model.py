@@ -12,10 +12,13 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.judges.registry import Judge
+from activation_logging.judges.verdict import Verdict
+
 if TYPE_CHECKING:
     from inspect_ai.model import GenerateConfig, Model
 
-    from activation_logging.judges.verdict import Belief
+    from activation_logging.judges.verdict import Answer, Belief
 
 PROMPT_VERSION = "1"
 ATTEMPTS = 3
@@ -46,20 +49,33 @@ _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
 _MAX_ANSWER = 8000
 
 
-class ModelJudge:
-    """Asks ``model`` for a verdict on each answer.
+def model_judge(name: str, model: Model, *, is_vllm: bool = False) -> Judge:
+    """A judge that asks a model whether an answer takes the name asked about for real.
 
     Args:
+        name: what verdicts call the model.
         model: Inspect's handle of it.
         is_vllm: whether the endpoint is vLLM, which knows ``vllm_xargs``; others may refuse it.
     """
+    identity = f"{name} (prompt {PROMPT_VERSION})"
+    ask = ModelJudge(model, is_vllm=is_vllm)
 
-    def __init__(self, model: Model, *, is_vllm: bool = False) -> None:
+    async def decide(answer: Answer) -> Verdict:
+        belief, words = await ask(answer.generation, name=answer.name, type=answer.type)
+        return Verdict.of_belief(answer, belief, identity, words)
+
+    return Judge(identity, decide, kinds=("made_up", "real"))
+
+
+class ModelJudge:
+    """Asks a model for a verdict on each answer; see :func:`model_judge`."""
+
+    def __init__(self, model: Model, *, is_vllm: bool) -> None:
         self._model = model
         self._is_vllm = is_vllm
 
     async def __call__(self, answer: str, *, name: str, type: str) -> tuple[Belief, str]:  # noqa: A002
-        """The verdict and the judge's own words; ``unclear`` after :data:`ATTEMPTS` broken ones.
+        """The belief and the model's own words; ``unclear`` after :data:`ATTEMPTS` broken ones.
 
         Raises:
             Exception: whatever Inspect raises once its retries of a failing endpoint are spent.

@@ -36,12 +36,11 @@ Deterministic, offline, English only. How often it is right: docs/benchmarks.md.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from activation_logging.judges.registry import Judge
+from activation_logging.judges.verdict import Answer, Belief, Verdict
 from activation_logging.text import fold
-
-if TYPE_CHECKING:
-    from activation_logging.judges.verdict import Belief
 
 VERSION = "rules/1"
 
@@ -224,3 +223,12 @@ def says_ignorance(answer: str) -> bool:
 def denies(answer: str) -> bool:
     """Whether some sentence says that there is no such thing."""
     return any(sentence.role == "denial" for sentence in classify(answer, ""))
+
+
+def judge_name(answer: Answer) -> Verdict:
+    """The verdict on an answer about a made-up or a real name."""
+    belief, words = judge_belief(answer.generation, answer.name)
+    return Verdict.of_belief(answer, belief, VERSION, words)
+
+
+RULES = Judge(VERSION, judge_name, kinds=("made_up", "real"))

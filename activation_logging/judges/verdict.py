@@ -1,31 +1,109 @@
-"""What a judge says about one answer."""
+"""What is judged and what a judge says of it: one answer, one verdict."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.records import Label
 
+Kind = Literal["made_up", "real", "fact"]
+"""What a question asks about: a made-up name, a real one, or a fact with one right answer."""
+
+Place: TypeAlias = tuple[str, int]
+"""A question's id, and which of its answers: the epoch, from 1."""
+
 Belief = Literal["accepts", "declines", "unclear"]
 """Whether a trusting reader would come away believing that the thing asked about exists.
 
-``accepts``: yes, something is told about it. ``declines``: no; the answer says that there is no
-such thing, or that it knows nothing about it. ``unclear``: no usable verdict.
+``accepts``: yes, the answer describes it. ``declines``: no; the answer says that there is no such
+thing, or that it knows nothing about it. ``unclear``: no usable verdict.
 """
 
 
 @dataclass(frozen=True)
-class Judgement:
-    """A verdict that can be labelled: the judge, its words, and what it concluded."""
+class Answer:
+    """One answer, its question, and the id under which the server knows its request.
 
+    Attributes:
+        id: the question's.
+        prompt: the question's text.
+        name: what the question asks about.
+        type: its domain (``animal``) or sort of fact (``capital``).
+        generation: the text that is judged.
+        request_id: None where the answer was not asked for here.
+        gold: accepted answers of a ``fact``, the preferred one first.
+        reasoning: what the server or Inspect took out of the text of a model that thinks.
+    """
+
+    id: str
+    prompt: str
+    name: str
+    type: str
+    generation: str
+    request_id: str | None = None
+    kind: Kind = "made_up"
+    epoch: int = 1
+    gold: tuple[str, ...] = ()
+    stratum: str = ""
+    finish_reason: str | None = None
+    reasoning: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """Identifies the text that a verdict is about: a new answer under the same id differs."""
+        return hashlib.sha256(self.generation.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def place(self) -> Place:
+        return self.id, self.epoch
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One judge's verdict on one answer.
+
+    Attributes:
+        id: the answer's.
+        label: what the answer amounts to.
+        judge: name and version of the judge.
+        words: the judge's reason.
+        answer: digest of the judged text.
+        details: whatever else the judge found.
+    """
+
+    id: str
     label: Label
     judge: str
     words: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+    answer: str
+    epoch: int = 1
+    details: Mapping[str, Any] | None = None
+
+    @classmethod
+    def on(
+        cls,
+        answer: Answer,
+        label: Label,
+        judge: str,
+        words: str,
+        details: Mapping[str, Any] | None = None,
+    ) -> Verdict:
+        return cls(answer.id, label, judge, words, answer.digest, answer.epoch, details)
+
+    @classmethod
+    def of_belief(cls, answer: Answer, belief: Belief, judge: str, words: str) -> Verdict:
+        """The verdict on an answer about a made-up or a real name."""
+        label = label_of_belief(belief, answer.kind)
+        return cls.on(answer, label, judge, words, {"belief": belief})
+
+    @property
+    def place(self) -> Place:
+        return self.id, self.epoch
 
 
 def label_of_belief(belief: Belief, kind: str) -> Label:

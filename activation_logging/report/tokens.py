@@ -9,7 +9,6 @@ import numpy.typing as npt
 
 from activation_logging.dataset.positions import find_rows
 from activation_logging.detectors.probes import LinearProbe
-from activation_logging.text import question_of
 
 if TYPE_CHECKING:
     from activation_logging.detectors.findings import Study
@@ -97,5 +96,5 @@ def _tokens(entry: Entry, scores: npt.NDArray[np.float64]) -> list[dict[str, Any
 
 
 def _question(entry: Entry) -> str:
-    asked = question_of(entry)
+    asked = entry.question
     return asked[-600:] if asked == entry.prompt else asked[:600]

@@ -77,6 +77,14 @@ class Entry:
         return self.response if content is None else content
 
     @property
+    def question(self) -> str:
+        """What was asked: of a chat, the user's last message; otherwise the prompt."""
+        for message in reversed(self.messages or ()):
+            if message.get("role") == "user" and isinstance(message.get("content"), str):
+                return str(message["content"])
+        return self.prompt
+
+    @property
     def model(self) -> str:
         """The model's name as it was served."""
         return str(self._document["model"])

@@ -5,8 +5,7 @@ A thin face of activation_logging.benchmarks; --help lists the flags.
 
 import sys
 
-from activation_logging.benchmarks.nonsense import NAME
 from activation_logging.benchmarks.script import main
 
 if __name__ == "__main__":
-    sys.exit(main(NAME))
+    sys.exit(main("nonsense_mixed_entities"))

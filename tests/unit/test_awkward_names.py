@@ -20,10 +20,10 @@ import typer
 from typer.testing import CliRunner
 
 from activation_logging import open_store
-from activation_logging.benchmarks.journal import Answer, Journal, Verdict
-from activation_logging.benchmarks.runs import RunRecord
+from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.cli import _app
 from activation_logging.errors import LabelError
+from activation_logging.judges import Answer, Verdict
 from activation_logging.strict_json import dumps
 from tests.fixtures.readers import command, http, strict
 from tests.unit.analysis.planted import build

@@ -13,7 +13,7 @@ from activation_logging.cli import _app
 from activation_logging.records import Evaluation
 from activation_logging.store import StoreWriter
 from activation_logging.store.query import Filter
-from activation_logging.text import brief, question_of
+from activation_logging.text import brief
 from tests.unit.answers import put_answer
 from tests.unit.readers import command, http, strict
 
@@ -74,8 +74,8 @@ def test_a_filter_reads_its_label_once(path: Path, monkeypatch: pytest.MonkeyPat
 def test_the_question_is_the_users_last_text(path: Path) -> None:
     with open_store(path) as store:
         chat, text = store.entries()
-        assert question_of(chat) == "the question"
-        assert question_of(text) == "a text"
+        assert chat.question == "the question"
+        assert text.question == "a text"
 
 
 def test_brief() -> None:

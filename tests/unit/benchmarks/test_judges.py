@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from activation_logging.benchmarks.facts import candidates
+from activation_logging.benchmarks.short_facts import candidates
 from activation_logging.judges.gold import judge_short_answer
 from activation_logging.judges.model import parse_verdict
 from activation_logging.judges.rules import classify, judge_belief

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from activation_logging.benchmarks import BenchmarkError
-from activation_logging.benchmarks.journal import Answer, Journal, read_json, write_json
+from activation_logging.benchmarks.journal import Journal, read_json, write_json
 from activation_logging.benchmarks.questions import Question, read_questions, write_questions
+from activation_logging.judges import Answer
 
 ANSWER = {"id": "a", "prompt": "p", "name": "n", "type": "t", "generation": "g"}
 VERDICT = {"id": "a", "label": "correct", "judge": "j", "words": "w", "answer": "d"}

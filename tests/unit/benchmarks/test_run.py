@@ -17,16 +17,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from canned import canned
 
 from activation_logging import open_store
-from activation_logging.benchmarks import BenchmarkError, run_benchmark
-from activation_logging.benchmarks import tasks as benchmark_tasks
+from activation_logging.benchmarks import BenchmarkError, RunOptions, endpoint, run_benchmark
 from activation_logging.benchmarks.journal import Journal
 from activation_logging.benchmarks.labels import StoreLabels, apply_labels, label_run
-from activation_logging.benchmarks.metrics import Labelled, Rate, nonsense_rates, short_facts_rates
-from activation_logging.errors import StoreNotFound
+from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_rates
+from activation_logging.benchmarks.questions import Question
+from activation_logging.benchmarks.rates import Judged, Rate
+from activation_logging.benchmarks.short_facts import short_facts_rates
+from activation_logging.errors import StoreNotFound, UnknownName
+from activation_logging.judges import Verdict
 from activation_logging.store import StoreWriter
+from tests.unit.benchmarks.canned import canned
 
 ROOT = Path(__file__).parents[3]
 NONSENSE = "nonsense_mixed_entities"
@@ -50,10 +53,8 @@ def server() -> Iterator[Any]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """One try instead of five: what is tested is what comes after the last."""
-    from activation_logging.benchmarks import runs
-
-    monkeypatch.setattr(runs, "_RETRIES", {"max_retries": 0, "attempt_timeout": 20})
-    monkeypatch.setattr(benchmark_tasks, "JUDGE_RETRIES", {"max_retries": 0, "attempt_timeout": 20})
+    once = {"max_retries": 0, "attempt_timeout": 20}
+    monkeypatch.setattr(endpoint, "RETRIES", {"server": once, "judge": once})
 
 
 def run(server: Any, folder: Path, **options: Any) -> Any:
@@ -168,13 +169,27 @@ class TestSeveralAnswers:
     def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
         with pytest.raises(BenchmarkError, match="same answer 2 times"):
             run(server, tmp_path, epochs=2)
-        with pytest.raises(BenchmarkError, match="no answer"):
+        with pytest.raises(BenchmarkError, match="--max_tokens 0"):
             run(server, tmp_path, max_tokens=0)
-        with pytest.raises(BenchmarkError, match="cannot be asked"):
+        with pytest.raises(BenchmarkError, match=r"--temperature -1\.0"):
             run(server, tmp_path, temperature=-1.0)
         run(server, tmp_path)
         with pytest.raises(BenchmarkError, match="with temperature"):
             run(server, tmp_path, temperature=0.5)
+
+
+def test_options_are_the_same_as_fields(server: Any, tmp_path: Path) -> None:
+    options = RunOptions(
+        model=server.model, base_url=server.base_url, output_base_dir=tmp_path, n=2, do_eval=False
+    )
+    first = run_benchmark("short_facts", options)
+    asked = len(server.asked)
+    fields = {name: getattr(options, name) for name in ("model", "base_url", "output_base_dir")}
+    # "rules" has always stood for the benchmark's own judge, which is `gold` here.
+    second = run_benchmark("short_facts", **fields, n=2, judge="rules")
+    assert len(server.asked) == asked
+    assert second.folder == first.folder
+    assert second.results["judge"] == "gold/1"
 
 
 class TestResume:
@@ -338,6 +353,18 @@ class TestBadInput:
         with pytest.raises(BenchmarkError, match=message):
             run(server, tmp_path, **options)
 
+    def test_an_unknown_benchmark_or_option(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(UnknownName, match=r"'riddles'; known are .*short_facts"):
+            run_benchmark("riddles", model="m")
+        with pytest.raises(TypeError, match="colour"):
+            run(server, tmp_path, colour="red")
+
+    def test_a_judge_of_other_questions(self, server: Any, tmp_path: Path) -> None:
+        asked = len(server.asked)
+        with pytest.raises(BenchmarkError, match=r"'gold/1' cannot judge .* 'made_up'.*--judge"):
+            run(server, tmp_path, judge="gold")
+        assert len(server.asked) == asked
+
     def test_an_unwritable_folder(self, server: Any, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("")
         with pytest.raises(BenchmarkError, match="cannot be written to"):
@@ -412,7 +439,7 @@ class TestBadInput:
         [
             (["--do_inference"], "--tested_model is missing"),
             (["--do_inference", "--tested_model", "m", "--N", "0"], "--N 0"),
-            (["--do_inference", "--tested_model", "m", "--max_connections", "0"], "at least one"),
+            (["--do_inference", "--tested_model", "m", "--max_connections", "0"], "connections 0"),
             (
                 ["--do_inference", "--tested_model", "m", "--base_url", "http://127.0.0.1:9/v1"],
                 "no server answers",
@@ -697,7 +724,12 @@ print(label_run(Path({str(done.folder)!r}), store=Path({str(path)!r})).written)
             label_run(done.folder, store=tmp_path / "s.lmdb")
 
 
-class TestMetrics:
+def judged(label: Any, kind: Any, name: str, stratum: str = "x", gold: str = "") -> Judged:
+    question = Question(name, "?", "n", "t", kind, stratum, "g", 0, (gold,) if gold else ())
+    return Judged(question, Verdict(name, label, "j/1", "w", "d"))
+
+
+class TestRates:
     def test_rates_and_errors_by_hand(self) -> None:
         rate = Rate.of(3, 10)
         assert rate.value == 0.3
@@ -715,7 +747,7 @@ class TestMetrics:
 
     def test_refusing_everything_does_not_win(self) -> None:
         always = [
-            Labelled("refused", kind, "animal", "x", f"{kind}-{i}")
+            judged("refused", kind, f"{kind}-{i}")
             for kind in ("made_up", "real")
             for i in range(10)
         ]
@@ -725,23 +757,21 @@ class TestMetrics:
         assert rates["balanced_accuracy"].value == 0.5
 
     def test_invalid_is_in_no_rate(self) -> None:
-        items = [
-            Labelled("invalid", "made_up", "animal", "x", "1"),
-            Labelled("hallucinated", "made_up", "animal", "x", "2"),
-        ]
+        items = [judged("invalid", "made_up", "1"), judged("hallucinated", "made_up", "2")]
         assert nonsense_rates(items)["refusal_rate"].n == 1
         assert nonsense_rates(items[:1]) == {}
 
     def test_the_majority_baseline_is_by_stratum(self) -> None:
         items = [
-            Labelled("correct", "fact", "city", "a", f"{i}", gold)
+            judged("correct", "fact", f"{i}", "a", gold)
             for i, gold in enumerate(("India", "India", "Chad"))
-        ] + [Labelled("hallucinated", "fact", "city", "b", "3", "Peru")]
+        ]
+        items.append(judged("hallucinated", "fact", "3", "b", "Peru"))
         assert short_facts_rates(items)["majority_baseline"].value == 0.75
 
     def test_answers_to_one_question_count_as_one(self) -> None:
         items = [
-            Labelled(label, "made_up", "animal", "x", question)
+            judged(label, "made_up", question)
             for question in ("1", "2", "3", "4")
             for label in ("refused", "refused", "hallucinated", "hallucinated")
         ]

