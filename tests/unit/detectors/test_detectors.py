@@ -36,7 +36,7 @@ from activation_logging.detectors.samples import (
 )
 from activation_logging.detectors.signals import mean_token_entropy, read_signals
 from activation_logging.detectors.text import text_only
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from activation_logging.detectors.findings import Options
 from activation_logging.detectors.study import run_study
 from activation_logging.detectors.sweep import Cell
 from activation_logging.errors import DatasetError
-from tests.unit.analysis.planted import Planted, build
+from tests.fixtures.planted import Planted, build
 
 
 def study(path, **options):
