@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
-from activation_logging.dataset.positions import Rows, find_rows, place_of
-from activation_logging.errors import DatasetError
+from activation_logging.dataset.positions import Place, Rows, find_rows
+from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, track
 from activation_logging.store.query import is_named
 
@@ -167,7 +167,10 @@ def _rows(entry: Entry, position: str | int | None) -> Rows | str | None:
         return "that ended before a row was kept"
     if position is None:
         return None
-    return find_rows(position, place_of(entry))
+    try:
+        return find_rows(position, Place.of(entry))
+    except InputMissing as missing:
+        return str(missing)
 
 
 def _layers(

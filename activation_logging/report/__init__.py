@@ -67,7 +67,7 @@ def build_report(
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         progress: told what is being done.
-        options: fields of :class:`activation_logging.detectors.findings.Options`, such as
+        options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
 
     Raises:
@@ -76,8 +76,7 @@ def build_report(
         ExtraMissing: scikit-learn or plotly is not installed.
     """
     require("detect", "sklearn", "plotly")
-    from activation_logging.detectors.findings import Options
-    from activation_logging.detectors.study import fit_probe, run_study
+    from activation_logging.detectors import Options, fit_probe, run_study
     from activation_logging.files import write_whole
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data

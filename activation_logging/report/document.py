@@ -12,8 +12,8 @@ from activation_logging.report import figures
 from activation_logging.report.tokens import token_examples
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Result, Study
     from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.results import Result, Study
 
 FORMAT = "activation-logging report"
 VERSION = 1
@@ -106,8 +106,8 @@ def _detector(result: Result) -> dict[str, Any]:
 
 def _transfer(study: Study) -> dict[str, Any]:
     transfer = study.transfer
-    if isinstance(transfer, str):
-        return {"left_out": transfer}
+    if transfer is None:
+        return {"left_out": study.transfer_left_out}
     return {
         "tag": transfer.tag,
         "values": transfer.values,

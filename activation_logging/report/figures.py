@@ -10,7 +10,7 @@ import numpy.typing as npt
 from activation_logging.detectors.metrics import CALIBRATION_BINS, calibration_bins
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Result, Study
+    from activation_logging.detectors.results import Result, Study
 
 GRID = np.linspace(0, 1, 101)
 HISTOGRAM_BINS = 25

@@ -9,10 +9,11 @@ import numpy.typing as npt
 from sklearn.base import clone
 
 from activation_logging.dataset.positions import find_rows
-from activation_logging.detectors.probes import LinearProbe, sigmoid
+from activation_logging.detectors.linear import LinearProbe
+from activation_logging.errors import InputMissing
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Study
+    from activation_logging.detectors.results import Study
     from activation_logging.store import Entry
 
 PER_KIND = 3
@@ -74,11 +75,12 @@ def _example(
 ) -> dict[str, Any] | None:
     examples = study.examples
     entry = examples.store[examples.keys[row]]
-    rows = find_rows("response_mean", examples.places[row])
-    if isinstance(rows, str):
+    try:
+        rows = find_rows("response_mean", examples.places[row])
+    except InputMissing:
         return None
     states = entry.rows(study.place.layer, rows.start, rows.stop)[:MAX_TOKENS]
-    scores = sigmoid(probe.decision_function(states))
+    scores = probe.predict_proba(states)[:, 1]
     texts = entry.response_tokens
     ids = entry.response_token_ids[:MAX_TOKENS]
     logprobs = entry.logprobs or []

@@ -94,15 +94,25 @@ class Filter:
 
     def matches(self, entry: Entry) -> bool:
         """Whether an entry is so."""
-        return (
-            (self.model is None or is_named(entry.model, self.model))
-            and (not self.tags or self.tags.items() <= entry.tags.items())
-            and (self.since is None or entry.created >= self.since)
-            and (self.until is None or entry.created < self.until)
-            and (self.evaluator is None or self.evaluator in entry.evaluations)
-            and (self.label is None or LabelFilter.parse(self.label).matches(entry))
-            and (self.status is None or entry.status == self.status)
-        )
+        return self.why_not(entry) is None
+
+    def why_not(self, entry: Entry) -> str | None:
+        """What keeps an entry out, to follow a count: ``of another model``. None if it matches."""
+        if self.model is not None and not is_named(entry.model, self.model):
+            return "of another model"
+        if self.tags and not self.tags.items() <= entry.tags.items():
+            return "with other tags"
+        if self.since is not None and entry.created < self.since:
+            return "asked earlier"
+        if self.until is not None and entry.created >= self.until:
+            return "asked later"
+        if self.evaluator is not None and self.evaluator not in entry.evaluations:
+            return f"without a label by {self.evaluator}"
+        if self.label is not None and not LabelFilter.parse(self.label).matches(entry):
+            return f"without the label {self.label}"
+        if self.status is not None and entry.status != self.status:
+            return f"that are not {self.status}"
+        return None
 
     def terms(self, index: Index) -> list[list[bytes]]:
         """The same for the index: one term of each of these groups must be true."""

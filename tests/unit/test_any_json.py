@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from activation_logging import open_store
 from activation_logging.store import StoreWriter
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 from tests.unit.answers import make_capture, make_document, make_segment
 from tests.unit.readers import command, read_quickly, read_slowly, strict
 

@@ -25,7 +25,7 @@ from activation_logging.benchmarks.runs import RunRecord
 from activation_logging.cli import _app
 from activation_logging.errors import LabelError
 from activation_logging.strict_json import dumps
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 from tests.unit.readers import command, http, strict
 
 FOLDER = "run[v2] 'a' \"b\" [/x] [bold]\u05e9\u05dc\nnew :smile:"

@@ -14,7 +14,7 @@ from activation_logging.cli import _app
 from activation_logging.records import NEVER_RAN
 from activation_logging.store import StoreWriter
 from activation_logging.verify import verify
-from tests.unit.analysis.planted import MODEL, build
+from tests.fixtures.planted import MODEL, build
 from tests.unit.answers import make_capture, make_document
 
 
