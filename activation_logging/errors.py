@@ -18,7 +18,8 @@
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
     ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, score
     ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
-    │   └── LeakError                       the same entity is in the training and the test part
+    │   ├── LeakError                       the same entity is in the training and the test part
+    │   └── InputMissing (LookupError)      an answer lacks what a position or a detector needs
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
@@ -114,6 +115,10 @@ class DatasetError(ActivationLoggingError, ValueError):
 
 class LeakError(DatasetError):
     """The same entity is in the training and in the test part."""
+
+
+class InputMissing(DatasetError, LookupError):
+    """An answer lacks what one position or one detector needs; the text is the reason."""
 
 
 class ProbeError(ActivationLoggingError, ValueError):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 _PACKAGE = "activation_logging"
-MOVED = {
+MOVED: dict[str, str | tuple[str, ...]] = {
     "alignment": "verify.alignment",
     "bench.figures": "bench.ratios",
     "benchmarks.facts": "benchmarks.short_facts",
@@ -36,6 +36,11 @@ MOVED = {
     "cli.upkeep": "cli.change",
     "dataset.progress": "progress",
     "demo_model": "default_model",
+    "detectors.catalog": "detectors.registry",
+    "detectors.findings": "detectors.results",
+    "detectors.probe_file": "detectors.saved_probe",
+    "detectors.probes": ("detectors.linear", "detectors.distance", "detectors.network"),
+    "detectors.scoring": "detectors.saved_probe",
     "export.formats": "export.registry",
     "judges.text": "text",
     "lm_head": "verify.lm_head",
@@ -58,7 +63,7 @@ MOVED = {
     "store.structure": "store.repair",
     "store.upgrading": "store.upgrade",
 }
-"""Old names and new ones, below ``activation_logging``."""
+"""Old names and new ones, below ``activation_logging``; several where a module was divided."""
 
 
 class _Finder(MetaPathFinder):
@@ -71,23 +76,25 @@ class _Finder(MetaPathFinder):
         new = MOVED.get(fullname.removeprefix(f"{_PACKAGE}."))
         if new is None or not fullname.startswith(f"{_PACKAGE}."):
             return None
-        return ModuleSpec(fullname, _Loader(f"{_PACKAGE}.{new}"))
+        homes = (new,) if isinstance(new, str) else new
+        return ModuleSpec(fullname, _Loader([f"{_PACKAGE}.{home}" for home in homes]))
 
 
 class _Loader(Loader):
     """Fills a module of the old name with what the new one holds."""
 
-    def __init__(self, new: str) -> None:
+    def __init__(self, new: Sequence[str]) -> None:
         self._new = new
 
     def exec_module(self, module: ModuleType) -> None:
         warnings.warn(
-            f"{module.__name__} is now {self._new}; the old name goes with version 0.3",
+            f"{module.__name__} is now {', '.join(self._new)}; the old name goes with version 0.3",
             DeprecationWarning,
             stacklevel=2,
         )
-        new = vars(import_module(self._new))
-        vars(module).update({name: new[name] for name in new if not name.startswith("__")})
+        for home in self._new:
+            new = vars(import_module(home))
+            vars(module).update({name: new[name] for name in new if not name.startswith("__")})
 
 
 def install() -> None:

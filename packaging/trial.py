@@ -35,8 +35,8 @@ TESTS = ["-m", "pytest", "-q", "-m", "not server"]
 TRIALS = {
     "": [[*TESTS, "tests/unit/store"]],
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
-    "detect": [[*TESTS, "tests/unit/analysis"]],
-    "export": [[*TESTS, "tests/unit/analysis/test_export.py"]],
+    "detect": [[*TESTS, "tests/unit/dataset", "tests/unit/detectors", "tests/unit/report"]],
+    "export": [[*TESTS, "tests/unit/export"]],
     "bench": [[*TESTS, "tests/unit/bench/test_bench.py"]],
     "demo": [["-c", "from activation_logging.cli import app; app()", "demo-model"]],
     "dev": [[*TESTS, "tests/unit/store"], ["-m", "ruff", "check"]],
@@ -63,7 +63,7 @@ assert sys.argv[2:] or not any(map(importlib.util.find_spec, absent))
 sys.path.append(sys.argv[1])  # behind the installed package, for the tests' planted store
 import activation_logging
 assert activation_logging.__file__.startswith(sys.prefix)
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 build(Path("store.lmdb"), n=6)
 """
 READ_STORE = """

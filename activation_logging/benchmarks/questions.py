@@ -9,6 +9,7 @@ from itertools import chain, zip_longest
 from random import Random
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+from activation_logging import tags
 from activation_logging.errors import BenchmarkError
 from activation_logging.files import write_whole
 from activation_logging.strict_json import dumps
@@ -59,18 +60,18 @@ class Question:
 
     def tags(self, benchmark: str) -> dict[str, str]:
         """The ``activation_tags`` under which the store keeps the answers."""
-        tags = {
-            "benchmark": benchmark,
+        found = {
+            tags.BENCHMARK: benchmark,
             "sample_id": self.id,
-            "domain": self.type,
-            "stratum": self.stratum,
+            tags.DOMAIN: self.type,
+            tags.STRATUM: self.stratum,
             "kind": self.kind,
-            "entity": self.name,
-            "group": self.group,
+            tags.ENTITY: self.name,
+            tags.GROUP: self.group,
             "seed": str(self.seed),
             "split": self.split,
         }
-        return {**tags, "gold": self.gold[0]} if self.gold else tags
+        return {**found, tags.GOLD: self.gold[0]} if self.gold else found
 
 
 class Picker:

@@ -24,7 +24,7 @@ from activation_logging.errors import OutputExists, SettingsError
 from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.scoring import Scored
+    from activation_logging.detectors.saved_probe import Scored
 
 _SHOWN_SCORES = 20
 
@@ -157,7 +157,7 @@ def score(
     Prints the most suspicious answers first. Entries without the layer or position that the probe
     needs are counted and left out; with nothing left to score, the exit code is 1.
     """
-    from activation_logging.detectors.scoring import score_store
+    from activation_logging.detectors.saved_probe import score_store
 
     if out is not None and out.is_dir():
         raise OutputExists(f"{out} is a folder; name a file for the scores")

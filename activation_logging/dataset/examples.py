@@ -1,25 +1,27 @@
 """Choosing the answers to learn from: which entries, with which class, in which group.
 
-Everything that would make a figure mean something else than it says is refused here by name:
-no labels, one class, several models, answers whose rows are not all there.
+What would make a number mean something else than it says is refused here by name: no labels, one
+class, several models, answers whose rows are incomplete.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from operator import itemgetter
+from operator import attrgetter
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.positions import Place, place_of
+from activation_logging.dataset.groups import join_groups, subjects_of
+from activation_logging.dataset.positions import Place
 from activation_logging.errors import DatasetError
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS, Label
-from activation_logging.store.query import is_named, select
+from activation_logging.store.query import Filter, select
 from activation_logging.store.statistics import counts
+from activation_logging.tags import GROUP_TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +31,6 @@ if TYPE_CHECKING:
 
 PROBE_JUDGE = "probe"
 """The judge of the labels that ``activation-logging score --write`` leaves."""
-
-GROUP_TAGS = ("group", "entity")
-"""Tags that name what an answer is about, as the benchmarks write them."""
 
 Broken = Literal["error", "skip"]
 """What to do with labelled answers whose rows are missing or not finite."""
@@ -142,30 +141,39 @@ def select_examples(
             raise DatasetError(f"label {name!r} is not one of {', '.join(LABELS)}")
     if positive == negative:
         raise DatasetError(f"the two classes are both {positive!r}; name two labels")
-    found = _scan(store, label, model, tags or {}, group, (positive, negative), broken, progress)
-    if not found.rows:
+    found = _scan(
+        store,
+        label,
+        classes=(positive, negative),
+        wanted=Filter(model=model, tags=tags),
+        group=group,
+        progress=progress,
+    )
+    if broken == "error":
+        found.refuse_incomplete()
+    if not found.answers:
         raise DatasetError(
             f"no answer with the label {positive} or {negative} by {found.label} is left"
             + _listing(found.left_out)
         )
     found.refuse_mixtures()
-    first = found.rows[0]
+    first = found.answers[0]
     examples = Examples(
         store=store,
         label=found.label,
         positive=positive,
         negative=negative,
         model=first.model,
-        keys=[row.key for row in found.rows],
-        y=np.array([row.label == positive for row in found.rows], dtype=np.int64),
-        groups=join_groups([row.about for row in found.rows]),
-        tags=[row.tags for row in found.rows],
-        places=[row.place for row in found.rows],
+        keys=[answer.key for answer in found.answers],
+        y=np.array([answer.label == positive for answer in found.answers], dtype=np.int64),
+        groups=join_groups([answer.subjects for answer in found.answers]),
+        tags=[answer.tags for answer in found.answers],
+        places=[answer.place for answer in found.answers],
         layers=found.common_layers(),
         num_layers=first.num_layers,
         hidden_size=first.hidden_size,
-        dtypes=dict(Counter(row.dtype for row in found.rows)),
-        grouped_by=dict(Counter(row.about[0].partition(": ")[0] for row in found.rows)),
+        dtypes=dict(Counter(answer.dtype for answer in found.answers)),
+        grouped_by=dict(Counter(answer.subjects[0].partition(": ")[0] for answer in found.answers)),
         left_out=dict(found.left_out),
     )
     refuse_one_class(examples)
@@ -183,34 +191,13 @@ def refuse_one_class(examples: Examples) -> None:
             )
 
 
-def join_groups(about: Sequence[Sequence[str]]) -> npt.NDArray[np.str_]:
-    """The group of each answer, ``[n]``: answers that share any name are one group.
-
-    Args:
-        about: for each answer everything that it is about; the first name becomes the group's.
-    """
-    parent: dict[str, str] = {}
-
-    def root(name: str) -> str:
-        parent.setdefault(name, name)
-        while parent[name] != name:
-            parent[name] = parent[parent[name]]
-            name = parent[name]
-        return name
-
-    for names in about:
-        first = root(names[0])
-        for other in names[1:]:
-            parent[root(other)] = first
-    return np.array([root(names[0]) for names in about])
-
-
 @dataclass(frozen=True)
-class _Row:
+class _Answer:
+    sequence: int
     key: str
     label: str
     model: str
-    about: Sequence[str]
+    subjects: Sequence[str]
     tags: Mapping[str, str]
     place: Place
     layers: tuple[int, ...]
@@ -222,26 +209,35 @@ class _Row:
 @dataclass
 class _Found:
     label: str
-    rows: list[_Row]
-    left_out: Counter[str]
+    answers: list[_Answer] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    incomplete: list[str] = field(default_factory=list)
 
     def common_layers(self) -> tuple[int, ...]:
-        return tuple(sorted(set.intersection(*(set(row.layers) for row in self.rows))))
+        return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
+
+    def refuse_incomplete(self) -> None:
+        if self.incomplete:
+            raise DatasetError(
+                f"{len(self.incomplete)} labelled answers lack activations (the first: "
+                f"{self.incomplete[0]}); look at them with `activation-logging verify`, ask again, "
+                "or leave them out (broken='skip', --skip-broken)"
+            )
 
     def refuse_mixtures(self) -> None:
-        models = Counter(row.model for row in self.rows)
+        models = Counter(answer.model for answer in self.answers)
         if len(models) > 1:
             raise DatasetError(
                 f"the labelled answers are of {len(models)} models{_listing(models)}; "
                 "choose one (model=, --model)"
             )
-        shapes = Counter(f"{row.num_layers} layers of {row.hidden_size}" for row in self.rows)
+        shapes = Counter(f"{a.num_layers} layers of {a.hidden_size}" for a in self.answers)
         if len(shapes) > 1:
             raise DatasetError(
-                f"answers of {self.rows[0].model} have different shapes{_listing(shapes)}: two "
+                f"answers of {self.answers[0].model} have different shapes{_listing(shapes)}: two "
                 "models were served under one name; choose one by a tag (tags=, --tag)"
             )
-        layers = Counter(",".join(map(str, row.layers)) for row in self.rows)
+        layers = Counter(",".join(map(str, answer.layers)) for answer in self.answers)
         if len(layers) > 1 and not self.common_layers():
             raise DatasetError(
                 f"the labelled answers share no layer{_listing(layers)}; choose some by a tag "
@@ -249,57 +245,44 @@ class _Found:
             )
 
 
-def _scan(  # noqa: PLR0917 - one caller
+def _scan(
     store: Store,
     label: str | None,
-    model: str | None,
-    tags: Mapping[str, str],
-    group: Sequence[str],
+    *,
     classes: Sequence[str],
-    broken: Broken,
+    wanted: Filter,
+    group: Sequence[str],
     progress: Progress,
 ) -> _Found:
     # A store without an index has to be walked through, which takes its time.
     all_counts = counts(store, progress)
-    label = _evaluator(store, label, all_counts)
-    number = all_counts.labels[label].total()
-    found: list[tuple[int, _Row]] = []
-    left_out: Counter[str] = Counter()
+    found = _Found(_evaluator(store, label, all_counts))
+    number = all_counts.labels[found.label].total()
     if number < all_counts.entries:
-        left_out["without this label"] = all_counts.entries - number
-    halves: list[str] = []
-    seen_models: Counter[str] = Counter()
-    labelled = select(store, evaluator=label, newest_first=False)
+        found.left_out["without this label"] = all_counts.entries - number
+    models: Counter[str] = Counter()
+    labelled = select(store, evaluator=found.label, newest_first=False)
     for entry in track(labelled, "looking for labels", number, progress):
-        verdict = entry.evaluations.get(label)
+        verdict = entry.evaluations.get(found.label)
         if verdict is None:
             continue
-        own = entry.tags
-        seen_models[entry.model] += 1
-        if model is not None and not is_named(entry.model, model):
-            left_out["of another model"] += 1
-        elif any(own.get(name) != value for name, value in tags.items()):
-            left_out["with other tags"] += 1
+        models[entry.model] += 1
+        if reason := wanted.why_not(entry):
+            found.left_out[reason] += 1
         elif verdict.label not in classes:
-            left_out[f"labelled {verdict.label}"] += 1
+            found.left_out[f"labelled {verdict.label}"] += 1
         elif entry.status != "complete":
-            left_out["without all of their rows"] += 1
-            halves.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
+            found.left_out["without all of their rows"] += 1
+            found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
-            found.append((entry.sequence, _row(entry, verdict.label, own, group)))
+            found.answers.append(_answer(entry, verdict.label, group))
+    if not found.answers and wanted.model is not None and wanted.model not in models:
+        raise DatasetError(
+            f"no labelled answer is by {wanted.model!r}; the models are{_listing(models)}"
+        )
     # In order of writing, on which folds depend, whether there is an index or not.
-    rows = [row for _, row in sorted(found, key=itemgetter(0))]
-    if not rows and model is not None and model not in seen_models:
-        raise DatasetError(
-            f"no labelled answer is by {model!r}; the models are{_listing(seen_models)}"
-        )
-    if halves and broken == "error":
-        raise DatasetError(
-            f"{len(halves)} labelled answers lack activations (the first: {halves[0]}); look at "
-            "them with `activation-logging verify`, ask again, or leave them out (broken='skip', "
-            "--skip-broken)"
-        )
-    return _Found(label, rows, left_out)
+    found.answers.sort(key=attrgetter("sequence"))
+    return found
 
 
 def _evaluator(store: Store, label: str | None, found: Counts) -> str:
@@ -324,18 +307,15 @@ def _evaluator(store: Store, label: str | None, found: Counts) -> str:
     return chosen
 
 
-def _row(entry: Entry, label: str, tags: Mapping[str, str], group: Sequence[str]) -> _Row:
-    # Folded, so that a name written in two ways is one entity.
-    about = [
-        f"{name}: {tags[name].strip().casefold()}" for name in group if tags.get(name, "").strip()
-    ]
-    return _Row(
+def _answer(entry: Entry, label: str, group: Sequence[str]) -> _Answer:
+    return _Answer(
+        sequence=entry.sequence,
         key=entry.key,
         label=label,
         model=entry.model,
-        about=[*about, f"prompt: {entry.key.partition('#')[0]}"],
-        tags=tags,
-        place=place_of(entry),
+        subjects=subjects_of(entry, group),
+        tags=entry.tags,
+        place=Place.of(entry),
         layers=entry.layers,
         num_layers=entry.num_layers,
         hidden_size=entry.hidden_size,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.positions import Rows, find_rows, pool_rows
-from activation_logging.errors import DatasetError
+from activation_logging.dataset.positions import Place, Rows, find_rows, pool_rows
+from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
@@ -24,22 +24,44 @@ BLOCK_BYTES = 512 << 20
 class Block(NamedTuple):
     """One layer's features at several positions.
 
-    ``X[:, p]`` is float32 ``[n, hidden]``. Rows of answers that have no state at a position are
-    NaN; ``there`` is bool ``[n, positions]``.
+    ``X[:, p]`` is float32 ``[n, hidden]``; NaN for answers that have no state at that position.
     """
 
     layer: int
     X: npt.NDArray[np.float32]
-    there: npt.NDArray[np.bool_]
 
 
-def where_there(
-    examples: Examples, positions: Sequence[str | int]
-) -> tuple[list[list[Rows | str]], npt.NDArray[np.bool_]]:
-    """Per example and position the rows or the reason; and the same as bool ``[n, positions]``."""
-    found = [[find_rows(name, place) for name in positions] for place in examples.places]
-    there = np.array([[not isinstance(cell, str) for cell in row] for row in found], dtype=bool)
-    return found, there.reshape(len(examples), len(positions))
+class Located(NamedTuple):
+    """Where the states of several positions are stored.
+
+    ``rows[i][p]`` are the rows of example ``i`` at position ``p``, or None. ``reasons`` is
+    ``[n, positions]``: the reason why there is no state, and an empty text where there is one.
+    """
+
+    rows: list[list[Rows | None]]
+    reasons: npt.NDArray[np.object_]
+
+    @property
+    def there(self) -> npt.NDArray[np.bool_]:
+        """Whether there is a state, ``[n, positions]``."""
+        return np.asarray(self.reasons == "", dtype=bool)
+
+
+def locate(examples: Examples, positions: Sequence[str | int]) -> Located:
+    """Look for every position in every example; reads nothing from the store."""
+    found = [[_rows_or_reason(name, place) for name in positions] for place in examples.places]
+    reasons = np.array([[reason for _, reason in row] for row in found], dtype=object)
+    return Located(
+        [[rows for rows, _ in row] for row in found],
+        reasons.reshape(len(examples), len(positions)),
+    )
+
+
+def _rows_or_reason(position: str | int, place: Place) -> tuple[Rows | None, str]:
+    try:
+        return find_rows(position, place), ""
+    except InputMissing as missing:
+        return None, str(missing)
 
 
 def read_blocks(
@@ -54,7 +76,7 @@ def read_blocks(
     Raises:
         DatasetError: a state is not finite; the message says where.
     """
-    found, there = where_there(examples, positions)
+    located = locate(examples, positions)
     size = len(examples) * len(positions) * examples.hidden_size * 4
     step = max(1, BLOCK_BYTES // max(size, 1))
     for start in range(0, len(layers), step):
@@ -65,12 +87,12 @@ def read_blocks(
         what = f"reading layers {chunk[0]}-{chunk[-1]}" if len(chunk) > 1 else f"layer {chunk[0]}"
         for row, entry in enumerate(track(examples.entries(), what, len(examples), progress)):
             for number, layer in enumerate(chunk):
-                for column, rows in enumerate(found[row]):
-                    if not isinstance(rows, str):
+                for column, rows in enumerate(located.rows[row]):
+                    if rows is not None:
                         X[number, row, column] = read_vector(entry, layer, rows)
         for number, layer in enumerate(chunk):
-            _refuse_nan(examples, layer, positions, X[number], there)
-            yield Block(layer, X[number], there)
+            _refuse_nan(examples, layer, positions, X[number], located.there)
+            yield Block(layer, X[number])
 
 
 def read_vector(entry: Entry, layer: int, rows: Rows) -> npt.NDArray[np.float32]:
@@ -104,13 +126,13 @@ def finite(
     progress: Progress = silent,
 ) -> Examples:
     """Only the examples whose states are all finite; the others are counted."""
-    found, _ = where_there(examples, positions)
+    located = locate(examples, positions)
     good = [
         all(
             np.isfinite(read_vector(entry, layer, rows)).all()
             for layer in layers
-            for rows in found[row]
-            if not isinstance(rows, str)
+            for rows in located.rows[row]
+            if rows is not None
         )
         for row, entry in enumerate(
             track(examples.entries(), "looking for NaN", len(examples), progress)

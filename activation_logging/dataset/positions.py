@@ -10,8 +10,8 @@ response_first ``P``: the state that has read the answer's first token
 response_last  ``P + R - 2``: the last state there is
 response_mean  mean over the states that have read a token of the answer, ``P`` to ``P + R - 2``
 response_max   elementwise maximum over the same rows
-answer_span    the state at the last token of the gold answer, or of the name asked about, where
-               that occurs in the answer ("exact answer token", Orgad et al. 2024,
+answer_span    the state at the last token of the gold answer, or else of the name asked about,
+               where that occurs in the answer ("exact answer token", Orgad et al. 2024,
                arXiv:2410.02707). Where it is the gold answer, wrong answers have none
 an integer     that position in prompt + response; negative from the last state
 ============== =================================================================================
@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.errors import DatasetError
+from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.tags import SPAN_TAGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -41,14 +42,14 @@ NAMED_POSITIONS = (
     "response_max",
     "answer_span",
 )
-SPAN_TAGS = ("answer", "gold", "name")
-"""Tags that may hold the text that ``answer_span`` looks for, the first found is taken."""
+Pool = Literal["one", "mean", "max"]
 
 
 class Place(NamedTuple):
     """What one answer offers: its lengths in tokens, its rows, and the span if there is one.
 
-    ``first`` is the position of row 0. ``span`` counts response tokens, end not included.
+    ``first`` is the position of row 0. ``span`` counts response tokens, end not included; where it
+    is None, ``span_missing`` says why.
     """
 
     num_prompt: int
@@ -58,19 +59,27 @@ class Place(NamedTuple):
     span: tuple[int, int] | None = None
     span_missing: str = "not looked for"
 
+    @classmethod
+    def of(cls, entry: Entry, *, span: bool = True) -> Place:
+        """What an entry offers.
 
-def place_of(entry: Entry, *, span: bool = True) -> Place:
-    """What an entry whose rows are there offers; without ``span``, which takes time, all else."""
-    positions = entry.positions
-    place = Place(
-        *entry.num_tokens,
-        first=int(positions[0]) if len(positions) else 0,
-        num_rows=len(positions),
-    )
-    if not span:
-        return place
-    found, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
-    return place._replace(span=found, span_missing=missing)
+        Args:
+            entry: an entry with a record of rows, though perhaps with none.
+            span: also look for the text that ``answer_span`` means, which takes time.
+
+        Raises:
+            RowsMissing: the entry has no record of rows.
+        """
+        positions = entry.positions
+        first = int(positions[0]) if len(positions) else 0
+        place = cls(*entry.num_tokens, first, len(positions))
+        if not span:
+            return place
+        try:
+            found = locate_span(entry.response, entry.response_tokens, entry.tags)
+        except InputMissing as missing:
+            return place._replace(span_missing=str(missing))
+        return place._replace(span=found)
 
 
 class Rows(NamedTuple):
@@ -78,7 +87,7 @@ class Rows(NamedTuple):
 
     start: int
     stop: int
-    pool: Literal["one", "mean", "max"]
+    pool: Pool
 
 
 def parse_position(text: str | int) -> str | int:
@@ -97,40 +106,42 @@ def parse_position(text: str | int) -> str | int:
         ) from None
 
 
-def find_rows(position: str | int, place: Place) -> Rows | str:
-    """The rows of one position, or the reason why this answer has none."""
-    start, stop, pool = place.num_prompt, place.num_prompt + place.num_response - 1, "one"
+def find_rows(position: str | int, place: Place) -> Rows:
+    """The rows of one position.
+
+    Raises:
+        InputMissing: this answer has no state there; the text says why.
+    """
+    start, stop = place.num_prompt, place.num_prompt + place.num_response - 1
     if position == "prompt_last":
         start, stop = start - 1, start
     elif position == "response_first":
         stop = min(stop, start + 1)
     elif position == "response_last":
         start = stop - 1
-    elif position in ("response_mean", "response_max"):
-        pool = pool_of(position)
     elif position == "answer_span":
         if place.span is None:
-            return f"answer_span: {place.span_missing}"
+            raise InputMissing(f"answer_span: {place.span_missing}")
         stop = min(stop, start + place.span[1])
         start = max(start + place.span[0], stop - 1)
     elif isinstance(position, int):
         start = stop + position if position < 0 else position
         start, stop = (start, start + 1) if 0 <= start < stop else (stop, stop)
     if start >= stop:
-        return f"{position}: the answer is too short to have a state there"
+        raise InputMissing(f"{position}: the answer is too short to have a state there")
     if start < place.first or stop > place.first + place.num_rows:
-        return f"{position}: rows of that position were not logged"
-    return Rows(start - place.first, stop - place.first, pool)  # type: ignore[arg-type]
+        raise InputMissing(f"{position}: rows of that position were not logged")
+    return Rows(start - place.first, stop - place.first, pool_of(position))
 
 
-def pool_of(position: str | int) -> Literal["one", "mean", "max"]:
+def pool_of(position: str | int) -> Pool:
     """How the rows of a position become one vector."""
     if position == "response_mean":
         return "mean"
     return "max" if position == "response_max" else "one"
 
 
-def pool_rows(rows: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float32]:
+def pool_rows(rows: npt.NDArray[np.float32], pool: Pool) -> npt.NDArray[np.float32]:
     """Pool ``[count, hidden]`` into ``[hidden]``; a mean is accumulated in float64."""
     if pool == "mean":
         return np.asarray(rows.mean(axis=0, dtype=np.float64), np.float32)
@@ -139,7 +150,7 @@ def pool_rows(rows: npt.NDArray[np.float32], pool: str) -> npt.NDArray[np.float3
 
 def locate_span(
     response: str, tokens: Sequence[str] | None, tags: Mapping[str, str]
-) -> tuple[tuple[int, int] | None, str]:
+) -> tuple[int, int]:
     """Find the tokens of the answer that hold the tagged text.
 
     Case, accents and compatibility forms are folded, and the text must stand by itself: "Os" is
@@ -151,24 +162,27 @@ def locate_span(
         tags: the entry's tags; the first of :data:`SPAN_TAGS` that is there is looked for.
 
     Returns:
-        First and end (not included) index among the response tokens, or None and the reason.
+        First and end (not included) index among the response tokens.
+
+    Raises:
+        InputMissing: the text is not there; the error's text says why.
     """
     name = next((name for name in SPAN_TAGS if tags.get(name, "").strip()), None)
     if name is None:
-        return None, f"no tag of {', '.join(SPAN_TAGS)}"
+        raise InputMissing(f"no tag of {', '.join(SPAN_TAGS)}")
     if tokens is None:
-        return None, "the texts of the tokens were not logged"
+        raise InputMissing("the texts of the tokens were not logged")
     folded, origin = _fold(response)
     found = [span for text in _alternatives(tags[name]) if (span := _find(folded, _fold(text)[0]))]
     if not found:
-        return None, f"the text of the tag {name!r} does not occur in the answer"
+        raise InputMissing(f"the text of the tag {name!r} does not occur in the answer")
     start, stop = min(found)
     offsets = token_offsets(response, tokens)
     first, last = origin[start], origin[stop - 1]
     touched = [i for i, (low, high) in enumerate(offsets) if low <= last and high > first]
     if not touched:
-        return None, "the texts of the tokens do not add up to the answer"
-    return (touched[0], touched[-1] + 1), ""
+        raise InputMissing("the texts of the tokens do not add up to the answer")
+    return touched[0], touched[-1] + 1
 
 
 def token_offsets(response: str, tokens: Sequence[str]) -> list[tuple[int, int]]:

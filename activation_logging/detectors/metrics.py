@@ -1,7 +1,7 @@
-"""Figures of merit with intervals: AUROC, AUPRC, accuracy, calibration.
+"""Metrics with intervals: AUROC, AUPRC, accuracy, calibration.
 
-Every figure is computed for a matrix of example weights at once, ``[draws, n]``: one row of ones
-gives the figure, rows of group counts give its bootstrap distribution. AUROC and AUPRC compare
+Every metric is computed for a matrix of example weights at once, ``[resamples, n]``: a row of ones
+gives the metric, rows of group counts give its bootstrap distribution. AUROC and AUPRC compare
 answers within a test fold only, since scores of models fitted on different parts need not share a
 scale.
 """
@@ -24,7 +24,7 @@ _CHUNK = 4_000_000
 
 
 class Interval(NamedTuple):
-    """A figure with its 95 % bootstrap interval (percentiles)."""
+    """A metric with its 95 % bootstrap interval (percentiles)."""
 
     value: float
     low: float
@@ -32,9 +32,9 @@ class Interval(NamedTuple):
 
 
 def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
-    """Probability that a positive scores above a negative of the same fold, ``[draws]``.
+    """Probability that a positive scores above a negative of the same fold, ``[resamples]``.
 
-    Ties count one half (Mann and Whitney 1947). NaN where a draw holds no such pair.
+    Ties count one half (Mann and Whitney 1947). NaN where a resample holds no such pair.
     """
     above = np.zeros(len(weights))
     pairs = np.zeros(len(weights))
@@ -47,7 +47,7 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
 
 
 def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
-    """Average precision of each fold, weighted by its positives, ``[draws]``.
+    """Average precision of each fold, weighted by its positives, ``[resamples]``.
 
     The sum over thresholds of (recall step) x precision, without interpolation, as
     ``sklearn.metrics.average_precision_score``.
@@ -63,15 +63,15 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     return _divide(total, positives)
 
 
-def accuracy(y: Ints, called: Ints, weights: Floats) -> Floats:
-    """Share of the answers whose class was called right, ``[draws]``."""
-    return _divide(weights @ (called == y).astype(np.float64), weights.sum(axis=1))
+def accuracy(y: Ints, predicted: Ints, weights: Floats) -> Floats:
+    """Share of the answers whose class was predicted, ``[resamples]``."""
+    return _divide(weights @ (predicted == y).astype(np.float64), weights.sum(axis=1))
 
 
 def expected_calibration_error(
     y: Ints, probability: Floats, weights: Floats, bins: int = CALIBRATION_BINS
 ) -> Floats:
-    """Mean distance of probability and frequency over equally wide bins, ``[draws]``.
+    """Mean distance of probability and frequency over equally wide bins, ``[resamples]``.
 
     Guo et al. 2017, arXiv:1706.04599, on the probability of the positive class.
     """
@@ -88,7 +88,7 @@ def calibration_bins(probability: Floats, bins: int = CALIBRATION_BINS) -> list[
 
 
 def best_f1_threshold(y: Ints, probability: Floats) -> float:
-    """The probability from which on calling an answer positive gives the highest F1.
+    """The probability from which on predicting the positive class gives the highest F1.
 
     Halfway between two neighbouring scores; the lowest of several equally good ones.
     """
@@ -103,9 +103,14 @@ def best_f1_threshold(y: Ints, probability: Floats) -> float:
 
 
 class Bootstrap:
-    """Resampling of whole groups, the same draws for every figure, so that differences pair.
+    """Resamples whole groups, in the same way for every metric, so that differences pair.
 
     Answers about one entity are not independent of each other; entities are.
+
+    Args:
+        groups: the entity of each answer, ``[n]``.
+        draws: number of resamples.
+        seed: the same seed gives the same resamples.
     """
 
     def __init__(self, groups: npt.NDArray[np.str_], *, draws: int = 1000, seed: int = 0) -> None:
@@ -115,13 +120,13 @@ class Bootstrap:
         counts = rng.multinomial(len(names), even, size=draws).astype(np.float32)
         self._counts, self._member = counts, member
 
-    def interval(self, figure: Callable[[Floats], Floats]) -> Interval:
-        """The figure with its interval; ``figure`` maps weights ``[draws, n]`` to ``[draws]``."""
-        point = float(figure(np.ones((1, len(self._member))))[0])
+    def interval(self, metric: Callable[[Floats], Floats]) -> Interval:
+        """The metric with its interval; ``metric`` maps ``[resamples, n]`` to ``[resamples]``."""
+        point = float(metric(np.ones((1, len(self._member))))[0])
         step = max(1, _CHUNK // len(self._member))
         drawn = np.concatenate(
             [
-                figure(self._counts[start : start + step][:, self._member].astype(np.float64))
+                metric(self._counts[start : start + step][:, self._member].astype(np.float64))
                 for start in range(0, len(self._counts), step)
             ]
         )
@@ -133,7 +138,7 @@ class Bootstrap:
 
 
 def _by_rising_score(y: Ints, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of positives and negatives at each distinct score, ``[draws, distinct]``."""
+    """Weight of positives and negatives at each distinct score, ``[resamples, distinct]``."""
     order = np.argsort(score, kind="stable")
     ranked = score[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])

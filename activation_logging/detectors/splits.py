@@ -85,7 +85,7 @@ def refuse_small(y: npt.NDArray[np.int64], names: Mapping[int, str] | None = Non
         if count < MIN_PER_CLASS:
             name = (names or {}).get(value, f"class {value}")
             raise DatasetError(
-                f"only {count} answers are {name}; a figure from fewer than {MIN_PER_CLASS} would "
+                f"only {count} answers are {name}; a number from fewer than {MIN_PER_CLASS} would "
                 "mean nothing: ask more questions, or choose other classes"
             )
 

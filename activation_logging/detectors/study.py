@@ -1,44 +1,40 @@
-"""The whole study of one labelled store: every detector, everywhere, with intervals."""
+"""The whole study of one labelled store: sweep, choose, fit, evaluate."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.examples import refuse_one_class, select_examples
-from activation_logging.dataset.features import finite, read_blocks, where_there
+from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.positions import parse_position
 from activation_logging.detectors import metrics
-from activation_logging.detectors.catalog import TEXT_CONTROL
-from activation_logging.detectors.findings import Options, Result, Study
-from activation_logging.detectors.lineup import Line, fit_detectors
-from activation_logging.detectors.metrics import Bootstrap, Interval
-from activation_logging.detectors.probe_file import SavedProbe
-from activation_logging.detectors.probes import LinearProbe
-from activation_logging.detectors.samples import add_samples
-from activation_logging.detectors.signals import read_signals
-from activation_logging.detectors.splits import Fold, make_folds, refuse_small
-from activation_logging.detectors.sweep import (
-    Cell,
-    Scores,
-    choose,
-    overall,
-    sweep,
-)
+from activation_logging.detectors.inputs import Signals, read_signals
+from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
+from activation_logging.detectors.registry import Detector, load_detectors
+from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
+from activation_logging.detectors.saved_probe import SavedProbe
+from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
 from activation_logging.detectors.transfer import transfer_matrix
-from activation_logging.errors import DatasetError
+from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from activation_logging.dataset import Examples
     from activation_logging.store import Store
 
 RARE = 0.05
 """A position that more than this share of the answers lacks is left out of the study; where fewer
 lack it, those answers are."""
+
+States = dict[Cell, npt.NDArray[np.float32]]
 
 
 def run_study(
@@ -58,6 +54,8 @@ def run_study(
 
     Raises:
         DatasetError: the answers cannot be learned from, or there are too few; says what to do.
+        ExtraMissing: scikit-learn is not installed.
+        PluginError: a detector of another package cannot be used.
     """
     require("detect", "sklearn")
     from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
@@ -68,68 +66,52 @@ def run_study(
 
 
 def _run_study(store: Store, label: str | None, options: Options, progress: Progress) -> Study:
-    examples = select_examples(
-        store,
-        label,
-        positive=options.positive,
-        negative=options.negative,
-        model=options.model,
-        tags=options.tags,
-        group=options.group,
-        broken=options.broken,
-        progress=progress,
-    )
-    layers = _layers(examples, options)
-    examples, positions, positions_left_out = _positions(examples, options)
-    if options.broken == "skip":
-        examples = finite(examples, layers, positions, progress=progress)
-    refuse_one_class(examples)
-    refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
+    detectors = load_detectors()
+    examples, layers, positions, positions_left_out = _select(store, label, options, progress)
     folds = make_folds(examples.y, examples.groups, folds=options.folds, seed=options.seed)
-
-    signals = read_signals(examples, progress=progress)
-    add_samples(signals, examples, progress=progress)
-    cell_scores = sweep(examples, folds, layers, positions, progress=progress)
-    chosen, place = choose(cell_scores, len(folds)), overall(cell_scores)
-    states = _read_cells(examples, {*chosen, place}, progress)
-
-    judge = _Judge(examples, folds, options)
-    found, detectors_left_out = fit_detectors(
-        examples, folds, options, signals, cell_scores, chosen, states, progress
+    signals = read_signals(examples, detectors, progress=progress)
+    sweep = fit_sweep(
+        examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress
     )
-    judge.text = next((scores for line, scores in found if line.name == TEXT_CONTROL), None)
-    results = [
-        judge.result(line, scores)
-        for line, scores in track(found, "intervals", len(found), progress)
+    place, chosen = sweep.best(), sweep.choose()
+    states = _read_states(examples, {place, *chosen, *_cells_of(detectors, sweep)}, progress)
+    usable = [detector for detector in detectors if _is_usable(detector, sweep, signals)]
+    fitted = [
+        _fit(detector, sweep, states, signals, options)
+        for detector in track(usable, "fitting detectors", len(usable), progress)
     ]
+    baseline = next((one.scores for one in fitted if one.detector.baseline), None)
+    evaluator = Evaluator(examples, folds, options, baseline)
+    results = [evaluator.result(one) for one in track(fitted, "intervals", len(fitted), progress)]
     cells = {
-        cell: judge.auroc(scores)
+        cell: evaluator.auroc(scores)
         for cell, scores in track(
-            cell_scores.items(), "intervals of the sweep", len(cell_scores), progress
+            sweep.scores.items(), "intervals of the sweep", len(sweep.scores), progress
         )
     }
-    transfer = transfer_matrix(
-        examples,
-        states[place],
-        cell_scores[place],
-        [fold.test for fold in folds],
-        tag=options.transfer_by,
-        draws=options.draws,
-        seed=options.seed,
-    )
+    transfer, transfer_left_out = None, ""
+    try:
+        transfer = transfer_matrix(examples, states[place], sweep.scores[place], folds, options)
+    except InputMissing as missing:
+        transfer_left_out = str(missing)
     return Study(
         examples=examples,
         options=options,
         folds=folds,
         signals=signals,
         cells=cells,
-        cell_scores=cell_scores,
+        cell_scores=sweep.scores,
         chosen=chosen,
         place=place,
         states=states,
         results=results,
         transfer=transfer,
-        detectors_left_out=detectors_left_out,
+        transfer_left_out=transfer_left_out,
+        detectors_left_out={
+            detector.title: signals.missing[detector.name]
+            for detector in detectors
+            if detector.name in signals.missing
+        },
         positions_left_out=positions_left_out,
     )
 
@@ -143,8 +125,8 @@ def fit_probe(study: Study) -> SavedProbe:
     probe = LinearProbe().fit(study.states[place], examples.y)
     out_of_fold = study.cell_scores[place].probability
     return SavedProbe(
-        weight=probe.weight_,
-        bias=probe.bias_,
+        weight=probe.coef_[0],
+        bias=float(probe.intercept_[0]),
         threshold=metrics.best_f1_threshold(examples.y, out_of_fold),
         layer=place.layer,
         position=place.position,
@@ -162,67 +144,53 @@ def fit_probe(study: Study) -> SavedProbe:
     )
 
 
-class _Judge:
-    """Figures of merit of any detector's scores, all on the same bootstrap draws."""
-
-    def __init__(self, examples: Examples, folds: list[Fold], options: Options) -> None:
-        self.y = examples.y
-        self.folds = folds
-        self.tests = [fold.test for fold in folds]
-        self.bootstrap = Bootstrap(examples.groups, draws=options.draws, seed=options.seed)
-        self.text: Scores | None = None
-
-    def auroc(self, scores: Scores) -> Interval:
-        p = scores.probability
-        return self.bootstrap.interval(lambda w: metrics.auroc(self.y, p, w, self.tests))
-
-    def result(self, line: Line, scores: Scores) -> Result:
-        y, p, tests = self.y, scores.probability, self.tests
-        called = scores.called(self.folds)
-        interval = self.bootstrap.interval
-        over_text = None
-        if self.text is not None and line.name != TEXT_CONTROL:
-            t = self.text.probability
-            over_text = interval(
-                lambda w: metrics.auroc(y, p, w, tests) - metrics.auroc(y, t, w, tests)
-            )
-        return Result(
-            **vars(line),
-            auroc=self.auroc(scores),
-            auprc=interval(lambda w: metrics.auprc(y, p, w, tests)),
-            accuracy=interval(lambda w: metrics.accuracy(y, called, w)),
-            ece=interval(lambda w: metrics.expected_calibration_error(y, p, w)),
-            over_text=over_text,
-            scores=scores,
-        )
-
-
-def _layers(examples: Examples, options: Options) -> list[int]:
-    if options.layers is None:
-        return list(examples.layers)
-    return sorted({examples.layer_number(layer) for layer in options.layers})
+def _select(
+    store: Store, label: str | None, options: Options, progress: Progress
+) -> tuple[Examples, list[int], list[str | int], dict[str, str]]:
+    """The answers, layers and positions to study, and why other positions are left out."""
+    examples = select_examples(
+        store,
+        label,
+        positive=options.positive,
+        negative=options.negative,
+        model=options.model,
+        tags=options.tags,
+        group=options.group,
+        broken=options.broken,
+        progress=progress,
+    )
+    layers = list(examples.layers)
+    if options.layers is not None:
+        layers = sorted({examples.layer_number(layer) for layer in options.layers})
+    examples, positions, left_out = _positions(examples, options)
+    if options.broken == "skip":
+        examples = finite(examples, layers, positions, progress=progress)
+    refuse_one_class(examples)
+    refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
+    return examples, layers, positions, left_out
 
 
 def _positions(
     examples: Examples, options: Options
 ) -> tuple[Examples, list[str | int], dict[str, str]]:
-    """The positions to use, the examples that have them all, and why the others are out."""
+    """The examples that have every position in use, those positions, and why others are out."""
     wanted = [parse_position(position) for position in options.positions]
-    found, there = where_there(examples, wanted)
-    used: list[str | int] = []
+    located = locate(examples, wanted)
+    missing = ~located.there
+    used: list[int] = []
     left_out: dict[str, str] = {}
     for column, position in enumerate(wanted):
-        missing = int((~there[:, column]).sum())
-        if missing <= RARE * len(examples):
-            used.append(position)
+        count = int(missing[:, column].sum())
+        if count <= RARE * len(examples):
+            used.append(column)
             continue
-        reason = next(cell for row in found if isinstance(cell := row[column], str))
+        reason = next(filter(None, located.reasons[:, column]))
         by_class = ", ".join(
-            f"{int((~there[examples.y == value, column]).sum())} {name}"
+            f"{int(missing[examples.y == value, column].sum())} {name}"
             for value, name in ((1, examples.positive), (0, examples.negative))
         )
         left_out[str(position)] = (
-            f"{missing} of {len(examples)} answers have no state there ({by_class}; "
+            f"{count} of {len(examples)} answers have no state there ({by_class}; "
             f"{reason.partition(': ')[2]})"
         )
     if not used:
@@ -230,14 +198,22 @@ def _positions(
             "no position is there for all answers: "
             + "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         )
-    keep = there[:, [wanted.index(position) for position in used]].all(axis=1)
-    examples = examples.take(np.flatnonzero(keep), why="too short for every position")
-    return examples, used, left_out
+    keep = np.flatnonzero(~missing[:, used].any(axis=1))
+    examples = examples.take(keep, why="too short for every position")
+    return examples, [wanted[column] for column in used], left_out
 
 
-def _read_cells(
-    examples: Examples, cells: set[Cell], progress: Progress
-) -> dict[Cell, npt.NDArray[np.float32]]:
+def _cells_of(detectors: Sequence[Detector], sweep: Sweep) -> set[Cell]:
+    """Where the detectors read states that the sweep has not scored already."""
+    return {
+        cell
+        for detector in detectors
+        if detector.needs == "state" and not sweep.fits(detector)
+        for cell in sweep.choose(detector.where)
+    }
+
+
+def _read_states(examples: Examples, cells: set[Cell], progress: Progress) -> States:
     positions = sorted({cell.position for cell in cells}, key=str)
     layers = sorted({cell.layer for cell in cells})
     return {
@@ -246,3 +222,27 @@ def _read_cells(
         for column, position in enumerate(positions)
         if Cell(block.layer, position) in cells
     }
+
+
+def _is_usable(detector: Detector, sweep: Sweep, signals: Signals) -> bool:
+    if detector.needs == "state":
+        return bool(sweep.choose(detector.where))
+    return detector.needs == "text" or detector.name in signals.values
+
+
+def _fit(
+    detector: Detector, sweep: Sweep, states: States, signals: Signals, options: Options
+) -> Fitted:
+    """Score every answer by one detector that was fitted on other folds."""
+    cells = sweep.choose(detector.where) if detector.needs == "state" else []
+    if sweep.fits(detector):
+        return Fitted(detector, cells, sweep.combine(cells))
+    inputs: list[Any]
+    if detector.needs == "state":
+        inputs = [states[cell] for cell in cells]
+    elif detector.needs == "text":
+        inputs = [signals.texts] * len(sweep.folds)
+    else:
+        inputs = [signals.values[detector.name][:, None]] * len(sweep.folds)
+    make = partial(detector.make, options.seed)
+    return Fitted(detector, cells, cross_validate(make, inputs, sweep.y, sweep.folds))

@@ -1,4 +1,4 @@
-"""Layer x position: a linear probe everywhere, and the best place chosen without the test side.
+"""A linear probe at every place: each layer, each position; and the best place of each fold.
 
 As in LLMsKnow (Orgad et al. 2024, arXiv:2410.02707). In every fold the place is chosen by AUROC on
 the validation part, which lies inside the training side; the test side then tells how good it is.
@@ -14,13 +14,13 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_blocks
 from activation_logging.detectors.metrics import auroc, best_f1_threshold
-from activation_logging.detectors.probes import LinearProbe
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from activation_logging.dataset import Examples
+    from activation_logging.detectors.registry import Detector, Where
     from activation_logging.detectors.splits import Fold
 
 
@@ -42,12 +42,89 @@ class Scores:
     threshold: list[float] = field(default_factory=list)
     validation_auroc: list[float] = field(default_factory=list)
 
-    def called(self, folds: Sequence[Fold]) -> npt.NDArray[np.int64]:
-        """1 where the answer is called positive at its fold's threshold, ``[n]``."""
-        called = np.zeros(len(self.probability), dtype=np.int64)
+    def predicted(self, folds: Sequence[Fold]) -> npt.NDArray[np.int64]:
+        """The class predicted at each fold's threshold, ``[n]``."""
+        predicted = np.zeros(len(self.probability), dtype=np.int64)
         for fold, threshold in zip(folds, self.threshold, strict=True):
-            called[fold.test] = self.probability[fold.test] >= threshold
-        return called
+            predicted[fold.test] = self.probability[fold.test] >= threshold
+        return predicted
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What one detector, fitted at every place, said there; ``num_layers`` numbers the last."""
+
+    detector: Detector
+    scores: Mapping[Cell, Scores]
+    y: npt.NDArray[np.int64]
+    folds: Sequence[Fold]
+    num_layers: int
+
+    def fits(self, detector: Detector) -> bool:
+        """Whether a detector is the one of the sweep, so that its scores are known."""
+        return detector.make is self.detector.make
+
+    def choose(self, where: Where = "chosen") -> list[Cell]:
+        """The place of each fold; none where the sweep has no such place.
+
+        The best by the fold's validation part, the lower layer where two are equal.
+        """
+        cells = list(self.scores)
+        if where == "last":
+            last = Cell(self.num_layers, "response_last")
+            cells = [cell for cell in cells if cell == last]
+        elif where == "before":
+            cells = [cell for cell in cells if cell.position == "prompt_last"]
+        if not cells:
+            return []
+        return [
+            max(cells, key=lambda cell: (self.scores[cell].validation_auroc[number], -cell.layer))
+            for number in range(len(self.folds))
+        ]
+
+    def best(self) -> Cell:
+        """The place with the best mean validation AUROC over the folds."""
+        return max(
+            self.scores,
+            key=lambda cell: (np.mean(self.scores[cell].validation_auroc), -cell.layer),
+        )
+
+    def combine(self, chosen: Sequence[Cell]) -> Scores:
+        """The scores of each fold's own place."""
+        combined = Scores(np.full_like(self.scores[chosen[0]].probability, np.nan))
+        for number, (cell, fold) in enumerate(zip(chosen, self.folds, strict=True)):
+            own = self.scores[cell]
+            combined.probability[fold.test] = own.probability[fold.test]
+            combined.threshold.append(own.threshold[number])
+            combined.validation_auroc.append(own.validation_auroc[number])
+        return combined
+
+
+def fit_sweep(
+    examples: Examples,
+    folds: Sequence[Fold],
+    layers: Sequence[int],
+    positions: Sequence[str | int],
+    detector: Detector,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Sweep:
+    """Fit one detector at every layer and position.
+
+    Raises:
+        DatasetError: a state is not finite; the message says where.
+    """
+    found: dict[Cell, Scores] = {}
+    total = len(layers) * len(positions)
+    for block in read_blocks(examples, layers, positions, progress=progress):
+        for column, position in enumerate(positions):
+            progress("fitting probes", len(found), total)
+            found[Cell(block.layer, position)] = cross_validate(
+                lambda: detector.make(seed), [block.X[:, column]] * len(folds), examples.y, folds
+            )
+    progress("fitting probes", total, total)
+    return Sweep(detector, found, examples.y, folds, examples.num_layers)
 
 
 def cross_validate(
@@ -76,50 +153,6 @@ def cross_validate(
     return scores
 
 
-def sweep(
-    examples: Examples,
-    folds: Sequence[Fold],
-    layers: Sequence[int],
-    positions: Sequence[str | int],
-    *,
-    progress: Progress = silent,
-) -> dict[Cell, Scores]:
-    """A linear probe at every layer and position."""
-    found: dict[Cell, Scores] = {}
-    total = len(layers) * len(positions)
-    for block in read_blocks(examples, layers, positions, progress=progress):
-        for column, position in enumerate(positions):
-            progress("fitting probes", len(found), total)
-            found[Cell(block.layer, position)] = cross_validate(
-                LinearProbe, [block.X[:, column]] * len(folds), examples.y, folds
-            )
-    progress("fitting probes", total, total)
-    return found
-
-
-def choose(found: dict[Cell, Scores], num_folds: int) -> list[Cell]:
-    """The best cell of each fold by its validation part; the lower layer where two are equal."""
-    return [
-        max(found, key=lambda cell: (found[cell].validation_auroc[number], -cell.layer))
-        for number in range(num_folds)
-    ]
-
-
-def overall(found: dict[Cell, Scores]) -> Cell:
-    """The cell with the best mean validation AUROC over the folds."""
-    return max(found, key=lambda cell: (np.mean(found[cell].validation_auroc), -cell.layer))
-
-
-def combine(found: dict[Cell, Scores], chosen: Sequence[Cell], folds: Sequence[Fold]) -> Scores:
-    """The scores of each fold's own cell."""
-    scores = Scores(np.full_like(next(iter(found.values())).probability, np.nan))
-    for number, (cell, fold) in enumerate(zip(chosen, folds, strict=True)):
-        scores.probability[fold.test] = found[cell].probability[fold.test]
-        scores.threshold.append(found[cell].threshold[number])
-        scores.validation_auroc.append(found[cell].validation_auroc[number])
-    return scores
-
-
 def _fit_score(
     model: Any,
     X: npt.NDArray[Any],
@@ -127,8 +160,11 @@ def _fit_score(
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    fitted = model.fit(X[train], y[train])
-    return np.asarray(fitted.predict_proba(X[test])[:, 1], dtype=np.float64)
+    # Sums over thousands of float32 states lose digits.
+    dtype = np.float64 if X.dtype.kind == "f" else X.dtype
+    fitted = model.fit(X[train].astype(dtype, copy=False), y[train])
+    scored = fitted.predict_proba(X[test].astype(dtype, copy=False))[:, 1]
+    return np.asarray(scored, dtype=np.float64)
 
 
 def _plain_auroc(y: npt.NDArray[np.int64], score: npt.NDArray[np.float64]) -> float:

@@ -1,6 +1,6 @@
-"""The control that sees no activations: what the words alone tell.
+"""The controls that see no activations: what the words alone tell.
 
-A probe that does no better than this has learned which words go with which label.
+A probe that does no better has learned which words go with which label.
 """
 
 from __future__ import annotations
@@ -12,17 +12,18 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 
+from activation_logging.detectors.registry import Detector
+
 PROMPT, ANSWER = 0, 1
 
 
-def text_only(prompt: bool = True, answer: bool = True) -> Pipeline:
+def text_only(answer: bool = True) -> Pipeline:
     """TF-IDF of words and word pairs, and of the answer's letters, into a logistic regression.
 
-    Takes ``[n, 2]`` of prompt and answer. Weighting: Spaerck Jones 1972, with sublinear counts.
+    Takes ``[n, 2]`` of prompt and answer; without ``answer`` only the prompt is looked at.
+    Weighting: Spärck Jones 1972, with sublinear counts.
     """
-    parts: list[tuple[str, Any, int]] = []
-    if prompt:
-        parts.append(("prompt words", _words(), PROMPT))
+    parts: list[tuple[str, Any, int]] = [("prompt words", _words(), PROMPT)]
     if answer:
         parts.append(("answer words", _words(), ANSWER))
         letters = TfidfVectorizer(
@@ -40,3 +41,23 @@ def _words() -> TfidfVectorizer:
         token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - not that kind of token
         max_features=50_000,
     )
+
+
+TEXT_ONLY = Detector(
+    "text_only",
+    "Text only (TF-IDF of prompt and answer)",
+    "control; Spärck Jones 1972",
+    "text",
+    lambda _seed: text_only(),
+    role="control",
+    in_curves=True,
+    baseline=True,
+)
+PROMPT_ONLY = Detector(
+    "prompt_only",
+    "Text only (TF-IDF of the prompt)",
+    "control; Spärck Jones 1972",
+    "text",
+    lambda _seed: text_only(answer=False),
+    role="control",
+)

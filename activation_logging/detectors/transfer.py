@@ -8,19 +8,23 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
+from activation_logging.detectors.linear import LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval, auroc
-from activation_logging.detectors.probes import LinearProbe
 from activation_logging.detectors.splits import MIN_PER_CLASS, check_no_leak
+from activation_logging.errors import InputMissing
+from activation_logging.tags import TRANSFER_TAGS
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
+    from collections.abc import Sequence
 
     from activation_logging.dataset import Examples
+    from activation_logging.detectors.results import Options
+    from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.sweep import Scores
 
-TRANSFER_TAGS = ("benchmark", "domain", "stratum", "type")
-"""Tags that may tell kinds of questions apart, in the order in which they are tried."""
+_UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
 
 @dataclass
@@ -33,8 +37,8 @@ class Transfer:
 
     tag: str
     values: list[str]
-    auroc: list[list[Interval]]
-    shared: list[list[int]]
+    auroc: list[list[Interval]] = field(default_factory=list)
+    shared: list[list[int]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
@@ -42,69 +46,96 @@ def transfer_matrix(
     examples: Examples,
     X: npt.NDArray[np.float32],
     within: Scores,
-    folds: list[npt.NDArray[np.int64]],
-    *,
-    tag: str | None = None,
-    draws: int = 1000,
-    seed: int = 0,
-) -> Transfer | str:
+    folds: Sequence[Fold],
+    options: Options,
+) -> Transfer:
     """Fit on the answers with one value of a tag, test on those with another.
 
     Args:
         examples: the labelled answers.
         X: their states at one place, ``[n, hidden]``.
         within: the cross-validated scores at that place, for the diagonal.
-        folds: the test parts of those.
-        tag: which tag; else the first of :data:`TRANSFER_TAGS` with two usable values.
-        draws: bootstrap draws.
-        seed: of the bootstrap.
+        folds: the splits of those.
+        options: ``transfer_by`` names the tag; without it, the first of :data:`.TRANSFER_TAGS`
+            with two usable values counts. ``draws`` and ``seed`` are the bootstrap's.
 
-    Returns:
-        The matrix, or the reason why there is none.
+    Raises:
+        InputMissing: no tag has two usable values; the text counts them.
     """
+    matrix = _choose_tag(examples, options.transfer_by)
+    value_of = _values(examples, matrix.tag)
+    for source in matrix.values:
+        aurocs, shared = [], []
+        for target in matrix.values:
+            test = np.flatnonzero(value_of == target)
+            train = np.flatnonzero(value_of == source)
+            interval = partial(_interval, examples, test, options)
+            if source == target:
+                parts = [np.flatnonzero(np.isin(test, fold.test)) for fold in folds]
+                aurocs.append(interval(within.probability[test], parts))
+                shared.append(0)
+                continue
+            fit = train[~np.isin(examples.groups[train], examples.groups[test])]
+            shared.append(len(train) - len(fit))
+            aurocs.append(
+                interval(_transferred(examples, X, fit, test), [np.arange(len(test))])
+                if _enough(examples.y[fit])
+                else _UNKNOWN
+            )
+        matrix.auroc.append(aurocs)
+        matrix.shared.append(shared)
+    return matrix
+
+
+def _choose_tag(examples: Examples, tag: str | None) -> Transfer:
+    """An empty matrix over the usable values of one tag."""
     y = examples.y
     reasons = []
     for name in [tag] if tag else TRANSFER_TAGS:
-        value_of = np.array([tags.get(name, "") for tags in examples.tags])
+        value_of = _values(examples, name)
         counts = Counter(value for value in value_of.tolist() if value)
         left_out = {
             value: f"{int(y[value_of == value].sum())} {examples.positive} and "
             f"{int((1 - y[value_of == value]).sum())} {examples.negative}, "
             f"{MIN_PER_CLASS} of each are needed"
             for value in counts
-            if np.bincount(y[value_of == value], minlength=2).min() < MIN_PER_CLASS
+            if not _enough(y[value_of == value])
         }
         values = sorted(counts.keys() - left_out.keys())
         if len(values) >= 2:
-            break
+            return Transfer(name, values, left_out=left_out)
         reasons.append(f"{name}: {len(values)} usable of {len(counts)} values")
-    else:
-        return (
-            "no tag has two values with enough answers of both classes to transfer between "
-            f"({'; '.join(reasons)})"
-        )
-    matrix = Transfer(name, values, [], [], left_out)
-    for source in values:
-        figures, shared = [], []
-        for target in values:
-            test = np.flatnonzero(value_of == target)
-            if source == target:
-                score, train = within.probability[test], test
-                parts = [np.flatnonzero(np.isin(test, fold)) for fold in folds]
-            else:
-                every = np.flatnonzero(value_of == source)
-                train = every[~np.isin(examples.groups[every], examples.groups[test])]
-                if np.bincount(y[train], minlength=2).min() < MIN_PER_CLASS:
-                    nan = float("nan")
-                    figures.append(Interval(nan, nan, nan))
-                    shared.append(len(every) - len(train))
-                    continue
-                check_no_leak(examples.groups, train, test)
-                probe = LinearProbe().fit(X[train], y[train])
-                score, parts = probe.predict_proba(X[test])[:, 1], [np.arange(len(test))]
-            bootstrap = Bootstrap(examples.groups[test], draws=draws, seed=seed)
-            figures.append(bootstrap.interval(partial(auroc, y[test], score, folds=parts)))
-            shared.append(0 if source == target else int((value_of == source).sum()) - len(train))
-        matrix.auroc.append(figures)
-        matrix.shared.append(shared)
-    return matrix
+    raise InputMissing(
+        "no tag has two values with enough answers of both classes to transfer between "
+        f"({'; '.join(reasons)})"
+    )
+
+
+def _values(examples: Examples, tag: str) -> npt.NDArray[np.str_]:
+    return np.array([tags.get(tag, "") for tags in examples.tags])
+
+
+def _enough(y: npt.NDArray[np.int64]) -> bool:
+    return bool(np.bincount(y, minlength=2).min() >= MIN_PER_CLASS)
+
+
+def _transferred(
+    examples: Examples,
+    X: npt.NDArray[np.float32],
+    fit: npt.NDArray[np.int64],
+    test: npt.NDArray[np.int64],
+) -> npt.NDArray[np.float64]:
+    check_no_leak(examples.groups, fit, test)
+    probe = LinearProbe().fit(X[fit], examples.y[fit])
+    return np.asarray(probe.predict_proba(X[test])[:, 1])
+
+
+def _interval(
+    examples: Examples,
+    test: npt.NDArray[np.int64],
+    options: Options,
+    score: npt.NDArray[np.float64],
+    folds: Sequence[npt.NDArray[np.int64]],
+) -> Interval:
+    bootstrap = Bootstrap(examples.groups[test], draws=options.draws, seed=options.seed)
+    return bootstrap.interval(partial(auroc, examples.y[test], score, folds=folds))

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
-from activation_logging.dataset.positions import Rows, find_rows, place_of
-from activation_logging.errors import DatasetError
+from activation_logging.dataset.positions import Place, Rows, find_rows
+from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, track
-from activation_logging.store.query import is_named
+from activation_logging.store.query import Filter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,6 +108,7 @@ def make_plan(
     Raises:
         DatasetError: nothing is left, or the entries are of several models or lack a layer.
     """
+    wanted = Filter(model=model, tags=tags, evaluator=label)
     items: list[Item] = []
     left_out: Counter[str] = Counter()
     models: Counter[str] = Counter()
@@ -115,23 +116,18 @@ def make_plan(
     layer_sets: Counter[tuple[int, ...]] = Counter()
     names: set[str] = set()
     for entry in track(store.entries(), "looking for entries", len(store), progress):
-        own = entry.tags
-        found = _rows(entry, position) if entry.status == "complete" else entry.status
-        if model is not None and not is_named(entry.model, model):
-            left_out["of another model"] += 1
-        elif any(own.get(name) != value for name, value in tags.items()):
-            left_out["with other tags"] += 1
-        elif label is not None and label not in entry.evaluations:
-            left_out[f"without a label by {label}"] += 1
-        elif isinstance(found, str):
-            left_out[f"{found}: no rows" if found in _STATUSES else found] += 1
-        else:
-            count = len(entry.positions) if found is None else 1
-            items.append(Item(entry.key, count, entry.dtype, found))
-            models[entry.model] += 1
-            shapes[entry.num_layers, entry.hidden_size] += 1
-            layer_sets[entry.layers] += 1
-            names.update(entry.evaluations)
+        if reason := wanted.why_not(entry):
+            left_out[reason] += 1
+            continue
+        try:
+            items.append(_item(entry, position))
+        except InputMissing as missing:
+            left_out[str(missing)] += 1
+            continue
+        models[entry.model] += 1
+        shapes[entry.num_layers, entry.hidden_size] += 1
+        layer_sets[entry.layers] += 1
+        names.update(entry.evaluations)
     if not items:
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DatasetError(f"{store.path} holds nothing to export{f' ({why})' if why else ''}")
@@ -155,19 +151,20 @@ def make_plan(
     )
 
 
-_STATUSES = ("pending", "failed", "dropped")
-
-
 def _is_half(item: Item) -> bool:
     return item.dtype == "float16" and (item.rows is None or item.rows.pool == "one")
 
 
-def _rows(entry: Entry, position: str | int | None) -> Rows | str | None:
-    if not len(entry.positions):
-        return "that ended before a row was kept"
+def _item(entry: Entry, position: str | int | None) -> Item:
+    """An entry as it is exported; InputMissing where it lacks the rows."""
+    if entry.status != "complete":
+        raise InputMissing(f"{entry.status}: no rows")
+    count = len(entry.positions)
+    if not count:
+        raise InputMissing("that ended before a row was kept")
     if position is None:
-        return None
-    return find_rows(position, place_of(entry))
+        return Item(entry.key, count, entry.dtype, None)
+    return Item(entry.key, 1, entry.dtype, find_rows(position, Place.of(entry)))
 
 
 def _layers(

@@ -63,7 +63,7 @@ def build_report(
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         progress: called with each stage and how far it is.
-        options: fields of :class:`activation_logging.detectors.findings.Options`, such as
+        options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
 
     Raises:
@@ -72,8 +72,7 @@ def build_report(
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
-    from activation_logging.detectors.findings import Options
-    from activation_logging.detectors.study import fit_probe, run_study
+    from activation_logging.detectors import Options, fit_probe, run_study
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data
     from activation_logging.report.headline import headline

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging import tags
 from activation_logging.detectors.metrics import CALIBRATION_BINS, calibration_bins
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Result, Study
+    from activation_logging.detectors.results import Result, Study
 
 GRID = np.linspace(0, 1, 101)
 HISTOGRAM_BINS = 25
@@ -87,8 +89,8 @@ def principal_components(study: Study) -> dict[str, Any]:
         "y": _round(points[shown, 1], 3),
         "label": [examples.positive if examples.y[i] else examples.negative for i in rows],
         "key": [examples.keys[i] for i in rows],
-        "text": [_brief(study.signals.responses[i]) for i in rows],
-        "about": [examples.tags[i].get("entity", "") for i in rows],
+        "text": [brief(study.signals.responses[i], 120) for i in rows],
+        "about": [examples.tags[i].get(tags.ENTITY, "") for i in rows],
     }
 
 
@@ -109,8 +111,3 @@ def _precision_recall(y: npt.NDArray[np.int64], score: Floats) -> tuple[Floats, 
 
 def _round(values: npt.NDArray[Any], digits: int = 4) -> list[float]:
     return [round(float(value), digits) for value in values]
-
-
-def _brief(text: str, length: int = 120) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= length else line[: length - 1] + "…"

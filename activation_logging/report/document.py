@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import platform
 import time
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from activation_logging import __version__
+from activation_logging.extras import version_of
 from activation_logging.report import chart_data
 from activation_logging.report.tokens import token_examples
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Result, Study
     from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.results import Result, Study
 
 FORMAT = "activation-logging report"
 VERSION = 1
@@ -101,27 +101,15 @@ def _detector(result: Result) -> dict[str, Any]:
         "accuracy": _interval(result.accuracy),
         "ece": _interval(result.ece),
         "over_text": _interval(result.over_text),
-        **_role_of(result.name),
+        "role": result.role,
+        "in_curves": result.in_curves,
     }
-
-
-def _role_of(name: str) -> dict[str, Any]:
-    """What a detector is, and whether the curves show it.
-
-    The only list of detectors' names in this package. It is to be replaced by ``result.role`` and
-    ``result.in_curves``, as soon as a result has them.
-    """
-    probes = ("linear_probe", "mass_mean", "saplma", "mahalanobis", "nearest_neighbours")
-    controls = ("length", "text_only", "prompt_only")
-    curves = ("linear_probe", "saplma", "min_logprob", "mean_logprob", "text_only", "length")
-    role = "control" if name in controls else "probe" if name.startswith(probes) else "signal"
-    return {"role": role, "in_curves": name in curves}
 
 
 def _transfer(study: Study) -> dict[str, Any]:
     transfer = study.transfer
-    if isinstance(transfer, str):
-        return {"left_out": transfer}
+    if transfer is None:
+        return {"left_out": study.transfer_left_out}
     return {
         "tag": transfer.tag,
         "values": transfer.values,
@@ -146,7 +134,7 @@ def _provenance(study: Study) -> dict[str, Any]:
     return {
         "activation-logging": __version__,
         "python": platform.python_version(),
-        **{name: _version(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
+        **{name: version_of(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
         "seed": options.seed,
         "folds": options.folds,
         "bootstrap_draws": options.draws,
@@ -154,10 +142,3 @@ def _provenance(study: Study) -> dict[str, Any]:
         "group": list(options.group),
         "broken": options.broken,
     }
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None

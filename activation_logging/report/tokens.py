@@ -8,10 +8,12 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.positions import find_rows
-from activation_logging.detectors.probes import LinearProbe
+from activation_logging.detectors.linear import LinearProbe
+from activation_logging.errors import InputMissing
+from activation_logging.tags import ANSWER, GOLD
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.findings import Study
+    from activation_logging.detectors.results import Study
     from activation_logging.store import Entry
 
 PER_KIND = 3
@@ -62,8 +64,9 @@ def _example(
 ) -> dict[str, Any] | None:
     examples = study.examples
     entry = examples.store[examples.keys[row]]
-    rows = find_rows("response_mean", examples.places[row])
-    if isinstance(rows, str):
+    try:
+        rows = find_rows("response_mean", examples.places[row])
+    except InputMissing:
         return None
     states = entry.rows(study.place.layer, rows.start, rows.stop)[:MAX_TOKENS]
     scores = probe.predict_proba(states)[:, 1]
@@ -73,7 +76,7 @@ def _example(
         "label": examples.positive if examples.y[row] else examples.negative,
         "probability": round(probability, 4),
         "question": _question(entry),
-        "expected": next((entry.tags[n] for n in ("answer", "gold") if n in entry.tags), None),
+        "expected": next((entry.tags[n] for n in (ANSWER, GOLD) if n in entry.tags), None),
         "tokens": _tokens(entry, scores),
         "texts_logged": entry.response_tokens is not None,
         "cut": len(entry.response_token_ids) > MAX_TOKENS,

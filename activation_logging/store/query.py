@@ -97,16 +97,26 @@ class Filter:
         return None if self.label is None else LabelFilter.parse(self.label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether an entry meets all of them."""
-        return (
-            (self.model is None or is_named(entry.model, self.model))
-            and (not self.tags or self.tags.items() <= entry.tags.items())
-            and (self.since is None or entry.created >= self.since)
-            and (self.until is None or entry.created < self.until)
-            and (self.evaluator is None or self.evaluator in entry.evaluations)
-            and (self._label is None or self._label.matches(entry))
-            and (self.status is None or entry.status == self.status)
-        )
+        """Whether an entry is so."""
+        return self.why_not(entry) is None
+
+    def why_not(self, entry: Entry) -> str | None:
+        """What keeps an entry out, to follow a count: ``of another model``. None if it matches."""
+        if self.model is not None and not is_named(entry.model, self.model):
+            return "of another model"
+        if self.tags and not self.tags.items() <= entry.tags.items():
+            return "with other tags"
+        if self.since is not None and entry.created < self.since:
+            return "asked earlier"
+        if self.until is not None and entry.created >= self.until:
+            return "asked later"
+        if self.evaluator is not None and self.evaluator not in entry.evaluations:
+            return f"without a label by {self.evaluator}"
+        if self._label is not None and not self._label.matches(entry):
+            return f"without the label {self.label}"
+        if self.status is not None and entry.status != self.status:
+            return f"that are not {self.status}"
+        return None
 
     def terms(self, index: Index) -> list[list[bytes]]:
         """The same for the index: one term of each of these groups must be true."""

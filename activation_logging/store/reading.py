@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.errors import RowsMissing, StoreError
+from activation_logging.errors import InputMissing, RowsMissing, StoreError
 from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, cut, every_row
 
 if TYPE_CHECKING:
@@ -196,9 +196,11 @@ def _find(
     kind, runs = entry.runs(snapshot, layer)
     if position is None:
         return kind, runs
-    from activation_logging.dataset.positions import find_rows, parse_position, place_of
+    from activation_logging.dataset.positions import Place, find_rows, parse_position
 
-    rows = find_rows(parse_position(position), place_of(entry, span=position == "answer_span"))
-    if isinstance(rows, str):
-        raise RowsMissing(f"entry {entry.key} has no state there: {rows}")
+    place = Place.of(entry, span=position == "answer_span")
+    try:
+        rows = find_rows(parse_position(position), place)
+    except InputMissing as missing:
+        raise RowsMissing(f"entry {entry.key} has no state there: {missing}") from None
     return kind, cut(runs, rows.start, rows.stop, kind.nbytes)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from activation_logging import open_store
 from activation_logging.store import StoreWriter
 from tests.fixtures.answers import make_capture, make_document, make_segment
+from tests.fixtures.planted import build
 from tests.fixtures.readers import command, read_quickly, read_slowly, strict
-from tests.unit.analysis.planted import build
 
 OURS = (
     *("model", "request_id", "prompt", "response", "prompt_token_ids", "response_token_ids"),

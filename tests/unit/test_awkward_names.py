@@ -25,8 +25,8 @@ from activation_logging.cli import _app
 from activation_logging.errors import LabelError
 from activation_logging.judges import Answer, Verdict
 from activation_logging.strict_json import dumps
+from tests.fixtures.planted import build
 from tests.fixtures.readers import command, http, strict
-from tests.unit.analysis.planted import build
 
 FOLDER = "run[v2] 'a' \"b\" [/x] [bold]\u05e9\u05dc\nnew :smile:"
 MODEL = 'org/[red]m[/red] "q" :smile: \u05e9\u05dc\n\0\x1b[31m\ud800'

@@ -14,7 +14,7 @@ from activation_logging.records import Evaluation
 from activation_logging.store import StoreWriter
 from activation_logging.store.query import Filter
 from activation_logging.text import brief
-from tests.unit.answers import put_answer
+from tests.fixtures.answers import put_answer
 from tests.unit.readers import command, http, strict
 
 CHAT = [

@@ -15,7 +15,7 @@ from activation_logging.records import NEVER_RAN
 from activation_logging.store import StoreWriter
 from activation_logging.verify import verify
 from tests.fixtures.answers import make_capture, make_document
-from tests.unit.analysis.planted import MODEL, build
+from tests.fixtures.planted import MODEL, build
 
 
 @pytest.fixture(scope="module")

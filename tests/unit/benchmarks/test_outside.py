@@ -13,7 +13,7 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.store import StoreWriter
-from tests.unit.answers import make_document
+from tests.fixtures.answers import make_document
 from tests.unit.benchmarks.canned import canned
 from tests.unit.outside import outside_package
 

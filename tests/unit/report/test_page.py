@@ -17,7 +17,7 @@ from activation_logging.report import build_report
 from activation_logging.report.charts import make_charts
 from activation_logging.report.headline import headline
 from activation_logging.report.page import render_page
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 
 HOSTILE = (
     "</script><script>alert(1)</script><img src=x onerror=alert(2)><a href='http://a.b'>x</a>"

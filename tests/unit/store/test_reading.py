@@ -11,7 +11,7 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.dataset import NAMED_POSITIONS
-from activation_logging.dataset.positions import find_rows, place_of, pool_rows
+from activation_logging.dataset.positions import Place, find_rows, pool_rows
 from activation_logging.errors import DatasetError, EntryNotFound, RowsMissing, StoreError
 from activation_logging.records import Capture, Segment, SegmentSlice
 from activation_logging.store import StoreWriter
@@ -59,8 +59,7 @@ def fill(writer: StoreWriter, dtype: str = "float32", count: int = 12) -> None:
 
 
 def one_by_one(entry: Entry, layer: int | str, position: str | int) -> np.ndarray:
-    rows = find_rows(position, place_of(entry))
-    assert not isinstance(rows, str)
+    rows = find_rows(position, Place.of(entry))
     part = entry.layer(layer)[rows.start : rows.stop]
     return part[0] if rows.pool == "one" else pool_rows(part.astype(np.float32), rows.pool)
 

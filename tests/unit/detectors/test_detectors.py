@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,32 +12,33 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from scipy.spatial.distance import mahalanobis
 from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
 from sklearn.covariance import LedoitWolf
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from activation_logging import open_store
-from activation_logging.detectors.catalog import DETECTORS
-from activation_logging.detectors.probes import (
-    LinearProbe,
-    MahalanobisDetector,
-    MassMeanProbe,
-    NearestNeighbours,
-    Saplma,
-    ScoreDetector,
-)
+from activation_logging.detectors import DETECTORS, Detector
+from activation_logging.detectors.calibration import Calibrated, logistic_curve
+from activation_logging.detectors.distance import MahalanobisDetector, nearest_neighbours
+from activation_logging.detectors.inputs import read_signals
+from activation_logging.detectors.linear import LinearProbe, MassMeanProbe
+from activation_logging.detectors.network import saplma
+from activation_logging.detectors.registry import load_detectors
 from activation_logging.detectors.samples import (
-    add_samples,
+    Samples,
     disagreement,
     eigenscore,
     normalise_answer,
     semantic_entropy,
 )
-from activation_logging.detectors.signals import mean_token_entropy, read_signals
+from activation_logging.detectors.signals import token_entropy
 from activation_logging.detectors.text import text_only
-from tests.unit.analysis.planted import build
+from activation_logging.errors import InputMissing, PluginError
+from tests.fixtures.planted import build
 
 
 @pytest.fixture(scope="module")
@@ -54,17 +56,28 @@ def test_linear_probe_is_scikit_learns_logistic_regression(data):
     wanted = make_pipeline(StandardScaler(), LogisticRegression(C=0.5, tol=1e-8)).fit(X, y)
     np.testing.assert_allclose(probe.predict_proba(new), wanted.predict_proba(new), atol=2e-3)
     np.testing.assert_allclose(
-        probe.decision_function(new), new.astype(float) @ probe.weight_ + probe.bias_
+        probe.decision_function(new), new.astype(float) @ probe.coef_[0] + probe.intercept_
     )
 
 
 def test_mass_mean_is_the_difference_of_means(data):
     X, y, new = data
-    probe = MassMeanProbe().fit(X, y)
+    probe = Calibrated(MassMeanProbe()).fit(X, y)
     wanted = X[y == 1].mean(0, dtype=float) - X[y == 0].mean(0, dtype=float)
-    np.testing.assert_allclose(probe.direction_, wanted, rtol=1e-6)
+    np.testing.assert_allclose(probe.estimator_.direction_, wanted, rtol=1e-6)
     order = np.argsort(new @ wanted)
     assert (np.diff(probe.predict_proba(new)[order, 1]) >= 0).all()
+
+
+def test_a_curve_is_fitted_on_answers_that_were_held_out(data):
+    """The procedure of CalibratedClassifierCV; its smoothed targets alone give other numbers."""
+    X, y, new = data
+    ours = Calibrated(MassMeanProbe()).fit(X, y).predict_proba(new)[:, 1]
+    parts = StratifiedKFold(5, shuffle=True, random_state=0)
+    wanted = CalibratedClassifierCV(MassMeanProbe(), cv=parts, ensemble=False).fit(X, y)
+    theirs = wanted.predict_proba(new)[:, 1]
+    np.testing.assert_array_equal(np.argsort(ours), np.argsort(theirs))
+    np.testing.assert_allclose(ours, theirs, atol=0.03)
 
 
 def test_the_order_of_the_answers_does_not_turn_a_curve_round():
@@ -77,8 +90,8 @@ def test_the_order_of_the_answers_does_not_turn_a_curve_round():
         rng = np.random.default_rng(seed)
         y = (rng.random(200) < rng.permutation(np.linspace(0.1, 0.9, 10))[kind]).astype(int)
         X = 3 * rng.normal(size=(10, 16))[kind] + rng.normal(size=(200, 16))
-        probe = MassMeanProbe().fit(X, y)
-        in_order = probe.predict_proba(X)[np.argsort(X @ probe.direction_), 1]
+        probe = Calibrated(MassMeanProbe()).fit(X, y)
+        in_order = probe.predict_proba(X)[np.argsort(X @ probe.estimator_.direction_), 1]
         assert in_order[-1] > in_order[0]
 
 
@@ -103,7 +116,7 @@ def test_whitened_mass_mean_is_linear_discriminant_analysis(data):
 @pytest.mark.parametrize("relative", [False, True])
 def test_mahalanobis_distance_is_scipys(data, relative):
     X, y, new = data
-    found = MahalanobisDetector(relative).fit(X, y).distance(new.astype(float))
+    found = MahalanobisDetector(relative).fit(X, y).decision_function(new)
 
     def squared(rows):
         scale = X.std(0, dtype=float)
@@ -117,7 +130,7 @@ def test_mahalanobis_distance_is_scipys(data, relative):
 
 def test_nearest_neighbours_by_hand(data):
     X, y, new = data
-    found = NearestNeighbours(5).fit(X, y).predict_proba(new)[:, 1]
+    found = nearest_neighbours(5).fit(X, y).predict_proba(new)[:, 1]
     mean, scale = X.mean(0, dtype=float), X.std(0, dtype=float)
 
     def unit(rows):
@@ -132,20 +145,25 @@ def test_nearest_neighbours_by_hand(data):
 
 def test_saplma_has_the_papers_shape_and_repeats_itself(data):
     X, y, new = data
-    first, second = (Saplma(seed=3).fit(X, y) for _ in range(2))
-    assert [w.shape[1] for w in first.model_.coefs_] == [256, 128, 64, 1]
-    assert first.model_.n_iter_ == 5
+    first, second = (saplma(seed=3).fit(X, y) for _ in range(2))
+    assert [w.shape[1] for w in first[-1].coefs_] == [256, 128, 64, 1]
+    assert first[-1].n_iter_ == 5
     np.testing.assert_array_equal(first.predict_proba(new), second.predict_proba(new))
 
 
-def test_score_detector_is_a_logistic_curve(data):
-    X, y, new = data
-    found = ScoreDetector().fit(X[:, :1], y).predict_proba(new[:, :1])
-    wanted = make_pipeline(StandardScaler(), LogisticRegression(C=1e3)).fit(X[:, :1], y)
-    np.testing.assert_allclose(found, wanted.predict_proba(new[:, :1]), atol=1e-4)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_number_may_point_either_way(data, sign):
+    X, y, _ = data
+    number = sign * X[:, :1]
+    p = logistic_curve().fit(number, y).predict_proba(number)[:, 1]
+    assert (np.diff(p[np.argsort(sign * number[:, 0])]) >= 0).all()
+    # The mean of a logistic regression's probabilities is the share of positives.
+    assert p.mean() == pytest.approx(y.mean(), abs=1e-3)
 
 
-@pytest.mark.parametrize("detector", [d for d in DETECTORS if d.needs == "state"], ids=str)
+@pytest.mark.parametrize(
+    "detector", [d for d in DETECTORS if d.needs == "state"], ids=lambda d: d.name
+)
 def test_all_are_scikit_learn_classifiers(data, detector):
     X, y, new = data
     model = clone(detector.make(0)).fit(X, y)
@@ -170,7 +188,7 @@ def test_signals_by_hand(tmp_path):
     build(tmp_path / "s", n=6)
     with open_store(tmp_path / "s") as store:
         examples = store.dataset(layer=2).examples
-        signals = read_signals(examples)
+        signals = read_signals(examples, DETECTORS)
         for i, key in enumerate(examples.keys):
             entry = store[key]
             assert signals.values["mean_logprob"][i] == pytest.approx(
@@ -178,7 +196,8 @@ def test_signals_by_hand(tmp_path):
             )
             assert signals.values["min_logprob"][i] == min(entry.logprobs)
             assert signals.values["length"][i] == len(entry.response_token_ids)
-        assert not signals.missing
+        # Every prompt was asked once, so only what compares answers is missing.
+        assert {DETECTORS.get(name).needs for name in signals.missing} == {"samples"}
         assert signals.texts.tolist() == [
             [store[k].prompt, store[k].response] for k in examples.keys
         ]
@@ -187,7 +206,7 @@ def test_signals_by_hand(tmp_path):
 def test_missing_logprobs_are_named(tmp_path):
     build(tmp_path / "s", n=6, change=lambda i, d: d.update(logprobs=None) if i == 2 else None)
     with open_store(tmp_path / "s") as store:
-        signals = read_signals(store.dataset(layer=2).examples)
+        signals = read_signals(store.dataset(layer=2).examples, DETECTORS)
     assert "1 of 6 answers have no log-probabilities" in signals.missing["mean_logprob"]
     assert "length" in signals.values
     assert "token_entropy" in signals.values
@@ -199,54 +218,98 @@ def test_minus_infinity_is_cut_off(tmp_path):
 
     build(tmp_path / "s", n=6, change=change)
     with open_store(tmp_path / "s") as store:
-        signals = read_signals(store.dataset(layer=2).examples)
+        signals = read_signals(store.dataset(layer=2).examples, DETECTORS)
     assert (signals.values["min_logprob"] == -100).all()
 
 
-def test_token_entropy_by_hand():
-    p = [0.5, 0.25]  # the last quarter was not logged
-    tops = [{1: math.log(p[0]), 2: math.log(p[1])}]
+@pytest.fixture
+def answers(tmp_path):
+    """A store's entries with these fields, oldest first; everything else is planted."""
+    with ExitStack() as stack:
+
+        def make(*documents):
+            path = build(
+                tmp_path / "s", n=len(documents), change=lambda i, d: d.update(documents[i])
+            )
+            return list(stack.enter_context(open_store(path)).entries())
+
+        yield make
+
+
+def test_token_entropy_by_hand(answers):
+    top = {1: math.log(0.5), 2: math.log(0.25)}  # the last quarter was not logged
+    certain = {1: 0.0, 2: -9999.0}
     wanted = -(0.5 * math.log(0.5) + 2 * 0.25 * math.log(0.25))
-    assert mean_token_entropy(tops) == pytest.approx(wanted)
-    certain = [{1: 0.0, 2: -math.inf}]
-    assert mean_token_entropy(tops + certain) == pytest.approx(wanted / 2)
-    assert "top_logprobs" in mean_token_entropy([{1: -0.1}])
-    assert "top_logprobs" in mean_token_entropy(None)
+    one, two, *others = answers(
+        {"top_logprobs": [top]},
+        {"top_logprobs": [top, certain]},
+        {"top_logprobs": [{1: -0.1}]},
+        {"top_logprobs": None},
+    )
+    assert token_entropy(one) == pytest.approx(wanted)
+    assert token_entropy(two) == pytest.approx(wanted / 2)
+    for other in others:
+        with pytest.raises(InputMissing, match="top_logprobs"):
+            token_entropy(other)
 
 
-def test_semantic_entropy_and_agreement_by_hand():
-    answers = ["Paris", "paris.", "The Paris", "Rome"]
+def test_semantic_entropy_and_agreement_by_hand(answers):
+    texts = ["Paris", "paris.", "The Paris", "Rome", "PARIS"]
+    *entries, loud = answers(*({"response": text} for text in texts))
+    samples = Samples(entries, layer=2)
     assert normalise_answer("The  Pâris!") == "paris"
     wanted = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
-    assert semantic_entropy(answers) == pytest.approx(wanted)
-    assert disagreement("PARIS", answers) == pytest.approx(0.25)
-    assert disagreement("Rome", answers) == pytest.approx(0.75)
+    assert semantic_entropy(entries[0], samples) == pytest.approx(wanted)
+    assert disagreement(loud, samples) == pytest.approx(0.25)
+    assert disagreement(entries[3], samples) == pytest.approx(0.75)
 
 
-def test_eigenscore_by_hand():
-    states = np.random.default_rng(0).normal(size=(4, 10)).astype(np.float32)
+def test_eigenscore_by_hand(answers):
+    entries = answers({}, {}, {}, {})
+    states = np.stack([entry.layer(2)[-1] for entry in entries])
     centred = states.astype(float) - states.mean(axis=1, keepdims=True, dtype=float)
-    covariance = centred @ centred.T / 9 + 1e-3 * np.eye(4)
-    assert eigenscore(states) == pytest.approx(np.linalg.slogdet(covariance)[1] / 4)
-    same = np.repeat(states[:1], 4, axis=0)
-    assert eigenscore(same) < eigenscore(states)
+    covariance = centred @ centred.T / (states.shape[1] - 1) + 1e-3 * np.eye(4)
+    found = eigenscore(entries[0], Samples(entries, layer=2))
+    assert found == pytest.approx(np.linalg.slogdet(covariance)[1] / 4)
+    assert eigenscore(entries[0], Samples([entries[0]] * 4, layer=2)) < found
+    with pytest.raises(InputMissing, match="layer 3 is not there for every sample"):
+        eigenscore(entries[0], Samples(entries, layer=3))
+
+
+def test_a_detector_says_what_it_reads():
+    with pytest.raises(PluginError, match="of_answer must be given"):
+        Detector("x", "X", "here", "answer")
+    with pytest.raises(PluginError, match="of_samples would never be used"):
+        Detector("x", "X", "here", "text", of_samples=eigenscore)
+
+
+def test_a_detector_has_one_name():
+    DETECTORS.add("mine", Detector("yours", "X", "here", "state", saplma))
+    try:
+        with pytest.raises(PluginError, match="registered as 'mine' calls itself 'yours'"):
+            load_detectors()
+    finally:
+        DETECTORS.remove("mine")
+    assert [detector.name for detector in load_detectors()] == list(DETECTORS.names())
 
 
 def test_samples_of_a_prompt_are_found(tmp_path):
     build(tmp_path / "s", n=6, samples=3)
     with open_store(tmp_path / "s") as store:
         examples = store.dataset(layer=2).examples
-        signals = read_signals(examples)
-        add_samples(signals, examples)
+        signals = read_signals(examples, DETECTORS)
         assert len(examples) == 18
         assert len(set(examples.groups)) == 6
         for i, key in enumerate(examples.keys):
             samples = store.for_prompt(store[key].prompt)
             assert len(samples) == 3
-            wanted = semantic_entropy([entry.response for entry in samples])
-            assert signals.values["semantic_entropy"][i] == wanted
-            states = np.stack([entry.layer(2)[-1] for entry in samples])
-            assert signals.values["eigenscore"][i] == pytest.approx(eigenscore(states))
+            wanted = Samples(samples, layer=2)
+            np.testing.assert_array_equal(
+                wanted.states, np.stack([entry.layer(2)[-1] for entry in samples])
+            )
+            for name in ("semantic_entropy", "self_consistency", "eigenscore"):
+                number = DETECTORS.get(name).of_samples(store[key], wanted)
+                assert signals.values[name][i] == number
 
 
 def test_what_a_time_out_cut_off_is_no_sample(tmp_path):
@@ -264,8 +327,7 @@ def test_what_a_time_out_cut_off_is_no_sample(tmp_path):
     build(tmp_path / "s", n=6, samples=3, change=same)
     with open_store(tmp_path / "s") as store:
         examples = store.dataset(layer=2).examples
-        signals = read_signals(examples)
-        add_samples(signals, examples)
+        signals = read_signals(examples, DETECTORS)
     assert not signals.values["semantic_entropy"].any()
 
 
@@ -273,7 +335,6 @@ def test_single_answers_leave_the_sample_detectors_out(tmp_path):
     build(tmp_path / "s", n=6)
     with open_store(tmp_path / "s") as store:
         examples = store.dataset(layer=2).examples
-        signals = read_signals(examples)
-        add_samples(signals, examples)
+        signals = read_signals(examples, DETECTORS)
     for name in ("semantic_entropy", "self_consistency", "eigenscore"):
         assert "6 of 6 prompts have one answer only" in signals.missing[name]

@@ -1,32 +1,36 @@
-"""A fitted linear probe on disk: weights as safetensors, the rest as JSON beside it; no pickle."""
+"""A fitted linear probe on disk, and its scores of a store's answers.
+
+The weights are a safetensors file, the rest is JSON beside it; nothing is pickled.
+"""
 
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.examples import PROBE_JUDGE
 from activation_logging.dataset.features import read_vector
-from activation_logging.dataset.positions import (
-    Place,
-    Rows,
-    find_rows,
-    locate_span,
-    parse_position,
-)
+from activation_logging.dataset.positions import Place, find_rows, parse_position
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.files import write_whole
+from activation_logging.progress import Progress, silent, track
+from activation_logging.records import Evaluation
+from activation_logging.store import open_store
+from activation_logging.store.query import Filter
+from activation_logging.store.statistics import counts
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    from activation_logging.store import Entry
+    from activation_logging.store import Entry, Store
 
 FORMAT = "activation-logging linear probe"
 VERSION = 1
@@ -36,8 +40,8 @@ VERSION = 1
 class SavedProbe:
     """The log-odds of a state ``x`` being positive are ``weight @ x + bias``.
 
-    ``weight`` is float64 ``[hidden]``. An answer whose probability reaches ``threshold`` is called
-    ``positive``, any other ``negative``.
+    ``weight`` is float64 ``[hidden]``. Where the probability reaches ``threshold``, ``positive`` is
+    predicted, else ``negative``.
     """
 
     weight: npt.NDArray[np.float64]
@@ -110,21 +114,11 @@ class SavedProbe:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
         self._check(entry)
-        rows = _rows(entry, self.position)
-        if isinstance(rows, str):
-            raise DatasetError(rows)
-        state = read_vector(entry, self.layer, rows)
+        place = Place.of(entry, span=self.position == "answer_span")
+        state = read_vector(entry, self.layer, find_rows(parse_position(self.position), place))
         if not np.isfinite(state).all():
             raise DatasetError(f"layer {self.layer} holds values that are not finite")
         return float(self.probability(state[None])[0])
-
-    def score_tokens(self, entry: Entry) -> npt.NDArray[np.float64]:
-        """The probability at every token of the answer that has a state, ``[R - 1]``."""
-        self._check(entry)
-        rows = _rows(entry, "response_mean")
-        if isinstance(rows, str):
-            return np.empty(0)
-        return self.probability(entry.rows(self.layer, rows.start, rows.stop))
 
     def probability(self, states: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Of states ``[n, hidden]``, ``[n]``."""
@@ -144,19 +138,97 @@ class SavedProbe:
             )
 
 
-def _rows(entry: Entry, position: str | int) -> Rows | str:
-    positions = entry.positions
-    span, missing = locate_span(entry.response, entry.response_tokens, entry.tags)
-    first = int(positions[0]) if len(positions) else 0
-    place = Place(
-        len(entry.prompt_token_ids),
-        len(entry.response_token_ids),
-        first,
-        len(positions),
-        span,
-        missing,
+class Scored(NamedTuple):
+    """What the probe said of one answer."""
+
+    key: str
+    probability: float
+    label: str
+    response: str
+
+
+def score_store(
+    store_path: str | os.PathLike[str],
+    probe_path: str | os.PathLike[str],
+    *,
+    write: str | None = None,
+    unlabelled: bool = False,
+    model: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    progress: Progress = silent,
+) -> tuple[list[Scored], dict[str, int]]:
+    """Score every entry that has what the probe needs.
+
+    Args:
+        store_path: the store's folder.
+        probe_path: what :meth:`SavedProbe.save` wrote.
+        write: store the scores as an evaluation of this name.
+        unlabelled: only entries that nobody, or only a probe, has judged.
+        model: only this model's entries; else all, which must then be the probe's.
+        tags: only entries that carry all of these tags.
+        progress: told how far it is.
+
+    Returns:
+        The scores in order of writing, and the number of entries left out, by reason.
+
+    Raises:
+        ProbeError: the probe cannot be read, or ``write`` is the name of an evaluator that is not a
+            probe.
+    """
+    probe = SavedProbe.load(probe_path)
+    wanted = Filter(model=model, tags=tags)
+    scored: list[Scored] = []
+    left_out: Counter[str] = Counter()
+    with open_store(store_path, writable=write is not None) as store:
+        if write is not None:
+            _refuse_other_labels(store, write)
+        for entry in track(store.entries(), "scoring", len(store), progress):
+            if reason := wanted.why_not(entry):
+                left_out[reason] += 1
+            elif unlabelled and any(e.judge != PROBE_JUDGE for e in entry.evaluations.values()):
+                left_out["with a label"] += 1
+            elif entry.model != probe.model:
+                left_out[f"by {entry.model}; the probe was fitted on {probe.model}"] += 1
+            else:
+                try:
+                    scored.append(_scored(probe, entry))
+                except RowsMissing:
+                    left_out[f"without layer {probe.layer}, or without their rows"] += 1
+                except DatasetError as error:
+                    left_out[f"without a usable state ({error})"] += 1
+        if write is not None:
+            found = track(scored, "writing", len(scored), progress)
+            _write(store, write, found, probe, Path(probe_path).name)
+    return scored, dict(left_out)
+
+
+def _scored(probe: SavedProbe, entry: Entry) -> Scored:
+    probability = probe.score(entry)
+    label = probe.positive if probability >= probe.threshold else probe.negative
+    return Scored(entry.key, probability, label, entry.response)
+
+
+def _write(store: Store, name: str, scored: Iterable[Scored], probe: SavedProbe, file: str) -> None:
+    details = {
+        "probe": file,
+        "layer": probe.layer,
+        "position": probe.position,
+        "threshold": probe.threshold,
+        "fitted_on": probe.label,
+    }
+    store.put_evaluations(
+        (row.key, Evaluation.checked(name, row.label, row.probability, PROBE_JUDGE, details))
+        for row in scored
     )
-    return find_rows(parse_position(position), place)
+
+
+def _refuse_other_labels(store: Store, name: str) -> None:
+    """A probe's opinion must never take the place of the truth it was fitted on."""
+    for judge in counts(store).judges.get(name, ()):
+        if judge != PROBE_JUDGE:
+            raise ProbeError(
+                f"{name!r} is the name of labels by {judge or 'somebody else'}; choose another"
+            )
 
 
 def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from activation_logging import open_store
-from activation_logging.dataset.examples import join_groups
+from activation_logging.dataset.groups import join_groups
 from activation_logging.errors import DatasetError
-from tests.unit.analysis.planted import HIDDEN, MODEL, build
+from tests.fixtures.planted import HIDDEN, MODEL, build
 
 
 @pytest.fixture(scope="module")

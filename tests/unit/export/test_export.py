@@ -14,7 +14,7 @@ from activation_logging import open_store
 from activation_logging.errors import UnknownName
 from activation_logging.export import FORMATS, export_store
 from tests.fixtures.answers import to_bfloat16
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 
 LAYERS = (0, 2, 4)
 

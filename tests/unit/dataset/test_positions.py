@@ -15,7 +15,8 @@ from activation_logging.dataset.positions import (
     pool_rows,
     token_offsets,
 )
-from activation_logging.errors import DatasetError
+from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.tags import GROUP_TAGS, TRANSFER_TAGS
 
 # Five prompt tokens, four response tokens: states at positions 0 to 7.
 PLACE = Place(num_prompt=5, num_response=4, first=0, num_rows=8, span=(1, 3))
@@ -43,30 +44,35 @@ def test_rows_count_from_the_first_that_was_logged():
     response_only = PLACE._replace(first=4, num_rows=4)
     assert find_rows("prompt_last", response_only) == Rows(0, 1, "one")
     assert find_rows("response_mean", response_only) == Rows(1, 4, "mean")
-    assert "not logged" in find_rows(0, response_only)
+    with pytest.raises(InputMissing, match="not logged"):
+        find_rows(0, response_only)
 
 
 def test_one_token_answers_have_no_state_of_their_own():
     single = Place(num_prompt=5, num_response=1, first=0, num_rows=5)
     assert find_rows("response_last", single) == find_rows("prompt_last", single)
     for position in ("response_first", "response_mean", "response_max"):
-        assert "too short" in find_rows(position, single)
+        with pytest.raises(InputMissing, match="too short"):
+            find_rows(position, single)
 
 
 @pytest.mark.parametrize("position", [8, -9, 100])
 def test_indices_outside_are_named(position):
-    assert "too short" in find_rows(position, PLACE)
+    with pytest.raises(InputMissing, match="too short"):
+        find_rows(position, PLACE)
 
 
 def test_a_span_that_ends_with_the_last_token_ends_with_its_last_state():
     assert find_rows("answer_span", PLACE._replace(span=(2, 4))) == Rows(7, 8, "one")
-    assert "too short" in find_rows("answer_span", PLACE._replace(span=(3, 4)))
+    with pytest.raises(InputMissing, match="too short"):
+        find_rows("answer_span", PLACE._replace(span=(3, 4)))
 
 
 def test_prompt_only_rows_have_no_response():
     prompt_only = PLACE._replace(num_rows=5)
     assert find_rows("prompt_last", prompt_only) == Rows(4, 5, "one")
-    assert "not logged" in find_rows("response_last", prompt_only)
+    with pytest.raises(InputMissing, match="not logged"):
+        find_rows("response_last", prompt_only)
 
 
 def test_parse_position():
@@ -97,7 +103,7 @@ def test_pooling():
     ],
 )
 def test_spans_are_found(response, tokens, tags, span):
-    assert locate_span(response, tokens, tags)[0] == span
+    assert locate_span(response, tokens, tags) == span
 
 
 @pytest.mark.parametrize(
@@ -110,9 +116,29 @@ def test_spans_are_found(response, tokens, tags, span):
     ],
 )
 def test_missing_spans_have_a_reason(tokens, tags, reason):
-    span, why = locate_span("Rome", tokens, tags)
-    assert span is None
-    assert reason in why
+    with pytest.raises(InputMissing, match=reason):
+        locate_span("Rome", tokens, tags)
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "tokens", "span"),
+    [
+        ((), "The Blue Oslo is a bird.", ["The", " Blue", " Oslo", " is", " a", " bird."], (1, 3)),
+        (("Paris",), "Oslo? No, Paris.", ["Oslo", "?", " No,", " Paris", "."], (3, 4)),
+    ],
+    ids=["the name asked about", "the gold answer comes first"],
+)
+def test_what_a_benchmark_writes_is_found(gold, answer, tokens, span):
+    """The tags are those of a question, so that neither side can rename one alone."""
+    pytest.importorskip("inspect_ai", reason="the extra 'eval' is not installed")
+    from activation_logging.benchmarks.questions import Question
+
+    kind = "fact" if gold else "made_up"
+    name = "Oslo" if gold else "Blue Oslo"
+    question = Question("q1", "?", name, "animal", kind, "animal/x", "g", 0, gold=gold)
+    tags = question.tags("a_benchmark")
+    assert locate_span(answer, tokens, tags) == span
+    assert {*GROUP_TAGS, *TRANSFER_TAGS} <= tags.keys()
 
 
 def test_offsets_cover_the_answer():

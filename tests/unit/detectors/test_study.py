@@ -8,11 +8,10 @@ import pytest
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
-from activation_logging.detectors.findings import Options
-from activation_logging.detectors.study import run_study
+from activation_logging.detectors import DETECTORS, Options, run_study
 from activation_logging.detectors.sweep import Cell
 from activation_logging.errors import DatasetError
-from tests.unit.analysis.planted import Planted, build
+from tests.fixtures.planted import Planted, build
 
 
 def study(path, **options):
@@ -45,6 +44,48 @@ def test_a_planted_signal_is_found_where_it_is(planted):
 )
 def test_every_detector_of_states_finds_it(planted, name):
     assert planted[1].result(name).auroc.value > 0.95
+
+
+def test_the_rows_are_the_registered_detectors_in_their_order(planted):
+    found = planted[1]
+    rows = [result.name for result in found.results]
+    assert rows == [name for name in DETECTORS.names() if name in rows]
+    missing = {DETECTORS.get(name).title for name in DETECTORS.names() if name not in rows}
+    assert missing == set(found.detectors_left_out)
+    for result in found.results:
+        detector = DETECTORS.get(result.name)
+        assert (result.role, result.in_curves) == (detector.role, detector.in_curves)
+        # Compared with the words alone are all but the words alone.
+        assert (result.over_text is None) == detector.baseline
+
+
+def test_the_linear_probe_has_the_scores_of_the_sweep(planted):
+    found = planted[1]
+    last = found.result("linear_probe_last")
+    assert (last.layer, last.position) == ("4", "response_last")
+    sweep = found.cell_scores[Cell(4, "response_last")]
+    np.testing.assert_array_equal(last.scores.probability, sweep.probability)
+    before = found.result("linear_probe_before")
+    assert before.position == "prompt_last"
+    best = found.result("linear_probe").scores.probability
+    for fold, cell in zip(found.folds, found.chosen, strict=True):
+        own = found.cell_scores[cell].probability
+        np.testing.assert_array_equal(best[fold.test], own[fold.test])
+
+
+def test_without_the_last_layer_its_row_is_absent(tmp_path):
+    found = study(build(tmp_path / "s", n=80), layers=[2], positions=["response_last"])
+    names = {result.name for result in found.results}
+    assert "linear_probe" in names
+    assert not {"linear_probe_last", "linear_probe_before"} & names
+
+
+def test_two_folds_of_few_answers(tmp_path):
+    """A training part may hold fewer answers than a batch or the neighbours asked for."""
+    found = study(build(tmp_path / "s", n=40, signal=12.0), layers=[2], folds=2)
+    assert min(len(fold.fit) for fold in found.folds) < 20
+    for name in ("nearest_neighbours", "saplma"):
+        assert np.isfinite(found.result(name).scores.probability).all()
 
 
 def test_noise_gives_one_half_within_its_interval(tmp_path):
@@ -129,7 +170,8 @@ def test_transfer_leaves_out_what_both_kinds_are_about(tmp_path):
 
 def test_no_tag_to_transfer_between_is_said(tmp_path):
     found = study(build(tmp_path / "s", n=80, tags_of=lambda i: {}), layers=[2])
-    assert "no tag has two values" in found.transfer
+    assert found.transfer is None
+    assert "no tag has two values" in found.transfer_left_out
 
 
 def test_fewer_than_twenty_are_refused(tmp_path):

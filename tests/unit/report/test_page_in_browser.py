@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging.report import build_report
-from tests.unit.analysis.planted import build
+from tests.fixtures.planted import build
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 ROOT = Path(__file__).parents[3]

@@ -8,8 +8,8 @@ import pytest
 from activation_logging import open_store
 from activation_logging.errors import DatasetError
 from activation_logging.store import StoreWriter
-from tests.unit.analysis import planted
-from tests.unit.analysis.planted import MODEL, build
+from tests.fixtures import planted
+from tests.fixtures.planted import MODEL, build
 
 
 def refused(path, **options):

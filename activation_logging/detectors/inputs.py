@@ -1,0 +1,126 @@
+"""What detectors read besides states: the texts of prompt and answer, and the signals' numbers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.detectors.samples import Samples
+from activation_logging.errors import InputMissing
+from activation_logging.progress import Progress, silent, track
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from activation_logging.dataset import Examples
+    from activation_logging.detectors.registry import Detector
+    from activation_logging.store import Entry
+
+
+@dataclass
+class Signals:
+    """Per-answer numbers ``[n]`` by detector, the reasons for those left out, and the texts."""
+
+    values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+    prompts: list[str] = field(default_factory=list)
+    responses: list[str] = field(default_factory=list)
+
+    @property
+    def texts(self) -> npt.NDArray[np.object_]:
+        """Prompt and answer of each example, ``[n, 2]``."""
+        return np.array(list(zip(self.prompts, self.responses, strict=True)), dtype=object)
+
+
+def read_signals(
+    examples: Examples, detectors: Iterable[Detector], *, progress: Progress = silent
+) -> Signals:
+    """Read the texts, and the number of every detector that needs one.
+
+    Args:
+        examples: the labelled answers.
+        detectors: those that read states or texts are passed over.
+        progress: told how far it is.
+    """
+    detectors = list(detectors)
+    signals = Signals()
+    _read_answers(signals, examples, [d for d in detectors if d.of_answer], progress)
+    if of_samples := [d for d in detectors if d.of_samples]:
+        _read_samples(signals, examples, of_samples, progress)
+    return signals
+
+
+def _read_answers(
+    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+) -> None:
+    numbers = {detector.name: np.full(len(examples), np.nan) for detector in detectors}
+    reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
+    answers = track(examples.entries(), "reading answers", len(examples), progress)
+    for row, entry in enumerate(answers):
+        signals.prompts.append(entry.prompt)
+        signals.responses.append(entry.response)
+        for detector in detectors:
+            assert detector.of_answer is not None
+            number, reason = _number_or_reason(detector.of_answer, entry)
+            numbers[detector.name][row] = number
+            if reason:
+                reasons[detector.name].append(reason)
+    for name, found in reasons.items():
+        if found:
+            signals.missing[name] = f"{len(found)} of {len(examples)} answers have {found[0]}"
+        else:
+            signals.values[name] = numbers[name]
+
+
+def _read_samples(
+    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+) -> None:
+    rows_of: dict[str, list[int]] = {}
+    for row, prompt in enumerate(signals.prompts):
+        rows_of.setdefault(prompt, []).append(row)
+    layer = min(examples.layers, key=lambda number: abs(number - examples.num_layers / 2))
+    found: dict[str, list[Entry]] = {}
+    for prompt in track(rows_of, "finding samples", len(rows_of), progress):
+        found[prompt] = [
+            entry
+            for entry in examples.store.for_prompt(prompt)
+            if entry.model == examples.model and _is_sample(entry)
+        ]
+    alone = sum(len(entries) < 2 for entries in found.values())
+    if alone:
+        reason = (
+            f"{alone} of {len(found)} prompts have one answer only; ask each several times "
+            "(n or epochs, with a temperature above 0)"
+        )
+        signals.missing.update({detector.name: reason for detector in detectors})
+        return
+    numbers = {detector.name: np.full(len(examples), np.nan) for detector in detectors}
+    for prompt, rows in track(rows_of.items(), "comparing samples", len(rows_of), progress):
+        samples = Samples(found[prompt], layer)
+        for row in rows:
+            entry = examples.store[examples.keys[row]]
+            for detector in detectors:
+                assert detector.of_samples is not None
+                if detector.name not in signals.missing:
+                    number, reason = _number_or_reason(detector.of_samples, entry, samples)
+                    numbers[detector.name][row] = number
+                    if reason:
+                        signals.missing[detector.name] = reason
+    signals.values.update(
+        {name: each for name, each in numbers.items() if name not in signals.missing}
+    )
+
+
+def _number_or_reason(function: Callable[..., float], *inputs: Any) -> tuple[float, str]:
+    try:
+        return function(*inputs), ""
+    except InputMissing as missing:
+        return np.nan, str(missing)
+
+
+def _is_sample(entry: Entry) -> bool:
+    """What a client's time-out cut off is no sample."""
+    return entry.status == "complete" and entry.finish_reason not in {"abort", "error"}

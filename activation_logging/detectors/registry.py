@@ -1,0 +1,135 @@
+"""What a detector is, and all of them by name.
+
+A new one is a single :class:`Detector`. Ours are in the modules beside this one; another package
+offers its own by an entry point::
+
+    [project.entry-points."activation_logging.detectors"]
+    my_probe = "my_package.probes:MY_PROBE"
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from activation_logging.errors import PluginError
+from activation_logging.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from activation_logging.detectors.samples import Samples
+    from activation_logging.store import Entry
+
+Needs = Literal["state", "answer", "samples", "text"]
+Role = Literal["probe", "signal", "control"]
+Where = Literal["chosen", "last", "before"]
+
+
+def _curve(_seed: int) -> Any:
+    from activation_logging.detectors.calibration import logistic_curve
+
+    return logistic_curve()
+
+
+@dataclass(frozen=True)
+class Detector:
+    """One row of the report's table, and how its scores are made.
+
+    ``make(seed)`` gives an unfitted scikit-learn classifier of classes 0 and 1. What it is fitted
+    on follows from ``needs``:
+
+    ======== =====================================================================================
+    state    ``[n, hidden]``, float64: one state per answer
+    answer   ``[n, 1]``, float64: ``of_answer(entry)`` for each answer
+    samples  ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
+             to the prompt of ``entry``
+    text     ``[n, 2]``, str: prompt and answer
+    ======== =====================================================================================
+
+    ``of_answer`` and ``of_samples`` raise :class:`InputMissing` where an answer lacks what they
+    read. One such answer leaves the detector out, since metrics over different answers cannot be
+    compared. The text completes "3 of 100 answers have ..." for ``of_answer``, and is a sentence
+    for ``of_samples``.
+
+    Attributes:
+        name: as in the registry, and in ``report.json``.
+        title: as in the report's table.
+        source: the paper that it comes from.
+        needs: see above.
+        make: see above; left out, a logistic curve through a single number.
+        of_answer: the number of one answer.
+        of_samples: the number of one answer among the answers to its prompt.
+        where: which states: ``chosen`` by each fold's validation part; of the ``last`` layer at
+            the end of the answer; or ``before`` the answer, at the layer that each fold chooses.
+            There is no row where a study has no such place.
+        role: ``probe`` reads activations, ``signal`` reads the answer's own numbers, ``control``
+            tells what is known without either.
+        in_curves: whether the report draws its ROC and precision-recall curves.
+        baseline: the AUROC of all others is compared with this one's.
+    """
+
+    name: str
+    title: str
+    source: str
+    needs: Needs
+    make: Callable[[int], Any] = _curve
+    of_answer: Callable[[Entry], float] | None = None
+    of_samples: Callable[[Entry, Samples], float] | None = None
+    where: Where = "chosen"
+    role: Role = "probe"
+    in_curves: bool = False
+    baseline: bool = False
+
+    def __post_init__(self) -> None:
+        for needs, function in (("answer", self.of_answer), ("samples", self.of_samples)):
+            if (function is not None) != (self.needs == needs):
+                raise PluginError(
+                    f"the detector {self.name!r} needs {self.needs!r}: of_{needs} "
+                    f"{'must be given' if function is None else 'would never be used'}"
+                )
+
+
+_OURS = (
+    "linear:LINEAR_PROBE",
+    "linear:LINEAR_PROBE_LAST",
+    "linear:LINEAR_PROBE_BEFORE",
+    "linear:MASS_MEAN",
+    "linear:MASS_MEAN_WHITENED",
+    "network:SAPLMA",
+    "distance:MAHALANOBIS",
+    "distance:NEAREST_NEIGHBOURS",
+    "signals:MEAN_LOGPROB",
+    "signals:MIN_LOGPROB",
+    "signals:TOKEN_ENTROPY",
+    "samples:SEMANTIC_ENTROPY",
+    "samples:SELF_CONSISTENCY",
+    "samples:EIGENSCORE",
+    "signals:LENGTH",
+    "text:TEXT_ONLY",
+    "text:PROMPT_ONLY",
+)
+
+DETECTORS: Registry[Detector] = Registry(
+    "detector",
+    Detector,
+    "activation_logging.detectors",
+    {where.partition(":")[2].lower(): f"activation_logging.detectors.{where}" for where in _OURS},
+)
+"""In the order of the report's table."""
+
+
+def load_detectors() -> list[Detector]:
+    """Every detector, in the order of the report's table.
+
+    Raises:
+        PluginError: one cannot be loaded, or is registered under another name than its own.
+    """
+    found = [(name, DETECTORS.get(name)) for name in DETECTORS.names()]
+    for name, detector in found:
+        if detector.name != name:
+            raise PluginError(
+                f"the detector registered as {name!r} calls itself {detector.name!r}: give both "
+                "the same name"
+            )
+    return [detector for _, detector in found]
