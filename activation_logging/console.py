@@ -40,5 +40,5 @@ class PlainConsole(Console):
 
 
 def sentence(mark: str, text: object, *, style: str = "bold red") -> Text:
-    """A line that begins with a mark in its style, such as ``error:``."""
+    """A line that begins with a styled mark, such as ``error:``."""
     return Text.assemble((mark, style), " ", lines(text))

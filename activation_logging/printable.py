@@ -6,7 +6,7 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Text with control characters, lone surrogates and the like as escapes.
+    """Text with unprintable characters (control characters, lone surrogates) as escapes.
 
     Characters in ``keep`` stay, and so does the joiner of emoji.
     """

@@ -1,6 +1,6 @@
-"""Strict JSON (RFC 8259) of any value: what is printed, sent, or written to a JSON file.
+"""Strict JSON (RFC 8259) of any value, for output to terminals, clients and files.
 
-Python's own :mod:`json` writes ``NaN``, which no other parser takes, and stops at numpy's numbers.
+Python's own :mod:`json` writes ``NaN``, which other parsers reject, and rejects numpy's numbers.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> 
 
 
 def to_plain(value: Any, where: str) -> Any:
-    """A value as the ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool``, None of JSON.
+    """A value converted to JSON's types: ``dict``, ``list``, ``str``, numbers, ``bool``, None.
 
     Raises:
-        NotJson: it holds a number that is not finite, or something that JSON has no form for.
+        NotJson: it holds a number that is not finite, or a value without a JSON form.
     """
     return _plain(value, where, 0)
 
@@ -89,7 +89,7 @@ def _plain(value: Any, where: str | None, depth: int) -> Any:
             _plain(part, where and f"{where}[{index}]", depth + 1)
             for index, part in enumerate(value)
         ]
-    # Of numpy, torch and their like: arrays, tensors, and scalars of either.
+    # Arrays, tensors and scalars of numpy, torch and similar libraries.
     listed = getattr(value, "tolist", None)
     if callable(listed):
         return _plain(listed(), where, depth + 1)
@@ -107,7 +107,7 @@ def _name(key: Any, where: str | None) -> Any:
 def _finite(number: float, where: str | None) -> float | None:
     if math.isfinite(number):
         return number
-    unfit: None = _unfit(f"is {number}: only finite numbers are taken", where, None)
+    unfit: None = _unfit(f"is {number}: only finite numbers are valid", where, None)
     return unfit
 
 

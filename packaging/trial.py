@@ -31,7 +31,7 @@ from bootstrap import (
 )
 
 TESTS = ["-m", "pytest", "-q", "-m", "not server"]
-# What Python runs to try the package alone, and each extra.
+# Python's arguments for the tests of the package alone ("") and of each extra.
 TRIALS = {
     "": [[*TESTS, "tests/unit/store"]],
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
@@ -41,7 +41,7 @@ TRIALS = {
     "demo": [["-c", "from activation_logging.cli import app; app()", "demo-model"]],
     "dev": [[*TESTS, "tests/unit/store"], ["-m", "ruff", "check"]],
 }
-# What those tests need themselves, in any version where the extra `dev` is not what is tried.
+# Packages that the tests themselves need, in any version. The extra `dev` has its own.
 TEST_TOOLS = ["httpx", "hypothesis", "psutil", "pytest", "pytest-timeout"]
 
 LIST_COMMANDS = """
@@ -116,7 +116,7 @@ USES["all"] = [command for name in ("", "eval", "detect", "export") for command 
 
 
 def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environment: str) -> str:
-    """Run a command, shown first; where it fails, the trial ends with its output."""
+    """Print and run a command, and return its output. If it fails, exit with its output."""
     words = [str(word) for word in command]
     print("+", *(word for word in words if "\n" not in word), flush=True)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
@@ -128,7 +128,7 @@ def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environme
 
 
 def try_commands(python: Path, folder: Path) -> None:
-    """`--help` of every command."""
+    """Run `--help` of every command."""
     for path in run(python, "-c", LIST_COMMANDS, quiet=True).splitlines():
         run(python.with_name("activation-logging"), *path.split(), "--help", cwd=folder, quiet=True)
 
@@ -169,10 +169,10 @@ def packages(folder: Path, uv: Path, extra: str) -> None:
 
 
 def lowest(folder: Path, uv: Path, extra: str) -> None:
-    """The package, or one of its extras, with the oldest versions that are allowed."""
+    """Test the package, or one of its extras, with the lowest allowed versions."""
     run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, folder / "venv")
     python, pins = folder / "venv" / "bin" / "python", folder / "pins.txt"
-    no_torch = folder / "no-torch.txt"  # accelerate's: the newest, for CUDA, several gigabytes
+    no_torch = folder / "no-torch.txt"  # accelerate's torch is a CUDA build of several gigabytes
     no_torch.write_text("torch; python_version < '3'")
     run(
         *(uv, "pip", "compile", ROOT / "pyproject.toml", *(["--extra", extra] if extra else [])),

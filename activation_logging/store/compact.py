@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 COPY = "data.mdb.compacting"
 """The copy's name in the store's folder. A copy that a kill leaves there is never opened."""
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _DAMAGE = (lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.PageNotFoundError)
 """LMDB raises the second for pages that are neither used nor free."""
 
@@ -65,7 +65,7 @@ def compact(path: str | os.PathLike[str], *, progress: Progress = silent) -> Com
             if isinstance(error, StoreError):
                 raise
             raise StoreError(
-                f"{folder} cannot be copied, which takes up to {before} bytes: {error}"
+                f"{folder} cannot be copied, which needs up to {before} bytes: {error}"
             ) from None
         finally:
             opened.env.close()
@@ -85,7 +85,9 @@ def _copy(opened: Opened, data: Path, copy: Path, progress: Progress) -> None:
         try:
             os.fchown(descriptor, status.st_uid, status.st_gid)
         except PermissionError:
-            raise StoreReadOnly(f"{data} belongs to another user; only they can compact") from None
+            raise StoreReadOnly(
+                f"{data} belongs to another user, who alone can compact it"
+            ) from None
         os.fchmod(descriptor, status.st_mode & 0o7777)
         with ThreadPoolExecutor(1, "compacting") as pool:
             copying = pool.submit(opened.env.copyfd, descriptor, compact=True)
@@ -102,7 +104,7 @@ def _compare(opened: Opened, copy: Path) -> None:
     found = open_file(copy)
     try:
         if _counts(opened) != _counts(found):
-            raise StoreCorrupt(f"the copy of {copy.parent} does not hold what the store does")
+            raise StoreCorrupt(f"the copy of {copy.parent} has other numbers of records")
     finally:
         found.env.close()
 

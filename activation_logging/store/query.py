@@ -1,4 +1,4 @@
-"""Choosing entries by what they are: the command line and the HTTP routes share this."""
+"""Selection of entries by conditions, for the command line and the HTTP routes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class LabelFilter(NamedTuple):
-    """A label, given by one evaluator or, with ``name=None``, by any."""
+    """A label by one evaluator or, with ``name=None``, by any."""
 
     name: str | None
     label: str
@@ -49,14 +49,14 @@ class LabelFilter(NamedTuple):
         return cls(name if equals else None, label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether the entry carries this label."""
+        """Whether the entry has this label."""
         return any(
             found.label == self.label and self.name in (None, name)
             for name, found in entry.evaluations.items()
         )
 
     def terms(self, index: Index) -> list[bytes]:
-        """The same for the index: one of these must be true."""
+        """The index's terms for it. One of them must be true of the entry."""
         if self.name is not None:
             return [term("label", self.name, self.label)]
         return [key for key, _ in index.terms("label") if (words_of(key) or [])[1:] == [self.label]]
@@ -67,7 +67,7 @@ class Filter:
     """Conditions on entries, all of which must hold; None is no condition.
 
     Args:
-        model: the model's name as it was served, or the last part of it (after the last ``/``).
+        model: the served name of the model, or the last part of it (after the last ``/``).
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
         evaluator: an evaluator of this name has judged it.
@@ -119,7 +119,7 @@ class Filter:
         return None
 
     def terms(self, index: Index) -> list[list[bytes]]:
-        """The same for the index: one term of each of these groups must be true."""
+        """The index's terms for it. One term of each group must be true of the entry."""
         groups = [[term("tag", *pair)] for pair in (self.tags or {}).items()]
         if self.status is not None:
             groups.append([term("status", self.status)])
@@ -139,7 +139,7 @@ class Filter:
 
 
 def is_named(model: str, name: str) -> bool:
-    """Whether a model goes by a name: its own, or the last part of it."""
+    """Whether ``name`` is a model's name, or the last part of it."""
     return name in (model, model.rpartition("/")[2])
 
 
@@ -158,13 +158,13 @@ def select(
     limit: int | None = None,
     offset: int = 0,
 ) -> Iterator[Entry]:
-    """The entries that match every filter given, in order of the time at which they were asked.
+    """The entries that meet all conditions, in order of the request's arrival.
 
-    With the store's index it costs what it returns, and what ``offset`` leaves out. A store of
-    version 1 that has not been upgraded is walked through, in order of writing.
+    With the store's index, the time is proportional to ``offset`` plus the returned entries. A
+    store of version 1 that has not been upgraded is searched entry by entry, in order of writing.
 
     Args:
-        store: where to look.
+        store: the store to search.
         model: see :class:`Filter`, as for the other conditions.
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``.
@@ -174,8 +174,8 @@ def select(
         until: asked before this time.
         among: look at these only, in this order.
         newest_first: begin with the latest.
-        limit: at most so many entries; None for all.
-        offset: leave out so many matching entries first.
+        limit: largest number of entries; None for all.
+        offset: number of matching entries to skip first.
 
     Raises:
         SettingsError: a filter has an invalid value; raised at once, not while iterating.
@@ -196,7 +196,7 @@ def select(
 def _places(
     store: Store, wanted: Filter, *, newest_first: bool, at_most: int | None
 ) -> Iterator[bytes]:
-    """Where matching entries stand, by the index; no transaction is kept for long."""
+    """Places of matching entries, from the index. Each transaction reads one chunk."""
     chunk = min(_CHUNK, at_most or _CHUNK)
     after: bytes | None = None
     while True:
@@ -218,11 +218,11 @@ def _some_places(
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
     """Read ``FIELD=VALUE`` texts as keyword arguments of :func:`select`.
 
-    The fields are ``model``, ``status``, ``label`` (``label=NAME=LABEL`` for one evaluator's)
-    and ``tag`` (``tag=NAME=VALUE``, which may come several times).
+    The fields are ``model``, ``status``, ``label`` (``label=NAME=LABEL`` for one evaluator)
+    and ``tag`` (``tag=NAME=VALUE``, which may occur several times).
 
     Raises:
-        SettingsError: a text is no such thing, or a field comes twice.
+        SettingsError: a text is invalid, or a field occurs twice.
     """
     found: dict[str, Any] = {}
     tags: list[str] = []
@@ -235,7 +235,7 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
         else:
             raise SettingsError(
                 f"where: {text[:80]!r} is not model=..., status=..., label=[NAME=]LABEL or "
-                "tag=NAME=VALUE, or comes twice"
+                "tag=NAME=VALUE, or occurs twice"
             )
     return {**found, "tags": parse_tags(tags)} if tags else found
 
@@ -256,10 +256,10 @@ def parse_tags(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def parse_time(text: str | None) -> float | None:
-    """Read a date, a date with a time of day, or an age; seconds since the epoch.
+    """Parse a date, a date with a time of day, or an age, as seconds since the epoch.
 
     Raises:
-        SettingsError: it is none of these.
+        SettingsError: the text is none of these.
     """
     if text is None:
         return None
@@ -276,13 +276,13 @@ def parse_time(text: str | None) -> float | None:
 
 
 def find(store: Store, text: str) -> list[Entry]:
-    """The entries that a person means: a key, a request id, or the beginning of one key.
+    """The entries for a key, a request id, or a prefix of exactly one key.
 
-    ``<beginning>#2`` is the third answer to the prompt whose hash begins so, ``<beginning>`` the
+    ``<prefix>#2`` is the third answer to the prompt whose hash has this prefix; ``<prefix>`` is the
     first.
 
     Raises:
-        EntryNotFound: there is none, or the beginning fits several keys; the message names some.
+        EntryNotFound: no entry matches, or several keys have the prefix; the message lists some.
     """
     if text in store:
         return [store[text]]
@@ -291,7 +291,7 @@ def find(store: Store, text: str) -> list[Entry]:
         return choices
     start, mark, number = text.partition("#")
     similar = store.keys_beginning(start) if start else []
-    # What `ls` prints: the beginning of the hash, and which answer to that prompt is meant.
+    # `ls` prints this form: a prefix of the hash, and the number of the answer to that prompt.
     keys = [key for key in similar if key.partition("#")[1:] == (mark, number)]
     if not mark:
         keys = keys or similar
@@ -300,6 +300,6 @@ def find(store: Store, text: str) -> list[Entry]:
         raise EntryNotFound(f"{len(keys)} entries begin with {text[:100]!r}: {named}")
     if not keys:
         raise EntryNotFound(
-            f"no entry of {store.path} has the key or request id {text[:100]!r}, nor begins so"
+            f"no entry of {store.path} has the key, key prefix or request id {text[:100]!r}"
         )
     return [store[keys[0]]]

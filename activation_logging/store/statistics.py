@@ -1,4 +1,4 @@
-"""What a store holds, in numbers."""
+"""Statistics of a store."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ C = TypeVar("C", bound="Counts")
 
 @dataclass
 class Counts:
-    """Numbers of entries: in all, by status, by model, and by each evaluator's labels.
+    """Numbers of entries: in total, by status, by model, and by label of each evaluator.
 
     ``judges`` counts each evaluator's labels by judge; None for labels that name no judge.
     """
@@ -111,7 +111,7 @@ def _counts(store: Store, progress: Progress, found: C) -> C:
 
 
 def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[Any], int]]:
-    """The words of each term of a kind, and how many entries it is true of."""
+    """The words of each term of a kind, and its number of entries."""
     for key, number in Index(snapshot).terms(kind):
         words = words_of(key)
         if words is None:
@@ -120,7 +120,7 @@ def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[
 
 
 def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[Any]:
-    """The words of a term that were too long for a key, from an entry that it is true of."""
+    """The words of a hashed term, from an entry that the term is true of."""
     bounds = Bounds.of(None, None)
     (place,) = Index(snapshot).walk([[key]], bounds, after=None, reverse=False, limit=1)
     entry = store.at(place, snapshot)
@@ -134,7 +134,7 @@ def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[An
         for words in own[kind]:
             if term(kind, *words) == key:
                 return words
-    raise StoreCorrupt("the index has a term that none of its entries has")
+    raise StoreCorrupt("the index has a term that does not match its entries")
 
 
 def _count(found: Counts, store: Store, key: str) -> None:

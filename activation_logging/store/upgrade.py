@@ -1,4 +1,4 @@
-"""Adding to a store what its version lacks: the index and the totals of :mod:`.indexing`.
+"""Upgrades a store to the current version: adds the index and the totals of :mod:`.indexing`.
 
 A store of version 1 becomes one of version 2 in one transaction. No other process may have it open
 then, because that process would go on writing without an index. Until every entry is listed, the
@@ -29,7 +29,7 @@ _PER_COMMIT = 1000
 
 
 class Upgraded(NamedTuple):
-    """The version that a store had, and how many entries have been listed."""
+    """The version that a store had, and the number of indexed entries."""
 
     version: int
     entries: int
@@ -41,7 +41,7 @@ def upgrade(
     rebuild: bool = False,
     progress: Progress = silent,
 ) -> Upgraded:
-    """Bring a store to the present version, or finish what was broken off.
+    """Upgrade a store to the current version, or finish an interrupted upgrade.
 
     Args:
         path: the store's folder.
@@ -88,11 +88,11 @@ def index_problems(store: Store) -> Iterator[tuple[str, str]]:
     }
     for what, (listed, there) in counts.items():
         if listed != there:
-            yield "~index", f"it lists {listed} {what}, there are {there}"
+            yield "~index", f"it lists {listed} {what}, but there are {there}"
     sizes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
     totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
     if +totals.layers != +sizes:
-        yield "~meta", "the bytes of rows are counted wrongly"
+        yield "~meta", "the total bytes of rows are wrong"
 
 
 def _readable(term: bytes) -> str:
@@ -104,7 +104,7 @@ def _listed(index: Index, kind: str) -> int:
 
 
 def _add_index(folder: Path) -> None:
-    """Make a store of version 1 one of version 2 that lists nothing yet; all or nothing."""
+    """Turn a store of version 1 into one of version 2 with an empty index, in one transaction."""
     with open_alone(folder) as opened, opened.env.begin(write=True) as txn:
         opened.env.open_db(layout.INDEX, txn=txn, dupsort=True)
         rows = opened.databases[layout.ROWS]

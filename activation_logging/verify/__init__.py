@@ -1,7 +1,7 @@
 """Checks of a store: every entry is whole, and every row belongs to its token.
 
-The first part needs the store alone. The second, see :mod:`.alignment`, needs the output head
-of the model that was served.
+The first check needs only the store. The second (:mod:`.alignment`) needs the output head of the
+served model.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ ALIGNED_SHARE = 0.99
 """A greedy answer with a smaller share of aligned tokens is a problem."""
 
 _EXPONENT = 0x7F80
-"""The exponent bits of bfloat16; all of them set is an infinity or no number."""
+"""The exponent bits of bfloat16. All of them are set in infinities and NaN."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with one entry, or with rows that no entry names."""
+    """A problem of one entry, or of rows without an entry."""
 
     key: str
     what: str
@@ -56,15 +56,15 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     alignments: list[Alignment] = field(default_factory=list)
     unchecked: list[Problem] = field(default_factory=list)
-    """Entries whose alignment could not be checked, and why."""
+    """Entries whose alignment could not be checked, with the reason."""
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether there are no problems."""
         return not self.problems
 
     def share(self, kind: Literal["greedy", "sampled"]) -> float | None:
-        """Aligned tokens of all tokens of such answers; None if there are none."""
+        """Share of aligned tokens among all tokens of such answers; None without any."""
         chosen = [found for found in self.alignments if found.kind == kind]
         tokens = sum(found.tokens for found in chosen)
         return sum(found.aligned for found in chosen) / tokens if tokens else None
@@ -156,20 +156,20 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
     if not store.snapshot().is_ordered:
         yield Problem("~log", "the order of entries does not name as many as there are")
     for key, what in index_problems(store):
-        yield Problem(key, f"{what} (activation-logging upgrade --rebuild makes it anew)")
+        yield Problem(key, f"{what} (activation-logging upgrade --rebuild rebuilds the index)")
     for record in find_unmatched(store):
         yield Problem(record.id, _unmatched_text(record.kind, record.final))
     found = check_segments(store)
     for left in found.unreferenced:
-        what = f"{left.nbytes} bytes of rows that no entry uses, left by a writer that is gone"
+        what = f"{left.nbytes} bytes of rows that no entry uses, from a writer that is gone"
         yield Problem(left.segment.hex(), f"{what} (activation-logging repair removes them)")
     for wrong in found.miscounts:
-        what = f"its rows are said to have {wrong.counted} users, and have {wrong.found}"
+        what = f"the reference count of its rows is {wrong.counted}, but {wrong.found} refer to it"
         yield Problem(wrong.segment.hex(), what)
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:
-    """What is wrong with one entry, each as a sentence; nothing for a pending one.
+    """The problems of one entry, a sentence each. The rows of a pending one are not checked.
 
     Raises:
         StoreCorrupt: a record is invalid.
@@ -180,7 +180,7 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     if entry.num_tokens != tokens or entry.num_rows_expected != layout.expected_rows(
         entry.document
     ):
-        yield "the numbers at its head are not those of its tokens"
+        yield "the counts in its head do not match its tokens"
     if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
         yield "its key is not the SHA-256 of its prompt"
     for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
@@ -211,7 +211,7 @@ def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
         return
     unfit = {"not finite": ~_finite(stored, entry.dtype).all(axis=1)}
     if layer == entry.num_layers:
-        # No state leaves the final norm as zero: nobody ever wrote that row.
+        # The final norm never gives a zero state, so such a row was never written.
         with np.errstate(invalid="ignore"):
             unfit["all zero"] = ~stored.any(axis=1)
     for name, rows in unfit.items():
@@ -243,5 +243,5 @@ def _finite(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.bool_]:
 def _unmatched_text(kind: str, final: bool) -> str:
     what = "pending: its rows never came" if kind == "entry" else "rows whose entry never came"
     if final:
-        return f"{what}; whoever wrote it is gone (activation-logging repair removes it)"
-    return f"{what} so far; whoever wrote it still runs, so they may yet come"
+        return f"{what}; the writer is gone (activation-logging repair removes the record)"
+    return f"{what} so far; the writer still runs and may complete it"

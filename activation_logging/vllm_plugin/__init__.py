@@ -1,11 +1,11 @@
 """The plugin: the only part of the package that imports vllm.
 
-vLLM calls :func:`register` in each of its processes, some of them more than once. The data
-goes this way::
+vLLM calls :func:`register` in each of its processes, in some of them more than once. The data
+flows through these modules::
 
-    gate          may this vLLM, in this mode, be logged?
-    engine        marks the engine's configuration: our worker class, our front-end tap
-    middleware    what only HTTP knows: messages, the answer's id; and options that are wrong
+    gate          checks that this vLLM, in this mode, can be logged
+    engine        patches vLLM: our worker class, our front-end tap
+    middleware    reads what only HTTP knows (messages, the answer's id), rejects bad options
     frontend      front-end tap: prompt, answer, tokens of every finished request  -> store
     worker        worker tap: hidden states of every step
       arena       ... kept beside the KV cache, slot by slot
@@ -22,10 +22,10 @@ def register() -> None:
     """Entry point of ``vllm.general_plugins``.
 
     Raises:
-        SettingsError: an ``ACTIVATION_*`` variable makes no sense.
-        UnsupportedEngineError: this version of vLLM cannot be logged.
+        SettingsError: an ``ACTIVATION_*`` variable has an invalid value.
+        UnsupportedEngineError: this version of vLLM is not supported.
     """
-    # vLLM swallows errors while it imports a plugin, but not those raised in here.
+    # vLLM swallows errors of a plugin's import, but not errors of this call. So import here.
     from activation_logging.errors import print_as_one_sentence
     from activation_logging.settings import Settings
 

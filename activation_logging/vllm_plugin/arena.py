@@ -1,11 +1,12 @@
 """The rows of every token in flight, kept where vLLM keeps that token's key and value.
 
-vLLM stores the key and value of each token it computes in a *slot* of its paged KV cache,
-and hands out the slot of every scheduled token as ``slot_mapping``. The arena has one row
-per slot and layer: after each forward pass it scatters the hidden states to the same slots.
-So a row lives exactly as long as the token's key and value do, and everything that vLLM does
-with its cache holds for rows too, without a special case: batching, chunked prefill, and above
-all prefix-cache hits, whose rows are already there. Where vLLM copies blocks, so does the arena.
+vLLM stores the key and value of each computed token in a *slot* of its paged KV cache, and
+publishes the slot of every scheduled token as ``slot_mapping``. The arena has one row per slot
+and layer. After each forward pass it scatters the hidden states to the same slots.
+
+A row therefore lives exactly as long as the token's key and value. Batching, chunked prefill and
+prefix-cache hits need no special case: the rows of a cached prefix are already in the arena.
+When vLLM copies blocks, the arena copies them too.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ import numpy.typing as npt
 import torch
 
 STAGING_BYTES = 16 << 20
-"""Device memory that rows pass through on their way to the host, bytes; there are two of these."""
+"""Size of one staging buffer on the device, bytes. Rows leave through two of them."""
 
 
 def staging_bytes(hidden_size: int, dtype: torch.dtype, device: torch.device) -> int:
-    """What an arena takes on its device beside its rows, bytes."""
+    """Device memory that an arena needs in addition to its rows, bytes."""
     if device.type != "cuda":
         return 0
     row = hidden_size * dtype.itemsize
@@ -48,11 +49,11 @@ class RowArena:
         self._rows = torch.empty(
             (num_layers_logged, num_slots, hidden_size), dtype=dtype, device=device
         )
-        self._way_out = _WayOut(self._rows) if device.type == "cuda" else None
+        self._host_copier = _HostCopier(self._rows) if device.type == "cuda" else None
 
     @property
     def nbytes(self) -> int:
-        """Memory that it takes on the device, bytes."""
+        """Device memory of the rows and the staging buffers, bytes."""
         rows = self._rows
         return rows.nbytes + staging_bytes(rows.shape[-1], rows.dtype, rows.device)
 
@@ -61,13 +62,13 @@ class RowArena:
 
         Args:
             slots: slot of every scheduled token, int64 ``[tokens]``, on the device.
-            states: per logged layer, ``[at least tokens, hidden]``; rows beyond are padding.
+            states: per logged layer, ``[>= tokens, hidden]``; rows after the tokens are padding.
         """
         for block, state in zip(self._rows, states, strict=True):
             block.index_copy_(0, slots, state[: slots.shape[0]])
 
     def copy(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
-        """Copy the rows of some slots to others; all are read before any is written."""
+        """Copy rows between slots. All sources are read before any target is written."""
         source, target = self._to_device(sources), self._to_device(targets)
         for block in self._rows:
             block.index_copy_(0, target, block.index_select(0, source))
@@ -75,22 +76,22 @@ class RowArena:
     def read(
         self, slots: npt.NDArray[np.int64], layers: Mapping[int, int], dtype: torch.dtype
     ) -> Mapping[int, npt.NDArray[Any]]:
-        """Gather the rows of some slots; they may be overwritten right after.
+        """Gather the rows of some slots. The slots may be overwritten as soon as this returns.
 
-        On an accelerator nothing waits for it: the gather is queued behind the forward pass, the
-        copy to pinned memory beside it, and only looking at a layer's rows waits.
+        On an accelerator the call does not block. The gather is queued behind the forward pass,
+        and a side stream copies to pinned memory. Only access to a layer's rows waits for the copy.
 
         Args:
             slots: slots in the order wanted, int64 ``[rows]``.
-            layers: number of each layer wanted, and its place in the arena.
-            dtype: what to convert to.
+            layers: layer number -> index of that layer in the arena.
+            dtype: type to convert to.
 
         Returns:
             ``{layer: [rows, hidden]}``, bfloat16 as its bits in uint16.
         """
         index = self._to_device(slots)
-        if self._way_out is not None:
-            return self._way_out.read(index, layers, dtype)
+        if self._host_copier is not None:
+            return self._host_copier.read(index, layers, dtype)
         return {
             layer: _as_numpy(self._rows[place].index_select(0, index), dtype)
             for layer, place in layers.items()
@@ -101,32 +102,32 @@ class RowArena:
         self._rows.index_fill_(1, self._to_device(slots), value)
 
     def differ(self, slots: npt.NDArray[np.int64], value: float) -> npt.NDArray[np.bool_]:
-        """Which rows have any other element than ``value``, ``[layers, slots]``."""
+        """Which rows have an element other than ``value``, bool ``[layers, slots]``."""
         rows = self._rows.index_select(1, self._to_device(slots))
         differing: npt.NDArray[np.bool_] = (rows != value).any(dim=-1).cpu().numpy()
         return differing
 
     def last_layer(self, slots: npt.NDArray[np.int64]) -> torch.Tensor:
-        """The rows of some slots in the last of the arena's layers, on the device."""
+        """The rows of some slots in the arena's last layer, on the device, ``[slots, hidden]``."""
         return self._rows[-1].index_select(0, self._to_device(slots))
 
     def wait(self) -> None:
-        """Return when no row is on its way to the host any more: the memory may go."""
-        if self._way_out is not None:
-            self._way_out.wait()
+        """Wait for all copies to the host. Afterwards the arena's memory may be freed."""
+        if self._host_copier is not None:
+            self._host_copier.wait()
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Without waiting for what the device is doing, which pageable memory would."""
+        """Copy through pinned memory: a copy from pageable memory would wait for the device."""
         tensor = torch.from_numpy(numbers)
-        if self._way_out is None:
+        if self._host_copier is None:
             return tensor
         return tensor.pin_memory().to(self._rows.device, non_blocking=True)
 
 
-class _WayOut:
-    """How rows leave the device: by two buffers in turn, however many rows there are.
+class _HostCopier:
+    """Copies rows to the host through two alternating staging buffers.
 
-    The forward pass waits only where more rows leave at once than fit both buffers.
+    The forward pass waits only if more rows leave at once than fit into both buffers.
     """
 
     def __init__(self, rows: torch.Tensor) -> None:
@@ -143,7 +144,7 @@ class _WayOut:
 
     def read(
         self, index: torch.Tensor, layers: Mapping[int, int], dtype: torch.dtype
-    ) -> _RowsOnTheirWay:
+    ) -> _PendingRows:
         shape = (len(index), self._rows.shape[-1])
         host: dict[int, torch.Tensor] = {}
         for layer, place in layers.items():
@@ -153,7 +154,7 @@ class _WayOut:
                 self._send(place, piece, host[layer][start : start + self._piece])
         arrived = torch.cuda.Event()
         arrived.record(self._stream)
-        return _RowsOnTheirWay(host, arrived, dtype)
+        return _PendingRows(host, arrived, dtype)
 
     def _send(self, place: int, index: torch.Tensor, target: torch.Tensor) -> None:
         self._buffers.reverse()
@@ -168,8 +169,8 @@ class _WayOut:
         free.record(self._stream)
 
 
-class _RowsOnTheirWay(Mapping[int, npt.NDArray[Any]]):
-    """Rows being copied to pinned memory on a side stream; looking at one waits, and converts."""
+class _PendingRows(Mapping[int, npt.NDArray[Any]]):
+    """Rows that a side stream copies to pinned memory. Access to a layer waits, then converts."""
 
     def __init__(
         self, host: Mapping[int, torch.Tensor], arrived: torch.cuda.Event, dtype: torch.dtype

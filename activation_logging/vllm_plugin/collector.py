@@ -1,15 +1,16 @@
-"""Which rows belong to which request, and handing them over when a request ends.
+"""Tracks which rows belong to which request, and writes them when the request ends.
 
-Fed with vLLM's ``SchedulerOutput`` before every step and with the step's hidden states after
-it. It follows each request's block table and how far it has been computed; when vLLM reports
-the request as finished, it gathers the rows from the arena and queues them for the store.
+The collector receives vLLM's ``SchedulerOutput`` before every step and the step's hidden states
+after it. It tracks each request's block table and the number of computed positions. When vLLM
+reports the request as finished, the collector gathers its rows from the arena and queues them for
+the store.
 
-vLLM takes a request's blocks away before it ends, too: it preempts the request, or all of them
-when it goes to sleep. Their rows are gathered then and *held* until the request ends, or until
-it has been computed as far again.
+vLLM can also take a request's blocks away before the request ends: it preempts one request, or all
+of them when the engine goes to sleep. The collector then gathers the rows and *holds* them until
+the request ends, or until it has been computed as far again.
 
-Full blocks whose rows are already in the store are not stored again: the capture refers to
-them. A block is forgotten as soon as vLLM gives it to another request.
+The rows of a full block are stored once. Later captures refer to the stored rows. The collector
+forgets a block as soon as vLLM gives it to another request.
 """
 
 from __future__ import annotations
@@ -37,19 +38,20 @@ if TYPE_CHECKING:
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 HELD_BYTES = 512 << 20
-"""How much may be held of requests that have lost their blocks, bytes."""
+"""Limit for the held rows of requests that have lost their blocks, bytes."""
 
 _TOO_MUCH_HELD = (
-    "it was preempted while {held} MB of other preempted requests were held, and ended before it "
-    "was computed again"
+    "it was preempted while {held} MB of rows of other preempted requests were held, and ended "
+    "before its rows were computed again"
 )
 
 
 @dataclass
 class _Request:
-    """One request in flight: its block table, and how many positions have been computed.
+    """One request in flight: its block table, and the number of computed positions.
 
-    ``held`` is what it had when vLLM took its blocks away, if that is more than it has now.
+    ``held`` is the capture from the moment when vLLM took the blocks away. It is None once the
+    request has been computed as far again (``held_computed`` positions).
     """
 
     options: RequestOptions
@@ -61,7 +63,7 @@ class _Request:
 
 
 class _Stored(NamedTuple):
-    """Where the rows of a full block lie in the store."""
+    """Where the rows of a full block are stored: the segment, and the first row in it."""
 
     segment: bytes
     row: int
@@ -69,9 +71,10 @@ class _Stored(NamedTuple):
 
 @dataclass
 class _Plan:
-    """The rows of a request: those to refer to, those to gather, and the blocks worth sharing.
+    """The rows of one request: stored rows to refer to, and fresh rows to gather.
 
-    ``fresh`` are the slots to gather into ``segment``, a run each.
+    ``fresh`` holds the slots to gather into ``segment``, one array per run of slots.
+    ``full_blocks`` are the gathered blocks that later requests may share.
     """
 
     layers: tuple[int, ...]
@@ -84,19 +87,19 @@ class _Plan:
 
 
 class RowCollector:
-    """Follows requests through one worker and writes their rows when they end.
+    """Tracks requests through one worker and writes their rows when they end.
 
     Args:
         settings: what the server logs.
-        arena: where the rows are.
-        writer: where they go.
-        layers: numbers of the logged layers, ascending; their order is the arena's.
+        arena: holds the rows of all tokens in flight.
+        writer: writes to the store.
+        layers: numbers of the logged layers, ascending, in the arena's order.
         num_layers: the model's depth.
         hidden_size: elements of a row.
         model_dtype: the type of the arena's rows.
-        block_size: slots of a block of the KV cache group that is followed.
-        kv_group: that group's place in vLLM's block tables.
-        accepted_only: log requests that our front end has accepted, and no others.
+        block_size: slots per block of the tracked KV cache group.
+        kv_group: index of that group in vLLM's block tables.
+        accepted_only: log only requests that our front end has accepted.
     """
 
     def __init__(
@@ -129,10 +132,10 @@ class RowCollector:
         self._segment_numbers = count()
 
     def before_step(self, step: SchedulerOutput) -> None:
-        """Take over what vLLM has decided; nothing has been overwritten yet.
+        """Apply a scheduler output, before the step overwrites any slot.
 
-        What has ended or lost its blocks is gathered first: the step may give these blocks to
-        others, and copy into them.
+        Rows of finished and preempted requests are gathered first: the step may give their blocks
+        to other requests, or copy into them.
         """
         self.finish(step.finished_req_ids)
         self.hold(step.preempted_req_ids or ())
@@ -152,7 +155,7 @@ class RowCollector:
             if known is None:
                 continue
             if name in cached.resumed_req_ids:
-                # After a preemption the request starts again on other blocks.
+                # A resumed request starts over on new blocks.
                 known.blocks = []
             if new_blocks is not None:
                 added = new_blocks[self._kv_group]
@@ -162,11 +165,11 @@ class RowCollector:
             self._advance(name, computed, step)
 
     def after_step(self, slots: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
-        """Keep the step's hidden states; see :meth:`RowArena.write`."""
+        """Store the step's hidden states in the arena; see :meth:`RowArena.write`."""
         self._arena.write(slots, states)
 
     def finish(self, names: Iterable[str]) -> None:
-        """Queue the rows of requests that have ended; unknown ones are none of ours."""
+        """Queue the rows of requests that have ended. Unknown requests are skipped."""
         for name in names:
             request = self._requests.pop(name, None)
             if request is None:
@@ -183,9 +186,10 @@ class RowCollector:
                 self._stored.update(plan.full_blocks)
 
     def hold(self, names: Iterable[str]) -> None:
-        """Gather the rows of requests whose blocks vLLM takes away, but which have not ended.
+        """Gather the rows of requests that lose their blocks before they end.
 
-        Who is held already has lost its blocks again before it had been computed as far.
+        A request that is held already keeps its older capture: it lost its blocks again before it
+        had been computed as far.
         """
         for name in names:
             request = self._requests.get(name)
@@ -201,36 +205,36 @@ class RowCollector:
             self._held_bytes += request.held.nbytes
 
     def hold_all(self) -> None:
-        """The same for all requests: the arena itself is about to lose its memory."""
+        """Hold all requests, because the arena is about to lose its memory."""
         self.hold(list(self._requests))
         self._stored.clear()
         self._arena.wait()
 
     def settle(self, names: Iterable[str]) -> None:
-        """Note that requests have no rows which ended at the front end and never came here."""
+        """Record that requests have no rows: they ended before they reached this worker."""
         for name in names:
             if name not in self._requests:
                 nothing = _Plan(self._layers, 0, b"")
                 self._writer.put_capture(self._without_rows(name, nothing, NEVER_RAN))
 
     def close(self) -> None:
-        """Write out what is still in flight, and wait for the store."""
+        """Write the rows of all requests in flight, and wait for the store."""
         self.finish(list(self._requests))
         self._writer.close()
 
     def flush(self, finished: Iterable[str], unseen: Iterable[str] = ()) -> None:
-        """Write out these requests, and return when everything is committed.
+        """Write the rows of these requests, and return when everything is committed.
 
         Args:
-            finished: requests that have ended, of which vLLM may not have told this worker yet.
-            unseen: those of them that may never have come here; see :meth:`settle`.
+            finished: requests that have ended. vLLM may not have told this worker yet.
+            unseen: requests that ended and may never have reached this worker; see :meth:`settle`.
         """
         self.finish(finished)
         self.settle(unseen)
         self._writer.flush()
 
     def _begin(self, new: NewRequestData) -> _Request:
-        """Follow a request; one that is known starts again on other blocks."""
+        """Start to track a request. A known one starts over on new blocks."""
         blocks = list(new.block_ids[self._kv_group])
         known = self._requests.get(new.req_id)
         if known is not None:
@@ -260,10 +264,10 @@ class RowCollector:
             self._stored.pop(block, None)
 
     def _copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
-        """Follow vLLM where it copies a block that only a part of matches a prefix.
+        """Repeat vLLM's copies of blocks, of which only a part matches a cached prefix.
 
-        The copies of all KV cache groups come in one list; those of other groups move rows that
-        nobody looks at.
+        vLLM lists the copies of all KV cache groups together. Copies of other groups move rows
+        that are never read.
         """
         pairs = np.array([tuple(pair) for pair in copies], dtype=np.int64)
         slots = pairs[:, :, None] * self._block_size + np.arange(self._block_size)
@@ -271,12 +275,12 @@ class RowCollector:
         self._forget(pairs[:, 1].tolist())
 
     def _plan(self, request: _Request) -> _Plan:
-        """A request's rows, and the full blocks among them that others may refer to."""
+        """Decide which of a request's rows are stored already, and which must be gathered."""
         tokens = request.options.tokens or self._settings.tokens
         first = request.prompt_len - 1 if tokens == "response" else 0
         end = min(request.computed, request.prompt_len) if tokens == "prompt" else request.computed
         plan = _Plan(self._wanted_layers(request.options), first, self._new_segment_id())
-        # Rows are shared only among requests that keep the same layers.
+        # Only requests that log all of the server's layers share rows.
         shares = len(plan.layers) == len(self._layers)
         position, size = first, self._block_size
         while position < end:
@@ -298,7 +302,7 @@ class RowCollector:
         return plan
 
     def _gather(self, name: str, plan: _Plan) -> Capture:
-        """The capture of a plan, with the rows that it brings along."""
+        """The capture of a plan, with its fresh rows."""
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
             places = {layer: self._layers.index(layer) for layer in plan.layers}
@@ -332,7 +336,7 @@ class RowCollector:
 
 
 def _append_slice(slices: list[SegmentSlice], part: SegmentSlice) -> None:
-    """Append a slice, joining it to the one before where the rows go on without a gap."""
+    """Append a slice, or extend the last one if the rows continue without a gap."""
     if slices:
         last = slices[-1]
         if last.segment == part.segment and last.start + last.rows == part.start:

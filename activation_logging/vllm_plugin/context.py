@@ -1,4 +1,4 @@
-"""What only the front end's side of a request knows, handed to the tap."""
+"""What only the HTTP side of a request knows, passed to the front-end tap."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CHAT = "/v1/chat/completions"
 BATCH = "/v1/chat/completions/batch"
 RESPONSES = "/v1/responses"
 INVOCATIONS = "/invocations"
-"""SageMaker's route, which takes the body of any other."""
-_UNTOLD = frozenset({"/generative_scoring", "/v1/systemone"})
-"""Routes that do not say their answer's id: their engine's ids are ``<answer id>-i``."""
+"""SageMaker's route. It accepts the body of any other route."""
+_WITHOUT_ANSWER_ID = frozenset({"/generative_scoring", "/v1/systemone"})
+"""Routes that do not publish their answer's id. Their engine ids are ``<answer id>-i``."""
 _NUMBER = re.compile(r"[-_](\d+)")
 _CHATS = frozenset({CHAT, BATCH, "/v1/messages", "/cohere/v2/chat"})
 
@@ -30,10 +30,10 @@ class HttpRequest:
     Attributes:
         path: the route, such as ``/v1/completions``.
         body: the body's JSON.
-        state: the ASGI state that vLLM leaves the answer's id in.
-        content_of: gives what the server makes of an answer for its client: the content without
-            reasoning and tool calls. Takes the text, its token ids and the prompt's. None where
-            the client gets the text as it is.
+        state: the ASGI state. vLLM stores the answer's id in it.
+        content_of: returns the content that the client gets: the answer without reasoning and tool
+            calls. Its arguments are the text, its token ids and the prompt's token ids. None if the
+            client gets the text unchanged.
     """
 
     path: str
@@ -43,27 +43,27 @@ class HttpRequest:
 
     @property
     def answer_id(self) -> str | None:
-        """The ``id`` of the OpenAI answer: all prompts and choices of the request share it."""
+        """The ``id`` of the OpenAI answer. All prompts and choices of the request share it."""
         metadata = self.state.get("request_metadata")
         return None if metadata is None else str(metadata.request_id)
 
     @property
     def arguments(self) -> Mapping[str, Any]:
-        """What the body gives as ``vllm_xargs``."""
+        """The body's ``vllm_xargs``, or an empty mapping."""
         arguments = self.body.get("vllm_xargs")
         return arguments if isinstance(arguments, dict) else {}
 
     @property
     def truncates(self) -> bool:
-        """Whether the model may read less than the prompt's text."""
+        """Whether the request allows vLLM to truncate the prompt."""
         by_tokens = self.body.get("truncate_prompt_tokens") is not None
         return by_tokens or self.body.get("truncation", "disabled") not in ("disabled", None)
 
     def messages(self, number: int) -> list[dict[str, Any]] | None:
-        """Chat messages as sent; for the responses API its ``input``.
+        """The chat messages as sent; for the responses API, its ``input``.
 
         Args:
-            number: of the conversation, where the route takes several.
+            number: index of the conversation, on the route that takes several.
         """
         messages: Any = None
         if self.path == RESPONSES:
@@ -85,13 +85,13 @@ class HttpRequest:
 
 
 http_request: ContextVar[HttpRequest | None] = ContextVar("http_request", default=None)
-"""The request that the current task works for; engine tasks inherit it."""
+"""The request that the current task handles. Engine tasks inherit it."""
 
 
 class Place(NamedTuple):
-    """Where an answer stands: in which OpenAI answer, to which of its prompts, as which choice.
+    """Position of an answer: id of the OpenAI answer, index of the prompt, index of the choice.
 
-    ``choice`` is None for the beams of a beam search, which are no choices.
+    ``choice`` is None for a beam of a beam search, because a beam is not a choice.
     """
 
     request_id: str
@@ -100,20 +100,21 @@ class Place(NamedTuple):
 
 
 def place_of(http: HttpRequest | None, external_id: str, index: int, choices: int) -> Place:
-    """The place that vLLM's id of a request tells.
+    """Derive an answer's place from vLLM's request id.
 
     The i-th prompt of a list has the id ``<answer id>-i``, the i-th conversation of a batch
-    ``<answer id>_i``; their choices follow those of the prompts before. On the responses route
-    ``<answer id>_i`` is the i-th turn of one answer, between calls of tools.
+    ``<answer id>_i``. Choices are numbered across the prompts: those of the second prompt follow
+    those of the first. On the responses route ``<answer id>_i`` is the i-th turn of one answer,
+    between tool calls.
 
     Args:
-        http: the request, if it came with one.
-        external_id: the id that vLLM's route gave to its engine.
-        index: which of the choices of its prompt it is.
-        choices: how many its prompt has.
+        http: the HTTP request; None offline.
+        external_id: the id that vLLM's route gave to the engine.
+        index: index of the choice within its prompt.
+        choices: number of choices of the prompt.
     """
     answer = http.answer_id if http else None
-    if http is not None and http.path in _UNTOLD:
+    if http is not None and http.path in _WITHOUT_ANSWER_ID:
         answer = external_id.rpartition("-")[0]
     if http is None or answer is None:
         return Place(external_id, 0, index)

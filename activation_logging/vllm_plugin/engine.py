@@ -1,11 +1,13 @@
-"""Marking an engine's configuration, and attaching the front-end tap: the patches of vLLM.
+"""The patches of vLLM. Each is applied once per process.
 
-What is wrapped, each once per process: ``EngineArgs.create_engine_config`` puts our worker
-class in; the constructors of the two engines attach the tap, ``AsyncLLM.shutdown`` closes it.
-Where a server has been imported, ``build_app`` gets the routes and the middleware, and the
-engine's context manager waits for the rows before it ends. Where messages and ids come without
-HTTP (offline chat, ``run-batch``), they are noted, and so are the parsers of answers. Executors
-refuse to start a worker that is not ours: whatever way an engine is made, it logs or it stops.
+- ``EngineArgs.create_engine_config`` sets our worker class.
+- The constructors of both engines attach the front-end tap. ``AsyncLLM.shutdown`` closes it.
+- If the process has imported vLLM's server, ``build_app`` adds our routes and middleware, and the
+  engine's context manager waits for the rows before it ends.
+- Offline chat and ``run-batch`` record messages and ids, which otherwise come over HTTP.
+- The server's handlers record the parser of each answer.
+- ``Executor.__init__`` refuses a worker class that is not ours. This check is in place in every
+  process, so an engine either logs or does not start, however it was configured.
 """
 
 from __future__ import annotations
@@ -39,19 +41,21 @@ _BATCH_COMMAND = "vllm.entrypoints.cli.run_batch"
 _BATCH = "vllm.entrypoints.launchers.run_batch"
 _OFFLINE = "vllm.entrypoints.common.offline"
 _WRITE_S = 30.0
-"""Workers may write for so long when they are told to end."""
+"""Time that workers get to write their rows at shutdown, seconds."""
 _drained: WeakSet[Any] = WeakSet()
-"""Engines whose rows are all in the store: their workers may be killed."""
+"""Engines whose rows are all in the store. Their workers may be killed."""
 
 
 def install() -> None:
-    """Wrap what the process uses of vLLM: all of it where engines are configured.
+    """Patch vLLM in this process.
 
-    A process that vLLM starts for an engine or a worker gets a finished configuration. It has
-    the workers' module, but not that of the arguments, and nothing else is imported for it.
+    A process that vLLM starts for an engine or a worker receives a finished configuration. Such a
+    process has imported the workers' module but not the module of the arguments, so the latter is
+    not imported for it. The executor is imported and patched in every process: its check must also
+    hold if a process like that configures an engine after all.
 
     Raises:
-        UnsupportedEngineError: this version of vLLM cannot be logged.
+        UnsupportedEngineError: this version of vLLM is not supported.
     """
     import vllm
 
@@ -63,15 +67,14 @@ def install() -> None:
         arguments = import_module(_ARGUMENTS)
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
         _extend_server()
-        _watch_batch()
-    if _EXECUTOR in sys.modules:
-        _wrap(sys.modules[_EXECUTOR].Executor, "__init__", _init_executor)
+        _extend_batch()
+    _wrap(import_module(_EXECUTOR).Executor, "__init__", _init_executor)
 
 
 def _extend_server() -> None:
-    """Wrap vLLM's server, if there is one in this process.
+    """Patch vLLM's server, if this process has imported it.
 
-    Best before it makes its engine: a context manager that is already running stays as it is.
+    The server's engine context manager is only patched if it has not been entered yet.
     """
     server = sys.modules.get(_SERVER)
     if server is not None:
@@ -87,30 +90,30 @@ def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwa
         _prepare(config, settings)
         _attach_taps()
         _extend_server()
-        _watch_requests()
+        _extend_request_paths()
     return config
 
 
 def _prepare(config: VllmConfig, settings: Settings) -> None:
-    """Put our worker in, and refuse a store or layers that cannot be before a model loads."""
+    """Set our worker class, and reject an invalid store or layer list before the model loads."""
     from activation_logging.store import open_store
 
     depth = _depth(config.model_config)
     layers = resolve_layers(settings.layers, depth)
     path = Path(settings.lmdb_path).expanduser().resolve()
     open_store(path, writable=True).close()
-    # Workers inherit the environment, but not always the working directory; Ray's copy only
-    # what they are told to.
+    # Workers inherit the environment, but not always the working directory. Ray's workers inherit
+    # only the variables whose prefixes are listed.
     os.environ["ACTIVATION_LMDB_PATH"] = str(path)
     copied = os.environ.get("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "")
     if "ACTIVATION_" not in copied.split(","):
         os.environ["VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"] = f"{copied},ACTIVATION_".lstrip(",")
-    # What an engine gives its workers before it kills them.
+    # How long an engine waits for its workers before it kills them.
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", str(round(_WRITE_S)))
     parallel = config.parallel_config
     parallel.worker_cls = f"{gate.PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
     if layers != (depth,) and isinstance(config.additional_config, dict):
-        # A compiled graph that returns inner layers is another graph: keep their caches apart.
+        # A graph that returns inner layers compiles differently: give it a cache key of its own.
         config.additional_config["activation_layers"] = list(layers)
     logger.info(
         "logging activations of layers %s (%s tokens, %s) to %s",
@@ -128,18 +131,17 @@ def _depth(model: ModelConfig) -> int:
 def _attach_taps() -> None:
     from vllm.v1.engine.async_llm import AsyncLLM
     from vllm.v1.engine.llm_engine import LLMEngine
-    from vllm.v1.executor.abstract import Executor
 
     _wrap(AsyncLLM, "__init__", _init_engine)
     _wrap(AsyncLLM, "shutdown", _shut_down_engine)
     _wrap(LLMEngine, "__init__", _init_engine)
-    _wrap(Executor, "__init__", _init_executor)
 
 
-def _watch_batch() -> None:
-    """Know each line of ``run-batch``; vLLM 0.33 reads them before it makes its engine.
+def _extend_batch() -> None:
+    """Patch ``run-batch``, so that the tap knows each line of its file.
 
-    The command line has the command before what it runs, and imports that for its flags.
+    vLLM 0.33 reads the lines before it makes its engine. vLLM's command line imports the command
+    first and the code behind it later, so either module is a reason to patch.
     """
     if _BATCH_COMMAND in sys.modules or _BATCH in sys.modules:
         from activation_logging.vllm_plugin import run_batch
@@ -149,9 +151,9 @@ def _watch_batch() -> None:
         _wrap(batch, "run_request", run_batch.run_request)
 
 
-def _watch_requests() -> None:
-    """Note what is known of requests before the engine gets them, where this process makes any."""
-    _watch_batch()
+def _extend_request_paths() -> None:
+    """Patch the code that creates requests here, to record what the engine never gets."""
+    _extend_batch()
     if _SERVER in sys.modules:
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
         from vllm.entrypoints.openai.responses.serving import OpenAIServingResponses
@@ -193,9 +195,9 @@ def _init_executor(
 def _shut_down_engine(
     original: Callable[..., None], engine: Any, timeout: float | None = None
 ) -> None:
-    """End an engine, but let its workers write first: vLLM would kill them at once, or soon.
+    """Shut an engine down, and give its workers time to write: vLLM would kill them too early.
 
-    They write when their process is told to end, and the wait is over when it has.
+    A worker writes its rows when its process is told to end. The wait is over when it has ended.
     """
     tap = getattr(getattr(engine, "output_processor", None), "tap", None)
     if tap is None:
@@ -213,7 +215,7 @@ def _shut_down_engine(
 async def _build_client(
     original: Callable[..., Any], *args: Any, **kwargs: Any
 ) -> AsyncIterator[Any]:
-    """A server's engine. vLLM kills its processes when it goes: their rows are fetched before."""
+    """A server's engine. vLLM kills its workers on exit, so their rows are flushed before that."""
     async with original(*args, **kwargs) as engine:
         try:
             yield engine
@@ -234,7 +236,7 @@ def _build_app(
 
     app = original(args, supported_tasks, model_config)
     if Settings.from_env().enabled:
-        _watch_requests()
+        _extend_request_paths()
         extend_app(app, num_layers=None if model_config is None else _depth(model_config))
         if args.uds is None:
             has_key = bool(args.api_key or os.environ.get("VLLM_API_KEY"))
@@ -243,7 +245,7 @@ def _build_app(
 
 
 def _wrap(owner: Any, name: str, wrapper: Callable[..., Any]) -> None:
-    """Replace ``owner.name`` by ``wrapper(original, ...)``, unless that has been done."""
+    """Replace ``owner.name`` by ``wrapper(original, ...)``, once."""
     original = getattr(owner, name)
     if getattr(original, "_activation_logging", False):
         return

@@ -1,8 +1,8 @@
-"""The front-end tap: every request that ends becomes an entry, whatever way it ended.
+"""The front-end tap: every request that ends becomes an entry, however it ended.
 
-vLLM's ``OutputProcessor`` sees each request (each choice of an ``n > 1`` by itself) come and
-go, in the server as in offline use. :class:`TappedOutputProcessor` extends the four methods
-through which requests pass, and changes nothing of what they return.
+All requests pass through vLLM's ``OutputProcessor``, in the server and offline. A request with
+``n > 1`` passes once per choice. :class:`TappedOutputProcessor` extends the methods that they pass
+through and does not change their results.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ logger = logging.getLogger(f"vllm.{__name__}")
 
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
-    "switch logging off for it with activation_logging: off"
+    "switch logging off for this request with activation_logging: off"
 )
-_NO_CHANCE = -9999.0
-"""What JSON gets for minus infinity, as in vLLM's own answers."""
-_FLUSHED_AT_ONCE = 10_000
+_MIN_LOGPROB = -9999.0
+"""Replaces minus infinity in JSON, as in vLLM's own answers."""
+_MAX_FLUSHED = 10_000
 _DRAIN_S = 30.0
-_LOOK_S = 0.5
-_GONE = (
+_POLL_S = 0.5
+_ENGINE_DIED = (
     "vLLM's engine has died; rows that it had not written yet are lost, and `activation-logging "
-    "repair` removes their halves"
+    "repair` removes the unmatched records"
 )
 
 
 @dataclass(frozen=True)
 class _Accepted:
-    """What is known when a request comes in, and is not kept by vLLM until it ends."""
+    """Facts about an incoming request that vLLM does not keep until the request ends."""
 
     http: HttpRequest | None
     options: RequestOptions
@@ -68,7 +68,7 @@ class _Accepted:
 
 
 class FrontEndTap:
-    """Turns the requests of one engine into entries of the store."""
+    """Writes an entry to the store for each request of one engine."""
 
     def __init__(self, engine: Any, settings: Settings) -> None:
         config = engine.vllm_config.model_config
@@ -81,12 +81,12 @@ class FrontEndTap:
         self._processors = config.logits_processors or ()
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor
-        # Offline engines answer in the caller's own thread: nothing else flushes for it.
+        # An offline engine answers in the caller's own thread, so the tap itself must flush.
         self.offline = not hasattr(engine, "output_handler")
         self.writer = StoreWriter(settings.lmdb_path, role="front end", policy=settings.full_policy)
         self._accepted: dict[str, _Accepted] = {}
-        self._finished: deque[str] = deque(maxlen=_FLUSHED_AT_ONCE)
-        # Those that ended without a token: the worker may never have heard of them.
+        self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
+        # Requests that ended without a token: the worker may never have received them.
         self._unseen: list[str] = []
         self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
@@ -97,16 +97,16 @@ class FrontEndTap:
         self._processor.tap = self
 
     def accept(self, request: EngineCoreRequest, index: int, choices: int) -> None:
-        """Note a request that comes in, and mark it for the worker.
+        """Register an incoming request, and mark it for the worker.
 
         Args:
-            request: as the engine gets it.
-            index: which of the choices of its prompt it is.
-            choices: how many its prompt has.
+            request: the engine's request.
+            index: index of the choice within its prompt.
+            choices: number of choices of the prompt.
 
         Raises:
-            VLLMValidationError: its ``activation_*`` arguments make no sense, or its prompt comes
-                in pieces, which answers in between would belong to.
+            VLLMValidationError: the ``activation_*`` arguments are invalid, or the prompt comes in
+                pieces. The latter has no single prompt that its answers belong to.
         """
         params = request.sampling_params
         if params is None:
@@ -118,7 +118,7 @@ class FrontEndTap:
                 arguments, allowed_layers=self._settings.layers, num_layers=self._num_layers
             )
         except RequestOptionError as error:
-            # A class of vLLM's own, which its server answers with HTTP 400.
+            # vLLM's server answers its own class of error with HTTP 400.
             raise VLLMValidationError(str(error), parameter=error.parameter) from None
         if not options.enabled:
             return
@@ -136,7 +136,7 @@ class FrontEndTap:
         )
 
     def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
-        """Queue the entry of a request that has ended; a second call for it does nothing."""
+        """Queue the entry of a request that has ended. A second call does nothing."""
         accepted = self._accepted.pop(state.request_id, None)
         if accepted is None:
             return
@@ -147,14 +147,14 @@ class FrontEndTap:
         self.writer.put_entry(lambda: self._document(state, accepted, reason, error))
 
     def flush(self) -> None:
-        """Offline: return when everything finished so far is in the store, rows included."""
+        """Offline: wait until all finished requests are in the store, rows included."""
         engine = self._engine()
         if engine is not None:
             engine.collective_rpc("flush_activations", args=self._take_finished())
         self.writer.flush()
 
     async def flush_async(self) -> None:
-        """The same for a server, whose event loop goes on meanwhile.
+        """The same for a server, without blocking its event loop.
 
         Raises:
             EngineGone: the engine died before it had written everything.
@@ -162,23 +162,23 @@ class FrontEndTap:
         engine = self._engine()
         if engine is not None:
             call = engine.collective_rpc("flush_activations", args=self._take_finished())
-            await _unless_it_dies(engine, call)
+            await _answer_or_engine_gone(engine, call)
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
-            # Their writers cannot be asked, but they hold nothing back for longer than this.
+            # This process cannot reach the other servers' writers. They commit within this time.
             await asyncio.sleep(3 * GATHER_S)
 
     async def drain(self) -> None:
-        """Before an engine is shut down: record what is in flight as aborted, and flush."""
+        """Before shutdown: record all requests in flight as aborted, and flush."""
         self._abort_all()
         try:
             await asyncio.wait_for(self.flush_async(), _DRAIN_S)
         except Exception:
-            # The engine may be gone already, after a signal to the whole process group.
+            # A signal to the whole process group may have ended the engine already.
             logger.exception("the last activations may be missing from the store")
 
     def close(self) -> None:
-        """Record what is still in flight as aborted, and wait for the store."""
+        """Record all requests in flight as aborted, and wait for the store."""
         self._abort_all()
         self.writer.close()
         atexit.unregister(self.close)
@@ -194,21 +194,22 @@ class FrontEndTap:
         return finished, unseen
 
     def _settle_soon(self) -> None:
-        """Ask the worker about those unseen; offline, the next flush does."""
+        """Tell the worker about unseen requests. Offline, the next flush does that."""
         if self.offline or self._settling is not None:
             return
-        with suppress(RuntimeError):  # no loop runs where a server is being taken down
+        with suppress(RuntimeError):  # during a server's shutdown no event loop runs
             self._settling = asyncio.get_running_loop().create_task(self._settle())
 
     async def _settle(self) -> None:
-        # vLLM tells its engine of the end meanwhile; who is not known there then will never be.
+        # Meanwhile vLLM reports the end to its engine. A request that the worker does not know by
+        # then will never reach it.
         await asyncio.sleep(GATHER_S)
         self._settling = None
         engine, unseen, self._unseen = self._engine(), self._unseen, []
         if engine is not None and unseen:
             with suppress(EngineGone):
                 call = engine.collective_rpc("settle_activations", args=(unseen,))
-                await _unless_it_dies(engine, call)
+                await _answer_or_engine_gone(engine, call)
 
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
@@ -220,7 +221,8 @@ class FrontEndTap:
         text = response_text(state)
         pieces = response_pieces(state, sampling, tokenizer, text, stopped=reason == "stop")
         response = "".join(pieces) if text is None else text
-        # A body says whether its prompt may be cut. Beams grow, and keep their first text.
+        # Only an HTTP body says whether vLLM may truncate the prompt. A beam's prompt grows, but
+        # its text stays that of the first step.
         told = not (self.offline or http is None or http.truncates)
         plain = told and place.choice is not None
         document: dict[str, Any] = {
@@ -248,7 +250,7 @@ class FrontEndTap:
 
 
 class TappedOutputProcessor(OutputProcessor):
-    """vLLM's output processor, which also tells the tap of every request."""
+    """vLLM's output processor, which also reports every request to the tap."""
 
     tap: FrontEndTap
     _reasons: Mapping[str, str] = MappingProxyType({})
@@ -268,7 +270,7 @@ class TappedOutputProcessor(OutputProcessor):
     def process_outputs(
         self, engine_core_outputs: list[EngineCoreOutput], *args: Any, **kwargs: Any
     ) -> Any:
-        # What the engine says of the end; a stop string is found here, and not in there.
+        # The engine's finish reasons. A stop string has none: this processor finds it itself.
         self._reasons = {
             output.request_id: str(output.finish_reason)
             for output in engine_core_outputs
@@ -300,26 +302,26 @@ class TappedOutputProcessor(OutputProcessor):
 def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, Any]:
     """The ``activation_*`` arguments of a request.
 
-    Some requests lose them on their way: those that beam search makes out of one, and those of
-    routes without ``vllm_xargs``. What the HTTP request says holds for each of them.
+    Some engine requests lack them: those of a beam search, and those of routes without
+    ``vllm_xargs``. The arguments of the HTTP request apply to these.
     """
     given = {**(http.arguments if http else {}), **(params.extra_args or {})}
     return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
-async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
-    """Wait for the engine's answer to a call, which would never come if it died meanwhile.
+async def _answer_or_engine_gone(engine: Any, call: Awaitable[Any]) -> None:
+    """Wait for the engine's answer to a call. A dead engine would never answer.
 
     Raises:
-        EngineGone: it has died.
+        EngineGone: the engine has died.
     """
     answer = asyncio.ensure_future(call)
     try:
-        while not (await asyncio.wait({answer}, timeout=_LOOK_S))[0]:
+        while not (await asyncio.wait({answer}, timeout=_POLL_S))[0]:
             if engine.errored:
-                raise EngineGone(_GONE)
+                raise EngineGone(_ENGINE_DIED)
         if isinstance(answer.exception(), EngineDeadError):
-            raise EngineGone(_GONE)
+            raise EngineGone(_ENGINE_DIED)
         answer.result()
     finally:
         answer.cancel()
@@ -328,25 +330,25 @@ async def _unless_it_dies(engine: Any, call: Awaitable[Any]) -> None:
 def _content(
     http: HttpRequest | None, response: str, ids: list[int], prompt_ids: list[int]
 ) -> str | None:
-    """What the client got as the answer's content, or None where it is the response itself."""
+    """The content that the client got, or None if it equals the response."""
     if http is None or http.content_of is None:
         return None
     try:
         content = http.content_of(response, ids, prompt_ids) or ""
     except Exception:
-        # The parser's own failure, which the client has been told of; the entry stays whole.
-        logger.exception("an answer could not be parsed; its entry has no content of its own")
+        # The parser itself failed, and vLLM has told the client. The entry stays whole.
+        logger.exception("an answer could not be parsed; its entry has no `content`")
         return None
     return None if content == response else content
 
 
 def _logprobs(state: RequestState, response_ids: list[int]) -> Mapping[str, Any]:
-    """Log-probabilities of the chosen tokens and of the alternatives that came with them."""
+    """Log-probabilities of the chosen tokens, and of the alternatives that vLLM returned."""
     processor = state.logprobs_processor
     if processor is None or not processor.logprobs:
         return {}
     tops = [
-        {token: max(entry.logprob, _NO_CHANCE) for token, entry in top.items()}
+        {token: max(entry.logprob, _MIN_LOGPROB) for token, entry in top.items()}
         for top in processor.logprobs
         if top
     ]

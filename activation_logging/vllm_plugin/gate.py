@@ -1,7 +1,7 @@
-"""Which vLLM can be logged. Whatever cannot stops at start-up, with the remedy in a sentence.
+"""Checks at start-up whether this vLLM can be logged. An error names the problem and the remedy.
 
-A vLLM is refused by its version, by what it has not (:mod:`.symbols`), by the mode that it is
-started in, and where this plugin would be left out.
+The checks cover vLLM's version, the symbols that this package uses (:mod:`.symbols`), the mode that
+vLLM is started in, and whether vLLM loads this plugin.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 VERSIONS = ((0, 32), (0, 33))
-"""Minor versions whose internals were read and, for the first, tested."""
+"""Supported minor versions. The internals of both were read; the first was tested."""
 
 WORKERS = {
     "vllm.v1.worker.cpu_worker.CPUWorker": "worker_cpu.CPUActivationWorker",
     "vllm.v1.worker.gpu_worker.Worker": "worker.ActivationWorker",
 }
-"""vLLM's worker classes, and ours for each."""
+"""vLLM's worker classes, and our class for each."""
 
 PACKAGE = "activation_logging.vllm_plugin"
 
@@ -53,7 +53,7 @@ _OFF = "or set ACTIVATION_LOGGING=0 to serve without logging"
 
 
 def check_version(version: str) -> None:
-    """Refuse versions of vLLM that nobody has tried this plugin with.
+    """Refuse untested versions of vLLM.
 
     Raises:
         UnsupportedEngineError: the version is outside :data:`VERSIONS`.
@@ -72,22 +72,22 @@ def check_version(version: str) -> None:
 
 
 def check_symbols(root: Path | None = None) -> None:
-    """Make sure that all we use of vLLM exists, so that logging is never silently a no-op.
+    """Check that vLLM has all symbols that this package uses. Without them it would log nothing.
 
     Args:
-        root: the folder that the package ``vllm`` lies in; by default that of the installed one.
+        root: the folder that contains the package ``vllm``; by default that of the installed one.
 
     Raises:
-        UnsupportedEngineError: something is gone, or has other parameters.
+        UnsupportedEngineError: a symbol is missing, or has other parameters.
     """
     _refuse_missing(missing_symbols(root))
 
 
 def check_modules() -> None:
-    """The same for modules alone, which costs next to nothing: for processes that run an engine.
+    """Check the modules alone, which is fast enough for engine and worker processes.
 
     Raises:
-        UnsupportedEngineError: one is gone.
+        UnsupportedEngineError: a module is missing.
     """
     _refuse_missing(missing_modules())
 
@@ -102,14 +102,14 @@ def _refuse_missing(missing: list[str]) -> None:
 
 
 def check_plugin_is_loaded() -> None:
-    """For launchers of ours: make sure that vLLM will load this plugin.
+    """For our launchers: check that vLLM will load this plugin.
 
     Raises:
-        UnsupportedEngineError: it is not registered, or ``VLLM_PLUGINS`` leaves it out.
+        UnsupportedEngineError: the plugin is not registered, or ``VLLM_PLUGINS`` leaves it out.
     """
     if not Settings.from_env().enabled:
         return
-    # As in vllm.plugins, which neither complains of an absent plugin nor of a broken one.
+    # The same look-up as in vllm.plugins, which reports neither an absent nor a broken plugin.
     chosen = os.environ.get("VLLM_PLUGINS")
     if chosen is not None and _NAME not in chosen.split(","):
         raise UnsupportedEngineError(
@@ -119,31 +119,32 @@ def check_plugin_is_loaded() -> None:
     found = {point.value for point in entry_points(group=_GROUP) if point.name == _NAME}
     if found != {f"{PACKAGE}:register"}:
         raise UnsupportedEngineError(
-            "vLLM does not know this package as a plugin, so nothing would be logged: install it "
-            f"again (pip install --force-reinstall --no-deps activation-logging), {_OFF}"
+            "this package is not registered as a vLLM plugin, so nothing would be logged: install "
+            f"it again (pip install --force-reinstall --no-deps activation-logging), {_OFF}"
         )
 
 
 def is_logged(config: VllmConfig) -> bool:
-    """Whether the workers of an engine are ours."""
+    """Whether an engine uses our worker class."""
     return str(config.parallel_config.worker_cls).startswith(f"{PACKAGE}.")
 
 
 def check_worker(config: VllmConfig) -> None:
-    """Refuse an engine whose configuration this plugin has not seen.
+    """Refuse an engine whose configuration this plugin has not processed.
 
     Raises:
-        UnsupportedEngineError: its worker is not ours although logging is on.
+        UnsupportedEngineError: logging is on, but the worker class is not ours.
     """
     if Settings.from_env().enabled and not is_logged(config):
         raise UnsupportedEngineError(
             f"an engine with the worker {config.parallel_config.worker_cls} would log nothing: "
-            f"make its configuration with EngineArgs.create_engine_config, {_OFF}"
+            "make its configuration with EngineArgs.create_engine_config after vLLM has loaded its "
+            f"plugins, {_OFF}"
         )
 
 
 def check_config(config: VllmConfig) -> None:
-    """Refuse modes in which rows would be missing or could not be told apart.
+    """Refuse modes in which rows would be missing or ambiguous.
 
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
@@ -165,7 +166,7 @@ def check_config(config: VllmConfig) -> None:
 
 
 def _runs_old_ray_executor(config: VllmConfig) -> bool:
-    """Whether it is 0.32's older one; 0.33 has no other than the newer, and no switch."""
+    """Whether vLLM 0.32 uses its older Ray executor. vLLM 0.33 has only the newer one."""
     is_new = getattr(_envs(), "VLLM_USE_RAY_V2_EXECUTOR_BACKEND", True)
     return config.parallel_config.distributed_executor_backend == "ray" and not is_new
 
@@ -177,7 +178,7 @@ def _envs() -> Any:
 
 
 def _makes_a_snapshot() -> bool:
-    """Whether this is the process that ``vllm snapshot create`` freezes."""
+    """Whether ``vllm snapshot create`` is about to freeze this process."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return spec is not None and spec.name == "vllm.snapshot.server"
 
@@ -192,10 +193,10 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
     "a diffusion model's rows do not predict the next token: choose another model": lambda config: (
         config.model_config.is_diffusion or config.diffusion_config is not None
     ),
-    "a model with R-SWA forgets tokens, and their rows with them: choose another": lambda config: (
+    "a model with R-SWA drops tokens, and their rows: choose another": lambda config: (
         config.model_config.rswa_window is not None
     ),
-    "bounded replay computes a prompt's last window only: add --no-swa-bounded-replay": (
+    "bounded replay computes only a prompt's last window: add --no-swa-bounded-replay": (
         lambda config: (
             config.model_config.architecture == "DeepseekV41ForCausalLM"
             and config.cache_config.swa_bounded_replay
@@ -210,12 +211,14 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
     "prompt embeddings cannot be logged: drop --enable-prompt-embeds": lambda config: (
         config.model_config.enable_prompt_embeds
     ),
-    "a KV connector loads keys whose activations never existed here: drop --kv-transfer-config "
-    "and --kv-offloading-size": lambda config: config.kv_transfer_config is not None,
+    "a KV connector loads keys whose activations this engine never computed: drop "
+    "--kv-transfer-config and --kv-offloading-size": lambda config: (
+        config.kv_transfer_config is not None
+    ),
     "the encoder's outputs go to or come from another instance: drop --ec-transfer-config": (
         lambda config: config.ec_transfer_config is not None
     ),
-    "an instance that runs encoders only has no rows: drop --mm-encoder-only": (
+    "an instance that runs only encoders has no rows: drop --mm-encoder-only": (
         lambda config: config.is_mm_encoder_only
     ),
     "context parallelism cannot be logged: drop --decode-context-parallel-size and "
@@ -223,17 +226,17 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
         config.parallel_config.decode_context_parallel_size > 1
         or config.parallel_config.prefill_context_parallel_size > 1
     ),
-    "a batch that runs in parts cannot be logged: drop --enable-dbo and --ubatch-size": (
+    "microbatching cannot be logged: drop --enable-dbo and --ubatch-size": (
         lambda config: config.parallel_config.use_ubatching
     ),
-    "elastic expert parallelism replaces engines while they run: drop --enable-elastic-ep": (
+    "elastic expert parallelism replaces running engines: drop --enable-elastic-ep": (
         lambda config: config.parallel_config.enable_elastic_ep
     ),
-    "an executor other than vLLM's own mp, ray and uni may log requests once per rank or not at "
-    "all: drop --distributed-executor-backend": lambda config: (
+    "an executor other than vLLM's mp, ray and uni may log requests once per rank or not at all: "
+    "drop --distributed-executor-backend": lambda config: (
         config.parallel_config.distributed_executor_backend not in _EXECUTORS
     ),
-    "Ray's older executor goes past this plugin: unset VLLM_USE_RAY_V2_EXECUTOR_BACKEND": (
+    "the older Ray executor bypasses this plugin: unset VLLM_USE_RAY_V2_EXECUTOR_BACKEND": (
         _runs_old_ray_executor
     ),
     "vLLM's Rust front end has no plugins: unset VLLM_USE_RUST_FRONTEND": lambda _config: (
@@ -242,8 +245,8 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
     "request ids must be unique: unset VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": lambda _config: (
         _envs().VLLM_DISABLE_REQUEST_ID_RANDOMIZATION
     ),
-    "a snapshot, restored twice, would write twice under one name: use vllm serve": (
+    "two restored copies of a snapshot would write under one writer id: use vllm serve": (
         lambda _config: _makes_a_snapshot()
     ),
 }
-"""What is refused, as the sentence says it, and how it shows."""
+"""The refused modes: the sentence of the error, and the test for the mode."""

@@ -1,9 +1,9 @@
 """The HTTP side inside vLLM's own application: request bodies, routes and metrics.
 
-The middleware sits innermost, behind vLLM's authentication. It takes ``auth_token`` out of
-bodies before anything else sees it, answers HTTP 400 where ``activation_*`` arguments make no
-sense or stand where they would be ignored, and leaves what only HTTP knows for the front-end tap.
-Answers pass untouched.
+The middleware is the innermost one, behind vLLM's authentication. It removes ``auth_token`` from
+bodies before any other code sees it. It answers HTTP 400 if ``activation_*`` arguments are invalid
+or placed where vLLM would ignore them. It records what only HTTP knows for the front-end tap.
+Answers pass unchanged.
 """
 
 from __future__ import annotations
@@ -37,8 +37,9 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
     """Add the middleware and the ``/v1/activations`` routes to vLLM's application.
 
     Args:
-        app: what vLLM's ``build_app`` has made.
-        num_layers: the model's decoder layers, if there is a model: no request may ask for others.
+        app: the result of vLLM's ``build_app``.
+        num_layers: number of the model's decoder layers; None without a model. A request for a
+            higher layer is rejected.
     """
     settings = Settings.from_env()
     # The end of the list is the innermost place.
@@ -50,12 +51,12 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
     app.router.routes.insert(0, Route("/metrics", _metrics))
-    # vLLM has already built its stack, and Starlette builds it only once by itself.
+    # vLLM has built the middleware stack already, and Starlette does not build it again by itself.
     app.middleware_stack = app.build_middleware_stack()
 
 
 def _warn_of_others(app: FastAPI) -> None:
-    """Name who else answers under our prefix, such as vllm-lens 1.3: the first route wins."""
+    """Warn of other packages' routes under our prefix (vllm-lens 1.3): the first route wins."""
     for route in app.routes:
         path, handler = getattr(route, "path", ""), getattr(route, "endpoint", None)
         if path == routes.PREFIX or path.startswith(f"{routes.PREFIX}/"):
@@ -74,7 +75,7 @@ async def _metrics(request: Request) -> Response:
 
 
 class RequestMiddleware:
-    """Reads the JSON body of every POST once, and passes it on."""
+    """Reads, checks and forwards the JSON body of every POST request."""
 
     def __init__(self, app: ASGIApp, layers: str, num_layers: int | None) -> None:
         self._app = app
@@ -101,25 +102,25 @@ class RequestMiddleware:
 
 
 def checked_body(body: dict[str, Any], raw: bytes, *, layers: str, num_layers: int | None) -> bytes:
-    """The body to pass on: as it came, unless something has to be taken out of it.
+    """Check a body, and return the bytes to forward: unchanged, unless a field must be removed.
 
     Args:
-        body: its JSON, which is changed in the same way.
-        raw: as it came.
+        body: the body's JSON. It is changed in the same way.
+        raw: the body as received.
         layers: the server's own setting.
-        num_layers: the model's decoder layers, where they are known.
+        num_layers: number of the model's decoder layers, if known.
 
     Raises:
-        RequestOptionError: an ``activation_*`` argument makes no sense.
+        RequestOptionError: an ``activation_*`` argument is invalid.
     """
-    # An empty one counts too: in a body that has the field twice, the other may not be empty.
+    # An empty token counts too: in a body with the field twice, the other one may not be empty.
     changed = TOKEN_FIELD in body
     body.pop(TOKEN_FIELD, None)
     refuse_misplaced(body)
     extra = body.get("vllm_xargs")
     if isinstance(extra, dict):
         RequestOptions.parse(extra, allowed_layers=layers, num_layers=num_layers)
-        # vLLM's schema takes no nested objects here, users of JSON will write one.
+        # Users write nested objects here, but vLLM's schema does not accept them.
         for name, value in extra.items():
             if name.startswith("activation_") and isinstance(value, dict):
                 extra[name] = json.dumps(value)

@@ -1,4 +1,4 @@
-"""Offline chat: the messages of a conversation go with its request, as they do over HTTP."""
+"""Offline chat: attaches the messages of a conversation to its request, as HTTP does."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ def note_conversation(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Render one conversation; the request that vLLM adds next is the one for it."""
+    """Render one conversation. vLLM adds its request next, so the messages wait in the context."""
     http_request.set(HttpRequest(CHAT, {"messages": list(conversation)}))
     return render(llm, conversation, *args, **kwargs)
 
 
 def add_conversations(add: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Add a chat's requests; no later request is to get the last conversation."""
+    """Add a chat's requests, then clear the context: no later request gets the last messages."""
     token = http_request.set(None)
     try:
         return add(*args, **kwargs)

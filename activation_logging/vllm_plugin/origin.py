@@ -1,8 +1,8 @@
-"""Where a request comes from: our front end, another one, or vLLM's own warm-up.
+"""The origin of a request: our front end, another front end, or vLLM's own warm-up.
 
-An engine may serve front ends that this plugin is not in: those of a ``--headless`` engine, for
-one. Of their requests nobody writes an entry, so no rows are kept either. Our front end marks
-what it accepts, and the mark travels with the request's sampling parameters.
+An engine may serve front ends without this plugin, for example a ``--headless`` engine. Such a
+front end writes no entries, so the worker keeps no rows of its requests. Our front end marks the
+requests that it accepts. The mark travels with the request's sampling parameters.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 _MARK = "_activation_logging_accepted"
 SELF_TEST = "_activation_logging_warmup_"
-"""The request of :mod:`.self_test`."""
+"""Id of the request of :mod:`.self_test`."""
 _WARM_UP = re.compile(r"_\w*warmup_")
 
 
 def mark_accepted(params: SamplingParams, options: Mapping[str, Any]) -> None:
-    """Mark a request as ours, and give it the ``activation_*`` options that hold for it."""
+    """Mark a request as ours, and set the ``activation_*`` options that apply to it."""
     params.extra_args = {**(params.extra_args or {}), **options, _MARK: True}
 
 
 def is_own(name: str) -> bool:
-    """Whether an extra argument of a request is this package's."""
+    """Whether an extra argument of a request belongs to this package."""
     return name.startswith("activation_") or name == _MARK
 
 
@@ -37,5 +37,5 @@ def is_accepted(extra_args: Mapping[str, Any] | None) -> bool:
 
 
 def is_warm_up(request_id: str) -> bool:
-    """Whether a worker has made this request up itself, to warm up its kernels or to test rows."""
+    """Whether the worker itself created this request: a warm-up of kernels, or the self-test."""
     return _WARM_UP.match(request_id) is not None

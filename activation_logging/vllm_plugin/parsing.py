@@ -1,7 +1,8 @@
-"""What a server makes of an answer before its client gets it: reasoning and tool calls go out.
+"""The content that a client gets: the answer without reasoning and tool calls.
 
-vLLM parses an answer only after it has ended, when its entry is already on its way. So the tap
-parses it again, by the same parser: vLLM makes one for each request, and is watched at that.
+vLLM parses an answer only after it has ended, when its entry is already queued. The tap therefore
+parses the answer again with a parser of the same kind. vLLM makes a parser for each request; this
+module records how.
 """
 
 from __future__ import annotations
@@ -17,14 +18,14 @@ if TYPE_CHECKING:
 def note_parser(
     make: Callable[..., Any], serving: Any, request: Any, tokenizer: Any, kwargs: Any
 ) -> Any:
-    """Make the parser of a request, and note how to make another for the request's entry.
+    """Make the parser of a request, and record how to make another one for the request's entry.
 
     Args:
-        make: vLLM's own method, of ``serving``.
-        serving: the handler of the chat or the responses route.
-        request: the request, as this handler takes it.
-        tokenizer: the engine's.
-        kwargs: those of the chat template.
+        make: vLLM's own method of ``serving``.
+        serving: vLLM's handler of the chat or the responses route.
+        request: the request, in this handler's type.
+        tokenizer: the engine's tokenizer.
+        kwargs: keyword arguments of the chat template.
     """
     parser = make(serving, request, tokenizer, kwargs)
     http = http_request.get()
@@ -32,7 +33,7 @@ def note_parser(
         return parser
 
     def content_of(text: str, ids: Sequence[int], prompt_ids: Sequence[int]) -> str | None:
-        # Parsers keep a state: each answer needs its own.
+        # A parser is stateful: each answer needs its own.
         parser = make(serving, request, tokenizer, kwargs)
         parser.set_prompt_token_ids(prompt_ids)
         _, content, _ = parser.parse(

@@ -1,8 +1,8 @@
-"""``vllm run-batch``: each line of its file is a request like one over HTTP.
+"""``vllm run-batch``: each line of its file is logged like an HTTP request.
 
-There is no HTTP there, so no middleware: a line is checked when it is read, and what the tap is to
-know of it is left where the middleware leaves it. A line's ``custom_id`` becomes a tag of its
-entry, unless the line gives a tag of that name.
+There is no HTTP and so no middleware. A line is checked when it is parsed, and its context for the
+tap is set in the same variable as the middleware's. A line's ``custom_id`` becomes a tag of its
+entry, unless the line sets a tag of that name itself.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CUSTOM_ID = "custom_id"
-"""The tag that holds what the batch's file calls a line."""
+"""The tag that holds a line's ``custom_id``."""
 
 
 class LoggedLine(run_batch.BatchRequestInput):
-    """A line of the file, which also knows itself as a request for the tap."""
+    """A line of the file, which also holds the request's context for the tap."""
 
-    # vLLM's own name, for the errors that name it.
+    # pydantic's errors name the class: keep vLLM's name.
     model_config = ConfigDict(title=run_batch.BatchRequestInput.__name__)
     _asked: HttpRequest | None = PrivateAttr(None)
     _refusal: RequestOptionError | None = PrivateAttr(None)
 
     @classmethod
     def model_validate_json(cls, json_data: Any, **kwargs: Any) -> LoggedLine:
-        """Parse a line, once what is ours in it has been looked at."""
+        """Check the ``activation_*`` arguments of a line, then parse it as vLLM does."""
         raw = json_data.encode() if isinstance(json_data, str) else bytes(json_data)
         line = parse_object(raw)
         body = line.get("body") if line else None
@@ -49,7 +49,7 @@ class LoggedLine(run_batch.BatchRequestInput):
             checked_body(body, raw, layers=Settings.from_env().layers, num_layers=None)
             _tag(body, line.get("custom_id"))
         except RequestOptionError as error:
-            # Said in place of the answer, as the refusals of vLLM are: the other lines go on.
+            # Reported in place of the answer, as vLLM reports its own refusals. Other lines go on.
             refusal = error
             body.pop("vllm_xargs", None)
         parsed = super().model_validate_json(dump_object(line), **kwargs)
@@ -61,7 +61,7 @@ class LoggedLine(run_batch.BatchRequestInput):
 async def run_request(
     original: Callable[..., Any], ask: Callable[..., Any], request: Any, *others: Any
 ) -> Any:
-    """Answer a line, with the line in the context that the tap looks at."""
+    """Answer a line, after setting its context for the tap."""
     if isinstance(request, LoggedLine):
         http_request.set(request._asked)
         if request._refusal is not None:
@@ -77,7 +77,7 @@ def _refusing(refusal: RequestOptionError) -> Callable[..., Any]:
 
 
 def _tag(body: dict[str, Any], custom_id: Any) -> None:
-    """Add the tag, unless there is no room for it: no line is refused for its name."""
+    """Add the ``custom_id`` tag, unless it exceeds a limit: no line is refused for its id."""
     extra = body.setdefault("vllm_xargs", {})
     if not isinstance(extra, dict) or not isinstance(custom_id, str):
         return

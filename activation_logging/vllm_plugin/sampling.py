@@ -1,4 +1,4 @@
-"""How an answer's tokens were chosen: the sampling parameters that an entry keeps."""
+"""The sampling parameters that an entry keeps."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ if TYPE_CHECKING:
 
 _NOT_KEPT = frozenset(
     {
-        # How the answer travels and what is told of it, not which it is.
+        # These affect how the answer is delivered, not which tokens are sampled.
         *("output_kind", "stream_interval", "skip_clone", "output_text_buffer_length"),
         *("flat_logprobs", "prompt_logprob_token_ids", "prompt_logprob_start"),
         *("routed_experts_prompt_start", "skip_reading_prefix_cache"),
     }
 )
-"""Fields of vLLM's sampling parameters that no entry needs; all others are kept."""
+"""Fields of vLLM's sampling parameters that entries omit. All others are kept."""
 _DEFAULTS = SamplingParams()
 
 
 def sampling_record(
     params: SamplingParams, choices: int, processors: Sequence[str | type]
 ) -> dict[str, Any]:
-    """What differs from vLLM's defaults, as JSON has it.
+    """The parameters that differ from vLLM's defaults, as JSON values.
 
     Args:
-        params: those of one choice.
-        choices: how many its prompt has: ``n``, which vLLM makes 1 for each of them.
-        processors: what shapes the logits of every request of the engine.
+        params: parameters of one choice.
+        choices: number of choices of the prompt (``n``, which vLLM sets to 1 for each choice).
+        processors: the engine's own logits processors, which apply to every request.
     """
     found: dict[str, Any] = {}
     for name in params.__struct_fields__:
         value: Any = choices if name == "n" else getattr(params, name)
         if name[0] == "_" or name in _NOT_KEPT or value == getattr(_DEFAULTS, name):
             continue
-        if name == "watermarking" and not value:  # vLLM writes down that there is none
+        if name == "watermarking" and not value:  # vLLM sets an empty value for none
             continue
         if name == "extra_args":
-            # Processors of logits may read those of others; ours have fields of their own.
+            # Logits processors may read other packages' arguments. Ours are stored elsewhere.
             value = {key: arg for key, arg in value.items() if not is_own(key)}
         found[name] = _plain(value)
     if processors:
@@ -52,7 +52,7 @@ def sampling_record(
 
 
 def _plain(value: Any) -> Any:
-    """A sampling parameter as JSON has it; of an object, the public fields that say something."""
+    """A sampling parameter as JSON; of a dataclass, the public fields that are set."""
     if is_dataclass(value) and not isinstance(value, type):
         members = {item.name: getattr(value, item.name) for item in fields(value)}
         return {
@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def _name(processor: str | type) -> str:
-    """How an entry calls a processor of logits that the whole engine has."""
+    """The name of a logits processor, as an entry stores it."""
     if isinstance(processor, str):
         return processor
     return f"{processor.__module__}:{processor.__qualname__}"

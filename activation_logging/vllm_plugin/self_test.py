@@ -1,8 +1,8 @@
-"""One request through the worker before the first client's, whose rows are looked at.
+"""A self-test at start-up: one request through the worker, whose rows are checked.
 
-The list of :mod:`.gate` refuses what was known when it was written. This finds what it did not
-foresee: a step that fails with logging, a hidden state of another width, rows that are not
-written, or that are not what the model's head made its token from.
+:mod:`.gate` refuses the modes that are known not to work. This test finds the unknown ones: a step
+that fails with logging, a hidden state of another width, rows that were not written, or rows that
+the sampled tokens do not follow from.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ if TYPE_CHECKING:
 
 PROMPT_LEN = 7
 _UNWRITTEN = -24576.0
-"""Exact in every type that rows have, and no row is full of it."""
+"""Fills unwritten rows. Exact in every row type, and no real row consists of it."""
 _SLACK = 0.02
-"""How far below the largest logit the sampled one may lie, as a share of their range."""
+"""Largest distance of the sampled token's logit from the maximum, as a share of their range."""
 _REMEDY = "choose another model or mode, or set ACTIVATION_LOGGING=0 to serve without logging"
 
 
 def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None) -> None:
-    """Run a request of a few tokens on every rank, and look at its rows where they are.
+    """Run a request of a few tokens on every rank, and check its rows on the rank that keeps them.
 
     Args:
         worker: vLLM's worker, warmed up.
-        arena: where this rank keeps rows; None where another does.
-        kv_group: the KV cache group whose slots they are in.
+        arena: this rank's arena; None on ranks that keep no rows.
+        kv_group: index of the KV cache group whose slots the arena uses.
 
     Raises:
-        UnsupportedEngineError: the rows are not what they should be.
+        UnsupportedEngineError: the step failed, or the rows are wrong.
     """
     request = _Request(worker)
     slots = request.slots(kv_group) if kv_group is not None else np.empty(0, np.int64)
     if arena is not None:
         arena.fill(slots, _UNWRITTEN)
     try:
-        # What the seed gives to the first client stays his.
+        # The test must not consume random numbers: the first client gets those of the seed.
         with torch.random.fork_rng(_devices(worker)), torch.inference_mode():
             tokens = request.run()
             if arena is not None:
@@ -64,7 +64,7 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
 
 
 class _Request:
-    """A request of our own: its blocks, and the scheduler outputs that carry it."""
+    """The test request: its blocks, and the scheduler outputs that run it."""
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
@@ -73,20 +73,20 @@ class _Request:
             config.model_config.max_model_len - 2, config.scheduler_config.max_num_batched_tokens
         )
         self._prompt = list(range(1, 1 + max(min(PROMPT_LEN, longest), 1)))
-        # Ranks of a pipeline exchange sampled tokens in ways of their own: they test the prefill.
+        # Pipeline ranks exchange sampled tokens outside this path, so they test only the prefill.
         self._decodes = config.parallel_config.pipeline_parallel_size == 1
         self.num_rows = len(self._prompt) + self._decodes
         self._cache: KVCacheConfig = worker.model_runner.kv_cache_config
         self._blocks = _allocate(self._cache, self.num_rows)
 
     def slots(self, kv_group: int) -> npt.NDArray[np.int64]:
-        """The slots of its positions in one KV cache group, those of its last block included."""
+        """The slots of all its blocks in one KV cache group, int64 ``[slots]``."""
         size = self._cache.kv_cache_groups[kv_group].kv_cache_spec.block_size
         table = np.array(self._blocks[kv_group], dtype=np.int64)
         return (table[:, None] * size + np.arange(size)).reshape(-1)
 
     def run(self) -> list[int]:
-        """Prefill, and one step of decoding; the tokens sampled, none on ranks that sample none."""
+        """Run the prefill and one decode step. Returns the sampled tokens of this rank, if any."""
         tokens = self._step(self._prefill())
         if self._decodes:
             tokens += self._step(self._decode())
@@ -138,7 +138,7 @@ def _scheduled(step: SchedulerOutput, num_tokens: int) -> SchedulerOutput:
 
 
 def _allocate(cache: KVCacheConfig, num_tokens: int) -> list[list[int]]:
-    """Blocks for so many tokens in every group; block 0 is vLLM's own."""
+    """Block numbers for ``num_tokens`` tokens in every group. Block 0 is reserved by vLLM."""
     blocks: list[list[int]] = []
     following = 1
     for group in cache.kv_cache_groups:
@@ -160,7 +160,7 @@ def _check_written(arena: RowArena, slots: npt.NDArray[np.int64]) -> None:
 
 
 def _has_head(worker: Any) -> bool:
-    """Whether this rank has a part of the head, and the head can be asked for two rows alone."""
+    """Whether this rank has a part of the output head that runs outside a step: not with LoRA."""
     with_lora = worker.vllm_config.lora_config is not None
     return worker.logs_last_layer and get_pp_group().is_last_rank and not with_lora
 
@@ -168,9 +168,9 @@ def _has_head(worker: Any) -> bool:
 def _check_head(
     worker: Any, arena: RowArena | None, slots: npt.NDArray[np.int64], tokens: list[int]
 ) -> None:
-    """The rows that tokens were sampled from give these tokens when they go through the head.
+    """Check that the output head gives the sampled tokens when applied to their rows.
 
-    With tensor parallelism each rank has a part of the head, so that all of them are asked.
+    With tensor parallelism each rank has a part of the head, so all ranks must run it.
     """
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)

@@ -1,11 +1,12 @@
-"""Room on the interpreter's stack for what a function calls.
+"""Reserves stack space of the interpreter for the callees of a function.
 
-CPython (3.11 and later) keeps the frames of Python functions in chunks of 16 KiB. A call that
-does not fit maps another chunk, and its return unmaps it: where a loop happens to run at the
-very end of a chunk, each of its calls pays for both, and for a page fault, some ten microseconds
-together. One frame more in between, as a subclass that extends a method adds, decides whether
-that happens: vLLM's forward pass on the CPU reaches this depth, and paid it two times per layer
-and step without the plugin, six times with it, which was 5 % of the time of a small model.
+CPython (3.11 and later) keeps the frames of Python functions in chunks of 16 KiB. A call that does
+not fit maps another chunk, and its return unmaps it. If a loop runs at the very end of a chunk,
+each of its calls pays for both and for a page fault, about ten microseconds together.
+
+One additional frame, such as that of a subclass's method, decides whether this happens. vLLM's
+forward pass on the CPU reaches this depth. It paid twice per layer and step without the plugin and
+six times with it, which took 5 % of the time of a small model.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ if TYPE_CHECKING:
     F = TypeVar("F", bound=Callable[..., Any])
 
 _SLOTS = 4096
-"""Stack slots of 8 bytes: more than fits a chunk, so that one of 64 KiB is mapped."""
+"""Stack slots of 8 bytes. They exceed a chunk of 16 KiB, so CPython maps one of 64 KiB."""
 
 
 def with_room_below(function: F) -> F:
-    """Make the frame of ``function`` ask for so much that it begins a new, larger chunk.
+    """Make the frame of ``function`` so large that it begins a new, larger chunk.
 
-    One chunk is then mapped per call of ``function``, and whatever it calls fits into the rest of
-    it, 32 KiB. Only pages that are used are ever touched. Before Python 3.11 it changes nothing.
+    Each call of ``function`` then maps one chunk, and its callees fit into the remaining 32 KiB.
+    Only pages that are used are ever touched. Before Python 3.11 this has no effect.
     """
     python: Any = function
     python.__code__ = python.__code__.replace(co_stacksize=_SLOTS)

@@ -1,7 +1,8 @@
-"""Everything of vLLM's that this package uses, and whether a vLLM has it.
+"""The list of all vLLM symbols that this package uses, and the check that a vLLM has them.
 
-Little of it is a public promise, so it is looked for before anything is logged. Only the source
-is read, and nothing imported: it takes a moment, and a vLLM that is not installed can be asked.
+Few of these symbols are part of vLLM's public interface, so they are checked before anything is
+logged. The check parses vLLM's sources and imports nothing. It is therefore fast, and also works
+for a vLLM that is not installed.
 """
 
 from __future__ import annotations
@@ -221,19 +222,19 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("Worker", "_maybe_get_memory_pool_context(tag)"),
     ),
 }
-"""By module; where one has moved, its newer place ``or`` its older one.
+"""Symbols by module. If a module has moved, the key is its newer path ``or`` its older path.
 
-``name`` may be anything the module has, ``Class.name`` a method, a field, or an attribute that a
-method sets. With parentheses it is a function that takes these parameters, in this order; at
-the end ``...`` allows for more of them.
+``name`` is any name of the module. ``Class.name`` is a method, a field, or an attribute that a
+method sets. With parentheses it is a function with exactly these parameters in this order;
+``...`` at the end allows more of them.
 """
 
 
 def missing_symbols(root: Path | None = None) -> list[str]:
-    """What of :data:`SYMBOLS` a vLLM has not, each with its module.
+    """The symbols of :data:`SYMBOLS` that a vLLM lacks, each with its module.
 
     Args:
-        root: the folder that the package ``vllm`` lies in; by default that of the installed one.
+        root: the folder that contains the package ``vllm``; by default that of the installed one.
     """
     sources = _Sources(root or _installed())
     missing: list[str] = []
@@ -248,14 +249,14 @@ def missing_symbols(root: Path | None = None) -> list[str]:
 
 
 def missing_modules() -> list[str]:
-    """What of the modules alone the installed vLLM has not: no more than a look at each file."""
+    """The modules of :data:`SYMBOLS` that the installed vLLM lacks. Checks only their files."""
     sources = _Sources(_installed())
     return [names for names in SYMBOLS if not any(map(sources.has, names.split(" or ")))]
 
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """Unmatched of the time would go into looking for garbage in trees that are all in use."""
+    """Switch garbage collection off: it would take half of the time and find no garbage."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -273,14 +274,14 @@ def _installed() -> Path:
 
 
 class _Definition(NamedTuple):
-    """A class or function, and the module that defines it: its bases are looked up there."""
+    """A definition, and the module that it is in. Base classes are looked up in that module."""
 
     module: str
     node: ast.AST
 
 
 class _Sources:
-    """The modules below a folder, each parsed when it is first asked for."""
+    """The modules below a folder. Each is parsed on first use."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -303,7 +304,7 @@ class _Sources:
         return _takes(found.node, wanted)
 
     def _lookup(self, module: str, name: str) -> _Definition | None:
-        """What a name means at the top of a module, followed to where it is defined."""
+        """The definition of a module's top-level name; imports are followed."""
         if not self.has(module):
             return None
         node = self._parsed(module).get(name)
@@ -312,7 +313,7 @@ class _Sources:
         origin = self._origin(module, node)
         wanted = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
         found = self._lookup(origin, wanted)
-        # A module, or what comes from elsewhere than vLLM, is there but cannot be looked into.
+        # A module, or an import from another package, exists but has no definition to inspect.
         is_opaque = not self.has(origin) or self.has(f"{origin}.{wanted}")
         return _Definition(module, node) if found is None and is_opaque else found
 
@@ -341,7 +342,7 @@ class _Sources:
         return _names(ast.parse(self._file(module).read_bytes()).body)
 
     def _origin(self, module: str, node: ast.ImportFrom) -> str:
-        """The module that an import names, perhaps relative to its own."""
+        """The absolute name of the module that a ``from`` import names."""
         if not node.level:
             return node.module or ""
         parts = module.split(".")
@@ -351,7 +352,7 @@ class _Sources:
 
 
 def _names(body: Iterable[ast.stmt]) -> dict[str, ast.stmt]:
-    """What statements define or import, by name; a definition goes before an assignment."""
+    """Names that statements define or import. A definition takes precedence over an assignment."""
     found: dict[str, ast.stmt] = {}
     for node in _flat(body):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
@@ -378,7 +379,7 @@ def _flat(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
 
 
 def _attributes(owner: ast.ClassDef) -> frozenset[str]:
-    """What the methods of a class set on ``self``."""
+    """Attributes that the methods of a class set on ``self``."""
     return frozenset(
         node.attr
         for node in ast.walk(owner)
@@ -390,7 +391,7 @@ def _attributes(owner: ast.ClassDef) -> frozenset[str]:
 
 
 def _takes(node: ast.AST, wanted: Sequence[str]) -> bool:
-    """Whether a function has just these parameters, or with ``...`` at least these in order."""
+    """Whether a function has exactly these parameters; with ``...``, at least these, in order."""
     if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         return False
     arguments = node.args

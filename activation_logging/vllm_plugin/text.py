@@ -1,4 +1,4 @@
-"""The text of token ids, exactly as the model was given them or gave them."""
+"""The exact text of a prompt's and a response's token ids."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def prompt_text(state: RequestState, tokenizer: Any, *, whole: bool) -> str:
     Args:
         state: vLLM's state of the request.
         tokenizer: the engine's, or None.
-        whole: whether the request's text is known to be all that the model read, and no more.
-            Where it is not (it may have been truncated, or lack the tokens of a beam), it is
-            compared with the token ids, whose decoded text is taken where they differ. That is
-            also the text of a request that came as token ids.
+        whole: whether the request's text is known to be exactly what the model read. Otherwise
+            (the prompt may have been truncated, or lack the tokens of a beam) the text is compared
+            with the token ids. If they differ, the decoded ids are returned. They are also returned
+            for a request that came as token ids.
     """
     ids, text = state.prompt_token_ids or [], state.prompt
     if tokenizer is None or (text is not None and whole):
@@ -45,18 +45,18 @@ def response_pieces(
     *,
     stopped: bool,
 ) -> list[str]:
-    """What each token of an answer adds to its text: joined, the pieces are the response.
+    """The text that each token adds to the answer. Joined, the pieces are the response.
 
-    vLLM's own detokenizer says it, which knows where the prompt ends. A token adds nothing where
-    the text leaves it out (an end of turn, a stop string), or where its bytes are not a whole
-    character yet: that belongs to the token that completes it.
+    vLLM's own detokenizer makes the pieces, because it knows where the prompt ends. A piece is
+    empty if the text omits the token (an end of turn, a stop string), or if the token's bytes do
+    not complete a character yet. The character then belongs to the token that completes it.
 
     Args:
         state: vLLM's state of the request.
         sampling: its parameters.
-        tokenizer: the engine's, or None; then there are no pieces.
-        response: the text that the client got, or None where it asked for token ids alone.
-        stopped: whether the last token ended the answer, and is not in the text by itself.
+        tokenizer: the engine's, or None; without one there are no pieces.
+        response: the text that the client got, or None if it asked for token ids only.
+        stopped: whether the last token ended the answer. The text then omits it by default.
     """
     if tokenizer is None or state.detokenizer is None:
         return []
@@ -81,12 +81,12 @@ def response_pieces(
 
 
 def response_text(state: RequestState) -> str | None:
-    """The text that the client got, or None where it asked for token ids alone."""
+    """The text that the client got, or None if it asked for token ids only."""
     return getattr(state.detokenizer, "output_text", None)
 
 
 def _cut(pieces: Sequence[str], length: int) -> list[str]:
-    """The pieces as far as ``length`` characters: what vLLM left out of the text adds nothing."""
+    """The pieces cut after ``length`` characters in all: vLLM omitted the rest from the text."""
     cut = []
     for piece in pieces:
         cut.append(piece[:length])

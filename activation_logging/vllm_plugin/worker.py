@@ -1,8 +1,7 @@
-"""The worker tap: vLLM's own workers, which also keep the hidden states of every step.
+"""The worker tap: vLLM's own workers, extended to keep the hidden states of every step.
 
-vLLM loads these classes by name (``worker_cls``), one per platform. They add nothing to the
-forward pass; what they read of vLLM's internals after one is in :meth:`ActivationWorker._step`,
-the same for both of vLLM's model runners.
+vLLM loads these classes by name (``worker_cls``), one per platform. They add nothing to the forward
+pass. :meth:`ActivationWorker._step` reads vLLM's internals after it, for both model runners.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ logger = logging.getLogger(f"vllm.{__name__}")
 
 
 class ActivationWorker(Worker):
-    """What all platforms share; a mix-in in front of the platform's own worker."""
+    """The part that all platforms share: vLLM's GPU worker, or a mix-in before another worker."""
 
     _collector: RowCollector | None = None
     _arena: RowArena | None = None
@@ -62,19 +61,22 @@ class ActivationWorker(Worker):
 
     @property
     def _has_arena(self) -> bool:
-        """Every tensor-parallel rank has the same hidden states: one of them keeps them."""
+        """Whether this rank keeps rows: the first tensor-parallel rank of the last pipeline stage.
+
+        All tensor-parallel ranks have the same hidden states.
+        """
         return bool(get_pp_group().is_last_rank and get_tp_group().is_first_rank)
 
     def determine_available_memory(self) -> int:
-        """Memory for the KV cache, bytes, less what the arena takes beside it."""
+        """Memory for the KV cache, bytes, after subtracting the arena's memory."""
         available = super().determine_available_memory()
         return available - self._arena_bytes(available) if self._has_arena else available
 
     def _arena_bytes(self, available: int) -> int:
-        """What the arena takes of ``available`` bytes that it shares with the KV cache.
+        """The arena's share of the ``available`` bytes for the KV cache and the arena.
 
-        vLLM divides its layers into groups and gives all of them blocks of one pool. The arena
-        has a row for each slot of a block, whichever group has the block.
+        vLLM divides the layers into groups, and all groups get blocks from one pool. The arena
+        has a row for each slot of every block, whichever group uses the block.
         """
         config = self.vllm_config
         groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
@@ -97,7 +99,7 @@ class ActivationWorker(Worker):
         cache = kv_cache_config.kv_cache_groups[group]
         block_size = _one_spec(cache).block_size
         config = self.vllm_config.model_config
-        # Sleep mode gives back what lies in this pool.
+        # Sleep mode frees the memory of this pool.
         with self._maybe_get_memory_pool_context(tag="kv_cache"):
             arena = RowArena(
                 num_layers_logged=len(self._layers),
@@ -160,12 +162,12 @@ class ActivationWorker(Worker):
         super().sleep(level)
 
     def flush_activations(self, finished: Sequence[str], unseen: Sequence[str]) -> None:
-        """Called by the front end: write out these requests and commit everything."""
+        """Write these requests and commit everything. The front end calls this."""
         if self._collector is not None:
             self._collector.flush(finished, unseen)
 
     def settle_activations(self, unseen: Sequence[str]) -> None:
-        """Called by the front end of requests that ended there, perhaps before they came here."""
+        """Settle requests that ended, perhaps before they came here. The front end calls this."""
         if self._collector is not None:
             self._collector.settle(unseen)
 
@@ -176,14 +178,14 @@ class ActivationWorker(Worker):
         super().shutdown()
 
     def _writer_cores(self) -> Collection[int] | None:
-        """Processor cores for the store's writer, if not those of this thread."""
+        """Processor cores for the store's writer thread; None for those of this thread."""
         return None
 
     def _step(self, num_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Slots and hidden states of the step just run, one tensor per logged layer.
+        """Slots and hidden states of the last step, one tensor per logged layer.
 
-        Both model runners leave them in ``execute_model_state`` between the forward pass and
-        sampling; only the name of the slot mapping differs.
+        Both model runners keep them in ``execute_model_state`` between the forward pass and
+        sampling. Only the name of the slot mapping differs.
         """
         state = self.model_runner.execute_model_state
         mappings = getattr(state, "slot_mappings", None)
@@ -197,20 +199,20 @@ class ActivationWorker(Worker):
 
 
 def _return_inner_layers(model_runner: Any, layers: tuple[int, ...]) -> None:
-    """Make the (compiled) model return the residual stream after these layers as well."""
+    """Make the (compiled) model also return the residual stream after these layers."""
     model = model_runner.model
     try:
         model.set_aux_hidden_state_layers(layers)
     except (AttributeError, AssertionError):
         raise UnsupportedEngineError(
-            f"vLLM's {type(model).__name__} gives out its last layer only; "
+            f"vLLM's {type(model).__name__} returns only its last layer; "
             "start the server with ACTIVATION_LAYERS=last"
         ) from None
     model_runner.use_aux_hidden_state_outputs = True
 
 
 def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:
-    """What holds for each layer of a group."""
+    """The KV cache spec of each layer of a group."""
     spec = group.kv_cache_spec
     if isinstance(spec, UniformTypeKVCacheSpecs):
         return next(iter(spec.kv_cache_specs.values()))
@@ -218,7 +220,7 @@ def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:
 
 
 def _full_attention_group(cache: KVCacheConfig) -> int:
-    """Index of a KV cache group that keeps every token of a request in a slot of its own."""
+    """Index of a KV cache group that keeps each token of a request in its own slot."""
     for index, group in enumerate(cache.kv_cache_groups):
         spec = _one_spec(group)
         if (
@@ -229,6 +231,6 @@ def _full_attention_group(cache: KVCacheConfig) -> int:
         ):
             return index
     raise UnsupportedEngineError(
-        "this model has no layer of full attention, so vLLM does not keep all of its tokens; "
-        "its activations cannot be logged: set ACTIVATION_LOGGING=0 to serve it without"
+        "this model has no full-attention layer, so vLLM does not keep all of its tokens, and its "
+        "activations cannot be logged: set ACTIVATION_LOGGING=0 to serve it without logging"
     )

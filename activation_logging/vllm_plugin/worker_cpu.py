@@ -1,4 +1,4 @@
-"""The worker tap on the CPU; apart, because vLLM's CPU worker must be imported first."""
+"""The worker tap on the CPU, in its own module: vLLM's CPU worker must be imported first."""
 
 import os
 from collections.abc import Collection
@@ -12,6 +12,6 @@ class CPUActivationWorker(ActivationWorker, CPUWorker):
     """vLLM's CPU worker, logging."""
 
     def _writer_cores(self) -> Collection[int]:
-        # OpenMP has pinned this process to the model's cores before anything of ours ran: a commit
-        # there holds up the step that it falls into. vLLM's engine, our parent, is not pinned.
+        # OpenMP has pinned this process to the model's cores before our code ran. A commit on these
+        # cores would delay the current step. vLLM's engine, our parent process, is not pinned.
         return os.sched_getaffinity(os.getppid())

@@ -1,4 +1,4 @@
-"""Whether a process that wrote to a store may still write."""
+"""Checks whether a writer's process is still running."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 19
-"""Start time in ``/proc/PID/stat``, counted behind the name, in clock ticks since the boot."""
+"""Index of the start time in ``/proc/PID/stat`` after the name; in clock ticks since the boot."""
 
 
 def birth(pid: int) -> str | None:
     """Boot and start time, which no other process of the same number shares; None if unknown."""
     # Not psutil's create_time: it is in seconds since the epoch, and moves when the clock is set.
     try:
-        # The name stands in parentheses and may hold anything, these included.
+        # The name is in parentheses and may itself contain parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return f"{_BOOT.read_text().strip()} {fields[_START_FIELD]}"
     except (OSError, IndexError):

@@ -68,7 +68,7 @@ def exclusive(path: Path) -> Iterator[None]:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except OSError:
-                raise StoreInUse(f"{path} is {_by_whom(_pid(lock))}; stop it first") from None
+                raise StoreInUse(f"{path} is {_opened_by(_pid(lock))}; stop it first") from None
             try:
                 # A kill of this process may leave the table stale, and processes that wait in LMDB
                 # would use it. Without its first bytes they refuse it. The next process that opens
@@ -76,13 +76,13 @@ def exclusive(path: Path) -> Iterator[None]:
                 os.pwrite(lock, bytes(8), 0)
                 yield
             finally:
-                _hand_over(path)
+                _reset_lock_file(path)
         finally:
             os.close(lock)
 
 
 def holder(path: Path) -> int | None:
-    """The id of a process that has the store open, 0 where only that is known; None if none has.
+    """The pid of a process that has the store open; 0 if the pid is unknown; None if there is none.
 
     Args:
         path: the store's folder, resolved.
@@ -105,16 +105,16 @@ def _pid(lock: int) -> int | None:
     return None if found.kind == fcntl.F_UNLCK else max(found.pid, 0)
 
 
-def _by_whom(pid: int | None) -> str:
-    # A process of another container has no number here.
+def _opened_by(pid: int | None) -> str:
+    # A process of another container has no pid here.
     return f"open in process {pid}" if pid else "open in another process"
 
 
-def _hand_over(path: Path) -> None:
-    """Let LMDB set up ``lock.mdb`` for the data file that is there now, and share the lock.
+def _reset_lock_file(path: Path) -> None:
+    """Let LMDB rewrite ``lock.mdb`` for the current data file, and make the lock a shared one.
 
     LMDB does so for a process that has the store alone, as this one does.
     """
-    # What is wrong with the store has been said by then, or will be to the next that opens it.
+    # An error of the store has been reported already, or will be when it is next opened.
     with suppress(StoreError):
         open_store_files(path, create=True).env.close()
