@@ -91,7 +91,7 @@ def _copy(opened: Opened, data: Path, copy: Path, progress: Progress) -> None:
         os.fchmod(descriptor, status.st_mode & 0o7777)
         with ThreadPoolExecutor(1, "compacting") as pool:
             copying = pool.submit(opened.env.copyfd, descriptor, compact=True)
-            while wait((copying,), _LOOK_S).not_done:
+            while wait((copying,), _POLL_S).not_done:
                 progress("copying", min(os.fstat(descriptor).st_size, expected), expected)
             copying.result()
         os.fsync(descriptor)

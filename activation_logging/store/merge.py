@@ -215,7 +215,7 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record by which two answers are the same, in whatever store."""
-    return {name: value for name, value in document.items() if name not in _PLACE}
+    return {name: value for name, value in document.items() if name not in _STORE_SPECIFIC}
 
 
 def _digest(body: Mapping[str, Any]) -> str:

@@ -48,8 +48,8 @@ Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
 
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
-_HOPELESS = (lmdb.BadValsizeError, StoreCorrupt)
-_PASSING = (lmdb.Error, OSError, StoreError)
+_PERMANENT = (lmdb.BadValsizeError, StoreCorrupt)
+_TRANSIENT = (lmdb.Error, OSError, StoreError)
 
 
 @dataclasses.dataclass
