@@ -59,7 +59,7 @@ MOVED: dict[str, str | tuple[str, ...]] = {
     "store.opening": "store.engine.opening",
     "store.pages": "store.engine.pages",
     "store.reader": "store.store",
-    "store.readers": "store.engine.reader_table",
+    "store.readers": "store.engine.reader_watch",
     "store.structure": "store.repair",
     "store.upgrading": "store.upgrade",
 }

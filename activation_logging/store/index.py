@@ -115,6 +115,15 @@ class Index:
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> Index | None:
+        """The index of the store; None if there is none, or if it is incomplete."""
+        if not snapshot.has_index:
+            return None
+        raw = snapshot.get(layout.META, layout.FORMAT_KEY)
+        is_whole = raw is not None and layout.load(raw, "the format record").get("indexed")
+        return cls(snapshot) if is_whole else None
+
     def terms(self, kind: str) -> list[tuple[bytes, int]]:
         """The terms of a kind, and the number of entries of each."""
         prefix = _prefix(kind)

@@ -185,7 +185,7 @@ def select(
             raise SettingsError(f"{name}: {number} is negative")
     wanted = Filter(model, status, label, evaluator, tags, since, until)
     end = None if limit is None else offset + limit
-    if among is None and store.snapshot().index is None:
+    if among is None and Index.of(store.snapshot()) is None:
         among = store.entries(newest_first=newest_first)
     if among is not None:
         return islice(filter(wanted.matches, among), offset, end)

@@ -23,6 +23,7 @@ from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.engine.locks import holder
 from activation_logging.store.engine.pages import walk
+from activation_logging.store.index import Index
 from activation_logging.store.mutations import references
 from activation_logging.store.query import select
 
@@ -169,7 +170,7 @@ def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
 
 def _candidates(store: Store) -> Iterable[str]:
     """Keys of the entries that may wait for their rows."""
-    if store.snapshot().index is None:
+    if Index.of(store.snapshot()) is None:
         return store
     return (entry.key for entry in select(store, status="pending", newest_first=False))
 

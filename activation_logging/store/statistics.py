@@ -81,7 +81,7 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
     """
     found = _counts(store, progress, Statistics(writers=store.writers()))
     snapshot = store.snapshot()
-    if snapshot.index is not None:
+    if Index.of(snapshot) is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
         found.rows, found.layer_bytes = totals.rows, totals.layers
     else:
@@ -96,7 +96,7 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
 
 def _counts(store: Store, progress: Progress, found: C) -> C:
     snapshot = store.snapshot()
-    if snapshot.index is None:
+    if Index.of(snapshot) is None:
         del snapshot
         for key in track(store, "counting", len(store), progress):
             _count(found, store, key)

@@ -68,7 +68,7 @@ def upgrade(
 
 def index_problems(store: Store) -> Iterator[tuple[str, str]]:
     """Where the index disagrees with the entries: a key, and a sentence."""
-    if store.snapshot().index is None:
+    if Index.of(store.snapshot()) is None:
         return
     indexing = Indexing(store.environment)
     for key in store:

@@ -27,7 +27,7 @@ from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import birth
-from activation_logging.store.engine.reader_table import ReaderWatch
+from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.mutations import Mutations
 
 if TYPE_CHECKING:

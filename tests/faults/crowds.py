@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.store import StoreWriter, open_store
 from activation_logging.store.engine import environment
-from activation_logging.store.engine.reader_table import ReaderWatch
+from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.repair import page_problems
 from activation_logging.verify import verify
 from tests.faults.answers import is_right, put

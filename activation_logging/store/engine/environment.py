@@ -13,7 +13,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lmdb
 
@@ -27,8 +27,6 @@ from activation_logging.store.engine.opening import (
     unwritable,
 )
 from activation_logging.store.engine.pages import used_bytes
-from activation_logging.store.engine.reader_table import Reader
-from activation_logging.store.index import Index
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -46,6 +44,14 @@ _DAMAGE = (
     *(lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError),
     SystemError,
 )
+
+
+class Reader(NamedTuple):
+    """An open read transaction: its process and thread, and the commit that it sees."""
+
+    pid: int
+    thread: str
+    commit: int
 
 
 class Environment:
@@ -306,13 +312,9 @@ class Snapshot:
         return self.count(layout.MAIN) - self._environment.num_databases
 
     @property
-    def index(self) -> Index | None:
-        """The index; None if there is none, or if it is incomplete."""
-        if not self._environment.has_index:
-            return None
-        raw = self.get(layout.META, layout.FORMAT_KEY)
-        is_whole = raw is not None and layout.load(raw, "the format record").get("indexed")
-        return Index(self) if is_whole else None
+    def has_index(self) -> bool:
+        """Whether the store has an index, which may be incomplete."""
+        return self._environment.has_index
 
     def count(self, database: bytes) -> int:
         """Number of records of a database. The main database also counts the named databases."""

@@ -21,6 +21,7 @@ from activation_logging.errors import EntryNotFound, SettingsError, StoreInUse
 from activation_logging.records import LABELS, STATUSES
 from activation_logging.store import StoreWriter, layout
 from activation_logging.store.engine.opening import open_alone
+from activation_logging.store.index import Index
 from activation_logging.store.merge import merge
 from activation_logging.store.query import Filter, parse_time, select
 from activation_logging.store.statistics import statistics
@@ -306,7 +307,7 @@ class TestVersion1:
             finished += process.wait() == 0
             with open_store(path) as store:
                 assert documents(store) == before
-                is_listed = store.snapshot().index is not None
+                is_listed = Index.of(store.snapshot()) is not None
                 found = {entry.key for entry in select(store, status="complete")}
                 assert found == {e.key for e in store.entries() if e.status == "complete"}
             del store

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from activation_logging.store.engine.environment import Environment
+    from activation_logging.store.engine.environment import Environment, Reader
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -20,14 +20,6 @@ LOOK_S = 60.0
 """Shortest time between two checks by a writer, seconds."""
 PATIENCE_S = 600.0
 """Age of a read transaction at which the log has a warning, seconds."""
-
-
-class Reader(NamedTuple):
-    """An open read transaction: its process, its thread, and the commit that it sees."""
-
-    pid: int
-    thread: str
-    commit: int
 
 
 class ReaderWatch:
