@@ -11,8 +11,8 @@
             eval_results.json    rates, counts, provenance
             inspect/             Inspect's own logs
 
-A line is written with one ``write`` and flushed, so that a killed process leaves whole lines and at
-most one that is cut off at the end. What is in the files is not asked for again.
+A line is written with one ``write`` and flushed. A killed process therefore leaves whole lines and
+at most one that is cut off at the end. Questions that the files answer are not asked again.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Verdicts brought to the entries that they are about: by request id, never by order.
+"""Write verdicts as labels beside the entries of the judged answers, found by request id.
 
-The entries are reached through the store where it is on this machine, else through the server's
-routes under ``/v1/activations``. An entry takes a label only if it holds the judged text, so that
-neither an aborted first try nor another answer under the same id is labelled. What was judged may
-be without the reasoning that the entry holds: the server or Inspect takes it out.
+The entries are reached through the store if it is on this machine, otherwise through the server's
+routes under ``/v1/activations``. An entry gets a label only if it holds the judged text. So neither
+an aborted first try nor another answer under the same id is labelled. The judged text may lack the
+reasoning that the entry holds, because the server or Inspect took it out.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ _POLL_S = 0.25
 _GROUP = 100
 """Labels written at a time."""
 _ENDED = ("stop", "length", "repetition")
-"""How vLLM's engine says that an answer came to its end."""
+"""The finish reasons of answers that are complete."""
 _THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
 
 
 class Found(NamedTuple):
-    """What matters of an entry here."""
+    """The fields of an entry that labelling needs."""
 
     key: str
     response: str
@@ -48,7 +48,7 @@ class Found(NamedTuple):
     finish_reason: str | None
 
     def holds(self, answer: Answer) -> bool:
-        """Whether this is the entry of an answer that came to its end."""
+        """Whether this entry is complete and holds the text of the answer."""
         return self.finish_reason in _ENDED and (
             answer.generation in (self.response, self.content) or self._thinks_it(answer)
         )
@@ -76,13 +76,13 @@ class Labels(ABC):
         """Write labels beside the entries that have these keys."""
 
     def answer_to(self, request_id: str) -> str | None:
-        """The content that answered a request, as its client got it, if it came to its end."""
+        """The content of the complete answer to a request, as its client got it; None if none."""
         ended = [found for found in self.find(request_id) if found.finish_reason in _ENDED]
         return ended[0].content if ended else None
 
     @abstractmethod
     def flush(self) -> None:
-        """Wait for what has been answered to be stored, where the server can be asked to."""
+        """Wait until all answers so far are stored, if there is a server to ask."""
 
 
 class StoreLabels(Labels):
@@ -95,7 +95,7 @@ class StoreLabels(Labels):
         self.where = str(path)
 
     def flush(self) -> None:
-        """Nothing to ask: :func:`apply_labels` waits for entries that are on their way."""
+        """Do nothing: :func:`apply_labels` waits for entries that are not stored yet."""
 
     def find(self, request_id: str) -> list[Found]:
         return [

@@ -34,7 +34,7 @@ def flag(
         script: the flag of the scripts; named after the field unless given.
         command: the flags of ``activation-logging eval``; named after the field unless given, and
             none if empty.
-        least: the smallest valid number.
+        least: the minimum of a number.
     """
     return {"help": help, "script": script, "command": command, "least": least}
 
@@ -121,7 +121,9 @@ class RunOptions:
         for one in flags():
             value, least = getattr(self, one.name), one.metadata["least"]
             if least is not None and value is not None and value < least:
-                raise BenchmarkError(f"{script_flag(one)} {value}: the least is {least}")
+                raise BenchmarkError(
+                    f"{script_flag(one)} {value} is invalid: the minimum is {least}"
+                )
         if not self.model and (self.do_inference or self.do_eval):
             raise BenchmarkError("--tested_model is missing: name the model as the server calls it")
         if self.epochs > 1 and not self.temperature:

@@ -3,8 +3,8 @@
 Standard errors are those of a mean of zeros and ones, ``sqrt(p (1 - p) / (n - 1))``, as Inspect's
 ``stderr`` computes them (Miller 2024, "Adding Error Bars to Evals", arXiv:2411.00640). Where ``p``
 is 0 or 1 that is 0, which says too much; the 95 % interval beside it is Wilson's (1927). Several
-answers to one question count as one in ``n``, as if they were all alike: rather too wide than too
-narrow.
+answers to one question count as one in ``n``, as if they were identical: the interval is too wide
+rather than too narrow.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Running a benchmark from questions to labelled entries, so that it can be killed at any point."""
+"""Running a benchmark, from questions to labelled entries. A killed run resumes where it was."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from activation_logging.benchmarks.options import RunOptions
 from activation_logging.benchmarks.rates import Judged, summary
 from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
 from activation_logging.benchmarks.result import RunResult
-from activation_logging.errors import ActivationLoggingError, BenchmarkError
+from activation_logging.errors import ActivationLoggingError, BenchmarkError, PluginError
 from activation_logging.progress import Progress, silent
 from activation_logging.text import brief
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from activation_logging.judges.registry import Judge
 
 _MAX_FAILED = 5
-"""An evaluation stops after so many questions without an answer: the server is not coming back."""
+"""Inspect stops after so many failed questions: the server has most likely gone away."""
 
 
 def run_benchmark(
@@ -58,9 +58,14 @@ def run_benchmark(
 
     Raises:
         UnknownName: there is no such benchmark.
+        PluginError: another package offers the benchmark or the judge, and it is unusable.
         BenchmarkError, StoreError: something is wrong; everything that was done is kept.
     """
     about = BENCHMARKS.get(benchmark)
+    if about.name != benchmark:  # the files of a run and its labels know the benchmark by its name
+        raise PluginError(
+            f"the benchmark {benchmark!r} is offered under a name that is not its own"
+        )
     options = options or RunOptions(**fields)
     asked = asked_for(about, options)
     path = make_folder(asked, options)

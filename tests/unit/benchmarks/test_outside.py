@@ -60,7 +60,7 @@ ODD = Judge("odd/1", lambda answer: Verdict.on(answer, "correct", "even/1", "ano
 BROKEN = "no judge"
 """
 POINTS = {
-    "activation_logging.benchmarks": {"sums": "SUMS"},
+    "activation_logging.benchmarks": {"sums": "SUMS", "alias": "SUMS"},
     "activation_logging.judges": {"digits": "DIGITS", "odd": "ODD", "broken": "BROKEN"},
 }
 COMMAND = [sys.executable, "-c", "from activation_logging.cli import app; app()", "eval"]
@@ -148,18 +148,19 @@ def test_its_judge_judges_any_benchmark(
 
 
 @pytest.mark.parametrize(
-    ("judge", "message"),
+    ("benchmark", "judge", "message"),
     [
-        ("odd", "the judge 'odd/1' gave a verdict of 'even/1'"),
-        ("broken", "the judge 'broken' of outside 1.0 is a str"),
+        ("alias", "rules", "'alias' is offered under a name that is not its own"),
+        ("sums", "odd", "the judge 'odd/1' gave a verdict of 'even/1'"),
+        ("sums", "broken", "the judge 'broken' of outside 1.0 is a str"),
     ],
 )
-def test_a_judge_that_is_none_is_named(
-    env: dict[str, str], tmp_path: Path, judge: str, message: str
+def test_what_is_unusable_is_named(
+    env: dict[str, str], tmp_path: Path, benchmark: str, judge: str, message: str
 ) -> None:
     with canned(lambda body: "4") as server:
         ended = evaluate(
-            env, "sums", "--judge", judge, "--model", server.model, "--base-url", server.base_url,
-            "--output-dir", tmp_path, code=1,
+            env, benchmark, "--judge", judge, "--model", server.model,
+            "--base-url", server.base_url, "--output-dir", tmp_path, code=1,
         )  # fmt: skip
     assert message in " ".join(ended.stderr.split())
