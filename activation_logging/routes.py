@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import io
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal, TypeVar
@@ -30,6 +29,7 @@ from activation_logging.printable import printable
 from activation_logging.records import Label
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import parse_tags, parse_time, select
+from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
 
@@ -44,7 +44,6 @@ MAX_OFFSET = 1 << 53
 """The numbers up to here are exact in every JSON parser."""
 MAX_DETAILS_BYTES = 1 << 16
 MAX_DETAILS_DEPTH = 32
-_BFLOAT16 = "BF16"
 
 
 def add_to(app: FastAPI, lmdb_path: str) -> None:
@@ -321,20 +320,9 @@ def _as_npy(entry: Entry, layer: int | Literal["last"]) -> bytes:
 def _as_safetensors(entry: Entry, layer: int | Literal["last"]) -> bytes:
     from safetensors.numpy import save
 
-    stored = entry.stored(layer)
-    tensors = {"activations": np.ascontiguousarray(stored), "positions": entry.positions}
-    saved = save(tensors, metadata={"key": entry.key, "layer": str(layer), "dtype": entry.dtype})
-    return _relabel_bfloat16(saved) if entry.dtype == "bfloat16" else saved
-
-
-def _relabel_bfloat16(saved: bytes) -> bytes:
-    """Numpy has no bfloat16, so its bits were saved as U16: name them what they are."""
-    size = int.from_bytes(saved[:8], "little")
-    header = json.loads(saved[8 : 8 + size])
-    header["activations"]["dtype"] = _BFLOAT16
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + saved[8 + size :]
+    rows = entry.stored(layer).view(NUMPY_TYPES[entry.dtype])
+    tensors = {"activations": rows, "positions": entry.positions}
+    return save(tensors, metadata={"key": entry.key, "layer": str(layer), "dtype": entry.dtype})
 
 
 def _ascii(text: str) -> str:

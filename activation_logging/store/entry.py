@@ -276,7 +276,8 @@ class Entry:
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        return self._read(layer, 0, None, widen=False)
+        rows = self._read(layer, 0, None, widen=False)
+        return rows.view(np.uint16) if self.dtype == "bfloat16" else rows
 
     def _read(
         self, layer: int | str, start: int, stop: int | None, *, widen: bool

@@ -10,6 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -22,20 +23,23 @@ if TYPE_CHECKING:
 
     from activation_logging.store.engine.environment import Snapshot
 
-_STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
-_PIECE = 1 << 16
-"""Number of elements that are widened at a time. They fit into the processor's cache."""
+NUMPY_TYPES: dict[str, np.dtype[Any]] = {
+    "float32": np.dtype("<f4"),
+    "float16": np.dtype("<f2"),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+"""By the names that records have for them."""
 
 
 class RowType(NamedTuple):
     """The type of a row.
 
-    ``stored`` is numpy's type of the stored elements; bfloat16 is ``uint16``. ``width`` is the
-    number of elements of a row, ``nbytes`` its stored size.
+    ``stored`` is the type of the stored elements, ``given`` the type that a caller gets. ``width``
+    is the number of elements of a row, ``nbytes`` its stored size.
     """
 
-    dtype: str
     stored: np.dtype[Any]
+    given: np.dtype[Any]
     width: int
     nbytes: int
 
@@ -43,8 +47,9 @@ class RowType(NamedTuple):
 @lru_cache(maxsize=64)
 def row_type(dtype: str, width: int) -> RowType:
     """The type of rows of ``width`` elements of ``dtype``."""
-    stored: np.dtype[Any] = np.dtype(_STORED_TYPES[dtype])
-    return RowType(dtype, stored, width, stored.itemsize * width)
+    stored = NUMPY_TYPES[dtype]
+    given = NUMPY_TYPES["float32"] if dtype == "bfloat16" else stored
+    return RowType(stored, given, width, stored.itemsize * width)
 
 
 class Run(NamedTuple):
@@ -110,21 +115,23 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
         kind: what the rows are.
         runs: where they are; the snapshot that they were found in, or one of the same commit,
             must live.
-        widen: give bfloat16 as float32, which changes no value, not as its bits.
+        widen: give bfloat16 as float32, which changes no value.
     """
+    given = kind.given if widen else kind.stored
     if not (runs and kind.nbytes):
-        empty = np.empty((sum(run.rows for run in runs), kind.width), kind.stored)
-        return _widened(kind, [empty]) if widen else empty
+        return np.empty((sum(run.rows for run in runs), kind.width), given)
     low = min(run.address for run in runs)
     high = max(run.address + run.rows * kind.nbytes for run in runs)
     window = np.asarray(_Window(low, high - low, 1))
     pieces = [
         window[run.address - low : run.address - low + run.rows * kind.nbytes] for run in runs
     ]
-    if widen and kind.dtype == "bfloat16":
-        return _widened(kind, pieces)
-    joined: npt.NDArray[Any] = np.concatenate(pieces)
-    return joined.view(kind.stored).reshape(-1, kind.width)
+    joined: npt.NDArray[Any]
+    if given == kind.stored:
+        joined = np.concatenate(pieces).view(given)
+    else:
+        joined = np.concatenate([piece.view(kind.stored) for piece in pieces], dtype=given)
+    return joined.reshape(-1, kind.width)
 
 
 def every_row(kind: RowType, low: int, high: int) -> npt.NDArray[Any]:
@@ -139,26 +146,8 @@ def copy_single(
     kind: RowType, window: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> npt.NDArray[Any]:
     """A copy of some elements of :func:`every_row`, widened as by :func:`copy_runs`."""
-    return _widened(kind, [window[places].view(kind.stored).reshape(-1, kind.width)])
-
-
-def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Join pieces of rows into one array ``[rows, width]``, bfloat16 as float32."""
-    if kind.dtype != "bfloat16":
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
-    total = sum(piece.nbytes for piece in pieces) // 2
-    values = np.empty(total, np.float32)
-    bits = values.view(np.uint32)
-    at = 0
-    for piece in pieces:
-        flat = piece.reshape(-1).view(kind.stored)
-        for begin in range(0, len(flat), _PIECE):
-            part = flat[begin : begin + _PIECE]
-            wide = bits[at : at + len(part)]
-            wide[...] = part
-            np.left_shift(wide, 16, out=wide)
-            at += len(part)
-    return values.reshape(-1, kind.width) if kind.width else values.reshape(len(pieces[0]), 0)
+    rows = window[places].view(kind.stored).reshape(-1, kind.width)
+    return rows.astype(kind.given, copy=False)
 
 
 class _Window:

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterator
 
-    import numpy.typing as npt
-
     from activation_logging.records import Status
     from activation_logging.store import Entry, Store
     from activation_logging.verify.lm_head import LMHead
@@ -34,9 +32,6 @@ __all__ = ["Alignment", "Problem", "Report", "match_model", "verify", "verify_fi
 
 ALIGNED_SHARE = 0.99
 """A greedy answer with a smaller share of aligned tokens is a problem."""
-
-_EXPONENT = 0x7F80
-"""The exponent bits of bfloat16. All of them are set in infinities and NaN."""
 
 
 class Problem(NamedTuple):
@@ -204,19 +199,19 @@ def entry_problems(entry: Entry) -> Iterator[str]:
 
 
 def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
-    stored = entry.stored(layer)
+    rows = entry.layer(layer)
     expected = (len(entry.positions), entry.hidden_size)
-    if stored.shape != expected:
-        yield f"its shape is {stored.shape}, not {expected}"
+    if rows.shape != expected:
+        yield f"its shape is {rows.shape}, not {expected}"
         return
-    unfit = {"not finite": ~_finite(stored, entry.dtype).all(axis=1)}
+    unfit = {"not finite": ~np.isfinite(rows).all(axis=1)}
     if layer == entry.num_layers:
         # The final norm never gives a zero state, so such a row was never written.
         with np.errstate(invalid="ignore"):
-            unfit["all zero"] = ~stored.any(axis=1)
-    for name, rows in unfit.items():
-        if np.any(rows):
-            yield f"{rows.sum()} of {rows.size} rows are {name}, row {rows.argmax()} the first"
+            unfit["all zero"] = ~rows.any(axis=1)
+    for name, found in unfit.items():
+        if np.any(found):
+            yield f"{found.sum()} of {found.size} rows are {name}, row {found.argmax()} the first"
 
 
 def _is_off(found: Alignment) -> bool:
@@ -229,15 +224,6 @@ def _misaligned(found: Alignment) -> Problem:
         f"only {found.aligned} of {found.tokens} tokens of this greedy answer follow from their "
         f"rows; response token {found.first_off} is the first that does not",
     )
-
-
-def _finite(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.bool_]:
-    finite: npt.NDArray[np.bool_]
-    if dtype == "bfloat16":
-        finite = np.not_equal(stored & _EXPONENT, _EXPONENT)
-    else:
-        finite = np.isfinite(stored)
-    return finite
 
 
 def _unmatched_text(kind: str, final: bool) -> str:

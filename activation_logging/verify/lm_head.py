@@ -1,27 +1,28 @@
 """A model's output head by itself: from a row of the last layer to the rank of a token.
 
-Only the one tensor is read from the model's safetensors files, with numpy: neither torch nor
-transformers is needed, and nothing of the model is run.
+Only the one tensor is read from the model's safetensors files: neither torch nor transformers is
+needed, and nothing of the model is run.
 """
 
 from __future__ import annotations
 
 import json
-import struct
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError, safe_open
 
 from activation_logging.errors import ExtraMissing, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy.typing as npt
 
-_TYPES = {"F32": ("<f4", "float32"), "F16": ("<f2", "float16"), "BF16": ("<u2", "bfloat16")}
+_TYPES = ("F32", "F16", "BF16")
 _HEADS = ("lm_head.weight", "embed_out.weight", "output.weight")
 _EMBEDDINGS = (
     *("embed_tokens.weight", "wte.weight", "word_embeddings.weight"),
@@ -47,11 +48,15 @@ class Scores(NamedTuple):
 
 @dataclass(frozen=True)
 class LMHead:
-    """``weight`` is ``[vocabulary, hidden]`` as stored; bfloat16 as its bits in ``uint16``."""
+    """``weight`` is ``[vocabulary, hidden]`` of the stored type, ``bias`` ``[vocabulary]``."""
 
     weight: npt.NDArray[Any]
-    dtype: str
     bias: npt.NDArray[np.float32]
+
+    @property
+    def dtype(self) -> str:
+        """The stored type: ``float32``, ``float16`` or ``bfloat16``."""
+        return self.weight.dtype.name
 
     @property
     def hidden_size(self) -> int:
@@ -72,13 +77,13 @@ class LMHead:
         """
         ids = np.asarray(tokens, dtype=np.int64)
         states = np.asarray(rows, dtype=np.float32)
-        logits = np.einsum("nh,nh->n", states, widen(self.weight[ids], self.dtype))
+        logits = np.einsum("nh,nh->n", states, self.weight[ids].astype(np.float32))
         logits += self.bias[ids]
         best = np.full(len(ids), -np.inf, np.float32)
         ranks = np.zeros(len(ids), np.int64)
         for start in range(0, self.vocabulary, _VOCABULARY_BLOCK):
             part = slice(start, start + _VOCABULARY_BLOCK)
-            block = states @ widen(self.weight[part], self.dtype).T + self.bias[part]
+            block = states @ self.weight[part].astype(np.float32).T + self.bias[part]
             inside = np.flatnonzero((ids >= start) & (ids < start + block.shape[1]))
             # The token's own logit, summed in another order, must not outrank itself.
             block[inside, ids[inside] - start] = logits[inside]
@@ -105,22 +110,14 @@ def load_lm_head(model: str | Path) -> LMHead:
     name = next((n for end in wanted for n in tensors if f".{n}".endswith(f".{end}")), None)
     if name is None:
         raise SettingsError(f"{model}: none of its safetensors files holds an output head")
-    weight, dtype = _read_tensor(tensors[name], name)
+    weight = _read_tensor(tensors[name], name)
     # Some models pad the vocabulary; the padding is never answered.
     known = min(len(weight), text_config.get("vocab_size") or len(weight))
     bias = np.zeros(known, np.float32)
     bias_name = name.removesuffix("weight") + "bias"
     if bias_name in tensors:
-        bias = widen(*_read_tensor(tensors[bias_name], bias_name))[:known]
-    return LMHead(weight[:known], dtype, bias)
-
-
-def widen(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.float32]:
-    """Float32 of what is stored as ``dtype``; changes no value."""
-    if dtype == "bfloat16":
-        wide: npt.NDArray[np.float32] = np.left_shift(stored, 16, dtype=np.uint32).view(np.float32)
-        return wide
-    return stored.astype(np.float32, copy=False)
+        bias = _read_tensor(tensors[bias_name], bias_name)[:known].astype(np.float32)
+    return LMHead(weight[:known], bias)
 
 
 def _folder(model: str | Path) -> Path:
@@ -158,37 +155,33 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
         raise SettingsError(
             f"{folder} holds no safetensors files; give the folder of a model that was saved so"
         )
-    return {name: file for file in files for name in _read_header(file)[0]}
+    found: dict[str, Path] = {}
+    for file in files:
+        with _open(file) as opened:
+            found |= dict.fromkeys(opened.keys(), file)
+    return found
 
 
-def _read_tensor(file: Path, name: str) -> tuple[npt.NDArray[Any], str]:
-    """One tensor where it lies in the file, and its type."""
-    header, start = _read_header(file)
-    entry = header[name]
-    if entry["dtype"] not in _TYPES:
-        raise SettingsError(
-            f"{file}: {name} is stored as {entry['dtype']}, and only {', '.join(_TYPES)} can be "
-            "read; give the folder of the model before it was quantized"
-        )
-    kind, dtype = _TYPES[entry["dtype"]]
-    offset = start + entry["data_offsets"][0]
-    shape = tuple(entry["shape"])
-    return np.memmap(file, dtype=kind, mode="r", offset=offset, shape=shape), dtype
+def _read_tensor(file: Path, name: str) -> npt.NDArray[Any]:
+    """One tensor, of the type that it is stored in; no other is read."""
+    with _open(file) as opened:
+        kind = opened.get_slice(name).get_dtype()
+        if kind not in _TYPES:
+            raise SettingsError(
+                f"{file}: {name} is stored as {kind}, and only {', '.join(_TYPES)} can be read; "
+                "give the folder of the model before it was quantized"
+            )
+        tensor: npt.NDArray[Any] = opened.get_tensor(name)
+        return tensor
 
 
-def _read_header(file: Path) -> tuple[dict[str, Any], int]:
-    """A safetensors file's table of tensors, and where their data begin.
-
-    The format: 8 bytes little endian, the length of a JSON object that follows, then the data.
-    """
+@contextmanager
+def _open(file: Path) -> Iterator[Any]:
     try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            header: dict[str, Any] = json.loads(opened.read(min(length, file.stat().st_size)))
-    except (OSError, ValueError, struct.error) as error:
+        with safe_open(file, framework="numpy") as opened:
+            yield opened
+    except (OSError, SafetensorError) as error:
         raise SettingsError(f"{file} is not a readable safetensors file: {error}") from None
-    header.pop("__metadata__", None)
-    return header, 8 + length
 
 
 def _read_json(file: Path) -> dict[str, Any]:
