@@ -77,7 +77,7 @@ def modules() -> dict[str, ast.Module]:
 
 @cache
 def imports(name: str, *, types: bool = True) -> frozenset[str]:
-    """Every module that one imports, inside functions too; without ``types`` not for types alone."""
+    """Every module that one imports, inside functions too; ``types``: also for types alone."""
     found: set[str] = set()
     tree = modules()[name]
     for_types = {
