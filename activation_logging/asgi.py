@@ -1,4 +1,4 @@
-"""What our ASGI applications share: request bodies, errors in OpenAI's form, the key's guard."""
+"""Shared parts of our ASGI applications: request bodies, OpenAI errors, the API key guard."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics"})
-"""What anybody may GET: it tells whether the server lives, and how busy it is."""
+"""Paths that need no API key for GET: the server's health and metrics."""
 
 
 class AsciiJson(JSONResponse):
-    """Strict JSON with ASCII escapes: no entry hides others, whatever text or number it holds."""
+    """Strict JSON with ASCII escapes. Any text or number is valid, so one entry breaks no list."""
 
     def render(self, content: Any) -> bytes:
         return dumps(content).encode("ascii")
@@ -35,16 +35,16 @@ def openai_error(
     kind: str = "BadRequestError",
     param: str | None = None,
 ) -> AsciiJson:
-    """An error in the form that OpenAI's clients understand."""
+    """An error response in OpenAI's format."""
     error = {"message": message, "type": kind, "param": param, "code": status}
     return AsciiJson({"error": error}, status_code=status)
 
 
 def parse_object(raw: bytes) -> dict[str, Any] | None:
-    """The JSON object in a body, or None: then it is vLLM's to say what is wrong with it.
+    """The JSON object in a body. None for any other body, which vLLM then rejects itself.
 
     Raises:
-        RequestOptionError: it is nested too deeply to be looked into.
+        RequestOptionError: the JSON is nested too deeply to be parsed.
     """
     try:
         body = json.loads(raw)
@@ -56,10 +56,10 @@ def parse_object(raw: bytes) -> dict[str, Any] | None:
 
 
 def dump_object(body: dict[str, Any]) -> bytes:
-    """A body that has been changed, as JSON.
+    """A changed body as JSON.
 
     Raises:
-        RequestOptionError: it is nested so deeply that it could be read, but not written.
+        RequestOptionError: it is nested too deeply to be written, although it could be parsed.
     """
     try:
         return json.dumps(body).encode()
@@ -85,7 +85,7 @@ async def read_body(receive: Receive) -> bytes:
 
 
 def replay(raw: bytes, receive: Receive) -> Receive:
-    """A ``receive`` that gives the body once more, then what comes after it: a disconnect."""
+    """A ``receive`` that returns the body again, then the messages after it: a disconnect."""
     pending = True
 
     async def replayed() -> Message:
@@ -99,10 +99,10 @@ def replay(raw: bytes, receive: Receive) -> Receive:
 
 
 class KeyGuard:
-    """In front of an ASGI application: whatever is not open to anybody needs the API key.
+    """Requires the API key in front of an ASGI application, except for :data:`OPEN_PATHS`.
 
-    vLLM's own guard knows the beginnings of the paths that it protects; this one knows the few
-    paths that it lets pass, so that no other spelling and no new route slips by.
+    vLLM's own guard lists the path prefixes that it protects. This one lists the few open paths, so
+    no other spelling of a path and no new route bypasses it.
     """
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
@@ -114,7 +114,7 @@ class KeyGuard:
             await self._app(scope, receive, send)
             return
         response = openai_error(
-            "this server asks for its API key: send it as `Authorization: Bearer <key>`",
+            "this server requires an API key: send it as `Authorization: Bearer <key>`",
             status=401,
             kind="AuthenticationError",
         )
@@ -125,14 +125,14 @@ class KeyGuard:
             if name.lower() == b"authorization":
                 scheme, _, key = value.partition(b" ")
                 given = _digest(key)
-                # All are compared, each in constant time: how long it takes tells nothing.
+                # Compare with every key in constant time, so that the timing reveals nothing.
                 same = [secrets.compare_digest(given, known) for known in self._keys]
                 return scheme.lower() == b"bearer" and any(same)
         return False
 
 
 def is_preflight(scope: Scope) -> bool:
-    """Whether a browser asks what it may ask; it cannot send a key with that."""
+    """Whether this is a CORS preflight request. A browser sends it without the key."""
     if scope["type"] != "http" or scope["method"] != "OPTIONS":
         return False
     names = {name.lower() for name, _ in scope["headers"]}
@@ -140,7 +140,7 @@ def is_preflight(scope: Scope) -> bool:
 
 
 def route_path(scope: Scope, root_path: str = "") -> str:
-    """A request's path without what the server is mounted under, as Starlette's routes see it."""
+    """A request's path without the mount prefix, as Starlette's routes see it."""
     path: str = scope["path"]
     rest = path.removeprefix(root_path or scope.get("root_path", ""))
     return rest if rest.startswith("/") else path

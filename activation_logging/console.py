@@ -1,4 +1,4 @@
-"""Where every command prints: text comes out as it is, whoever wrote it."""
+"""The console of all commands. It prints any text literally."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 
 class PlainConsole(Console):
-    """A console to which a text is a text: no markup, no emoji codes, no folded lines.
+    """A console without markup, emoji codes and line folding.
 
-    What would disturb a terminal is shown as an escape. Style is given by ``rich.text.Text``,
-    which is printed as it is: pass what others wrote through :mod:`.printable` first.
+    Unprintable characters of a ``str`` are shown as escapes. A ``rich.text.Text`` carries style and
+    is printed unchanged, so pass untrusted text through :mod:`.printable` first.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -33,12 +33,12 @@ class PlainConsole(Console):
         overflow: OverflowMethod | None = None,
         **_switches: Any,
     ) -> Text:
-        """Text for whatever rich shows a ``str`` in: a line, a cell, a title, a rule."""
+        """Convert a ``str`` for rich, which calls this for lines, cells, titles and rules."""
         shown = Text(lines(text), style=style)
         shown.justify, shown.overflow = justify, overflow
         return shown
 
 
 def sentence(mark: str, text: object, *, style: str = "bold red") -> Text:
-    """A line that begins with a mark in its style, such as ``error:``."""
+    """A line that begins with a styled mark, such as ``error:``."""
     return Text.assemble((mark, style), " ", lines(text))

@@ -3,27 +3,27 @@
 ::
 
     ActivationLoggingError
-    ├── SettingsError (ValueError)          an option or environment variable that makes no sense
-    │   └── RequestOptionError              the same, in one request: HTTP 400
-    ├── UnsupportedEngineError              this vLLM, or this mode of it, cannot be logged
-    ├── EngineGone (RuntimeError)           vLLM's engine died; what it had not written is lost
+    ├── SettingsError (ValueError)          an option or environment variable is invalid
+    │   └── RequestOptionError              a request's option is invalid: HTTP 400
+    ├── UnsupportedEngineError              this vLLM, or this mode of it, is not supported
+    ├── EngineGone (RuntimeError)           vLLM's engine died; rows not yet written are lost
     ├── StoreError
     │   ├── StoreNotFound (FileNotFoundError)
-    │   ├── NotAStore                       something else lies at that path
+    │   ├── NotAStore                       the path holds something else
     │   ├── StoreVersionError               written by another format version
     │   ├── StoreReadOnly (PermissionError) opened without ``writable=True``, or no write access
-    │   ├── StoreInUse                      somebody has it open who must not, for what was asked
-    │   ├── StoreCorrupt                    a record that cannot be what it says
+    │   ├── StoreInUse                      another process, or this one, has the store open
+    │   ├── StoreCorrupt                    a record or a page is invalid
     │   ├── EntryNotFound (KeyError)
-    │   └── RowsMissing (LookupError)       the entry exists, these activations do not
-    ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, score
-    ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
-    │   └── LeakError                       the same entity is in the training and the test part
-    ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
-    ├── OutputExists (FileExistsError)      something is already where the output should go
+    │   └── RowsMissing (LookupError)       the entry exists, but not these activations
+    ├── LabelError (ValueError)             an evaluation has an invalid name, label, score ...
+    ├── DatasetError (ValueError)           the labelled answers are unfit for learning
+    │   └── LeakError                       one entity is in both the training and the test part
+    ├── ProbeError (ValueError)             a saved probe is broken, or made for another model
+    ├── OutputExists (FileExistsError)      the output path already exists
     ├── ExtraMissing (ImportError)          an optional package is not installed
     ├── BenchmarkError                      a benchmark cannot start or go on
-    ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
+    ├── PromptsError (ValueError)           lines of a prompts file are invalid
     ├── DemoError                           the demo cannot go on
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
     ├── PluginError (ImportError)           another package's entry point cannot be used
@@ -42,15 +42,15 @@ if TYPE_CHECKING:
 
 
 class ActivationLoggingError(Exception):
-    """Base of all errors raised on purpose; its text is one sentence that says what to do."""
+    """Base of all errors raised on purpose. The text is one sentence and names the remedy."""
 
 
 class SettingsError(ActivationLoggingError, ValueError):
-    """An option or environment variable has a value that makes no sense."""
+    """An option or environment variable has an invalid value."""
 
 
 class RequestOptionError(SettingsError):
-    """One request asked for something that cannot be: the server answers HTTP 400."""
+    """An option of one request is invalid: the server answers HTTP 400."""
 
     def __init__(self, parameter: str, message: str) -> None:
         super().__init__(f"{parameter}: {message}")
@@ -58,23 +58,23 @@ class RequestOptionError(SettingsError):
 
 
 class UnsupportedEngineError(ActivationLoggingError):
-    """This version or mode of vLLM cannot be logged; start-up stops rather than log nothing."""
+    """This version or mode of vLLM is not supported. Start-up stops, rather than log nothing."""
 
 
 class EngineGone(ActivationLoggingError, RuntimeError):
-    """vLLM's engine died; the rows of requests that it had not written yet are lost."""
+    """vLLM's engine died. Rows that it had not written yet are lost."""
 
 
 class StoreError(ActivationLoggingError):
-    """Base of everything that can be wrong with a store."""
+    """Base of all errors of a store."""
 
 
 class StoreNotFound(StoreError, FileNotFoundError):
-    """There is no store at that path."""
+    """The path holds no store."""
 
 
 class NotAStore(StoreError):
-    """Something lies at that path that this package did not write."""
+    """The path holds something that this package did not write."""
 
 
 class StoreVersionError(StoreError):
@@ -82,38 +82,38 @@ class StoreVersionError(StoreError):
 
 
 class StoreReadOnly(StoreError, PermissionError):
-    """A write was asked of a store that is open for reading only."""
+    """The store is open for reading only, or this user may not write to it."""
 
 
 class StoreInUse(StoreError):
-    """What was asked takes a store that nobody else has open."""
+    """The operation needs exclusive access, but a process has the store open."""
 
 
 class StoreCorrupt(StoreError):
-    """A record in the store cannot be what it says it is."""
+    """A record or a page of the store is invalid."""
 
 
 class EntryNotFound(StoreError, KeyError):
     """No entry has that key."""
 
-    # KeyError prints the repr of its argument; a sentence should stay a sentence.
+    # KeyError would print the repr of the sentence.
     __str__ = Exception.__str__
 
 
 class RowsMissing(StoreError, LookupError):
-    """The entry exists, but the activations asked for were not logged or never arrived."""
+    """The entry exists, but the requested activations were not logged or never arrived."""
 
 
 class LabelError(ActivationLoggingError, ValueError):
-    """An evaluation has a name, label, score or details that cannot be."""
+    """An evaluation has an invalid name, label, score or details."""
 
 
 class DatasetError(ActivationLoggingError, ValueError):
-    """The labelled answers of a store cannot be turned into a data set as they are."""
+    """The labelled answers of a store are unfit for a data set. The text says why."""
 
 
 class LeakError(DatasetError):
-    """The same entity is in the training and in the test part."""
+    """One entity is in both the training and the test part."""
 
 
 class ProbeError(ActivationLoggingError, ValueError):
@@ -121,7 +121,7 @@ class ProbeError(ActivationLoggingError, ValueError):
 
 
 class OutputExists(ActivationLoggingError, FileExistsError):
-    """Something is already where the output should go."""
+    """The output path already exists."""
 
 
 class ExtraMissing(ActivationLoggingError, ImportError):
@@ -133,7 +133,7 @@ class DemoModelError(ActivationLoggingError):
 
 
 def print_as_one_sentence() -> None:
-    """For programs that are not ours, such as ``vllm serve``: no traceback for our errors."""
+    """In programs of others, such as ``vllm serve``: print our errors without a traceback."""
     usual = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -151,7 +151,7 @@ class BenchmarkError(ActivationLoggingError):
 
 
 class PromptsError(ActivationLoggingError, ValueError):
-    """Lines of a prompts file cannot be read; the text names each by its number."""
+    """Lines of a prompts file are invalid. The text gives their numbers."""
 
 
 class DemoError(ActivationLoggingError):
@@ -159,8 +159,8 @@ class DemoError(ActivationLoggingError):
 
 
 class UnknownName(ActivationLoggingError, LookupError):
-    """No benchmark, judge, detector or export format has that name; the text lists those known."""
+    """No benchmark, judge, detector or export format has that name. The text lists the names."""
 
 
 class PluginError(ActivationLoggingError, ImportError):
-    """What another package offers by an entry point cannot be loaded or used."""
+    """Another package's entry point failed to load, or offers an unusable object."""

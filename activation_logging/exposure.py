@@ -1,4 +1,4 @@
-"""What strangers could see: whether they reach the server, and whether a token shows in a text."""
+"""Protection from exposure: servers that anyone can reach, and tokens in texts."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ if TYPE_CHECKING:
 
 
 _PIECE = 8
-"""So many characters of a token in a row are too many to be shown."""
+"""Number of consecutive characters of a token that a text must not contain."""
 
 
 def without_token(text: str, token: str | None) -> str:
-    """A text, or a sentence in its place where it shows the token or a piece of it."""
+    """The text, or a replacement if it contains the token or a piece of it."""
     if token is None or not _shows(text, token):
         return text
     return f"the reason is withheld, because its text would show the {TOKEN_FIELD}"
 
 
 def _shows(text: str, token: str) -> bool:
-    """Whether a text has a piece of the token, be it quoted, escaped or encoded."""
+    """Whether a text contains a piece of the token: plain, quoted, escaped or base64-encoded."""
     plain, raw = _unescaped(text), token.encode()
     if token in text or _unescaped(token) in plain:
         return True
-    # What base64 makes of a token depends on what stands before it; its ends also on what is near.
+    # The base64 form of a token depends on its offset modulo 3. Its ends also depend on the
+    # characters around the token, so they are left out.
     encoded = [
         encode(b" " * before + raw).decode()[4:-4]
         for encode in (b64encode, urlsafe_b64encode)
@@ -49,30 +50,30 @@ def _pieces(*texts: str) -> set[str]:
 
 
 def _unescaped(text: str) -> str:
-    """A text as it was before it was quoted for a URL, once or twice, or by repr or JSON."""
+    """The text without URL quoting (up to two levels) and without backslash escapes."""
     return unquote_plus(unquote_plus(text)).replace("\\", "")
 
 
 def warn_if_open(host: str | None, *, has_key: bool, logger: Logger) -> None:
-    """Log a warning if the server listens on more than this machine and asks for no key.
+    """Log a warning if other machines can reach the server and it requires no API key.
 
     Args:
-        host: the address that it listens on; None or an empty one stands for all.
-        has_key: whether it asks for an API key.
-        logger: where the warning goes.
+        host: the address that it listens on; None or an empty text for all addresses.
+        has_key: whether it requires an API key.
+        logger: receives the warning.
     """
     if has_key or is_loopback(host):
         return
     logger.warning(
-        "no API key on %s: whoever reaches this address can ask the model, and read and label "
-        "every prompt, answer and activation that is logged, under /v1/activations. Set "
+        "no API key on %s: anyone who reaches this address can query the model, and can read and "
+        "label every logged prompt, answer and activation under /v1/activations. Set "
         "VLLM_API_KEY, or listen on 127.0.0.1",
         host or "all addresses",
     )
 
 
 def is_loopback(host: str | None) -> bool:
-    """Whether an address can be reached from this machine alone."""
+    """Whether only this machine can reach an address."""
     if not host:
         return False
     try:
@@ -84,9 +85,9 @@ def is_loopback(host: str | None) -> bool:
 def uvicorn_host(
     argv: Sequence[str] = sys.argv, environment: Mapping[str, str] = os.environ
 ) -> str | None:
-    """The address that ``uvicorn`` was told to listen on, which an application is not told of.
+    """The address that ``uvicorn`` listens on, from its command line and environment.
 
-    A Unix socket counts as loopback.
+    uvicorn does not tell it to the application. A Unix socket counts as loopback.
     """
     found = environment.get("UVICORN_HOST", "127.0.0.1")
     for index, part in enumerate(argv):

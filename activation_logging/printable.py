@@ -1,4 +1,4 @@
-"""Text of others on a terminal."""
+"""Untrusted text on a terminal."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ _ZERO_WIDTH_JOINER = "\u200d"
 
 
 def printable(text: str, *, keep: str = "") -> str:
-    """Text with control characters, lone surrogates and the like as escapes.
+    """Text with unprintable characters (control characters, lone surrogates) as escapes.
 
-    Those in ``keep`` stay as they are, and so does what joins emoji.
+    Characters in ``keep`` and the zero-width joiner of emoji stay.
     """
     if text.isprintable():
         return text
@@ -19,7 +19,7 @@ def printable(text: str, *, keep: str = "") -> str:
 
 
 def lines(text: object) -> str:
-    """The same of what may have several lines, such as an error."""
+    """:func:`printable` for text of several lines, such as an error."""
     return printable(str(text), keep="\n\t")
 
 

@@ -1,4 +1,4 @@
-"""The records that the parts of the package hand to each other."""
+"""The records that the parts of the package exchange."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 
 Label = Literal["hallucinated", "correct", "refused", "invalid"]
 LABELS: tuple[Label, ...] = get_args(Label)
-"""``invalid`` is a judge without a usable verdict: counted and reported, never a class."""
+"""``invalid``: the judge gave no usable verdict. It is counted and reported, but never a class."""
 
 Status = Literal["complete", "pending", "failed", "dropped"]
-"""How a request ended, as far as its activations go. ``pending``: one half is not there (yet)."""
+"""The state of a request's activations. ``pending``: the rows have not arrived (yet)."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 NEVER_RAN = "it ended before any of it was computed"
-"""Why a request has no rows of which none are missing: its client left while it was queued."""
+"""The reason for a request that rightly has no rows: its client left while it was queued."""
 
 
 MAX_NAME_BYTES = 128
-"""Of an evaluator's name in UTF-8: it is part of a key."""
+"""Limit for an evaluator's name in UTF-8, which is part of a key."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Evaluation:
         details: Any = None,
         created: float | None = None,
     ) -> Evaluation:
-        """An evaluation of whatever an evaluator has computed, in Python's own types.
+        """Validate an evaluator's values, and convert them to Python's own types.
 
-        Texts, numbers and arrays of numpy, torch and their like are taken for what they hold. A
-        truth value is no score: ``True`` does not say of what it is the probability.
+        Scalars and arrays of numpy, torch and similar libraries are accepted. A bool is not a
+        score: ``True`` does not say which event it gives the probability of.
 
         Raises:
-            LabelError: a part is of another type, not finite, or too long.
+            LabelError: a value has the wrong type, is not finite, or is too long.
         """
         text = _text(name, "name")
         if not 0 < len(text.encode("utf-8", "replace")) <= MAX_NAME_BYTES or "\0" in text:
@@ -95,7 +95,7 @@ def _score(value: Any) -> float:
     except OverflowError:
         score = math.inf
     if not math.isfinite(score):
-        raise LabelError(f"score is {score}: only finite numbers are taken; leave it out instead")
+        raise LabelError(f"score is {score}: only finite numbers are valid; leave it out instead")
     return score
 
 
@@ -109,7 +109,7 @@ def _details(value: Any) -> dict[str, Any]:
 
 
 def _scalar(value: Any) -> Any:
-    """What a scalar of numpy, torch and their like holds; anything else as it is."""
+    """The Python value of a scalar of numpy, torch or similar; any other value unchanged."""
     holds_one = getattr(value, "ndim", None) == 0
     return value.item() if holds_one and callable(getattr(value, "item", None)) else value
 
@@ -119,7 +119,7 @@ def _is_unicode(text: str) -> bool:
 
 
 class SegmentSlice(NamedTuple):
-    """``rows`` rows of a segment, from row ``start`` on."""
+    """``rows`` consecutive rows of a segment, beginning at row ``start``."""
 
     segment: bytes
     start: int
@@ -130,9 +130,9 @@ class SegmentSlice(NamedTuple):
 class Segment:
     """Consecutive rows that one request computed, one block per layer.
 
-    ``rows[layer]`` is a C-contiguous array ``[count, hidden]`` whose element type is the
-    stored one; bfloat16 travels as ``uint16``, since numpy has no such type. Reading ``rows``
-    may wait for a copy from the accelerator, ``nbytes`` never does.
+    ``rows[layer]`` is a C-contiguous array ``[count, hidden]`` of the stored type. bfloat16 is
+    passed as its bits in ``uint16``, because numpy has no such type. Reading ``rows`` may wait for
+    a copy from the accelerator; reading ``nbytes`` never waits.
     """
 
     id: bytes
@@ -142,10 +142,11 @@ class Segment:
 
 @dataclass(frozen=True)
 class Capture:
-    """What the worker knows of one request: which rows, of which layers, and where they lie.
+    """The worker's record of one request: its layers, and the slices that hold its rows.
 
-    ``first`` is the position of the first row; rows are consecutive from there.
-    ``num_layers`` is the model's depth, which is also the number of the ``last`` layer.
+    ``first`` is the position of the first row; the rows are consecutive. ``num_layers`` is the
+    model's depth, which is also the number of the ``last`` layer. ``segments`` are the new rows to
+    store; other slices refer to stored segments. ``dropped`` is the reason for missing rows.
     """
 
     id: str
@@ -160,10 +161,10 @@ class Capture:
 
     @property
     def nbytes(self) -> int:
-        """Size of the rows that this capture brings along, bytes."""
+        """Size of the new rows of this capture, bytes."""
         return sum(segment.nbytes for segment in self.segments)
 
     @property
     def num_rows(self) -> int:
-        """Number of its rows, those included that it shares with earlier captures."""
+        """Number of its rows, including those shared with earlier captures."""
         return sum(part.rows for part in self.slices)

@@ -1,13 +1,13 @@
-"""``uvicorn activation_logging.server:app``: one address, any model, each loaded when asked for.
+"""``uvicorn activation_logging.server:app``: one address that serves any model, loaded on request.
 
-The application holds vLLM's own one, whole, for the model that is loaded, and passes every
-request on to it. A request that names another model waits for the requests in flight, then
-the models are swapped. A model that is not allowed, does not exist or cannot be loaded is an
-error in OpenAI's form, and the server goes on serving.
+The application wraps vLLM's own application for the loaded model and forwards every request to it.
+A request that names another model waits for the requests in flight; then the models are swapped. If
+a model is not allowed, does not exist or fails to load, the client gets an error in OpenAI's
+format, and the server goes on.
 
-Which requests may name a model, vLLM says itself: its application is also made without a model,
-and the schema of that one tells. Every other request is for the model that is loaded, and loads
-none. With an API key nothing but the paths that are open to anybody is answered without it.
+vLLM's OpenAPI schema says which requests may name a model. It is taken from a second vLLM
+application, which has no model. All other requests go to the loaded model and never load one. With
+an API key, only the open paths are answered without it.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class LoadedModel:
 
     @classmethod
     async def load(cls, name: str, vllm_args: tuple[str, ...]) -> LoadedModel:
-        """Start an engine for the model; what fails on the way is undone."""
+        """Start an engine for the model. If a step fails, the steps before it are undone."""
         from vllm.entrypoints.launchers.api_server import entry
 
         args = _vllm_arguments(name, vllm_args)
@@ -86,7 +86,7 @@ class LoadedModel:
             tasks = await engine.get_supported_tasks()
             app = entry.build_app(args, tasks, engine.model_config)
             await entry.init_app_state(engine, app.state, args, tasks)
-            # vLLM tells its server to exit when the engine dies; ours loads it again.
+            # When the engine dies, vLLM tells its server to exit. This server loads it again.
             app.state.server = SimpleNamespace(should_exit=False)
             await stack.enter_async_context(app.router.lifespan_context(app))
             return cls(name, app, stack.pop_all())
@@ -97,7 +97,7 @@ class LoadedModel:
 
 
 class ModelSwitch:
-    """The one loaded model, shared by the requests for it; swaps wait until nobody uses it."""
+    """The one loaded model, shared by its requests. A swap waits until none of them is left."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
@@ -113,18 +113,18 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def use(self, name: str, token: str | None) -> AsyncIterator[LoadedModel]:
-        """The named model, loaded if need be, for as long as the block runs.
+        """The named model, loaded if necessary, for as long as the block runs.
 
         Raises:
-            ModelNotServed: it is not allowed, does not exist, or could not be loaded.
+            ModelNotServed: the model is not allowed, does not exist, or could not be loaded.
         """
         if not self._serves(name):
-            # Before the old model goes, make sure that there is a new one; nobody waits for that.
+            # Check that the new model exists before the old one is unloaded, without the lock.
             if not self._settings.allows(name):
                 raise ModelNotServed(name, "is not among the models that this server may load.")
             await asyncio.to_thread(_check_exists, name, self._settings.vllm_args, token)
         async with AsyncExitStack() as held:
-            # Whoever swaps holds the lock; requests for the old model that come later wait here.
+            # A swap holds the lock, so later requests for the old model wait here.
             async with self._swapping:
                 if not self._serves(name):
                     await self._swap(name, token)
@@ -135,7 +135,7 @@ class ModelSwitch:
 
     @asynccontextmanager
     async def hold(self) -> AsyncIterator[None]:
-        """Keep the loaded model for as long as the block runs."""
+        """Keep the loaded model from being swapped while the block runs."""
         self._in_use += 1
         try:
             yield
@@ -149,7 +149,7 @@ class ModelSwitch:
             await self._unload()
 
     def _serves(self, name: str) -> bool:
-        """Whether a name is that of the loaded model, or of one of its adapters."""
+        """Whether the loaded model, or one of its adapters, has this name."""
         model = self.loaded
         if model is None:
             return False
@@ -161,7 +161,7 @@ class ModelSwitch:
         try:
             with _token_in_environment(token):
                 self._loaded = await LoadedModel.load(name, self._settings.vllm_args)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on
+        except Exception as error:  # noqa: BLE001 - the server goes on after any failure
             reason = f"could not be loaded: {_sentence(error, token)}"
             logger.error("%s %s", name, reason)  # noqa: TRY400 - a traceback may hold the token
             raise ModelNotServed(name, reason, status=503) from None
@@ -177,7 +177,7 @@ class ModelSwitch:
 
 
 class SwitchingApp:
-    """The ASGI application: reads which model a request is for, and passes it on."""
+    """The ASGI application: finds the model that a request is for, and forwards the request."""
 
     def __init__(self, settings: ServerSettings) -> None:
         self._settings = settings
@@ -189,7 +189,7 @@ class SwitchingApp:
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif is_preflight(scope):
-            # Answered in front of all routes, from what vLLM was told of other origins.
+            # vLLM's CORS middleware answers these, with or without a model.
             await self._without_model(scope, receive, send)
         elif scope.get("method") == "POST" and self._path(scope) in self._may_name_a_model:
             await self._post(scope, receive, send)
@@ -197,7 +197,7 @@ class SwitchingApp:
             await self._other(scope, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A request that may name a model, which is loaded if it is another one."""
+        """Answer a request that may name a model; another model is loaded first."""
         raw = await read_body(receive)
         try:
             body = parse_object(raw)
@@ -223,7 +223,7 @@ class SwitchingApp:
             await response(scope, receive, send)
 
     async def _other(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Any other request, which is for the loaded model or for none, and loads none."""
+        """Answer a request that never loads a model, by the loaded model or without one."""
         model = self._switch.loaded
         app: ASGIApp = self._without_model if model is None else model.app
         if scope["type"] == "http":
@@ -236,17 +236,17 @@ class SwitchingApp:
                 await app(scope, receive, send)
 
     def _instead(self, scope: Scope, model: LoadedModel | None) -> Response | None:
-        """What is answered in vLLM's place: to what it has no route for, or needs a model for."""
+        """The answer in vLLM's place if there is no such route, or no model that it needs."""
         found = find_route(self._without_model if model is None else model.app, scope)
         if found is Match.NONE:
             return openai_error(
-                "there is no such path; /openapi.json lists those that there are",
+                "this path does not exist; /openapi.json lists all paths",
                 status=404,
                 kind="NotFoundError",
             )
         if found is Match.PARTIAL:
             return openai_error(
-                "this path takes another method; /openapi.json lists which",
+                "this path does not allow this method; /openapi.json lists the methods",
                 status=405,
                 kind="MethodNotAllowedError",
             )
@@ -265,10 +265,10 @@ class SwitchingApp:
         return route_path(scope, self._without_model.root_path)
 
     def _model_of(self, body: Mapping[str, Any]) -> str:
-        """The model that a body names, or the one that is meant where it names none.
+        """The model that a body names; without a name, the loaded or the default model.
 
         Raises:
-            RequestOptionError: the name is no text.
+            RequestOptionError: the name is not a string.
         """
         name = body.get("model")
         if name is None or name == "":
@@ -282,7 +282,7 @@ class SwitchingApp:
         return model.name if model is not None else self._settings.default
 
     def _list_models(self) -> JSONResponse:
-        """What could be loaded, as far as it is known by name."""
+        """The models that could be loaded, as far as their names are known."""
         names = sorted(self._settings.allowed or ()) or [self._settings.default]
         data = [{"id": name, "object": "model", "owned_by": "vllm"} for name in names]
         return JSONResponse({"object": "list", "data": data})
@@ -304,7 +304,7 @@ class SwitchingApp:
 
 
 def _build_without_model(settings: ServerSettings) -> FastAPI:
-    """VLLM's application for models that generate text, as it is before any is loaded."""
+    """VLLM's application for models that generate text, without a model."""
     args = _vllm_arguments(settings.default, settings.vllm_args)
     from vllm.entrypoints.launchers.api_server import entry
 
@@ -314,7 +314,7 @@ def _build_without_model(settings: ServerSettings) -> FastAPI:
 
 
 def paths_that_name_a_model(app: FastAPI) -> frozenset[str]:
-    """Paths to which a POST may name a model in its body, as the application's schema says."""
+    """Paths whose POST body may name a model, from the application's OpenAPI schema."""
     document = app.openapi()
     found = set()
     for path, methods in document["paths"].items():
@@ -334,14 +334,14 @@ def _names_a_model(schema: Mapping[str, Any], document: Mapping[str, Any]) -> bo
 
 
 def find_route(app: FastAPI, scope: Scope) -> Match:
-    """Whether the application has a route for a request, or one for the path alone."""
+    """The best match of the application's routes: FULL, PARTIAL (path alone) or NONE."""
     scope = {**scope, "root_path": app.root_path or scope.get("root_path", "")}
     matches = [route.matches(scope)[0] for route in app.routes]
     return max(matches, key=lambda match: match.value)
 
 
 def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
-    # The plugin, which making the parser loads, extends the server that has been imported.
+    # Import vLLM's server first: making the parser loads the plugin, which then patches the server.
     from vllm.entrypoints.launchers.api_server import entry  # noqa: F401
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -352,16 +352,16 @@ def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
 
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
     validate_parsed_serve_args(args)
-    # vLLM itself listens nowhere.
+    # vLLM itself does not listen here. A loopback address keeps ``build_app`` from a false warning.
     args.host = "127.0.0.1"
     return args
 
 
 def _check_exists(name: str, vllm_args: tuple[str, ...], token: str | None) -> None:
-    """Ask for the model on the hub, unless it is a folder, and read its configuration.
+    """Look the model up on the hub, unless it is a folder, and read its configuration.
 
     Raises:
-        ModelNotServed: there is no such model.
+        ModelNotServed: the model does not exist.
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
 
@@ -378,7 +378,7 @@ def _check_exists(name: str, vllm_args: tuple[str, ...], token: str | None) -> N
 
 
 def _ask_hub(name: str, token: str | None) -> None:
-    """One quick question instead of vLLM's many slow ones; a cached model needs no answer."""
+    """Ask the hub once, instead of vLLM's many slow requests. A cached model is not looked up."""
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
@@ -391,13 +391,13 @@ def _ask_hub(name: str, token: str | None) -> None:
     except Exception as error:  # noqa: BLE001 - the client's own network errors, of many classes
         reason = _sentence(error, token)
         raise ModelNotServed(
-            name, f"is neither a folder nor cached, and the hub cannot be asked: {reason}"
+            name, f"is neither a folder nor cached, and the hub did not answer: {reason}"
         ) from None
 
 
 @contextmanager
 def _token_in_environment(token: str | None) -> Iterator[None]:
-    """Let the processes that load the weights find the token, and nothing after them."""
+    """Set ``HF_TOKEN`` for the processes that load the weights, and restore it afterwards."""
     before = os.environ.get("HF_TOKEN")
     if token is not None:
         os.environ["HF_TOKEN"] = token
@@ -412,11 +412,11 @@ def _token_in_environment(token: str | None) -> Iterator[None]:
 
 
 def _sentence(error: Exception, token: str | None) -> str:
-    """An error in one line, which does not show the token, whatever raised it."""
+    """An error in one line, without the token."""
     details = getattr(error, "errors", None)
     text = details()[0]["msg"] if callable(details) else str(error)
     text = " ".join(text.split())[:_MAX_SEARCHED] or type(error).__name__
-    # In this order: the last characters of a text that was cut may be the first of the token.
+    # Check before cutting: a cut text may end with only the first characters of the token.
     return without_token(text, token)[:_MAX_ERROR]
 
 

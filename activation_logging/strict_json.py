@@ -1,6 +1,6 @@
-"""Strict JSON (RFC 8259) of any value: what is printed, sent, or written to a JSON file.
+"""Strict JSON (RFC 8259) of any value, for output to terminals, clients and files.
 
-Python's own :mod:`json` writes ``NaN``, which no other parser takes, and stops at numpy's numbers.
+Python's own :mod:`json` writes ``NaN``, which other parsers reject, and rejects numpy's numbers.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from typing import Any
 from activation_logging.printable import printable
 
 MAX_DEPTH = 100
-"""Lists and objects within each other; a parser of another program may take no more."""
+"""Deepest nesting of lists and objects. Other programs' parsers may not accept more."""
 
 _TOO_DEEP = "(nested too deeply to be shown)"
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class NotJson(ValueError):
-    """A value that JSON has no form for; the text says which, and where it stands."""
+    """A value has no JSON form. The text names the value and its path."""
 
 
 def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> str:
-    """Any value as strict JSON; a number that is not finite, and so undefined, is null.
+    """Any value as strict JSON. A number that is not finite becomes null.
 
-    Arrays and tensors become lists, their numbers Python's, paths and unknown objects text. Lone
-    surrogates survive as escapes, also where other text stays as it is (``ascii_only=False``).
+    Arrays and tensors become lists of Python's numbers; paths and unknown objects become text. Lone
+    surrogates are written as escapes, even with ``ascii_only=False``.
     """
     text = json.dumps(
         _plain(value, None, 0),
@@ -43,16 +43,16 @@ def dumps(value: Any, *, indent: int | None = None, ascii_only: bool = True) -> 
 
 
 def to_plain(value: Any, where: str) -> Any:
-    """A value as the ``dict``, ``list``, ``str``, ``int``, ``float``, ``bool``, None of JSON.
+    """A value converted to JSON's types: ``dict``, ``list``, ``str``, numbers, ``bool``, None.
 
     Raises:
-        NotJson: it holds a number that is not finite, or something that JSON has no form for.
+        NotJson: it holds a number that is not finite, or a value without a JSON form.
     """
     return _plain(value, where, 0)
 
 
 def is_deeper(value: Any, levels: int) -> bool:
-    """Whether lists and objects lie within each other in more than so many levels."""
+    """Whether lists and objects are nested in more than ``levels`` levels."""
     level = [value]
     for _ in range(levels + 1):
         level = [inner for outer in level for inner in _inside(outer)]
@@ -66,7 +66,7 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def _plain(value: Any, where: str | None, depth: int) -> Any:
-    """``where`` is None where everything has to be shown somehow."""
+    """Convert a value. ``where`` is its path in errors; with None nothing raises an error."""
     if value is None or value is True or value is False:
         return value
     if isinstance(value, str):
@@ -89,7 +89,7 @@ def _plain(value: Any, where: str | None, depth: int) -> Any:
             _plain(part, where and f"{where}[{index}]", depth + 1)
             for index, part in enumerate(value)
         ]
-    # Of numpy, torch and their like: arrays, tensors, and scalars of either.
+    # Arrays, tensors and scalars of numpy, torch and similar libraries.
     listed = getattr(value, "tolist", None)
     if callable(listed):
         return _plain(listed(), where, depth + 1)
@@ -107,7 +107,7 @@ def _name(key: Any, where: str | None) -> Any:
 def _finite(number: float, where: str | None) -> float | None:
     if math.isfinite(number):
         return number
-    unfit: None = _unfit(f"is {number}: only finite numbers are taken", where, None)
+    unfit: None = _unfit(f"is {number}: only finite numbers are valid", where, None)
     return unfit
 
 

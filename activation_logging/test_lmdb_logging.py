@@ -1,11 +1,11 @@
-"""Check a running server: send a request, and prove that it was logged, and logged right.
+"""Check a running server: send a request, and prove that it was logged correctly.
 
     python activation_logging/test_lmdb_logging.py [--port 8000] [--lmdb_path PATH]
 
-The proof needs no copy of the model. The answer's tokens are sent a second time, as a prompt
-that may not use the prefix cache: each row of the first entry, computed token by token while
-the model answered, must equal the row of the same token in the second, computed in one go,
-and equal it better than it does the rows of its neighbours.
+The proof needs no copy of the model. The answer's tokens are sent again as a prompt that may not
+use the prefix cache. The rows of the first entry were computed token by token during the answer,
+those of the second in one prefill. Each row must equal the row of the same token in the second
+entry, and be closer to it than to the rows of the neighbouring tokens.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 if __name__ == "__main__":
-    # Run by its path, Python looks for imports in this folder first; it should not.
+    # Python puts this script's folder first on the import path. Replace it by the package's parent.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 import numpy as np
@@ -36,14 +36,14 @@ PROMPT = "Please tell me, in a few words, what the capital of France is. (check 
 MAX_TOKENS = 16
 WAIT_S = 30
 MODEL_WAIT_S = 1800
-"""A server that loads models on request may have to download this one first."""
+"""A server that loads models on request may have to download the model first."""
 
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest relative difference per row between the two computations, by stored type."""
 
 
 class CheckFailed(Exception):
-    """What is wrong, as a sentence."""
+    """A check failed. The text says what is wrong."""
 
 
 def main() -> int:
@@ -57,10 +57,10 @@ def main() -> int:
 
 
 def check(args: argparse.Namespace) -> None:
-    """Run every check, printing each as it passes.
+    """Run all checks, and print each one that passes.
 
     Raises:
-        CheckFailed: the first that does not.
+        CheckFailed: a check failed. The later ones are not run.
     """
     url = f"http://{args.host}:{args.port}/v1"
     model = args.model or _first_model(url)
@@ -76,7 +76,7 @@ def check(args: argparse.Namespace) -> None:
     if entry.prompt != prompt or entry.response != text:
         raise CheckFailed(f"the entry of {answer['id']} holds another prompt or answer")
     if not any(e.key == entry.key for e in _entries_for(args.lmdb_path, prompt)):
-        raise CheckFailed("the entry does not lie under the SHA-256 of its prompt")
+        raise CheckFailed("the entry's key is not the SHA-256 of its prompt")
     print(f"ok: logged under {entry.key}")
 
     rows = entry.activations
@@ -101,15 +101,15 @@ def check(args: argparse.Namespace) -> None:
 
 
 def compare(rows: Any, again: Any, tolerance: float) -> float:
-    """The worst relative difference of rows to the same positions computed again.
+    """The largest relative difference between rows and the same positions computed again.
 
     Args:
         rows: ``[rows, hidden]``.
-        again: the same, from the second computation.
-        tolerance: how large it may be.
+        again: the same positions from the second computation, ``[rows, hidden]``.
+        tolerance: largest allowed relative difference per row.
 
     Raises:
-        CheckFailed: a row differs by more, or is closer to a neighbour's.
+        CheckFailed: a row differs by more, or is as close to the next token's row.
     """
     rows, again = rows.astype(np.float64), again.astype(np.float64)
     norms = np.linalg.norm(again, axis=1)
@@ -126,7 +126,7 @@ def compare(rows: Any, again: Any, tolerance: float) -> float:
 
 
 def _find(path: str, request_id: str) -> Entry:
-    """The complete entry of a request; the server writes it a moment after the answer."""
+    """Wait for the complete entry of a request. The server writes it shortly after the answer."""
     deadline = time.monotonic() + WAIT_S
     problem = f"nothing was logged for {request_id} within {WAIT_S} s"
     while time.monotonic() < deadline:
@@ -180,7 +180,7 @@ def _request(request: urllib.request.Request, timeout: float) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--model", help="model to ask for (default: the one that is served)")
+    parser.add_argument("--model", help="model to ask (default: the served one)")
     parser.add_argument(
         "--auth_token", help="Hugging Face token, for a server that loads gated models on request"
     )

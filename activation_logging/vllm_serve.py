@@ -1,6 +1,6 @@
 """``python -m activation_logging.vllm_serve``: ``vllm serve`` with flags for logging.
 
-Takes the flags below, hands every other one to ``vllm serve`` unchanged.
+It handles the flags below and passes all others to ``vllm serve`` unchanged.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m activation_logging.vllm_serve",
         description="Serve a model with vLLM and log the activations of every request. "
-        "All flags of `vllm serve` may be given as well (see `vllm serve --help=all`).",
+        "All flags of `vllm serve` are accepted too (see `vllm serve --help=all`).",
         allow_abbrev=False,
         add_help=False,
     )
@@ -54,13 +54,13 @@ def make_parser() -> argparse.ArgumentParser:
         "--auth-token",
         metavar="TOKEN",
         help="Hugging Face token for gated models; sets HF_TOKEN for this process. Other users of "
-        "the machine can read a command line: prefer to set HF_TOKEN yourself",
+        "the machine can read the command line, so prefer to set HF_TOKEN yourself",
     )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Set the environment that the plugin reads, then become ``vllm serve``."""
+    """Set the environment that the plugin reads, then run ``vllm serve``."""
     parser = make_parser()
     ours, theirs = parser.parse_known_args(argv)
     if ours.help:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         Settings.from_env()
         gate.check_plugin_is_loaded()
-        # The token must not stand in sys.argv, which vLLM logs and passes on.
+        # Keep the token out of sys.argv: vLLM logs it and passes it on.
         sys.argv = ["vllm", "serve", *theirs]
         from vllm.entrypoints.cli.main import main as vllm_main
 

@@ -1,7 +1,7 @@
-"""Proof that a store holds what it says: every entry whole, and every row the right one.
+"""Verification of a store: every entry is complete, and every row belongs to its token.
 
-The first part needs the store alone. The second, see :mod:`.alignment`, needs the output head
-of the model that was served.
+The first check needs only the store. The second (:mod:`.alignment`) needs the output head of the
+served model.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ ALIGNED_SHARE = 0.99
 """A greedy answer with a smaller share of aligned tokens is a problem."""
 
 _EXPONENT = 0x7F80
-"""The exponent bits of bfloat16; all of them set is an infinity or no number."""
+"""The exponent bits of bfloat16. All of them are set in infinities and NaN."""
 
 
 class Problem(NamedTuple):
-    """What is wrong with one entry, or with rows that no entry names."""
+    """A problem of one entry, or of rows without an entry."""
 
     key: str
     what: str
@@ -55,15 +55,15 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     alignments: list[Alignment] = field(default_factory=list)
     unchecked: list[Problem] = field(default_factory=list)
-    """Entries whose alignment could not be checked, and why."""
+    """Entries whose alignment could not be checked, with the reason."""
 
     @property
     def ok(self) -> bool:
-        """Whether all is well."""
+        """Whether there are no problems."""
         return not self.problems
 
     def share(self, kind: Literal["greedy", "sampled"]) -> float | None:
-        """Aligned tokens of all tokens of such answers; None if there are none."""
+        """Share of aligned tokens among all tokens of such answers; None without any."""
         chosen = [found for found in self.alignments if found.kind == kind]
         tokens = sum(found.tokens for found in chosen)
         return sum(found.aligned for found in chosen) / tokens if tokens else None
@@ -93,9 +93,9 @@ def verify(
 
     Args:
         store: the store.
-        head: the output head of the model that was served; None leaves alignment out.
-        checks_alignment: which entries the head belongs to; None for all.
-        progress: wrapped around the keys, to show how far it is.
+        head: the output head of the served model; None skips the alignment.
+        checks_alignment: selects the entries that the head belongs to; None for all.
+        progress: wraps the keys, to show progress.
     """
     report = Report()
     aligner = None if head is None else Aligner(head)
@@ -103,16 +103,16 @@ def verify(
         _check_entries(store, report, aligner, checks_alignment, progress)
         report.problems += _problems_of_rows(store)
     except StoreCorrupt as error:
-        # What cannot even be walked through; what was found until then is reported with it.
+        # The walk itself failed. Report this with the problems found before.
         report.problems.append(Problem("data.mdb", str(error)))
     return report
 
 
 def verify_file(path: str | os.PathLike[str]) -> Report | None:
-    """Check the pages of a store's file without opening it, see :mod:`.store.structure`.
+    """Check the pages of a store's file without opening it, see :mod:`.store.engine.pages`.
 
     Returns:
-        None if that is not possible here.
+        None if the installed lmdb cannot check pages, or there is no file.
     """
     found = page_problems(path)
     return None if found is None else Report(problems=[Problem("data.mdb", w) for w in found])
@@ -132,7 +132,7 @@ def _check_entries(
             status, found = entry.status, list(entry_problems(entry))
         except EntryNotFound:
             if layout.entry_key(key) is None:
-                report.problems.append(Problem(key, "its key is none that an entry can have"))
+                report.problems.append(Problem(key, "its key is not a valid key of an entry"))
             continue
         except StoreCorrupt as error:
             status, found = "unreadable", [str(error)]
@@ -151,40 +151,40 @@ def _check_entries(
 
 
 def _problems_of_rows(store: Store) -> Iterator[Problem]:
-    """Halves, rows that nobody refers to or that are counted wrongly, a broken order."""
+    """Unmatched records, unreferenced or miscounted segments, a broken order, a broken index."""
     if not store._snapshot().is_ordered:
-        yield Problem("~log", "the order of entries does not name as many as there are")
+        yield Problem("~log", "the order of entries lists more or fewer entries than there are")
     for key, what in index_problems(store):
-        yield Problem(key, f"{what} (activation-logging upgrade --rebuild makes it anew)")
+        yield Problem(key, f"{what} (activation-logging upgrade --rebuild rebuilds the index)")
     for record in find_unmatched(store):
         yield Problem(record.id, _unmatched_text(record.kind, record.final))
     found = check_segments(store)
     for left in found.unreferenced:
-        what = f"{left.nbytes} bytes of rows that no entry uses, left by a writer that is gone"
+        what = f"{left.nbytes} bytes of rows that no entry uses, from a writer that is gone"
         yield Problem(left.segment.hex(), f"{what} (activation-logging repair removes them)")
     for wrong in found.miscounts:
-        what = f"its rows are said to have {wrong.counted} users, and have {wrong.found}"
+        what = f"the reference count of its rows is {wrong.counted}, but {wrong.found} refer to it"
         yield Problem(wrong.segment.hex(), what)
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:
-    """What is wrong with one entry, each as a sentence; nothing for a pending one.
+    """The problems of one entry, a sentence each. The rows of a pending one are not checked.
 
     Raises:
-        StoreCorrupt: a record cannot be what it says.
+        StoreCorrupt: a record is invalid.
     """
     if entry.document["key"] != entry.key:
-        yield "it lies under a key that is not its own"
+        yield "it is stored under another entry's key"
     tokens = len(entry.prompt_token_ids), len(entry.response_token_ids)
     if entry.num_tokens != tokens or entry.num_rows_expected != layout.expected_rows(
         entry.document
     ):
-        yield "the numbers at its head are not those of its tokens"
+        yield "the counts in its head do not match its tokens"
     if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
         yield "its key is not the SHA-256 of its prompt"
     for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
         if values is None and entry.document.get(name) is not None:
-            yield f"its {name} are of a type that they cannot have"
+            yield f"its {name} have an invalid type"
         elif values is not None and len(values) != len(entry.response_token_ids):
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
     status = entry.status
@@ -210,7 +210,7 @@ def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
         return
     unfit = {"not finite": ~_finite(stored, entry.dtype).all(axis=1)}
     if layer == entry.num_layers:
-        # No state leaves the final norm as zero: nobody ever wrote that row.
+        # The final norm never gives a zero state, so such a row was never written.
         with np.errstate(invalid="ignore"):
             unfit["all zero"] = ~stored.any(axis=1)
     for name, rows in unfit.items():
@@ -242,5 +242,5 @@ def _finite(stored: npt.NDArray[Any], dtype: str) -> npt.NDArray[np.bool_]:
 def _unmatched_text(kind: str, final: bool) -> str:
     what = "pending: its rows never came" if kind == "entry" else "rows whose entry never came"
     if final:
-        return f"{what}; whoever wrote it is gone (activation-logging repair removes it)"
-    return f"{what} so far; whoever wrote it still runs, so they may yet come"
+        return f"{what}; the writer is gone (activation-logging repair removes the record)"
+    return f"{what} so far; the writer still runs and may complete it"

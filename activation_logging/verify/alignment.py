@@ -1,13 +1,13 @@
-"""Alignment: do the tokens of an answer follow from the rows that were stored with it?
+"""Alignment: checks that the tokens of an answer follow from its stored rows.
 
-A model's output head, applied to row ``p`` of the last layer, must rank token ``p + 1`` first
-where the answer was greedy. A row of another token, of another request or of another layer
-cannot pass that for long, so a share near 1 proves the whole chain without a reference model.
+In a greedy answer, the model's output head applied to row ``p`` of the last layer must rank token
+``p + 1`` first. Rows of another token, request or layer fail this test for most tokens. A share of
+aligned tokens near 1 therefore proves the whole chain without a reference model.
 
-Rows and logits are rounded on their way (bfloat16 keeps 8 bits), so that two tokens can tie or
-change places: a token counts as aligned when its logit is the greatest or within rounding of it,
-see :data:`~activation_logging.verify.lm_head.ROUNDING`. The coarser of the stored type and the type
-of the model's weights decides.
+Rows and logits are rounded (bfloat16 keeps 8 bits), so two tokens can tie or change places. A token
+counts as aligned if its logit is the greatest, or equals it within rounding
+(:data:`~activation_logging.verify.lm_head.ROUNDING`). The tolerance is that of the stored type or
+of the model's weights, whichever is coarser.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry, Store
     from activation_logging.verify.lm_head import LMHead
 
-# Each of these moves logits before the greatest is taken: the answer is not the head's own.
+# These change the logits before sampling, so the answer does not follow from the head alone.
 _SHAPING = frozenset(
     {
         *("logit_bias", "allowed_token_ids", "bad_words", "min_tokens", "logits_processors"),
@@ -43,11 +43,11 @@ _ROWS_AT_ONCE = 1024
 
 @dataclass(frozen=True)
 class Alignment:
-    """How one answer's tokens follow from its rows.
+    """The alignment of one answer.
 
     ``aligned`` of ``tokens`` rank first, or tie within rounding. ``median_rank`` counts from 0.
-    For answers that were ``sampled``, or whose logits were shaped, it is only information.
-    ``first_off`` is the first response token that is not aligned.
+    ``first_off`` is the index of the first response token that is not aligned. For a ``sampled``
+    answer, or one with changed logits, these numbers are information and not a test.
     """
 
     key: str
@@ -59,12 +59,12 @@ class Alignment:
 
     @property
     def share(self) -> float:
-        """Aligned tokens of all."""
+        """Share of aligned tokens."""
         return self.aligned / self.tokens
 
 
 class Aligner:
-    """Checks answers; gathers rows of many, so that the head is gone through once per thousand.
+    """Checks answers in batches of about a thousand rows, so that the head is read once per batch.
 
     ``found`` and ``unchecked`` (key and reason) are complete after :meth:`finish`.
     """
@@ -78,7 +78,7 @@ class Aligner:
         self._tokens: list[list[int]] = []
 
     def add(self, entry: Entry) -> None:
-        """Check an entry, now or with the next ones."""
+        """Add an entry to the batch, and check the batch if it is full."""
         reason = self._take(entry)
         if reason:
             self.unchecked.append((entry.key, reason))
@@ -86,7 +86,7 @@ class Aligner:
             self.finish()
 
     def finish(self) -> None:
-        """Check what has been gathered."""
+        """Check the current batch."""
         if not self._entries:
             return
         ids = [token for tokens in self._tokens for token in tokens]
@@ -103,7 +103,7 @@ class Aligner:
         self._entries, self._rows, self._tokens = [], [], []
 
     def _take(self, entry: Entry) -> str | None:
-        """Queue an entry's rows and the tokens that follow them; else say why not."""
+        """Add an entry's rows and the tokens after them to the batch; else return the reason."""
         try:
             rows = entry.layer("last")
         except RowsMissing:
@@ -111,16 +111,16 @@ class Aligner:
         if entry.hidden_size != self._head.hidden_size:
             return (
                 f"its rows have {entry.hidden_size} elements, the model's head takes "
-                f"{self._head.hidden_size}: it is of another model"
+                f"{self._head.hidden_size}: another model wrote it"
             )
         ids = entry.prompt_token_ids + entry.response_token_ids
         following = entry.positions + 1
         wanted = (following >= len(entry.prompt_token_ids)) & (following < len(ids))
         tokens = [ids[position] for position in following[wanted]]
         if not tokens:
-            return "none of its rows led to a token of the answer"
+            return "none of its rows precedes a token of the answer"
         if not 0 <= min(tokens) <= max(tokens) < self._head.vocabulary:
-            return f"it has tokens that are not among the model's {self._head.vocabulary}"
+            return f"it has token ids outside the model's {self._head.vocabulary}"
         self._entries.append(entry)
         self._rows.append(np.asarray(rows[wanted], np.float32))
         self._tokens.append(tokens)
@@ -147,22 +147,22 @@ class Aligner:
 
 
 def is_greedy(sampling: Mapping[str, Any]) -> bool:
-    """Whether each token was the one with the greatest logit of the head, and nothing else.
+    """Whether each token was chosen as the greatest logit of the unchanged head.
 
     Args:
-        sampling: parameters that differ from vLLM's defaults, whose temperature is 1.
+        sampling: the parameters that differ from vLLM's defaults (default temperature: 1).
     """
     return sampling.get("temperature", 1.0) < _GREEDY_BELOW and not _SHAPING & sampling.keys()
 
 
 def match_model(store: Store, model: str, served_as: str | None) -> Callable[[Entry], bool]:
-    """Which entries of a store are of ``model``.
+    """A test for the entries of a store that ``model`` answered.
 
-    By the name that it was served under, if given; else by the model's own name or the last
-    part of it. A store that knows one model only is taken to be of this one.
+    The entry's model must be ``served_as``, if given; else the model's name or the last part of it.
+    If no name matches and the store has entries of one model only, these are taken.
 
     Raises:
-        SettingsError: no entry is.
+        SettingsError: no entry matches.
     """
     served = set(counts(store).models)
     own = {model, model.rstrip("/").rpartition("/")[2]}
@@ -171,8 +171,8 @@ def match_model(store: Store, model: str, served_as: str | None) -> Callable[[En
         names = served
     if served and not names & served:
         raise SettingsError(
-            f"no entry of the store is of {served_as or model}; it has entries of "
-            f"{', '.join(sorted(served))} (say which with --served-as NAME)"
+            f"the store has no entry of {served_as or model}; it has entries of "
+            f"{', '.join(sorted(served))} (choose one with --served-as NAME)"
         )
     return lambda entry: entry.model in names
 
