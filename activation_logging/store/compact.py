@@ -1,4 +1,4 @@
-"""Giving back the room that deleted entries have left in a store's file."""
+"""Compaction: shrinks a store's file by the space of deleted entries."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.opening import Opened
 
 COPY = "data.mdb.compacting"
-"""Where the copy is written, in the store's own folder; what a kill leaves of it is no store's."""
+"""File name of the copy, in the store's own folder. A kill can leave it there; it is not used."""
 
-_LOOK_S = 0.1
+_POLL_S = 0.1
 _DAMAGE = (lmdb.CorruptedError, lmdb.IncompatibleError, lmdb.PageNotFoundError)
-"""The second is what LMDB says of pages that nothing leads to."""
+"""LMDB's errors of damage. It raises the second one for unreachable pages."""
 
 
 class Compaction(NamedTuple):
@@ -38,19 +38,19 @@ class Compaction(NamedTuple):
 def compact(
     path: str | os.PathLike[str], *, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Compaction:
-    """Write a store's file anew without what is free in it, and put it in the old one's place.
+    """Copy a store's file without its free pages, and replace the file by the copy.
 
-    The copy is whole and synced before it takes the place of the old file, in one step: a kill
-    or a power cut at any moment leaves the one or the other. Nobody may have the store open, this
-    process included; who opens it meanwhile waits.
+    The copy is complete and synced before it atomically replaces the old file. A kill or a power
+    cut at any moment leaves one of the two. No process may have the store open, including this
+    one. A process that opens it meanwhile waits.
 
     Args:
-        path: the store's folder; it must have room for the copy.
-        progress: called with the bytes written so far and those expected, now and then.
+        path: the store's folder. Its disk must have space for the copy.
+        progress: called from time to time with the bytes written and the bytes expected.
 
     Raises:
-        StoreInUse: somebody has the store open. StoreReadOnly: it is not this user's.
-        StoreCorrupt: its pages contradict each other. StoreError: there is no room.
+        StoreInUse: a process has the store open. StoreReadOnly: it belongs to another user.
+        StoreCorrupt: its pages contradict each other. StoreError: the disk is full.
     """
     folder = Path(path).expanduser().resolve()
     data, copy = folder / "data.mdb", folder / COPY
@@ -67,7 +67,7 @@ def compact(
             if isinstance(error, StoreError):
                 raise
             raise StoreError(
-                f"{folder} cannot be copied, which takes up to {before} bytes: {error}"
+                f"{folder} cannot be copied, which needs up to {before} bytes: {error}"
             ) from None
         finally:
             opened.env.close()
@@ -76,7 +76,7 @@ def compact(
 
 
 def _copy(opened: Opened, data: Path, copy: Path, progress: Callable[[int, int], None]) -> None:
-    """A synced copy with the same owner and rights, proved to hold as much as the original."""
+    """Write a synced copy with the same owner and mode, and check its numbers of records."""
     copy.unlink(missing_ok=True)
     status = data.stat()
     expected = _used_bytes(opened)
@@ -85,11 +85,13 @@ def _copy(opened: Opened, data: Path, copy: Path, progress: Callable[[int, int],
         try:
             os.fchown(descriptor, status.st_uid, status.st_gid)
         except PermissionError:
-            raise StoreReadOnly(f"{data} belongs to another user; only they can compact") from None
+            raise StoreReadOnly(
+                f"{data} belongs to another user, who alone can compact it"
+            ) from None
         os.fchmod(descriptor, status.st_mode & 0o7777)
         with ThreadPoolExecutor(1, "compacting") as pool:
             copying = pool.submit(opened.env.copyfd, descriptor, compact=True)
-            while wait((copying,), _LOOK_S).not_done:
+            while wait((copying,), _POLL_S).not_done:
                 progress(min(os.fstat(descriptor).st_size, expected), expected)
             copying.result()
         os.fsync(descriptor)
@@ -102,7 +104,7 @@ def _compare(opened: Opened, copy: Path) -> None:
     found = open_file(copy)
     try:
         if _counts(opened) != _counts(found):
-            raise StoreCorrupt(f"the copy of {copy.parent} does not hold what the store does")
+            raise StoreCorrupt(f"the copy of {copy.parent} has other numbers of records")
     finally:
         found.env.close()
 

@@ -1,4 +1,4 @@
-"""One entry of a store: what was asked, what came, and the rows in between."""
+"""One entry of a store: prompt, response, and the activations."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
 
 class Entry:
-    """One answer: what was asked, what came, and what the model's layers held meanwhile.
+    """One answer: the prompt, the response, and the activations of the logged layers.
 
-    Text and arrays are read when asked for. ``P`` and ``R`` are the numbers of
-    prompt and response tokens. Row ``p`` of an array of activations is the state at position
-    ``p`` of prompt + response, the one that the model predicted token ``p + 1`` from.
+    Text and arrays are read on access. ``P`` and ``R`` are the numbers of prompt and response
+    tokens. Row ``p`` of an array of activations is the state at position ``p`` of prompt +
+    response, from which the model predicted token ``p + 1``.
     """
 
     def __init__(self, store: Store, key: str, raw: memoryview) -> None:
@@ -45,60 +45,60 @@ class Entry:
 
     @property
     def key(self) -> str:
-        """Lower-case hex SHA-256 of the prompt; ``#n`` follows for the n-th repetition."""
+        """Lower-case hex SHA-256 of the prompt, followed by ``#n`` for the n-th repetition."""
         return self._key
 
     @property
     def prompt(self) -> str:
-        """The exact text that the model was given; for chat, the rendered template."""
+        """The exact text that the model read; for chat, the rendered template."""
         return str(self._document["prompt"])
 
     @property
     def response(self) -> str:
-        """The text that the model answered, special tokens and stop strings left out as asked.
+        """The text of the answer. Special tokens and stop strings are omitted as requested.
 
-        It is what the client got, unless the server parses answers: see :attr:`content`.
+        The client got this text, unless the server parses answers: see :attr:`content`.
         """
         return str(self._document["response"])
 
     @property
     def content(self) -> str:
-        """What the client got as the answer's content.
+        """The answer's content as the client got it.
 
-        Differs from :attr:`response` where the server takes out reasoning (``--reasoning-parser``)
-        or tool calls; empty where nothing else is left.
+        It differs from :attr:`response` if the server removes reasoning (``--reasoning-parser``) or
+        tool calls. It is empty if nothing else is left.
         """
         content = schema.text(self._document.get("content"))
         return self.response if content is None else content
 
     @property
     def model(self) -> str:
-        """The model's name as it was served."""
+        """The served name of the model."""
         return str(self._document["model"])
 
     @property
     def messages(self) -> list[dict[str, Any]] | None:
-        """The messages of a chat request, as they were sent; None for a completion."""
+        """The messages of a chat request as sent; None for a completion."""
         return schema.messages(self._document.get("messages"))
 
     @property
     def request_id(self) -> str:
-        """The ``id`` of the OpenAI answer; several choices share it."""
+        """The ``id`` of the OpenAI answer. All of its choices share it."""
         return str(self._document["request_id"])
 
     @property
     def choice(self) -> int | None:
-        """Index among the choices of its answer."""
+        """Index among the choices of the OpenAI answer; None for a beam."""
         return schema.index(self._document.get("choice"))
 
     @property
     def prompt_token_ids(self) -> list[int]:
-        """The ``P`` ids that the model was given."""
+        """The ``P`` token ids of the prompt."""
         return list(self._document["prompt_token_ids"])
 
     @property
     def response_token_ids(self) -> list[int]:
-        """The ``R`` ids that it answered, the end-of-sequence token included."""
+        """The ``R`` token ids of the answer, including the end-of-sequence token."""
         return list(self._document["response_token_ids"])
 
     @property
@@ -108,20 +108,20 @@ class Entry:
 
     @property
     def response_tokens(self) -> list[str] | None:
-        """What each response token adds to :attr:`response`; joined they are it.
+        """The text that each response token adds to :attr:`response`. Joined, they equal it.
 
-        None where no tokenizer was loaded, and empty texts for tokens that the response leaves out.
+        A token that the response omits has an empty text. None if no tokenizer was loaded.
         """
         return schema.texts(self._document.get("response_tokens"))
 
     @property
     def logprobs(self) -> list[float | None] | None:
-        """Log-probability of each response token, where the request asked for it."""
+        """Log-probability of each response token; None if the request did not ask for it."""
         return schema.logprobs(self._document.get("logprobs"))
 
     @property
     def top_logprobs(self) -> list[dict[int, float]] | None:
-        """Per response token, the log-probabilities that vLLM returned, by token id."""
+        """For each response token, the log-probabilities that vLLM returned, by token id."""
         return schema.top_logprobs(self._document.get("top_logprobs"))
 
     @property
@@ -141,7 +141,7 @@ class Entry:
 
     @property
     def tags(self) -> dict[str, str]:
-        """What the request gave as ``activation_tags``."""
+        """The request's ``activation_tags``."""
         return schema.tags(self._document.get("tags"))
 
     @property
@@ -151,33 +151,33 @@ class Entry:
 
     @property
     def sequence(self) -> int:
-        """Its number in the order of writing; deleted entries leave gaps."""
+        """Its number in the order of writing. Deleted entries leave gaps."""
         return int(self._document["sequence"])
 
     @property
     def vllm_version(self) -> str:
-        """Version of the vLLM that served it."""
+        """Version of the vLLM that answered."""
         return str(self._document["vllm_version"])
 
     @property
     def document(self) -> dict[str, Any]:
-        """The whole record as it was stored, in which a client's fields may be of any type."""
+        """The whole stored record. Fields that a client sent may have any type."""
         return dict(self._document)
 
     # --- activations -----------------------------------------------------------------
 
     @property
     def status(self) -> Status:
-        """How the request ended, as far as its activations go.
+        """The state of the activations.
 
-        ``pending`` means that rows are still to come, and stays for good after a crash. What is
-        not ``complete`` has its reason in :attr:`status_reason`.
+        ``pending`` means that the rows have not arrived yet; after a crash it stays so. If the
+        status is not ``complete``, :attr:`status_reason` has the reason.
         """
         return status_of(self._head, self._read_capture())
 
     @property
     def status_reason(self) -> str | None:
-        """One sentence where the status is not ``complete``."""
+        """The reason, if the status is not ``complete``; else None."""
         return self._reason(self._read_capture())
 
     def _reason(self, capture: Mapping[str, Any] | None) -> str | None:
@@ -198,7 +198,7 @@ class Entry:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the logged layers, ascending; the last is ``num_layers`` after the norm."""
+        """Numbers of the logged layers, ascending. ``num_layers`` is the one after the norm."""
         return tuple(self._rows_record()["layers"])
 
     @property
@@ -220,7 +220,7 @@ class Entry:
     def positions(self) -> npt.NDArray[np.int64]:
         """Position in prompt + response of every row, ascending, shape ``[rows]``."""
         record = self._rows_record()
-        # The engine may have run a step past the end before it learned of a stop string.
+        # The engine may run one step too many before it learns of a stop string.
         rows = min(rows_stored(record), self.num_rows_expected)
         return np.arange(record["first"], record["first"] + rows, dtype=np.int64)
 
@@ -230,10 +230,10 @@ class Entry:
         return self.layer("last")
 
     def layer(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """One logged layer, shape ``[rows, hidden]``: a copy, which is the caller's own.
+        """A copy of one logged layer, shape ``[rows, hidden]``.
 
-        float32 and float16 come as they are stored; bfloat16 is widened to float32, which changes
-        no value. Many answers are read faster by :meth:`Store.read`.
+        float32 and float16 keep their type. bfloat16 is widened to float32, which changes no value.
+        :meth:`Store.read` is faster for many answers.
 
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
@@ -241,7 +241,7 @@ class Entry:
         return self._read(layer, 0, None, widen=True)
 
     def rows(self, layer: int | Literal["last"], start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows ``start`` to ``stop`` (not included) of :meth:`layer`; the others are not touched.
+        """Rows ``start`` to ``stop`` (exclusive) of :meth:`layer`. Only these are read.
 
         Negative numbers count from the end, as in a slice.
 
@@ -251,7 +251,7 @@ class Entry:
         return self._read(layer, start, stop, widen=True)
 
     def stored(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """A copy of one layer exactly as stored; bfloat16 appears as its bits in ``uint16``.
+        """A copy of one layer in its stored type; bfloat16 as its bits in ``uint16``.
 
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
@@ -267,15 +267,15 @@ class Entry:
         return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
 
     def _runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
-        """Where the rows of a layer lie, as long as ``snapshot`` lives."""
+        """Addresses of a layer's rows, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
         return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
 
     @property
     def response_activations(self) -> npt.NDArray[Any]:
-        """The last layer where it produced the answer, shape ``[R, hidden]``.
+        """The last layer's rows that produced the answer, shape ``[R, hidden]``.
 
-        Row ``i`` is the state that response token ``i`` was predicted from.
+        Response token ``i`` was predicted from row ``i``.
 
         Raises:
             RowsMissing: those rows were not logged.
@@ -286,14 +286,14 @@ class Entry:
         rows = self.rows("last", max(start, 0), max(start + response, 0))
         if start < 0 or (len(rows) < response and self.finish_reason != "abort"):
             raise RowsMissing(
-                f"entry {self.key} holds the rows of positions {first} to "
-                f"{first + len(self.positions) - 1}, not all of the response's"
+                f"entry {self.key} has only the rows of positions {first} to "
+                f"{first + len(self.positions) - 1}, not all of the response's rows"
             )
         return rows
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
-        """Labels by evaluator name, as they are now."""
+        """The current labels, by evaluator name."""
         return self._read_evaluations(self._store._snapshot())
 
     def _read_evaluations(self, snapshot: Snapshot) -> dict[str, Evaluation]:
@@ -321,7 +321,7 @@ class Entry:
         return record
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """An entry travels as its store and its key; see :class:`Store`."""
+        """An entry is pickled as its store and its key; see :class:`Store`."""
         return getitem, (self._store, self._key)
 
     def __repr__(self) -> str:

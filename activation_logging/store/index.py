@@ -1,17 +1,18 @@
-"""Which entries have what: lists that are kept in the transaction of what they list.
+"""The index: lists of entries by model, status, tag, label and judge.
 
-A *term* is one thing that is true of an entry; its list holds the :func:`layout.place` of each such
-entry, in order of time. Terms are readable: the kind, NUL, and a JSON array::
+A *term* is one fact about an entry. Its list holds the :func:`layout.place` of each entry that the
+fact is true of, in order of time. The transaction that changes an entry also changes its lists.
+Terms are readable: the kind, NUL, and a JSON array::
 
     time []                        every entry
     model ["org/model"]            the model as it was served
     status ["complete"]
     tag ["dataset", "trivia"]
     label ["refusal", "correct"]   an evaluator, and its label
-    judge ["refusal", "rules"]     an evaluator, and who judged for it
+    judge ["refusal", "rules"]     an evaluator, and its judge
 
-LMDB keeps the places of a term sorted and knows their number, so that counting takes no walk, and
-a combination of terms costs a walk over the rarest of them.
+LMDB keeps the places of a term sorted and knows their number. Counting therefore needs no walk, and
+a combination of terms needs a walk over the rarest one only.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _HASHED = b"#"
 
 @lru_cache(maxsize=4096)
 def term(kind: str, *words: str | None) -> bytes:
-    """The key of a list; words that are too long for LMDB are hashed."""
+    """The key of a list. Words that are too long for LMDB are hashed."""
     written = _written(words)
     key = _prefix(kind) + written
     if len(key) <= layout.MAX_KEY:
@@ -45,10 +46,10 @@ def term(kind: str, *words: str | None) -> bytes:
 
 
 def words_of(key: bytes) -> list[str | None] | None:
-    """The words of a term; None where they were hashed.
+    """The words of a term; None if they were hashed.
 
     Raises:
-        StoreCorrupt: it is no term.
+        StoreCorrupt: the term is invalid.
     """
     written = key.partition(b"\0")[2]
     if written.startswith(_HASHED):
@@ -58,7 +59,7 @@ def words_of(key: bytes) -> list[str | None] | None:
     except ValueError:
         words = None
     if not isinstance(words, list):
-        raise StoreCorrupt("the index has a term that cannot be")
+        raise StoreCorrupt("the index has an invalid term")
     return words
 
 
@@ -76,7 +77,7 @@ EVERY = term("time")
 
 
 def terms_of(document: Mapping[str, Any]) -> list[bytes]:
-    """What is true of an entry for as long as it is there."""
+    """The terms of an entry that never change: time, model and tags."""
     tags = schema.tags(document.get("tags"))
     return [
         EVERY,
@@ -86,12 +87,12 @@ def terms_of(document: Mapping[str, Any]) -> list[bytes]:
 
 
 def terms_of_label(name: str, record: Mapping[str, Any]) -> list[bytes]:
-    """What is true of an entry because of one evaluator's label."""
+    """The terms that one evaluator's label adds to an entry."""
     return [term("label", name, record["label"]), term("judge", name, record.get("judge"))]
 
 
 class Bounds(NamedTuple):
-    """The part of every list that counts: from ``low`` on, up to and without ``high``."""
+    """A range of places in every list: ``low`` (inclusive) to ``high`` (exclusive)."""
 
     low: bytes
     high: bytes | None
@@ -106,16 +107,16 @@ class Bounds(NamedTuple):
 
 
 class Index:
-    """The lists of a store as one snapshot shows them.
+    """The lists of a store in one snapshot.
 
-    Every method raises :class:`StoreCorrupt` where LMDB finds the file damaged.
+    Every method raises :class:`StoreCorrupt` if LMDB finds the file damaged.
     """
 
     def __init__(self, snapshot: Snapshot) -> None:
         self._snapshot = snapshot
 
     def terms(self, kind: str) -> list[tuple[bytes, int]]:
-        """The terms of a kind, and how many entries each is true of."""
+        """The terms of a kind, and the number of entries of each."""
         prefix = _prefix(kind)
         found = []
         with self._snapshot.reading():
@@ -127,7 +128,7 @@ class Index:
         return found
 
     def count(self, key: bytes) -> int:
-        """How many entries a term is true of."""
+        """Number of entries that a term is true of."""
         with self._snapshot.reading():
             cursor = self._snapshot.cursor(layout.INDEX)
             return int(cursor.count()) if cursor.set_key(key) else 0
@@ -141,14 +142,14 @@ class Index:
         reverse: bool,
         limit: int,
     ) -> list[bytes]:
-        """Places of entries of which one term of every group is true, in order.
+        """Places of the entries that match one term of every group, in order.
 
         Args:
-            groups: terms; without any, every entry matches.
-            bounds: the times that count.
-            after: where to go on, a place that was given last.
+            groups: groups of terms; without any, every entry matches.
+            bounds: range of places.
+            after: continue after this place, the last of the call before.
             reverse: from the latest to the earliest.
-            limit: at most so many.
+            limit: largest number of places.
         """
         by_size = sorted(groups or [(EVERY,)], key=lambda group: sum(map(self.count, group)))
         rarest, *others = by_size
@@ -166,7 +167,7 @@ class Index:
     def _places(
         self, key: bytes, bounds: Bounds, after: bytes | None, *, reverse: bool
     ) -> Iterator[bytes]:
-        """One term's list, within bounds and behind ``after``."""
+        """One term's list, within bounds and after ``after``."""
         cursor = self._snapshot.cursor(layout.INDEX)
         if reverse:
             end = after if after is not None else bounds.high

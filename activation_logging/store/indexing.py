@@ -1,8 +1,7 @@
-"""Keeping the index and the totals true, whatever changes in a store.
+"""Updates the index and the totals with every change of a store.
 
-Every method is part of the transaction that changes what is listed or counted, so that neither a
-kill nor another process ever sees them apart. A store of version 1 has no index, and all of this
-does nothing there.
+Every method runs in the transaction of the change itself, so a kill or another process never sees
+one without the other. A store of version 1 has no index; there these methods do nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.layout import Head
 
-# Most entries were pending before they became something else.
+# Searched in this order. Most entries were pending before they got another status.
 _STATUS_TERMS: dict[Status, bytes] = {
     status: term("status", status) for status in ("pending", *STATUSES)
 }
@@ -32,17 +31,17 @@ _STATUS_TERMS: dict[Status, bytes] = {
 
 @dataclass
 class Totals:
-    """What a store holds in all: rows of complete entries, and bytes of rows by layer."""
+    """Totals of a store: rows of complete entries, and bytes of rows by layer."""
 
     rows: int = 0
     layers: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def load(cls, raw: bytes | memoryview | None) -> Totals:
-        """From the record in the store.
+        """Parse the stored record.
 
         Raises:
-            StoreCorrupt: it is no such record.
+            StoreCorrupt: the record is invalid.
         """
         if raw is None:
             return cls()
@@ -51,43 +50,43 @@ class Totals:
             layers = Counter({int(layer): int(size) for layer, size in record["bytes"].items()})
             return cls(int(record["rows"]), layers)
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise StoreCorrupt("the record of totals cannot be") from None
+            raise StoreCorrupt("the record of totals is invalid") from None
 
     def dump(self) -> bytes:
-        """The record in the store."""
+        """The record to store."""
         sizes = {str(layer): size for layer, size in sorted(self.layers.items()) if size}
         return layout.dump({"rows": self.rows, "bytes": sizes})
 
 
 def bytes_by_layer(rows: Iterable[tuple[bytes, memoryview]]) -> Counter[int]:
-    """Bytes of all rows, by layer, from the records of their database."""
+    """Bytes of rows by layer, from the records of the rows' database."""
     sizes: Counter[int] = Counter()
     for key, block in rows:
-        # The length is known without touching the rows themselves.
+        # len() does not read the rows themselves.
         sizes[layout.rows_layer(key)] += len(block)
     return sizes
 
 
 class Indexing:
-    """The changes to one store's index and totals that follow from its other changes.
+    """Updates of one store's index and totals.
 
-    Totals are added up within a transaction, between :meth:`begin` and :meth:`end`.
+    Changes of the totals are summed between :meth:`begin` and :meth:`end` of a transaction.
     """
 
     def __init__(self, environment: Environment) -> None:
         self._database = environment.database
         self._enabled = environment.has_index
         self._change = Totals()
-        self._came: dict[str, Mapping[str, Any]] = {}
+        self._added: dict[str, Mapping[str, Any]] = {}
 
     def begin(self) -> None:
-        """A transaction begins, perhaps in place of one that came to nothing."""
+        """Begin a transaction, or begin it again after it failed."""
         self._change = Totals()
-        # Captures of this transaction: their entries mostly come with them.
-        self._came = {}
+        # Captures of this transaction. Most of their entries are part of it, too.
+        self._added = {}
 
     def end(self, txn: Any) -> None:
-        """It is about to be committed."""
+        """Store the totals, before the transaction is committed."""
         if not (self._change.rows or self._change.layers):
             return
         database = self._database(layout.META)
@@ -96,30 +95,30 @@ class Indexing:
         totals.layers.update(self._change.layers)
         txn.put(layout.TOTALS_KEY, totals.dump(), db=database)
 
-    def entry_came(self, txn: Any, record: Mapping[str, Any]) -> None:
-        """An entry has been written."""
+    def entry_added(self, txn: Any, record: Mapping[str, Any]) -> None:
+        """Index an entry that has been written."""
         if not self._enabled:
             return
         head = layout.head_of(record)
         self._add(txn, terms_of(record), head.place)
         self._put_status(txn, head, self._capture(txn, head.capture))
 
-    def entry_goes(self, txn: Any, record: Mapping[str, Any]) -> None:
-        """An entry is about to be removed, with its labels and rows."""
+    def entry_removed(self, txn: Any, record: Mapping[str, Any]) -> None:
+        """Remove an entry from the index, before its labels and rows are removed."""
         if not self._enabled:
             return
         head = layout.head_of(record)
         self._remove(txn, terms_of(record) + self._label_terms(txn, record["key"]), head.place)
         self._forget_status(txn, head, rows_stored(self._capture(txn, head.capture)))
 
-    def capture_came(self, txn: Any, name: str, record: Mapping[str, Any]) -> None:
-        """Rows have come: the entries that name them have a new status."""
-        self._came[name] = record
+    def capture_added(self, txn: Any, name: str, record: Mapping[str, Any]) -> None:
+        """Update the status of the entries of a capture that has been written."""
+        self._added[name] = record
         self._capture_changed(txn, name, 0, record)
 
-    def capture_went(self, txn: Any, name: str, rows: int) -> None:
-        """A capture of so many rows has been removed."""
-        self._came.pop(name, None)
+    def capture_removed(self, txn: Any, name: str, rows: int) -> None:
+        """Update the status of the entries of a removed capture, which had ``rows`` rows."""
+        self._added.pop(name, None)
         self._capture_changed(txn, name, rows, None)
 
     def _capture_changed(
@@ -132,7 +131,7 @@ class Indexing:
             return
         for key in [bytes(raw) for raw in cursor.iternext_dup()]:
             head = self._head(txn, key)
-            # The same index holds the ids of requests.
+            # This database also holds request ids.
             if head is not None and head.capture == name:
                 self._set_status(txn, head, rows_before, after)
 
@@ -144,7 +143,7 @@ class Indexing:
         before: Mapping[str, Any] | None,
         after: Mapping[str, Any],
     ) -> None:
-        """An evaluator has labelled an entry, perhaps anew."""
+        """Index an evaluator's new label, in place of its label ``before``."""
         head = self._head(txn, key) if self._enabled else None
         if head is not None:
             if before is not None:
@@ -152,14 +151,14 @@ class Indexing:
             self._add(txn, terms_of_label(name, after), head.place)
 
     def bytes_changed(self, layers: Mapping[int, int]) -> None:
-        """So many bytes of rows have come, or gone, by layer."""
+        """Add to the totals the change in bytes of rows, by layer."""
         if self._enabled:
             self._change.layers.update(layers)
 
     def catch_up(self, txn: Any, key: str) -> None:
-        """List an entry that is there already, and give its record the head of this version.
+        """Index an existing entry, and give its record the head of this version.
 
-        Doing it twice changes nothing. One that cannot be read is left out: ``verify`` names it.
+        A second call changes nothing. An unreadable entry is skipped; ``verify`` reports it.
         """
         with suppress(StoreCorrupt):
             found = self._all_of(txn, key)
@@ -173,10 +172,10 @@ class Indexing:
                 self._set_status(txn, head, rows_stored(capture), capture)
 
     def missing(self, txn: Any, key: str) -> list[bytes]:
-        """Terms that are true of an entry, and do not list it.
+        """Terms of an entry whose lists lack the entry.
 
         Raises:
-            StoreCorrupt: the entry cannot be read.
+            StoreCorrupt: the entry is unreadable.
         """
         found = self._all_of(txn, key)
         if found is None:
@@ -190,7 +189,7 @@ class Indexing:
     def _all_of(
         self, txn: Any, key: str
     ) -> tuple[dict[str, Any], list[bytes], Mapping[str, Any] | None] | None:
-        """An entry's record, its terms but for the status, and its capture; None if it is gone."""
+        """An entry's record, its terms without the status, and its capture; None if it is gone."""
         raw = txn.get(key.encode(), db=self._database(layout.MAIN))
         if raw is None:
             return None
@@ -231,7 +230,7 @@ class Indexing:
                 return
 
     def _head(self, txn: Any, key: bytes) -> Head | None:
-        """The head of an entry, with its place; None if it is gone."""
+        """The head of an entry; None if the entry is gone."""
         raw = txn.get(key, db=self._database(layout.MAIN))
         if raw is None:
             return None
@@ -242,16 +241,16 @@ class Indexing:
         return head
 
     def _capture(self, txn: Any, name: str) -> Mapping[str, Any] | None:
-        """The record of some rows, if it is there and can be read."""
-        if name in self._came:
-            return self._came[name]
+        """A capture's record; None if it is missing or unreadable."""
+        if name in self._added:
+            return self._added[name]
         raw = txn.get(layout.id_key(name), db=self._database(layout.CAPTURES))
         with suppress(StoreCorrupt):
             return None if raw is None else schema.capture(layout.load(raw, name), name)
         return None
 
     def _label_terms(self, txn: Any, key: str) -> list[bytes]:
-        """What is true of an entry because of its labels; one that cannot be read says nothing."""
+        """The terms of an entry's labels. Unreadable labels are skipped."""
         prefix = layout.evaluation_key(key, "")
         cursor = txn.cursor(self._database(layout.EVALUATIONS))
         terms = []

@@ -1,8 +1,8 @@
-"""What lies where in the LMDB file: names, keys and values, and nothing else.
+"""The layout of the LMDB file: names of databases, keys and values.
 
-One environment holds the unnamed main database and a few named ones. Every key is a
-byte string, every value JSON (UTF-8) or raw bytes, so that the plain ``lmdb`` package and
-ten lines of any language read a store::
+One environment holds the unnamed main database and several named ones. Every key is a byte string.
+Every value is JSON (UTF-8) or raw bytes, so the plain ``lmdb`` package and ten lines of any
+language can read a store::
 
     (main)        <sha256 of the prompt>[#n]   -> the entry, JSON
     ~log          sequence number, 8 bytes BE  -> key of the entry, in order of writing
@@ -12,20 +12,20 @@ ten lines of any language read a store::
     ~segments     segment id                   -> number of captures that use it, decimal
     ~rows         segment id + layer, 2 bytes BE -> rows, C order, little endian
     ~evaluations  <entry key> NUL <name>       -> the label, JSON
-    ~writers      writer id                    -> who wrote, and its counters, JSON
+    ~writers      writer id                    -> the writing process and its counters, JSON
     ~index        term (duplicates)            -> places of the entries that it is true of
     ~meta         "format"                     -> {"format": ..., "version": ...}
                   "totals"                     -> rows, and bytes by layer, JSON
 
-Entries sit in the main database so that ``txn.get(sha256_hex)`` finds one; the names of
-the others begin with ``~``, which sorts behind every hexadecimal key. An entry's JSON begins with
-what :class:`Head` names, so that neither reading a layer nor counting parses the rest.
-Stores of version 1 have no ``~index`` and no totals; :mod:`.index` says what terms are.
+Entries are in the main database, so ``txn.get(sha256_hex)`` finds one. The names of the other
+databases begin with ``~``, which sorts after every hexadecimal key. An entry's JSON begins with the
+fields of :class:`Head`, so reading a layer and counting do not parse the rest. Stores of version 1
+have no ``~index`` and no totals. :mod:`.index` defines terms.
 
-An entry is written by vLLM's front end, a capture and its segments by the worker that ran
-the model; ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that
-one request computed. A capture lists slices of segments, because a prompt served from
-vLLM's prefix cache shares the rows of the request that computed it.
+vLLM's front end writes entries. The worker that runs the model writes captures and segments.
+``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that one request
+computed. A capture lists slices of segments, because a prompt from vLLM's prefix cache shares the
+rows of the request that computed it.
 """
 
 from __future__ import annotations
@@ -45,14 +45,14 @@ if TYPE_CHECKING:
 FORMAT_NAME = "activation-logging"
 FORMAT_VERSION = 2
 WITHOUT_INDEX = 1
-"""The version that activation-logging 0.1 wrote: as this one, but for the index and totals."""
+"""The version that activation-logging 0.1 wrote: the same without the index and totals."""
 
 MAIN = b""
 META, LOG, REPEATS, REQUESTS = b"~meta", b"~log", b"~repeats", b"~requests"
 CAPTURES, SEGMENTS, ROWS = b"~captures", b"~segments", b"~rows"
 EVALUATIONS, WRITERS, INDEX = b"~evaluations", b"~writers", b"~index"
 DATABASES = (META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS, EVALUATIONS, WRITERS, INDEX)
-# Not dupfixed as well, which takes less room: compacting such a database kills LMDB 0.9.36.
+# Not dupfixed, which needs less space: compacting such a database crashes LMDB 0.9.36.
 DUPLICATES = frozenset({REQUESTS, INDEX})
 
 FORMAT_KEY, TOTALS_KEY = b"format", b"totals"
@@ -64,11 +64,11 @@ def databases(version: int) -> tuple[bytes, ...]:
 
 
 FIRST_NAME = b"~"
-"""Where the keys of entries end and the names of databases begin."""
+"""Sorts after the keys of entries and before the names of databases."""
 
 _ENTRY_KEY = re.compile("[0-9a-f]{64}(#[1-9][0-9]{0,18})?")
 WRITER_ID_BYTES = 8
-"""A segment's id begins with that of its writer."""
+"""Length of a writer's id. A segment's id begins with the id of its writer."""
 
 _HEAD = re.compile(
     rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
@@ -90,12 +90,12 @@ def prompt_key(prompt: str) -> str:
 
 
 def entry_key(key: object) -> bytes | None:
-    """An entry's key as it lies in the main database; None for what cannot be one."""
+    """An entry's key in the main database; None if ``key`` is not a valid key."""
     return key.encode() if isinstance(key, str) and _ENTRY_KEY.fullmatch(key) else None
 
 
 def id_key(identifier: str) -> bytes:
-    """A request or capture id as a key; ids too long for LMDB are hashed."""
+    """A request or capture id as a key. An id too long for LMDB is hashed."""
     raw = identifier.encode("utf-8", "surrogatepass")
     if 0 < len(raw) <= MAX_KEY:
         return raw
@@ -103,7 +103,7 @@ def id_key(identifier: str) -> bytes:
 
 
 def sequence_key(number: int) -> bytes:
-    """Place in the log, so that numbers sort as bytes do."""
+    """A sequence number as a key of the log. The keys sort like the numbers."""
     return struct.pack(">Q", number)
 
 
@@ -111,15 +111,15 @@ def sequence_number(key: bytes) -> int:
     """The reverse of :func:`sequence_key`.
 
     Raises:
-        StoreCorrupt: it is no such key.
+        StoreCorrupt: the key is invalid.
     """
     if len(key) != 8:
-        raise StoreCorrupt("the order of entries has a number that cannot be")
+        raise StoreCorrupt("the order of entries has an invalid number")
     return int.from_bytes(key, "big")
 
 
 def rows_key(segment: bytes, layer: int) -> bytes:
-    """Where one layer of a segment lies."""
+    """The key of one layer of a segment."""
     return segment + struct.pack(">H", layer)
 
 
@@ -129,16 +129,15 @@ def rows_layer(key: bytes) -> int:
 
 
 def evaluation_key(entry: str, name: str) -> bytes:
-    """Where one evaluator's label of an entry lies; an empty name gives the prefix of all."""
+    """The key of one evaluator's label of an entry. An empty name gives the prefix of them all."""
     return f"{entry}\0{name}".encode()
 
 
 class Head(NamedTuple):
-    """What stands in front of an entry's record, read without parsing the rest.
+    """The first fields of an entry's record, which are read without parsing the rest.
 
-    ``capture`` names its rows, ``rows`` says how many there are at most. ``place`` is where it
-    stands in every list of the index, ``lengths`` the numbers of its prompt's and its response's
-    tokens.
+    ``capture`` is the id of its rows, ``rows`` their largest number. ``place`` is its position in
+    the lists of the index. ``lengths`` are the numbers of prompt and response tokens.
     """
 
     capture: str
@@ -150,11 +149,11 @@ class Head(NamedTuple):
 
 
 HEAD_ONLY = frozenset({"rows", "num_prompt", "num_response"})
-"""What a record has in front that follows from its other fields."""
+"""Fields of the head that are derived from other fields of the record."""
 
 
 def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
-    """The record of an entry, with what :func:`read_head` looks for in front."""
+    """The record of an entry, beginning with the fields that :func:`read_head` reads."""
     body = {name: value for name, value in document.items() if name not in HEAD_ONLY}
     prompt, response = _lengths(document)
     front = {
@@ -174,7 +173,7 @@ def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
 
 
 def expected_rows(document: Mapping[str, Any]) -> int:
-    """All tokens have ``P + R - 1`` rows, the response has ``R``, the prompt ``P``."""
+    """Expected number of rows: ``P + R - 1`` for all tokens, ``R`` (response) or ``P`` (prompt)."""
     prompt, response = _lengths(document)
     tokens = document.get("tokens", "all")
     return {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
@@ -185,7 +184,7 @@ def _lengths(document: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def head_of(document: Mapping[str, Any]) -> Head:
-    """The head of a whole record, which may be one of version 1."""
+    """The head of a parsed record, also of version 1."""
     return Head(
         document["capture"],
         document["rows"] if "rows" in document else expected_rows(document),
@@ -197,9 +196,9 @@ def head_of(document: Mapping[str, Any]) -> Head:
 
 
 def read_head(raw: bytes | memoryview) -> Head | None:
-    """The head of an entry's JSON; None if the record has to be parsed whole.
+    """The head of an entry's JSON; None if the whole record must be parsed.
 
-    Records of version 1 have to be, and those with a capture id of unusual characters.
+    That is the case for records of version 1, and for capture ids with unusual characters.
     """
     found = _HEAD.match(raw)
     if found is None:
@@ -219,31 +218,31 @@ _MAX_SECONDS = 1e13
 
 
 def place(created: float, sequence: int) -> bytes:
-    """Where an entry stands in the lists of the index: by time of asking, then of writing.
+    """An entry's position in the lists of the index, which sort by arrival, then by writing.
 
     Args:
-        created: seconds since the epoch.
-        sequence: its number in the order of writing.
+        created: arrival of the request, seconds since the epoch.
+        sequence: the entry's number in the order of writing.
     """
     microseconds = int(created * 1e6) if 0 <= created <= _MAX_SECONDS else 0
     return struct.pack(">QQ", microseconds, sequence)
 
 
 def sequence_of(where: bytes) -> int:
-    """The number in the order of writing of who stands at a :func:`place`.
+    """The sequence number of the entry at a :func:`place`.
 
     Raises:
-        StoreCorrupt: it is no place.
+        StoreCorrupt: the place is invalid.
     """
     if len(where) != _PLACE_BYTES:
-        raise StoreCorrupt("the index names a place that cannot be")
+        raise StoreCorrupt("the index has an invalid place")
     return int.from_bytes(where[8:], "big")
 
 
 def dump(value: Mapping[str, Any]) -> bytes:
-    """Strict JSON with ASCII escapes: any text survives, lone surrogates and NUL included.
+    """Strict JSON with ASCII escapes. Any text survives, including lone surrogates and NUL.
 
-    A number that is not finite, such as the log-probability of what cannot be, is null.
+    A number that is not finite, such as the log-probability of an impossible token, becomes null.
     """
     try:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
@@ -255,7 +254,7 @@ def load(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """Parse one JSON record.
 
     Raises:
-        StoreCorrupt: it is not a JSON object; ``what`` names it.
+        StoreCorrupt: the record is not a JSON object; ``what`` names the record.
     """
     try:
         value = json.loads(bytes(raw))

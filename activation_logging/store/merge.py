@@ -1,8 +1,8 @@
-"""Putting several stores into one.
+"""Merges several stores into one.
 
-An entry is the same as another if their whole records are equal but for their keys and places:
-such a one is not added again, so that a merge may be repeated, or resumed after a kill. It brings
-along what the other lacks: its rows if they came later, and labels.
+Two entries are duplicates if their records are equal except for keys and positions. A duplicate is
+not added again, so a merge can be repeated, or resumed after a kill. Rows and labels that the
+existing entry lacks are added to it.
 """
 
 from __future__ import annotations
@@ -36,17 +36,17 @@ if TYPE_CHECKING:
 BATCH_BYTES = 32 << 20
 BATCH_ENTRIES = 256
 
-_PLACE = frozenset({"key", "sequence", "capture"}) | layout.HEAD_ONLY
-"""What an answer does not take with it into another store as it is."""
+_STORE_SPECIFIC = frozenset({"key", "sequence", "capture"}) | layout.HEAD_ONLY
+"""Fields of an entry that may change in another store."""
 
 
 @dataclass
 class Merged:
-    """What a merge has done.
+    """The result of a merge.
 
-    ``duplicates`` were there already, ``completed`` of them without their rows. ``renumbered``
-    got another number of repetition. ``rows_without_entry`` and ``unreadable`` (by key, with the
-    reason) stayed where they were.
+    ``duplicates`` existed already; ``completed`` of them got their missing rows. ``renumbered``
+    entries got another repetition number. ``rows_without_entry`` and ``unreadable`` records (by
+    key, with the reason) were not copied.
     """
 
     entries: int = 0
@@ -73,7 +73,7 @@ _COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
 
 
 class _Item(NamedTuple):
-    """One entry of a source with all that belongs to it, where it lies in the source's map."""
+    """One entry of a source with its rows and labels. The rows are memory of the source's map."""
 
     key: str
     document: dict[str, Any]
@@ -92,25 +92,25 @@ def merge(
     *,
     progress: Callable[[Iterable[str], str, int], Iterable[str]] = lambda keys, *_: keys,
 ) -> Merged:
-    """Add the entries of some stores to another, which is made if it is not there.
+    """Add the entries of several stores to another, which is created if it does not exist.
 
-    They come in the order of the sources, and each source's in its own. An entry keeps its key
-    unless an answer to the same prompt has it, or a later one; then it gets the next number.
-    Rows that entries share stay shared. Servers may go on writing to any of the stores.
+    The sources are copied in order, and each source in its order of writing. An entry keeps its key
+    unless the target has this key or a later one for the prompt; then it gets the next number.
+    Shared rows stay shared. Servers may continue to write to all of the stores.
 
     Args:
-        sources: folders of stores; they are only read.
+        sources: folders of stores, which are only read.
         target: folder of the store to add to.
-        progress: wrapped around the keys of each source, given what to say and their number.
+        progress: wraps the keys of each source; its other arguments are a text and their number.
 
     Raises:
         SettingsError: the target is one of the sources.
-        StoreNotFound, NotAStore, ...: as :func:`open_store`; nothing was written then.
+        StoreNotFound, NotAStore, ...: as :func:`open_store`; then nothing has been written.
     """
     opened = [open_store(path) for path in sources]
     goal = Path(target).expanduser().resolve()
     if any(store.path.expanduser().resolve() == goal for store in opened):
-        raise SettingsError(f"{target} is to be written and cannot be one of the stores to merge")
+        raise SettingsError(f"{target} is the target and cannot be one of the stores to merge")
     with open_store(target, writable=True) as store:
         done = Merged()
         for source in opened:
@@ -122,7 +122,7 @@ def merge(
 
 
 def _keys(source: Store) -> Iterator[str]:
-    """All keys of a store, in the order of writing; where that is damaged, in their own."""
+    """All keys of a store in order of writing; if that order is damaged, sorted."""
     if not source._snapshot().is_ordered:
         yield from source
         return
@@ -131,7 +131,7 @@ def _keys(source: Store) -> Iterator[str]:
 
 
 def _merge_one(store: Store, batches: Iterable[list[_Item]], done: Merged) -> None:
-    """Add the entries of one source; a batch is there whole or not at all."""
+    """Add the entries of one source, one transaction per batch."""
     names: dict[bytes, bytes] = {}
     for batch in batches:
         added = store._transact(partial(_add, store, batch, names))
@@ -153,7 +153,7 @@ def _add(
 
 
 def _put_writers(store: Store, sources: Iterable[Store]) -> None:
-    """Take over who wrote the sources; here none of them will write any more."""
+    """Copy the writers' records of the sources, marked as stopped: none writes to the target."""
     known: dict[str, dict[str, Any]] = {}
     there = store.writers()
     for source in sources:
@@ -169,15 +169,15 @@ def _put_writers(store: Store, sources: Iterable[Store]) -> None:
 
 
 def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[_Item]]:
-    """The entries of a source, as many at a time as go into one transaction.
+    """The entries of a source in batches of one transaction.
 
-    They lie in the source's map, and hold until the next batch is asked for.
+    Their rows are memory of the source's map, and valid until the next batch is requested.
     """
     left = iter(keys)
     while some := list(islice(left, BATCH_ENTRIES)):
         while some:
             batch: list[_Item] = []
-            # One view for all of them: a second beside it would keep the map from growing.
+            # One snapshot for the whole batch: two at a time would keep the map from growing.
             snapshot = source._snapshot()
             while some and sum(item.nbytes for item in batch) < BATCH_BYTES:
                 key = some.pop(0)
@@ -192,7 +192,7 @@ def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[
 
 
 def _read(entry: Entry, snapshot: Snapshot) -> _Item:
-    """Everything of one entry, seen at one moment."""
+    """One entry with its rows and labels, from one snapshot."""
     capture = entry._read_capture(snapshot)
     segments: dict[bytes, dict[int, memoryview]] = {}
     for part in [] if capture is None else slices_of(capture):
@@ -204,7 +204,7 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
                 layout.rows_layer(key): raw for key, raw in rows if len(key) == length
             }
             if not segments[part.segment]:
-                raise StoreCorrupt("it lacks rows that it refers to")
+                raise StoreCorrupt("rows that it refers to are missing")
     labels = entry._read_evaluations(snapshot)
     if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
         raise StoreCorrupt("it has a label by an evaluator whose name is too long")
@@ -212,17 +212,17 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes an answer this one, wherever it lies."""
-    return {name: value for name, value in document.items() if name not in _PLACE}
+    """The fields that identify an answer in any store."""
+    return {name: value for name, value in document.items() if name not in _STORE_SPECIFIC}
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    # Of the text, for a NaN among the log-probabilities equals nothing, not even itself.
+    # Hash the JSON text: a NaN among the log-probabilities would not equal itself.
     return hashlib.sha256(layout.dump(dict(sorted(body.items())))).hexdigest()
 
 
 class _Batch:
-    """One transaction's work; thrown away with it where the map has to grow first."""
+    """The work of one transaction. It is discarded with the transaction if the map must grow."""
 
     def __init__(self, store: Store, change: Any, txn: Any, names: dict[bytes, bytes]) -> None:
         self._db = store._live_environment().database
@@ -234,9 +234,9 @@ class _Batch:
     def add(self, item: _Item) -> None:
         body = _body(item.document)
         answer, given = _digest(body), item.document["capture"]
-        # Ids are unique within one store only.
+        # Capture ids are unique only within one store.
         renamed = f"{given}-{answer[:16]}"
-        key = self._twin(answer, given) or self._twin(answer, renamed)
+        key = self._find_duplicate(answer, given) or self._find_duplicate(answer, renamed)
         is_known = key is not None
         if key is not None:
             self.done.duplicates += 1
@@ -265,8 +265,8 @@ class _Batch:
         key = layout.id_key(capture)
         return any(self._get(name, key) is not None for name in (layout.CAPTURES, layout.REQUESTS))
 
-    def _twin(self, answer: str, capture: str) -> str | None:
-        """The key of an entry whose record has this digest, if it is there."""
+    def _find_duplicate(self, answer: str, capture: str) -> str | None:
+        """The key of an entry with this capture id and digest; None if there is none."""
         cursor = self._txn.cursor(self._db(layout.REQUESTS))
         if not cursor.set_key(layout.id_key(capture)):
             return None
@@ -302,9 +302,9 @@ class _Batch:
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))
 
     def _name_for(self, segment: bytes, layers: Mapping[int, Any]) -> tuple[bytes, bool]:
-        """What to call a segment here, and whether its rows are still to be written.
+        """The id of a segment in the target, and whether its rows must be written.
 
-        Its own id, as long as no other rows have it; then one made of what it holds.
+        A segment keeps its id, unless other rows have it. Then the id is derived from its contents.
         """
         if self._get(layout.SEGMENTS, segment) is None:
             return segment, True
@@ -322,7 +322,7 @@ class _Batch:
         return all(self._get(layout.ROWS, keys[layer]) == layers[layer] for layer in layers)
 
     def _put_label(self, key: str, evaluation: Evaluation) -> None:
-        """Add a label; of two by the same evaluator the later one stays."""
+        """Add a label. Of two labels by one evaluator, the later one stays."""
         raw = self._get(layout.EVALUATIONS, layout.evaluation_key(key, evaluation.name))
         if raw is not None:
             there = schema.label(layout.load(raw, "a label"), "a label")

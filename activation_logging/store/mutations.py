@@ -1,7 +1,7 @@
-"""Every change to a store, each as a function on one open write transaction.
+"""Every change to a store, as methods that work in one open write transaction.
 
-The background writer, the reader's ``put_evaluation`` and the repair tools all go through
-these, so that the databases of :mod:`.layout` never disagree with each other.
+The background writer, ``put_evaluation`` and the repair tools all use these methods, so the
+databases of :mod:`.layout` never contradict each other.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ T = TypeVar("T")
 
 
 class Mutations:
-    """Changes to one environment. Every method takes the transaction it is part of.
+    """Changes to one environment. Every method takes a transaction of :meth:`transact`.
 
-    Transactions are :meth:`transact`'s. To be used by one thread at a time.
+    One thread may use it at a time.
     """
 
     def __init__(self, environment: Environment) -> None:
@@ -63,11 +63,11 @@ class Mutations:
         txn.put(layout.sequence_key(sequence), key.encode(), db=self._db(layout.LOG), append=True)
         for name in {document["request_id"], document["capture"]}:
             txn.put(layout.id_key(name), key.encode(), db=self._db(layout.REQUESTS))
-        self._index.entry_came(txn, record)
+        self._index.entry_added(txn, record)
         return key
 
     def reserve_key(self, txn: Any, key: str) -> None:
-        """Let the next answer to a prompt have this key, unless it or a later one is taken."""
+        """Reserve a key for the prompt's next answer, unless this or a later key is taken."""
         base, _, number = key.partition("#")
         raw = txn.get(base.encode(), db=self._db(layout.REPEATS))
         taken = 0 if raw is None else schema.number(raw, f"the number of answers to {base}")
@@ -75,10 +75,10 @@ class Mutations:
             txn.put(base.encode(), number.encode(), db=self._db(layout.REPEATS))
 
     def put_capture(self, txn: Any, capture: Capture, *, writer: str | None = None) -> None:
-        """Add a request's rows; slices of segments that are gone turn it into a dropped one.
+        """Add a request's rows. If a segment that it refers to is gone, it is stored as dropped.
 
-        A second capture of the same id takes the place of the first, unless it has no rows.
-        ``writer`` is the id of the one that writes it.
+        A second capture of the same id replaces the first, unless it has no rows. ``writer`` is the
+        id of the writer.
         """
         if capture.dropped and self._has_capture(txn, capture.id):
             return
@@ -102,10 +102,10 @@ class Mutations:
             if name in brought:
                 self._put_rows(txn, brought[name])
             self._add_use(txn, name)
-        # Only now: what it replaces may be the last to use the same segments.
+        # Delete the old capture last: it may hold the only other references to these segments.
         self.delete_capture(txn, capture.id)
         txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
-        self._index.capture_came(txn, capture.id, record)
+        self._index.capture_added(txn, capture.id, record)
 
     def _put_rows(self, txn: Any, segment: Segment) -> None:
         sizes: Counter[int] = Counter()
@@ -119,7 +119,7 @@ class Mutations:
         return txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES)) is not None
 
     def put_evaluation(self, txn: Any, key: str, evaluation: Evaluation) -> None:
-        """Add or replace one evaluator's label of an entry; other evaluators' stay.
+        """Add or replace one evaluator's label of an entry. Other evaluators' labels stay.
 
         Raises:
             EntryNotFound: no entry has that key.
@@ -141,7 +141,7 @@ class Mutations:
         self._index.label_changed(txn, raw_key, evaluation.name, before, record)
 
     def delete_entry(self, txn: Any, key: str) -> None:
-        """Remove an entry, its labels, and those of its rows that no other entry uses.
+        """Remove an entry, its labels, and its rows unless another entry uses them.
 
         Raises:
             EntryNotFound: no entry has that key.
@@ -151,7 +151,7 @@ class Mutations:
         if raw is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
         document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
-        self._index.entry_goes(txn, document)
+        self._index.entry_removed(txn, document)
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
             txn.delete(layout.id_key(name), raw_key, db=self._db(layout.REQUESTS))
@@ -163,7 +163,7 @@ class Mutations:
         self.delete_capture(txn, document["capture"])
 
     def delete_pending(self, txn: Any, key: str) -> bool:
-        """Remove an entry whose rows never came; False if it is gone or complete."""
+        """Remove an entry without rows. Returns False if it is gone or its rows have arrived."""
         raw_key = layout.entry_key(key)
         raw = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
         if raw is None:
@@ -175,24 +175,25 @@ class Mutations:
         return True
 
     def delete_orphan(self, txn: Any, capture_id: str) -> bool:
-        """Remove a capture that no entry names; False if it is gone or an entry does."""
+        """Remove a capture without an entry. Returns False if it is gone or has an entry."""
         key = layout.id_key(capture_id)
         if txn.get(key, db=self._db(layout.REQUESTS)) is not None:
             return False
         return self.delete_capture(txn, capture_id)
 
     def delete_capture(self, txn: Any, capture_id: str) -> bool:
-        """Remove a capture, if it is there, and those of its rows that no other one uses.
+        """Remove a capture, if it exists, and its rows unless another capture uses them.
 
-        Rows whose writer is running stay, unused: vLLM may still hold their prompt in its prefix
-        cache, and the next request for it will refer to them. The writer removes them at its end.
+        Unused rows stay while their writer runs: vLLM may still hold their prompt in its prefix
+        cache, and the next request with this prompt will refer to them. The writer removes them
+        when it stops.
         """
         raw = txn.pop(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
         if raw is None:
             return False
         record = layout.load(raw, f"capture {capture_id}")
         slices = slices_of(record)
-        self._index.capture_went(txn, capture_id, sum(part.rows for part in slices))
+        self._index.capture_removed(txn, capture_id, sum(part.rows for part in slices))
         for name in dict.fromkeys(part.segment for part in slices):
             uses = (self._uses(txn, name) or 1) - 1
             if uses or self._may_be_shared(txn, name):
@@ -202,13 +203,13 @@ class Mutations:
         return True
 
     def delete_unreferenced(self, txn: Any, segments: Iterable[bytes]) -> int:
-        """Remove rows that no capture refers to and whose writer is gone; returns how many.
+        """Remove segments that no capture refers to and whose writer is gone. Returns how many.
 
-        What has come into use meanwhile stays.
+        A segment that has been referred to meanwhile stays.
         """
         gone = [name for name in segments if not self._may_be_shared(txn, name)]
         if any(self._uses(txn, name) for name in gone):
-            # Something else than this package must have written that: look who refers to them.
+            # The reference counts contradict the captures, so count the references again.
             used = references(bytes(raw) for _, raw in txn.cursor(self._db(layout.CAPTURES)))
             gone = [name for name in gone if not used[name]]
         for name in gone:
@@ -216,7 +217,7 @@ class Mutations:
         return len(gone)
 
     def delete_unused_segments(self, txn: Any, writer: str = "") -> None:
-        """Remove rows that nobody uses any more: a writer's own, or those of all that are gone."""
+        """Remove unused segments: those of ``writer``, or of all writers that are gone."""
         prefix = bytes.fromhex(writer)
         cursor = txn.cursor(self._db(layout.SEGMENTS))
         unused = []
@@ -238,28 +239,28 @@ class Mutations:
             # Two bytes of layer number follow the segment's id; a longer id is another's.
             if len(key) == len(name) + 2:
                 sizes[layout.rows_layer(key)] -= len(cursor.value())
-                found = cursor.delete()  # which moves on to the next record
+                found = cursor.delete()  # moves on to the next record
             else:
                 found = cursor.next()
         self._index.bytes_changed(sizes)
 
     def _may_be_shared(self, txn: Any, segment: bytes) -> bool:
-        """Whether the writer whose id the segment's begins with is still running."""
+        """Whether a segment's writer is still running, so that vLLM may refer to it again."""
         writer = segment[: layout.WRITER_ID_BYTES].hex()
         raw = txn.get(writer.encode(), db=self._db(layout.WRITERS))
         return raw is not None and is_running(layout.load(raw, f"writer {writer}"))
 
     def forget_index(self, txn: Any) -> None:
-        """Empty the index, which is to be made anew by :meth:`index_some`."""
+        """Empty the index. :meth:`index_some` rebuilds it."""
         txn.drop(self._db(layout.INDEX), delete=False)
         totals = Totals(layers=bytes_by_layer(txn.cursor(self._db(layout.ROWS))))
         txn.put(layout.TOTALS_KEY, totals.dump(), db=self._db(layout.META))
         self._put_progress(txn, 0)
 
     def index_some(self, txn: Any, number: int) -> int:
-        """List the next entries of a store that is being indexed; returns how many there were.
+        """Add the next entries to an incomplete index, and return how many were added.
 
-        Less than ``number`` were the last: the index is whole then.
+        Fewer than ``number`` means that the index is complete.
         """
         raw = txn.get(layout.FORMAT_KEY, db=self._db(layout.META))
         record = layout.load(raw, "the format record")
@@ -279,7 +280,7 @@ class Mutations:
         return len(some)
 
     def _put_progress(self, txn: Any, following: int | None) -> None:
-        """Note which number is to be indexed next; None when all are."""
+        """Store the number of the next entry to index; None if the index is complete."""
         meta = self._db(layout.META)
         record = layout.load(txn.get(layout.FORMAT_KEY, db=meta), "the format record")
         record.pop("next", None)
@@ -289,12 +290,14 @@ class Mutations:
         txn.put(layout.FORMAT_KEY, layout.dump(record), db=meta)
 
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
-        """Write who a writer is, and its counters so far."""
+        """Store a writer's identity and counters."""
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
 
     def _uses(self, txn: Any, segment: bytes) -> int | None:
         raw = txn.get(segment, db=self._db(layout.SEGMENTS))
-        return None if raw is None else schema.number(raw, f"the use count of {segment.hex()}")
+        if raw is None:
+            return None
+        return schema.number(raw, f"the reference count of {segment.hex()}")
 
     def _add_use(self, txn: Any, segment: bytes) -> None:
         uses = (self._uses(txn, segment) or 0) + 1
@@ -309,11 +312,11 @@ class Mutations:
         cursor = txn.cursor(self._db(database))
         found = cursor.set_range(prefix)
         while found and bytes(cursor.key()).startswith(prefix):
-            found = cursor.delete()  # which moves on to the next record
+            found = cursor.delete()  # moves on to the next record
 
 
 def references(captures: Iterable[bytes | memoryview]) -> Counter[bytes]:
-    """How many of these capture records refer to each segment; unreadable ones to none."""
+    """Number of references to each segment. Unreadable capture records are skipped."""
     found: Counter[bytes] = Counter()
     for raw in captures:
         try:
@@ -325,11 +328,15 @@ def references(captures: Iterable[bytes | memoryview]) -> Counter[bytes]:
 
 
 def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
-    """The slices of a capture record, as written by :meth:`Mutations.put_capture`."""
+    """The slices of a capture record, as written by :meth:`Mutations.put_capture`.
+
+    Raises:
+        StoreCorrupt: a slice is invalid.
+    """
     try:
         return [
             SegmentSlice(bytes.fromhex(name), operator.index(start), operator.index(rows))
             for name, start, rows in record["slices"]
         ]
     except (KeyError, TypeError, ValueError):
-        raise StoreCorrupt("a capture refers to rows by an id that cannot be") from None
+        raise StoreCorrupt("a capture has an invalid reference to rows") from None

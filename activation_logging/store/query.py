@@ -1,4 +1,4 @@
-"""Choosing entries by what they are: the command line and the HTTP routes share this."""
+"""Selection of entries by conditions, for the command line and the HTTP routes."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 class LabelFilter(NamedTuple):
-    """A label, given by one evaluator or, with ``name=None``, by any."""
+    """A label by one evaluator or, with ``name=None``, by any."""
 
     name: str | None
     label: str
@@ -48,14 +48,14 @@ class LabelFilter(NamedTuple):
         return cls(name if equals else None, label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether the entry carries this label."""
+        """Whether the entry has this label."""
         return any(
             found.label == self.label and self.name in (None, name)
             for name, found in entry.evaluations.items()
         )
 
     def terms(self, index: Index) -> list[bytes]:
-        """The same for the index: one of these must be true."""
+        """The index's terms for it. One of them must be true of the entry."""
         if self.name is not None:
             return [term("label", self.name, self.label)]
         return [key for key, _ in index.terms("label") if (words_of(key) or [])[1:] == [self.label]]
@@ -63,19 +63,19 @@ class LabelFilter(NamedTuple):
 
 @dataclass(frozen=True)
 class Filter:
-    """What entries have to be; what is None does not matter.
+    """Conditions for entries. A condition that is None matches every entry.
 
     Args:
-        model: the model's name as it was served, or the last part of it (after the last ``/``).
+        model: the served name of the model, or the last part of it (after the last ``/``).
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``, see :class:`LabelFilter`.
-        evaluator: somebody of this name has judged.
-        tags: every one of these tags must be there with this value.
-        since: asked at this time or later, seconds since the epoch.
-        until: asked before this time.
+        evaluator: the entry has a label by this evaluator.
+        tags: the entry has all of these tags with these values.
+        since: the request arrived at this time or later, seconds since the epoch.
+        until: the request arrived before this time, seconds since the epoch.
 
     Raises:
-        SettingsError: a field has a value that cannot be.
+        SettingsError: a field has an invalid value.
     """
 
     model: str | None = None
@@ -93,7 +93,7 @@ class Filter:
             LabelFilter.parse(self.label)
 
     def matches(self, entry: Entry) -> bool:
-        """Whether an entry is so."""
+        """Whether an entry meets all conditions."""
         return (
             (self.model is None or is_named(entry.model, self.model))
             and (not self.tags or self.tags.items() <= entry.tags.items())
@@ -105,7 +105,7 @@ class Filter:
         )
 
     def terms(self, index: Index) -> list[list[bytes]]:
-        """The same for the index: one term of each of these groups must be true."""
+        """The index's terms for it. One term of each group must be true of the entry."""
         groups = [[term("tag", *pair)] for pair in (self.tags or {}).items()]
         if self.status is not None:
             groups.append([term("status", self.status)])
@@ -125,7 +125,7 @@ class Filter:
 
 
 def is_named(model: str, name: str) -> bool:
-    """Whether a model goes by a name: its own, or the last part of it."""
+    """Whether ``name`` is a model's name, or the last part of it."""
     return name in (model, model.rpartition("/")[2])
 
 
@@ -144,27 +144,27 @@ def select(
     limit: int | None = None,
     offset: int = 0,
 ) -> Iterator[Entry]:
-    """The entries that match every filter given, in order of the time at which they were asked.
+    """The entries that meet all conditions, in order of the request's arrival.
 
-    With the store's index it costs what it returns, and what ``offset`` leaves out. A store of
-    version 1 that has not been upgraded is walked through, in order of writing.
+    With the store's index, the time is proportional to ``offset`` plus the returned entries. A
+    store of version 1 that has not been upgraded is searched entry by entry, in order of writing.
 
     Args:
-        store: where to look.
+        store: the store to search.
         model: see :class:`Filter`, as for the other conditions.
         status: one of :data:`STATUSES`.
         label: ``LABEL`` or ``NAME=LABEL``.
-        evaluator: somebody of this name has judged.
-        tags: every one of these tags must be there with this value.
-        since: asked at this time or later, seconds since the epoch.
-        until: asked before this time.
-        among: look at these only, in this order.
+        evaluator: the entry has a label by this evaluator.
+        tags: the entry has all of these tags with these values.
+        since: the request arrived at this time or later, seconds since the epoch.
+        until: the request arrived before this time, seconds since the epoch.
+        among: search only these entries, in this order.
         newest_first: begin with the latest.
-        limit: at most so many entries; None for all.
-        offset: leave out so many matching entries first.
+        limit: largest number of entries; None for all.
+        offset: number of matching entries to skip first.
 
     Raises:
-        SettingsError: a filter has a value that cannot be; raised at once, not while iterating.
+        SettingsError: a condition is invalid. Raised at once, not during iteration.
     """
     for name, number in (("limit", limit), ("offset", offset)):
         if number is not None and number < 0:
@@ -182,7 +182,7 @@ def select(
 def _places(
     store: Store, wanted: Filter, *, newest_first: bool, at_most: int | None
 ) -> Iterator[bytes]:
-    """Where matching entries stand, by the index; no transaction is kept for long."""
+    """Places of matching entries, from the index. Each transaction reads one chunk."""
     chunk = min(_CHUNK, at_most or _CHUNK)
     after: bytes | None = None
     while True:
@@ -204,11 +204,11 @@ def _some_places(
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
     """Read ``FIELD=VALUE`` texts as keyword arguments of :func:`select`.
 
-    The fields are ``model``, ``status``, ``label`` (``label=NAME=LABEL`` for one evaluator's)
-    and ``tag`` (``tag=NAME=VALUE``, which may come several times).
+    The fields are ``model``, ``status``, ``label`` (``label=NAME=LABEL`` for one evaluator)
+    and ``tag`` (``tag=NAME=VALUE``, which may occur several times).
 
     Raises:
-        SettingsError: a text is no such thing, or a field comes twice.
+        SettingsError: a text is invalid, or a field occurs twice.
     """
     found: dict[str, Any] = {}
     tags: dict[str, str] = {}
@@ -222,16 +222,16 @@ def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
         else:
             raise SettingsError(
                 f"where: {text[:80]!r} is not model=..., status=..., label=[NAME=]LABEL or "
-                "tag=NAME=VALUE, or comes twice"
+                "tag=NAME=VALUE, or occurs twice"
             )
     return {**found, "tags": tags} if tags else found
 
 
 def parse_time(text: str | None) -> float | None:
-    """Read a date, a date with a time of day, or an age; seconds since the epoch.
+    """Parse a date, a date with a time of day, or an age, as seconds since the epoch.
 
     Raises:
-        SettingsError: it is none of these.
+        SettingsError: the text is none of these.
     """
     if text is None:
         return None
@@ -248,13 +248,13 @@ def parse_time(text: str | None) -> float | None:
 
 
 def find(store: Store, text: str) -> list[Entry]:
-    """The entries that a person means: a key, a request id, or the beginning of one key.
+    """The entries for a key, a request id, or a prefix of exactly one key.
 
-    ``<beginning>#2`` is the third answer to the prompt whose hash begins so, ``<beginning>`` the
+    ``<prefix>#2`` is the third answer to the prompt whose hash has this prefix; ``<prefix>`` is the
     first.
 
     Raises:
-        EntryNotFound: there is none, or the beginning fits several keys; the message names some.
+        EntryNotFound: no entry matches, or several keys have the prefix; the message lists some.
     """
     if text in store:
         return [store[text]]
@@ -263,7 +263,7 @@ def find(store: Store, text: str) -> list[Entry]:
         return choices
     start, mark, number = text.partition("#")
     similar = store.keys_beginning(start) if start else []
-    # What `ls` prints: the beginning of the hash, and which answer to that prompt is meant.
+    # `ls` prints this form: a prefix of the hash, and the number of the answer to that prompt.
     keys = [key for key in similar if key.partition("#")[1:] == (mark, number)]
     if not mark:
         keys = keys or similar
@@ -272,6 +272,6 @@ def find(store: Store, text: str) -> list[Entry]:
         raise EntryNotFound(f"{len(keys)} entries begin with {text[:100]!r}: {named}")
     if not keys:
         raise EntryNotFound(
-            f"no entry of {store.path} has the key or request id {text[:100]!r}, nor begins so"
+            f"no entry of {store.path} has the key, key prefix or request id {text[:100]!r}"
         )
     return [store[keys[0]]]

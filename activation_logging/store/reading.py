@@ -1,8 +1,8 @@
-"""Reading many answers at once: one transaction, one array.
+"""Reads the rows of many answers in one transaction, into one array.
 
-Finding an answer's rows takes three searches in the store and two records of JSON. Where they were
-found is remembered until the next commit, so that in a second pass over the same answers, an epoch
-of training, an answer costs one look into a dict.
+Finding an answer's rows takes three look-ups in the store and two JSON records. The addresses are
+cached until the next commit. In a second pass over the same answers, such as an epoch of training,
+an answer costs one dict access.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from activation_logging.store.store import Store
 
 _MOST_PLACES = 1 << 20
-"""How many answers are remembered, a hundred bytes each; with more, all are forgotten."""
+"""Largest number of cached answers, about a hundred bytes each. Beyond it the cache is cleared."""
 
 
 class RowBatch(NamedTuple):
     """The rows of many answers, one after the other.
 
-    ``values`` is ``[total rows, hidden]``; the rows of the i-th answer are
-    ``values[offsets[i]:offsets[i + 1]]``. ``offsets`` is int64 ``[answers + 1]``.
+    ``values`` is ``[total rows, hidden]``, ``offsets`` is int64 ``[answers + 1]``. The rows of the
+    i-th answer are ``values[offsets[i]:offsets[i + 1]]``.
     """
 
     values: npt.NDArray[Any]
@@ -43,17 +43,17 @@ class RowBatch(NamedTuple):
 
 
 class _Places:
-    """Where the rows of many answers lie that have something in common: layer and position."""
+    """Addresses of the rows of many answers, for one layer and position."""
 
     def __init__(self) -> None:
-        # Those with a single row are kept apart: the bytes of an address take less room, and many
-        # of them are joined in less time than numbers are made into an array.
+        # Answers with a single row are separate. The bytes of an address need less memory, and
+        # joining many of them is faster than making an array of numbers.
         self._addresses: dict[str, bytes] = {}
         self._runs: dict[str, Sequence[Run]] = {}
         self._low, self._high = sys.maxsize, 0
         self._window: tuple[npt.NDArray[Any], int] | None = None
         self._kind: RowType | None = None
-        # Of the answers that are of another kind than the first.
+        # Row types that differ from the first answer's.
         self._other_kinds: dict[str, RowType] = {}
         self._lock = threading.Lock()
 
@@ -61,7 +61,7 @@ class _Places:
         return len(self._addresses) + len(self._runs)
 
     def missing(self, keys: Iterable[str]) -> list[str]:
-        """Keys that are not known yet, in order: neighbours lie on the same pages."""
+        """Keys that are not cached yet. They are sorted, because neighbours share pages."""
         return sorted(set(keys) - self._addresses.keys() - self._runs.keys(), key=str)
 
     def add(self, key: str, kind: RowType, runs: Sequence[Run]) -> None:
@@ -69,7 +69,7 @@ class _Places:
             self._kind = self._kind or kind
             if kind != self._kind:
                 self._other_kinds[key] = kind
-            # The last of all, for other threads look here first.
+            # Set the address or the runs last: other threads check these first.
             if sum(run.rows for run in runs) == 1:
                 address = runs[0].address
                 self._low, self._high = min(self._low, address), max(self._high, address)
@@ -79,10 +79,10 @@ class _Places:
                 self._runs[key] = tuple(runs)
 
     def copy(self, keys: Sequence[str]) -> tuple[npt.NDArray[Any], list[int] | None]:
-        """The rows of these answers, and how many each has, None for one each.
+        """The rows of these answers, and the number of each answer's rows; None if all have one.
 
         Raises:
-            KeyError: one is not known.
+            KeyError: an answer is not cached.
         """
         if not keys:
             return np.empty((0, 0), np.float32), None
@@ -107,7 +107,7 @@ class _Places:
         return np.concatenate(parts, dtype=np.float32), counts
 
     def addresses(self, keys: Sequence[str]) -> npt.NDArray[np.int64]:
-        """Where the single rows of these answers lie; KeyError if one is not known."""
+        """Addresses of these answers' single rows, ``[answers]``; KeyError if one is missing."""
         found = itemgetter(*keys)(self._addresses)
         return np.frombuffer(found if len(keys) == 1 else b"".join(found), np.int64)
 
@@ -122,7 +122,7 @@ class _Places:
 
 
 class RowReader:
-    """Reads the rows of many answers of one store; may be shared among threads."""
+    """Reads the rows of many answers of one store. Threads may share it."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -148,7 +148,7 @@ class RowReader:
     def _copy(
         self, keys: Sequence[str], layer: int | str, position: str | int | None
     ) -> tuple[npt.NDArray[Any], list[int] | None]:
-        # What lies in the map may be looked at as long as this lives.
+        # The addresses are valid as long as this snapshot lives.
         snapshot = self._store._snapshot()
         places = self._places_in(snapshot, layer, position)
         with suppress(KeyError):
@@ -161,10 +161,10 @@ class RowReader:
     def _places_in(
         self, snapshot: Snapshot, layer: int | str, position: str | int | None
     ) -> _Places:
-        """What is known of the commit that a snapshot sees."""
+        """The cache for a snapshot's commit."""
         commit = snapshot.commit
         with self._lock:
-            # Nothing that it sees has moved while no commit came and the map stayed where it is.
+            # The addresses stay valid until there is a new commit or the map is remapped.
             if commit != self._commit or sum(map(len, self._places.values())) > _MOST_PLACES:
                 self._places, self._commit = {}, commit
             found = self._places.get((layer, position))
@@ -176,7 +176,7 @@ class RowReader:
 def _pooled(
     values: npt.NDArray[Any], counts: Sequence[int], position: str | int
 ) -> npt.NDArray[Any]:
-    """The rows of each answer in one vector, as float32 where the position is a pool."""
+    """One vector per answer, ``[answers, hidden]``; float32 if the position is a pool."""
     from activation_logging.dataset.positions import pool_of, pool_rows
 
     pool = pool_of(position)

@@ -1,13 +1,12 @@
-"""What a killed process leaves in a store, and how to find and remove it.
+"""Finds and removes what a killed process leaves in a store.
 
-Three things are looked for:
-
-- *Unmatched records*. An entry comes from vLLM's front end, its rows from the worker. A killed
-  process loses what it had not written yet, and the other side's record stays alone. It is *final*
-  once its writer has stopped or is no longer running; before that it may still be completed.
+- *Unmatched records*. vLLM's front end writes an entry, the worker writes its rows. A killed
+  process loses the records that it had not written yet, and the matching records of the other
+  process stay alone. An unmatched record is *final* once its writer has stopped or is no longer
+  running. Before that it may still be completed.
 - *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
   hold their prompt in its prefix cache and refer to them again. The worker removes them when it
-  stops. A killed worker cannot, and nobody else will ever refer to them.
+  stops. A killed worker leaves them behind.
 - *Damaged pages* of the file.
 """
 
@@ -51,7 +50,7 @@ def find_unmatched(store: Store) -> Iterator[Unmatched]:
     running = {name for name, record in store.writers().items() if is_running(record)}
 
     def found(kind: Literal["entry", "rows"], name: str, writer: str | None) -> Unmatched:
-        # Records of unknown origin may belong to anyone who still runs.
+        # A record without a writer's id may belong to any running writer.
         return Unmatched(kind, name, final=not running if writer is None else writer not in running)
 
     for key in _candidates(store):
@@ -65,7 +64,7 @@ def find_unmatched(store: Store) -> Iterator[Unmatched]:
 
 
 def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
-    """Remove an unmatched record; False if it is gone or has been completed meanwhile.
+    """Remove an unmatched record. Returns False if it is gone or has been completed meanwhile.
 
     Raises:
         StoreReadOnly: the store was opened for reading.
@@ -83,7 +82,7 @@ class UnreferencedSegment(NamedTuple):
 
 
 class Miscount(NamedTuple):
-    """A segment with another number of captures that refer to it than it says."""
+    """A segment whose reference count (``counted``) is not its number of references (``found``)."""
 
     segment: bytes
     counted: int
@@ -91,7 +90,7 @@ class Miscount(NamedTuple):
 
 
 class SegmentCheck(NamedTuple):
-    """What :func:`check_segments` finds."""
+    """The result of :func:`check_segments`."""
 
     unreferenced: list[UnreferencedSegment]
     miscounts: list[Miscount]
@@ -100,13 +99,13 @@ class SegmentCheck(NamedTuple):
 def check_segments(store: Store) -> SegmentCheck:
     """Compare the segments of a store with the captures that refer to them.
 
-    What belongs to a writer that still runs is left out, for it may change its mind.
+    Segments of running writers are skipped, because their references may still change.
 
     Raises:
         StoreCorrupt: the file is damaged.
     """
     running = {name for name, record in store.writers().items() if is_running(record)}
-    # One view for all three, so that none can be ahead of another.
+    # Read all three databases from one snapshot, so that they are consistent.
     snapshot = store._snapshot()
     used = references(raw for _, raw in snapshot.starting_with(layout.CAPTURES, b""))
     sizes: Counter[bytes] = Counter()
@@ -132,7 +131,7 @@ def check_segments(store: Store) -> SegmentCheck:
 
 
 def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
-    """Remove segments that nobody refers to, and say how many; used ones are left alone.
+    """Remove unreferenced segments, and return how many. Referenced ones stay.
 
     Raises:
         StoreReadOnly: the store was opened for reading.
@@ -150,17 +149,17 @@ def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
 
 
 def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
-    """What is wrong with the pages of the store at ``path``, a sentence each.
+    """The problems of the pages of the store at ``path``, a sentence each.
 
     Returns:
-        None if that cannot be told with the installed lmdb (see :mod:`.pages`), or there is no
+        None if the installed lmdb cannot check pages (see :mod:`.engine.pages`), or there is no
         file.
     """
     folder = Path(path).expanduser().resolve()
     if not (folder / "data.mdb").is_file():
         return None
-    # In a file that others write to, pages must stay where they are for as long as this looks.
-    # LMDB has opened it there already, and lives.
+    # If another process has the store open, a read transaction keeps it from reusing pages during
+    # the check. Opening the file is safe then: LMDB in that process has opened it without a crash.
     view = None if holder(folder) is None else environment.acquire(folder, create=False).snapshot()
     try:
         return walk(folder / "data.mdb")
@@ -169,14 +168,14 @@ def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
 
 
 def _candidates(store: Store) -> Iterable[str]:
-    """Keys of the entries that may wait for their rows."""
+    """Keys of the entries that may be pending."""
     if store._snapshot().index is None:
         return store
     return (entry.key for entry in select(store, status="pending", newest_first=False))
 
 
 def _pending(store: Store, key: str) -> Entry | None:
-    """The entry, if it waits for its rows; what cannot be read is left to ``verify``."""
+    """The entry, if it is pending. Unreadable entries are left to ``verify``."""
     try:
         entry = store[key]
         waits = entry.status == "pending"

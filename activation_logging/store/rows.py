@@ -1,8 +1,8 @@
-"""Rows where they lie in LMDB's map, and copies of them.
+"""Finds rows in LMDB's map and copies them.
 
-What a snapshot gives out is memory of the map, which is read-only and goes away with the snapshot.
-What users get is a copy of the rows that they asked for. The rows of one layer of an answer lie in
-one *run* of consecutive rows, or in several where it shares some with other answers.
+A snapshot's values are memory of the map, which is read-only and valid only while the snapshot
+lives. Users get copies. The rows of one layer of an answer form one *run* of consecutive rows, or
+several runs if the answer shares rows with others.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 _STORED_TYPES = {"float32": "<f4", "float16": "<f2", "bfloat16": "<u2"}
 _PIECE = 1 << 16
-"""How many elements are widened at a time: what stays in a processor's cache on the way."""
+"""Number of elements that are widened at a time. They fit into the processor's cache."""
 
 
 class RowType(NamedTuple):
-    """What a row is.
+    """The type of a row.
 
-    ``stored`` is the stored type as numpy has it, bfloat16 as its bits; ``width`` the number of
-    elements, ``nbytes`` the bytes of one stored row.
+    ``stored`` is numpy's type of the stored elements; bfloat16 is ``uint16``. ``width`` is the
+    number of elements of a row, ``nbytes`` its stored size.
     """
 
     dtype: str
@@ -42,13 +42,13 @@ class RowType(NamedTuple):
 
 @lru_cache(maxsize=64)
 def row_type(dtype: str, width: int) -> RowType:
-    """The type of rows of so many elements of ``dtype``."""
+    """The type of rows of ``width`` elements of ``dtype``."""
     stored: np.dtype[Any] = np.dtype(_STORED_TYPES[dtype])
     return RowType(dtype, stored, width, stored.itemsize * width)
 
 
 class Run(NamedTuple):
-    """Consecutive rows in the map: the address of the first, and how many there are."""
+    """Consecutive rows in the map: the address of the first, and their number."""
 
     address: int
     rows: int
@@ -57,22 +57,22 @@ class Run(NamedTuple):
 def find_runs(
     snapshot: Snapshot, key: str, record: Mapping[str, Any], layer: int | str, limit: int
 ) -> tuple[RowType, list[Run]]:
-    """Where the rows of one layer of an entry lie, as long as ``snapshot`` lives.
+    """The runs of one layer of an entry, valid as long as ``snapshot`` lives.
 
     Args:
-        snapshot: the view to look in.
+        snapshot: the snapshot to read.
         key: the entry's key.
-        record: its capture's record.
+        record: the record of its capture.
         layer: the layer's number, or ``last``.
-        limit: the entry has no more rows than these.
+        limit: largest number of rows of the entry.
 
     Raises:
-        RowsMissing: the layer was not logged. StoreCorrupt: what is there cannot be its rows.
+        RowsMissing: the layer was not logged. StoreCorrupt: the stored rows are invalid.
     """
     number = record["num_layers"] if layer == "last" else int(layer)
     if number not in record["layers"]:
         raise RowsMissing(
-            f"layer {layer} of entry {key} was not logged; logged are "
+            f"layer {layer} of entry {key} was not logged; logged layers: "
             f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
         )
     kind = row_type(record["dtype"], record["hidden_size"])
@@ -82,9 +82,9 @@ def find_runs(
         if raw is None:
             if snapshot.get(layout.MAIN, key.encode()) is None:
                 raise RowsMissing(f"entry {key} has been deleted")
-            raise StoreCorrupt(f"entry {key} lacks rows of layer {number} that it refers to")
+            raise StoreCorrupt(f"entry {key} refers to rows of layer {number} that are missing")
         if len(raw) % kind.nbytes or (part.start + part.rows) * kind.nbytes > len(raw):
-            raise StoreCorrupt(f"layer {number} of entry {key} has a length that cannot be")
+            raise StoreCorrupt(f"layer {number} of entry {key} has an invalid length")
         if part.rows:
             address = np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
             runs.append(Run(address + part.start * kind.nbytes, part.rows))
@@ -92,7 +92,7 @@ def find_runs(
 
 
 def cut(runs: Sequence[Run], start: int, stop: int, nbytes: int) -> list[Run]:
-    """Rows ``start`` to ``stop`` (not included) of some runs, whose rows have ``nbytes`` each."""
+    """Rows ``start`` to ``stop`` (exclusive) of some runs. A row has ``nbytes`` bytes."""
     found = []
     for run in runs:
         first, last = max(start, 0), min(stop, run.rows)
@@ -103,13 +103,13 @@ def cut(runs: Sequence[Run], start: int, stop: int, nbytes: int) -> list[Run]:
 
 
 def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray[Any]:
-    """The rows of some runs one after the other, ``[total rows, width]``: memory of its own.
+    """A copy of the rows of some runs, one after the other, ``[total rows, width]``.
 
     Args:
-        kind: what the rows are.
-        runs: where they lie; the snapshot that they were found in, or one of the same commit, must
-            live.
-        widen: give bfloat16 as float32, which changes no value, not as its bits.
+        kind: type of the rows.
+        runs: their runs. The snapshot that they were found in, or one of the same commit, must be
+            alive.
+        widen: return bfloat16 as float32, which changes no value. Otherwise as its bits.
     """
     if not (runs and kind.nbytes):
         empty = np.empty((sum(run.rows for run in runs), kind.width), kind.stored)
@@ -127,9 +127,9 @@ def copy_runs(kind: RowType, runs: Sequence[Run], *, widen: bool) -> npt.NDArray
 
 
 def every_row(kind: RowType, low: int, high: int) -> npt.NDArray[Any]:
-    """Element ``i`` is the row that would begin ``i`` bytes behind the address ``low``.
+    """A view whose element ``i`` is the row that begins ``i`` bytes after the address ``low``.
 
-    To be looked at where a row does begin, and while the snapshot lives.
+    Access only elements at which a row begins, and only while the snapshot lives.
     """
     return np.asarray(_Window(low, high - low + 1, kind.nbytes))
 
@@ -137,12 +137,12 @@ def every_row(kind: RowType, low: int, high: int) -> npt.NDArray[Any]:
 def copy_single(
     kind: RowType, window: npt.NDArray[Any], places: npt.NDArray[np.int64]
 ) -> npt.NDArray[Any]:
-    """Some elements of :func:`every_row`, as :func:`copy_runs` gives rows that are widened."""
+    """A copy of some elements of :func:`every_row`, widened as by :func:`copy_runs`."""
     return _widened(kind, [window[places].view(kind.stored).reshape(-1, kind.width)])
 
 
 def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-    """Pieces of rows in one array ``[rows, width]``, bfloat16 as float32."""
+    """Join pieces of rows into one array ``[rows, width]``, bfloat16 as float32."""
     if kind.dtype != "bfloat16":
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
     total = sum(piece.nbytes for piece in pieces) // 2
@@ -161,7 +161,7 @@ def _widened(kind: RowType, pieces: Sequence[npt.NDArray[Any]]) -> npt.NDArray[A
 
 
 class _Window:
-    """Memory of the map as numpy sees it: ``count`` elements of ``nbytes``, a byte apart."""
+    """The map's memory for numpy: ``count`` elements of ``nbytes`` bytes, one byte apart."""
 
     __slots__ = ("__array_interface__",)
 

@@ -1,4 +1,4 @@
-"""What a store holds, in numbers."""
+"""Statistics of a store."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ C = TypeVar("C", bound="Counts")
 
 @dataclass
 class Counts:
-    """Numbers of entries: in all, by status, by model, and by each evaluator's labels.
+    """Numbers of entries: in total, by status, by model, and by label of each evaluator.
 
-    ``judges`` says for each evaluator how many labels who has given; None where nobody is named.
+    ``judges`` has the number of labels by judge, for each evaluator. None is an unnamed judge.
     """
 
     entries: int = 0
@@ -38,7 +38,7 @@ class Counts:
 class Statistics(Counts):
     """Counts of entries, and bytes on disk.
 
-    ``rows`` counts those of each entry; ``layer_bytes`` what lies in the store, where entries
+    ``rows`` counts the rows of each entry. ``layer_bytes`` counts stored bytes; there, entries
     share the rows of a common prompt.
     """
 
@@ -47,9 +47,9 @@ class Statistics(Counts):
     file_bytes: int = 0
     disk_bytes: int = 0
     free_bytes: int = 0
-    """Of the file: what deleted entries have left; new ones use it, `compact` gives it back."""
+    """Free bytes of deleted entries. New entries use them, and `compact` removes them."""
     readers: list[dict[str, int]] = field(default_factory=list)
-    """Who has a view of the store open, and how many commits old it is."""
+    """Processes with an open read transaction, and its age in commits."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -64,19 +64,19 @@ class Statistics(Counts):
 
 
 def counts(store: Store, keys: Iterable[str] | None = None) -> Counts:
-    """Count a store's entries; as :func:`statistics` without what lies on the disk."""
+    """Count a store's entries, as :func:`statistics` does, but not its bytes."""
     return _counts(store, keys, Counts())
 
 
 def statistics(store: Store, keys: Iterable[str] | None = None) -> Statistics:
     """Count a store's entries and bytes.
 
-    With the store's index it takes milliseconds. A store of version 1 that has not been upgraded
-    is walked through, and what cannot be read has the status ``unreadable`` there.
+    With the store's index this takes milliseconds. A store of version 1 that has not been upgraded
+    is read entry by entry; unreadable entries are counted under the status ``unreadable``.
 
     Args:
         store: the store.
-        keys: its keys, perhaps wrapped in something that shows how far the walk is.
+        keys: its keys, for example wrapped to show progress.
     """
     found = _counts(store, keys, Statistics(writers=store.writers()))
     snapshot = store._snapshot()
@@ -110,7 +110,7 @@ def _counts(store: Store, keys: Iterable[str] | None, found: C) -> C:
 
 
 def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[Any], int]]:
-    """The words of each term of a kind, and how many entries it is true of."""
+    """The words of each term of a kind, and its number of entries."""
     for key, number in Index(snapshot).terms(kind):
         words = words_of(key)
         if words is None:
@@ -119,7 +119,7 @@ def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[
 
 
 def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[Any]:
-    """The words of a term that were too long for a key, from an entry that it is true of."""
+    """The words of a hashed term, from an entry that the term is true of."""
     bounds = Bounds.of(None, None)
     (place,) = Index(snapshot).walk([[key]], bounds, after=None, reverse=False, limit=1)
     entry = store._at(snapshot, place)
@@ -133,7 +133,7 @@ def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[An
         for words in own[kind]:
             if term(kind, *words) == key:
                 return words
-    raise StoreCorrupt("the index has a term that none of its entries has")
+    raise StoreCorrupt("the index has a term that does not match its entries")
 
 
 def _count(found: Counts, store: Store, key: str) -> None:

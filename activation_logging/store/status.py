@@ -1,4 +1,4 @@
-"""How a request ended, as far as its two halves tell: the entry, and the capture of its rows."""
+"""The status of an entry, from its own record and the record of its rows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
     """The status of an entry.
 
     Args:
-        head: of the entry.
-        capture: the record of its rows; None if they have not come.
+        head: the entry's head.
+        capture: the record of its rows; None if they have not arrived.
     """
     if head.has_error:
         return "failed"
@@ -30,5 +30,5 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
 
 
 def rows_stored(capture: Mapping[str, Any] | None) -> int:
-    """How many rows a capture has."""
+    """Number of rows of a capture."""
     return 0 if capture is None else sum(part[2] for part in capture["slices"])

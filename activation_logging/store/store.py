@@ -1,4 +1,4 @@
-"""Reading a store, labelling it, and removing from it."""
+"""The store: reading, labelling and deleting entries."""
 
 from __future__ import annotations
 
@@ -37,32 +37,34 @@ T = TypeVar("T")
 _PER_COMMIT = 64
 _LABELS_PER_COMMIT = 1000
 _CHUNK = 256
-"""Records read per transaction while iterating: no iteration holds an old one for long."""
+"""Records per transaction of an iteration, so that none stays open for long."""
 
 
 def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store:
-    """Open a store, for reading unless asked otherwise.
+    """Open a store, by default read-only.
 
     Args:
-        path: the store's folder (the ``ACTIVATION_LMDB_PATH`` of the server).
-        writable: also allow labels and deletions; the store is made if it does not exist.
+        path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``).
+        writable: also allow labels and deletions. The store is created if it does not exist.
 
     Raises:
-        StoreNotFound: nothing is there. NotAStore, StoreVersionError: something else is.
-        StoreCorrupt: the file has been cut off.
-        StoreReadOnly: ``writable`` was asked for without the permission.
+        StoreNotFound: the path does not exist.
+        NotAStore, StoreVersionError: the path holds something else.
+        StoreCorrupt: the file is truncated or damaged.
+        StoreReadOnly: ``writable`` is set, but this user may not write to the store.
     """
     return Store(path, writable=writable)
 
 
 class Store(Mapping[str, Entry]):
-    """A mapping of keys to entries, always showing what was last committed.
+    """A mapping of keys to entries that always shows the last commit.
 
-    Iteration goes in order of the keys; :meth:`entries` goes in order of writing. It may be
-    shared among threads and used after a fork; several processes may read and write at once.
+    Iteration is in order of the keys, :meth:`entries` in order of writing. Threads may share a
+    store, and it works after a fork. Several processes may read and write at the same time.
 
-    It may be pickled, as may its entries, and is then opened anew by its absolute path, for
-    writing if it was; so it must still be open, and there for the other process.
+    A store and its entries can be pickled. Unpickling opens the store again by its absolute path,
+    writable if it was. It must therefore be open when it is pickled, and the other process must be
+    able to reach it.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
@@ -75,16 +77,16 @@ class Store(Mapping[str, Entry]):
         self._row_reader = RowReader(self)
 
     def close(self) -> None:
-        """Stop using the store. Arrays read from it stay valid."""
+        """Close the store. Arrays read from it stay valid."""
         self._environment = None
 
     def __getstate__(self) -> tuple[Path, bool]:
-        """A store travels to another process as its path, and whether it may be written."""
+        """A store is pickled as its path and whether it is writable."""
         return self._live_environment().path, self.writable
 
     def __setstate__(self, state: tuple[Path, bool]) -> None:
         path, writable = state
-        # It was there: where it is missing now, no empty one is made.
+        # The store existed when it was pickled. If it is missing now, do not create an empty one.
         self._open(path, writable=writable, create=False)
         if writable and not self._live_environment().writable:
             raise unwritable(path)
@@ -117,9 +119,9 @@ class Store(Mapping[str, Entry]):
         return raw is not None and self._snapshot().get(layout.MAIN, raw) is not None
 
     def entries(self, *, newest_first: bool = False) -> Iterator[Entry]:
-        """Every entry in order of writing, those included that are written meanwhile.
+        """Every entry in order of writing.
 
-        Those deleted meanwhile are left out.
+        Entries that are written meanwhile are included; entries deleted meanwhile are skipped.
         """
         for _, key in self._walk(layout.LOG, reverse=newest_first):
             entry = self._find(self._snapshot(), key.decode("ascii", "replace"))
@@ -127,7 +129,7 @@ class Store(Mapping[str, Entry]):
                 yield entry
 
     def at(self, place: bytes) -> Entry | None:
-        """The entry that stands at a place of the index; None if it has been deleted since."""
+        """The entry at a place of the index; None if it has been deleted since."""
         return self._at(self._snapshot(), place)
 
     def _at(self, snapshot: Snapshot, place: bytes) -> Entry | None:
@@ -135,7 +137,7 @@ class Store(Mapping[str, Entry]):
         return None if key is None else self._find(snapshot, bytes(key).decode("ascii", "replace"))
 
     def keys_beginning(self, start: str) -> list[str]:
-        """The keys that begin with this text."""
+        """The keys with the prefix ``start``."""
         found = self._snapshot().starting_with(layout.MAIN, start.encode("utf-8", "replace"))
         return [key.decode("ascii", "replace") for key, _ in found if key < layout.FIRST_NAME]
 
@@ -148,7 +150,7 @@ class Store(Mapping[str, Entry]):
         return sorted(found, key=lambda entry: int(entry.key.partition("#")[2] or 0))
 
     def for_request(self, request_id: str) -> list[Entry]:
-        """The entries of one request, one per choice, in the order of the answer's choices."""
+        """The entries of one request, one per choice, in order of the choices."""
         snapshot = self._snapshot()
         with self._live_environment().reading():
             cursor = snapshot.cursor(layout.REQUESTS)
@@ -156,7 +158,7 @@ class Store(Mapping[str, Entry]):
                 return []
             keys = [bytes(key).decode("ascii", "replace") for key in cursor.iternext_dup()]
         found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
-        # The same index holds the ids that captures go by.
+        # This database also holds capture ids.
         mine = [entry for entry in found if entry.request_id == request_id]
         return sorted(mine, key=lambda entry: (entry.choice or 0, entry.sequence))
 
@@ -177,27 +179,27 @@ class Store(Mapping[str, Entry]):
         layer: int | Literal["last"] = "last",
         position: str | int | None = None,
     ) -> npt.NDArray[Any] | RowBatch:
-        """One layer of many answers at once, in the order of ``keys``, in one array of your own.
+        """Read one layer of many answers into one new array, in the order of ``keys``.
 
-        All come from one view of the store. float32 and float16 come as they are stored, bfloat16
-        widened to float32; so do answers stored in different types, and what is pooled.
+        All rows come from one snapshot. float32 and float16 keep their type. bfloat16 is widened
+        to float32, and so are pooled rows and answers of different types.
 
         Args:
-            keys: the answers' keys; one may come several times.
+            keys: the answers' keys. A key may occur several times.
             layer: a logged layer's number, or ``last``.
             position: one row of each answer, or a pool of its rows: one of
                 :data:`activation_logging.dataset.NAMED_POSITIONS`, or a position in prompt +
-                response, negative from the last state. None for all rows.
+                response (negative: from the last state). None for all rows.
 
         Returns:
             ``[answers, hidden]``; without ``position`` a :class:`RowBatch` of ``values``,
             ``[total rows, hidden]``, and ``offsets``, ``[answers + 1]``.
 
         Raises:
-            EntryNotFound: no entry has one of the keys.
-            RowsMissing: one has no such layer, or no state at that position.
-            StoreError: rows of different widths do not go into one array.
-            DatasetError: there is no such position.
+            EntryNotFound: a key has no entry.
+            RowsMissing: an entry lacks the layer, or a state at that position.
+            StoreError: the rows have different widths and do not fit into one array.
+            DatasetError: the position is invalid.
         """
         self._live_environment()
         return self._row_reader.read(keys, layer, position)
@@ -217,22 +219,22 @@ class Store(Mapping[str, Entry]):
         Raises:
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
-            LabelError: a part of it cannot be; see :meth:`.Evaluation.checked`.
+            LabelError: a value is invalid; see :meth:`.Evaluation.checked`.
         """
         self.put_evaluations([(key, Evaluation.checked(name, label, score, judge, details))])
 
     def put_evaluations(
         self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
     ) -> int:
-        """Write many labels, many per commit, and say how many.
+        """Write many labels, many per commit, and return how many.
 
         Args:
             evaluations: pairs of an entry's key and a label, or mappings with the arguments of
-                :meth:`put_evaluation`, ``key`` included.
+                :meth:`put_evaluation`, including ``key``.
 
         Raises:
-            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Of the labels before the one
-                that cannot be written, those are there that earlier commits have brought.
+            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier commits stay
+                written; those of the same commit do not.
             StoreReadOnly: the store was opened for reading.
         """
         left = iter(evaluations)
@@ -265,7 +267,7 @@ class Store(Mapping[str, Entry]):
         self._transact(lambda change, txn: change.delete_entry(txn, key))
 
     def delete_all(self, keys: Iterable[str]) -> int:
-        """Remove entries, many per commit, and say how many; those that are gone are left out.
+        """Remove entries, many per commit, and return how many. Missing ones are skipped.
 
         Raises:
             StoreReadOnly: the store was opened for reading.
@@ -277,7 +279,7 @@ class Store(Mapping[str, Entry]):
         return deleted
 
     def writers(self) -> dict[str, dict[str, Any]]:
-        """Who has written to this store, with their counters, by writer id."""
+        """Records of all writers to this store, with their counters, by writer id."""
         return {
             key.decode("ascii", "backslashreplace"): schema.writer(
                 layout.load(value, "a writer's record"), "a writer's record"
@@ -286,9 +288,9 @@ class Store(Mapping[str, Entry]):
         }
 
     def readers(self) -> list[dict[str, int]]:
-        """The views of this store that are open in any process: ``pid``, ``commits_behind``.
+        """The open read transactions of all processes: ``pid`` and ``commits_behind``.
 
-        A view is a read under way. One that is far behind makes the file grow.
+        One that is many commits behind makes the file grow.
         """
         env = self._live_environment()
         latest = env.last_commit
@@ -298,7 +300,7 @@ class Store(Mapping[str, Entry]):
         ]
 
     def orphans(self) -> list[str]:
-        """Ids of captures whose entry never came: what a killed front end leaves behind."""
+        """Ids of captures without an entry, such as a killed front end leaves behind."""
         keys = (key for key, _ in self._walk(layout.CAPTURES, values=False))
         return [_text(key) for key in keys if self._snapshot().get(layout.REQUESTS, key) is None]
 
@@ -318,9 +320,9 @@ class Store(Mapping[str, Entry]):
         if self._environment is None:
             raise StoreError(f"{self.path} has been closed")
         if self._environment.inherited:
-            # LMDB must not be used across a fork; what the parent has open is not ours to close.
+            # LMDB must not be used across a fork, and the parent's environment must not be closed.
             self._environment = environment.acquire(self.path, create=False)
-            # Another thread of the parent may have held its lock.
+            # Another thread of the parent may have held the old reader's lock.
             self._row_reader = RowReader(self)
         return self._environment
 
@@ -369,8 +371,8 @@ def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evalu
         return fields.pop("key"), Evaluation.checked(**fields)
     except (KeyError, TypeError, IndexError):
         raise LabelError(
-            "a label of a group is a pair of a key and an Evaluation, or a mapping with key, name, "
-            f"label, and perhaps score, judge and details; not {printable(repr(given)[:200])}"
+            "each label is a pair of a key and an Evaluation, or a mapping with key, name, label, "
+            f"and optionally score, judge and details; not {printable(repr(given)[:200])}"
         ) from None
 
 
@@ -382,7 +384,7 @@ def _put_some(evaluations: Iterable[tuple[str, Evaluation]], change: Mutations, 
 def _delete_some(keys: Iterable[str], change: Mutations, txn: Any) -> int:
     deleted = 0
     for key in keys:
-        # What is gone raises before anything is changed.
+        # A missing entry raises before anything is changed.
         with suppress(EntryNotFound):
             change.delete_entry(txn, key)
             deleted += 1
@@ -390,7 +392,7 @@ def _delete_some(keys: Iterable[str], change: Mutations, txn: Any) -> int:
 
 
 def _text(key: bytes) -> str:
-    """An identifier of :func:`layout.id_key`; of a damaged one, what can be shown."""
+    """The id in a key of :func:`layout.id_key`; undecodable bytes are escaped."""
     try:
         return key.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -398,7 +400,7 @@ def _text(key: bytes) -> str:
 
 
 def _resume(cursor: Any, last: bytes | None, reverse: bool) -> bool:
-    """Move a cursor to the record behind ``last``, or to the first; False if there is none."""
+    """Move a cursor to the record after ``last``, or to the first. Returns False at the end."""
     if last is None:
         return bool(cursor.last() if reverse else cursor.first())
     if reverse:

@@ -1,9 +1,9 @@
-"""Adding to a store what its version lacks: the index and the totals of :mod:`.indexing`.
+"""Upgrades a store to the current version: adds the index and the totals of :mod:`.indexing`.
 
-A store of version 1 becomes one of version 2 in one transaction, for which nobody else may have it
-open: whoever had would go on writing without an index. Until every entry is listed, the store says
-so itself, and is searched by walking. Listing them goes on where a kill has ended it, and servers
-may write meanwhile.
+One transaction turns a store of version 1 into one of version 2. It needs exclusive access, because
+other processes would go on writing without the index. The entries are then indexed step by step.
+Until all are indexed, the store is marked as incomplete and searched without the index. Indexing
+resumes after a kill, and servers may write meanwhile.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _PER_COMMIT = 1000
 
 
 class Upgraded(NamedTuple):
-    """The version that a store had, and how many entries have been listed."""
+    """The version that a store had, and the number of indexed entries."""
 
     version: int
     entries: int
@@ -40,16 +40,16 @@ def upgrade(
     rebuild: bool = False,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Upgraded:
-    """Bring a store to the present version, or finish what was broken off.
+    """Upgrade a store to the current version, or finish an interrupted upgrade.
 
     Args:
         path: the store's folder.
-        rebuild: make the index anew where there is one already.
-        progress: called now and then with the number of entries listed, and of all.
+        rebuild: rebuild an existing index.
+        progress: called from time to time with the numbers of indexed entries and of all entries.
 
     Raises:
-        StoreInUse: somebody has a store of version 1 open.
-        StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
+        StoreInUse: the store has version 1, and a process has it open.
+        StoreReadOnly: this user may not write to it. StoreNotFound, NotAStore, StoreCorrupt.
     """
     folder = Path(path).expanduser().resolve()
     with open_store(folder) as store:
@@ -66,13 +66,13 @@ def upgrade(
 
 
 def index_problems(store: Store) -> Iterator[tuple[str, str]]:
-    """Where the index says something else than the entries do: a key, and a sentence."""
+    """Contradictions between the index and the entries: a key, and a sentence."""
     if store._snapshot().index is None:
         return
     indexing = Indexing(store._live_environment())
     for key in store:
         snapshot = store._snapshot()
-        # What cannot be read has been named already.
+        # Unreadable entries have been reported already.
         with suppress(StoreCorrupt), snapshot.reading():
             for term in indexing.missing(snapshot._txn, key)[:1]:
                 yield key, f"the index does not list it under {_readable(term)}"
@@ -87,11 +87,11 @@ def index_problems(store: Store) -> Iterator[tuple[str, str]]:
     }
     for what, (listed, there) in counts.items():
         if listed != there:
-            yield "~index", f"it lists {listed} {what}, there are {there}"
+            yield "~index", f"it lists {listed} {what}, but there are {there}"
     sizes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
     totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
     if +totals.layers != +sizes:
-        yield "~meta", "the bytes of rows are counted wrongly"
+        yield "~meta", "the total bytes of rows are wrong"
 
 
 def _readable(term: bytes) -> str:
@@ -103,7 +103,7 @@ def _listed(index: Index, kind: str) -> int:
 
 
 def _add_index(folder: Path) -> None:
-    """Make a store of version 1 one of version 2 that lists nothing yet; all or nothing."""
+    """Turn a store of version 1 into one of version 2 with an empty index, in one transaction."""
     with open_alone(folder) as opened, opened.env.begin(write=True) as txn:
         opened.env.open_db(layout.INDEX, txn=txn, dupsort=True)
         rows = opened.databases[layout.ROWS]

@@ -1,8 +1,8 @@
-"""Writing in the background, in groups: one synced commit for whatever has come together.
+"""The background writer. It commits records in groups, with one sync per commit.
 
-The queue is bounded in bytes. When it is full, because the disk is slow or has no room,
-the policy decides: ``block`` lets the caller wait, ``drop`` keeps a note in place of the
-rows, so that the entry says what happened.
+The queue is limited in bytes. It fills up if the disk is slow or full. Then the policy decides:
+``block`` makes the caller wait; ``drop`` stores the reason in place of the rows, so that the entry
+says what happened.
 """
 
 from __future__ import annotations
@@ -38,27 +38,27 @@ logger = logging.getLogger(__name__)
 QUEUE_BYTES = 512 << 20
 COMMIT_BYTES = 64 << 20
 GATHER_S = 0.1
-"""How long the writer waits for more to come before it commits, seconds."""
+"""How long the writer waits for more records before it commits, seconds."""
 
 _RETRY_S = 1.0
-_COMPLAIN_S = 60.0
+_LOG_EVERY_S = 60.0
 _DOCUMENT_BYTES = 2048
 
 Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
 
-# What lies with the record itself and no amount of trying again will mend, and what may pass.
-_HOPELESS = (lmdb.BadValsizeError, StoreCorrupt)
-_PASSING = (lmdb.Error, OSError, StoreError)
+# Errors of the record itself, which a retry does not fix; and errors of the disk, which may pass.
+_PERMANENT = (lmdb.BadValsizeError, StoreCorrupt)
+_TRANSIENT = (lmdb.Error, OSError, StoreError)
 
 
 @dataclasses.dataclass
 class WriterStats:
-    """Counters since the start of one writer; stored beside the data at every commit.
+    """Counters since the start of one writer. Every commit stores them beside the data.
 
-    ``dropped`` counts requests whose rows were given up, each with its reason in the store;
-    ``lost`` records that could not be written at all, each with an error in the log; ``errors``
-    failed attempts.
+    ``dropped`` counts requests whose rows were dropped; the store has the reason of each. ``lost``
+    counts records that could not be written at all; the log has an error for each. ``errors``
+    counts failed attempts.
     """
 
     entries: int = 0
@@ -73,26 +73,26 @@ class WriterStats:
 
 
 def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
-    """Records of this process's writers to a store as they are now, by writer id.
+    """Current records of this process's writers to a store, by writer id.
 
-    The store has them as of their last commit, which lies far back while a disk is full.
+    The store has the records of the last commit, which may be old if the disk is full.
     """
     resolved = Path(path).expanduser().resolve()
     return {w.id: w.record for w in list(_writers) if w.path == resolved}
 
 
 class StoreWriter:
-    """Puts entries and captures into a store from a thread of its own.
+    """Writes entries and captures to a store in its own thread.
 
-    Several writers, in several processes, may write one store. Use one per process and role,
-    and make it after any fork.
+    Several writers, in several processes, may write to one store. Use one per process and role, and
+    create it after any fork.
 
     Args:
-        path: the store's folder; it is made if it is not there.
-        role: what the records say of who this is.
-        policy: what to do while the queue is full.
-        queue_bytes: how much may wait to be written.
-        cores: processor cores that the thread may use, if not those of the thread that makes it.
+        path: the store's folder; it is created if it does not exist.
+        role: name of this writer in its record.
+        policy: what to do if the queue is full.
+        queue_bytes: limit of the queue, bytes.
+        cores: processor cores for the thread; None for those of the creating thread.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class StoreWriter:
         self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
         self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
         self.stats = WriterStats()
-        self._who = {
+        self._identity = {
             "role": role,
             "pid": os.getpid(),
             "born": birth(os.getpid()),
@@ -125,7 +125,7 @@ class StoreWriter:
         self._submitted = self._written = 0
         self._urgent = self._closing = False
         self._deadline = float("inf")
-        self._complained = float("-inf")
+        self._last_logged = float("-inf")
         self._wake = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="activation-writer", daemon=True)
         self._thread.start()
@@ -138,23 +138,23 @@ class StoreWriter:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Who this is, and its counters."""
-        return {**self._who, **dataclasses.asdict(self.stats)}
+        """This writer's record: identity and counters."""
+        return {**self._identity, **dataclasses.asdict(self.stats)}
 
     def put_entry(self, document: Document | Callable[[], Document]) -> None:
-        """Queue an entry, or what will build it in the writer's own thread.
+        """Queue an entry, or a function that builds it in the writer's thread.
 
-        Entries are never dropped: they are small, and say what was.
+        Entries are never dropped: they are small, and they say what happened to the rows.
         """
         self._submit(document if callable(document) else lambda: document, _DOCUMENT_BYTES)
 
     def put_capture(self, capture: Capture) -> bool:
-        """Queue a request's rows; waits, or drops them, while the queue is full.
+        """Queue a request's rows. If the queue is full, wait or drop them.
 
-        Rows that are larger than the whole queue are taken when it is empty.
+        Rows that are larger than the whole queue are accepted when it is empty.
 
         Returns:
-            False if the rows were dropped; the store then gets the reason in their place.
+            False if the rows were dropped. The store then gets the reason in their place.
         """
         if capture.dropped:
             self._drop(capture, capture.dropped)
@@ -175,10 +175,10 @@ class StoreWriter:
             return True
 
     def flush(self, timeout: float | None = 60.0) -> None:
-        """Return once everything submitted before this call is committed and synced.
+        """Wait until all records submitted before this call are committed and synced.
 
         Raises:
-            StoreError: it took longer than ``timeout`` seconds.
+            StoreError: that took longer than ``timeout`` seconds.
         """
         with self._wake:
             goal = self._submitted
@@ -191,9 +191,10 @@ class StoreWriter:
                 )
 
     def close(self, timeout: float = 60.0) -> None:
-        """Write what is queued, note the farewell, and stop. A second call does nothing.
+        """Write the queue, record the clean shutdown, and stop. A second call does nothing.
 
-        What the disk still refuses after ``timeout`` seconds is lost; the log says how much.
+        Records that the disk still refuses after ``timeout`` seconds are lost. The log says how
+        many.
         """
         with self._wake:
             if self._closing:
@@ -247,7 +248,7 @@ class StoreWriter:
                 self._wake.notify_all()
             del items
             self._watch.look()
-        self._say_goodbye()
+        self._record_shutdown()
 
     def _has_reason_to_commit(self) -> bool:
         return self._urgent or self._closing or self._queued >= self._commit_bytes
@@ -266,22 +267,22 @@ class StoreWriter:
         for item in items:
             try:
                 built.append(item if isinstance(item, Capture) else schema.document(item()))
-            except Exception:  # noqa: PERF203 - one that fails must not take the others along
+            except Exception:  # noqa: PERF203 - one failure must not lose the other entries
                 self._lose(1)
                 logger.exception("an entry could not be built and is lost")
         return built
 
     def _write(self, batch: Sequence[Document | Capture]) -> None:
-        """Commit a batch, trying again for as long as the disk refuses.
+        """Commit a batch, and retry while the disk refuses.
 
-        A record that cannot be stored at all is lost alone, with an error in the log.
+        A record that cannot be stored is lost alone, with an error in the log.
         """
         while batch:
             try:
                 self._commit(batch)
-            except _HOPELESS as error:
+            except _PERMANENT as error:
                 self._write_one_by_one(batch, error)
-            except _PASSING as error:
+            except _TRANSIENT as error:
                 if self._waits_after(error):
                     continue
                 self._lose(len(batch))
@@ -315,22 +316,24 @@ class StoreWriter:
                     self._mutations.put_capture(txn, item, writer=self.id)
                 else:
                     self._mutations.put_entry(txn, {**item, "writer": self.id})
-            self._mutations.put_writer(txn, self.id, {**self._who, **dataclasses.asdict(stats)})
+            self._mutations.put_writer(
+                txn, self.id, {**self._identity, **dataclasses.asdict(stats)}
+            )
 
         self._mutations.transact(action)
         with self._wake:
-            # The two that other threads count, too.
+            # Other threads count these two meanwhile.
             stats.dropped = self.stats.dropped
             stats.queue_bytes_max = self.stats.queue_bytes_max
             self.stats = stats
 
     def _waits_after(self, error: Exception) -> bool:
-        """Count and report a failed attempt; False when there is no time for another."""
+        """Count and log a failed attempt. Returns False if no time is left for another."""
         with self._wake:
             self.stats.errors += 1
             now = time.monotonic()
-            if now - self._complained >= _COMPLAIN_S:
-                self._complained = now
+            if now - self._last_logged >= _LOG_EVERY_S:
+                self._last_logged = now
                 logger.error("cannot write to %s: %s; trying again", self._environment.path, error)
             if self._closing and now >= self._deadline:
                 return False
@@ -342,7 +345,7 @@ class StoreWriter:
             self.stats.errors += 1
             self.stats.lost += count
 
-    def _say_goodbye(self) -> None:
+    def _record_shutdown(self) -> None:
         record = {**self.record, "stopped": time.time()}
 
         def action(txn: Any) -> None:
@@ -351,7 +354,7 @@ class StoreWriter:
 
         try:
             self._mutations.transact(action)
-        except _PASSING as error:
+        except _TRANSIENT as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
 
 

@@ -1,1 +1,1 @@
-"""What living with LMDB takes: one environment per process, opening, locks, readers, pages."""
+"""The LMDB engine below the store: environments, opening, locks, readers, pages."""

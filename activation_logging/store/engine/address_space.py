@@ -1,7 +1,8 @@
-"""How large a memory map may be.
+"""The size of the memory map.
 
-A map takes address space and no memory, so a store gets far more than it will need. Batch systems
-limit address space (``ulimit -v``): there it gets what it needs, and more as it grows.
+A map uses address space but no memory, so a store normally gets a far larger map than it needs.
+Batch systems limit the address space (``ulimit -v``). Under such a limit a store gets a map of the
+necessary size, which grows with the store.
 """
 
 from __future__ import annotations
@@ -11,23 +12,24 @@ import mmap
 from activation_logging.errors import StoreError
 
 MAP_SIZE = 1 << 40
-"""What a map gets where nothing limits it, bytes."""
+"""Size of a map without a limit, bytes."""
 _STEP = 64 << 20
-"""What it gets beyond its need where something does, bytes."""
+"""Reserve of a map beyond its need under a limit, bytes."""
 
 
 def fitting_map_size(least: int, *, wanted: int = MAP_SIZE, have: int = 0) -> int:
-    """The size for a map that must hold ``least`` bytes.
+    """A possible size for a map that must hold ``least`` bytes.
 
-    It is tried out, for LMDB lets go of the old map before it asks for the new one.
+    The size is tested with a map of its own, because LMDB removes the old map before it requests
+    the new one.
 
     Args:
-        least: what must lie inside, bytes.
-        wanted: what it should be.
-        have: size of the map that it takes the place of.
+        least: smallest size, bytes.
+        wanted: preferred size, bytes.
+        have: size of the map that is replaced, bytes.
 
     Raises:
-        StoreError: this process may not have so much.
+        StoreError: the process's limit on address space is too low.
     """
     for size in (wanted if wanted >= least else 2 * least, least + _STEP, least):
         if _can_map(size - have):
@@ -42,7 +44,7 @@ def _can_map(size: int) -> bool:
     if size <= 0:
         return True
     try:
-        # What is private and only read counts as address space alone.
+        # A private read-only map uses address space but no memory.
         if hasattr(mmap, "MAP_PRIVATE"):
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
             mmap.mmap(-1, size, flags=flags, prot=mmap.PROT_READ).close()

@@ -1,8 +1,8 @@
-"""One open LMDB environment per path and process, and what it takes to live with it.
+"""One open LMDB environment per path and process.
 
-LMDB forbids opening the same file twice in one process, forbids using it across a fork,
-and leaves it to the caller never to remap it while a transaction lives. All three rules
-are kept here, so that nothing else has to know them.
+LMDB has three rules: a process must not open the same file twice, must not use an environment
+across a fork, and must not remap it while a transaction is open. This module keeps all three, so
+other modules need not know them.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ T = TypeVar("T")
 _GROW_PATIENCE_S = 10.0
 _GROW_BYTES = 1 << 20
 
-# After the first two, a transaction is of no further use, which are the others. py-lmdb leaves some
-# of them pending behind a result, which Python then calls a SystemError.
+# The first two report damage. The next two follow if a damaged transaction is used further. py-lmdb
+# leaves some of these errors pending although it returns a result; Python then raises SystemError.
 _DAMAGE = (
     *(lmdb.CorruptedError, lmdb.PageNotFoundError, lmdb.PanicError, lmdb.BadTxnError),
     SystemError,
@@ -49,22 +49,22 @@ _DAMAGE = (
 
 
 class Environment:
-    """One open LMDB environment and its databases; obtained by :func:`acquire`."""
+    """One open LMDB environment and its databases. :func:`acquire` returns it."""
 
     def __init__(self, path: Path, *, create: bool, map_size: int) -> None:
         self.path = path
         self.token = object()
-        """Tells this environment from any other, without keeping it open."""
+        """Identifies this environment without keeping it open."""
         self.inherited = False
-        """Whether a fork has brought it into this process, where it is of no use."""
+        """Whether this process inherited it through a fork and must not use it."""
         self.kept: list[Any] = []
-        """Transactions of the parent, neither to be used nor ended here."""
+        """Inherited transactions of the parent, which this process must neither use nor end."""
         self._env, self._databases, self.writable = open_store_files(
             path, create=create, map_size=map_size
         )
         self._databases[layout.MAIN] = self._env.open_db(None)
         self.file = file_id(path)
-        # Taken again by its holder where a snapshot happens to be collected meanwhile.
+        # Reentrant: garbage collection may end a snapshot, and so lock again, in the same thread.
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._live = 0
@@ -79,12 +79,12 @@ class Environment:
 
     @property
     def has_index(self) -> bool:
-        """Whether what is written is also to be indexed; stores of version 1 have no index."""
+        """Whether the store has an index. A store of version 1 has none."""
         return layout.INDEX in self._databases
 
     @property
     def num_databases(self) -> int:
-        """Number of named databases, which the main one lists beside the entries."""
+        """Number of named databases. The main database lists them beside the entries."""
         return len(self._databases) - 1
 
     @property
@@ -98,13 +98,13 @@ class Environment:
         return self._info("last_txnid")
 
     def _info(self, what: str) -> int:
-        # LMDB reads it in the map, which another thread may be about to move.
+        # LMDB reads this from the map, which another thread could be remapping.
         with self._lock:
             return int(self._env.info()[what])
 
     def readers(self) -> list[Reader]:
-        """The read transactions that are open on the store, in whatever process."""
-        # A header, then a line each: process, thread, and the commit or "-" for an idle place.
+        """The open read transactions of the store, of all processes."""
+        # A header, then one line per slot: process, thread, and the commit, or "-" for a free slot.
         places = [line.split() for line in self._env.readers().splitlines()[1:]]
         return [
             Reader(int(pid), thread, int(commit))
@@ -113,20 +113,20 @@ class Environment:
         ]
 
     def free_dead_readers(self) -> int:
-        """Free what killed processes have left in the table of readers; returns how many."""
+        """Free the slots of killed processes in the reader table. Returns how many."""
         return int(self._env.reader_check())
 
     def snapshot(self) -> Snapshot:
         """A read transaction that lives as long as something refers to it.
 
-        It costs a microsecond. An old one keeps LMDB from using freed pages again, and the map
-        from growing: hold one for as long as one piece of work takes, and no second beside it.
+        It costs a microsecond. An old one keeps LMDB from reusing freed pages, and keeps the map
+        from growing. Hold one for a single piece of work, and never two at a time.
         """
         return Snapshot(self)
 
     @contextmanager
     def write(self) -> Iterator[Any]:
-        """One write transaction: committed and synced to disk at the end, or rolled back."""
+        """One write transaction: committed and synced at the end, or rolled back on an error."""
         if not self.writable:
             raise unwritable(self.path)
         txn = self._begin(write=True)
@@ -142,23 +142,23 @@ class Environment:
 
     @contextmanager
     def reading(self) -> Iterator[None]:
-        """Turn what LMDB says of a damaged file into :class:`StoreCorrupt`."""
+        """Convert LMDB's errors of a damaged file into :class:`StoreCorrupt`."""
         try:
             yield
         except lmdb.Error as error:
             raise self.corrupt(error) from None
 
     def corrupt(self, error: Exception) -> StoreCorrupt:
-        """What to raise where LMDB stumbles over a page."""
+        """The error to raise if LMDB finds a damaged page."""
         return StoreCorrupt(f"{self.path} is damaged: {error}; see `activation-logging verify`")
 
     def transact(self, action: Callable[[Any], T]) -> T:
-        """Run ``action`` in a write transaction, growing the map as often as it is full.
+        """Run ``action`` in a write transaction. If the map is full, grow it and run it again.
 
-        ``action`` may run several times; only its last run is kept.
+        ``action`` may run several times. Only its last run is committed.
 
         Raises:
-            StoreCorrupt: LMDB finds the file damaged. StoreReadOnly: it may not be written.
+            StoreCorrupt: LMDB finds the file damaged. StoreReadOnly: the store is read-only.
         """
         while True:
             try:
@@ -170,7 +170,7 @@ class Environment:
                 raise self.corrupt(error) from None
 
     def _begin(self, *, write: bool) -> Any:
-        """Begin a transaction; until :meth:`_leave`, the map stays where it is."""
+        """Begin a transaction. The map is not remapped until :meth:`_leave`."""
         while True:
             with self._lock:
                 self._live += 1
@@ -179,7 +179,7 @@ class Environment:
                 return self._env.begin(write=write, buffers=True)
             except lmdb.MapResizedError:
                 self._leave()
-                # Another process has written behind the end of the map.
+                # Another process has written past the end of this map.
                 self._remap(0, remaps)
             except lmdb.ReadersFullError:
                 self._leave()
@@ -199,17 +199,17 @@ class Environment:
                 self._idle.notify_all()
 
     def _grow(self) -> None:
-        """Enlarge the map, because what is to be written does not fit."""
+        """Enlarge the map for a write that does not fit."""
         self._remap(_GROW_BYTES, self._remaps)
         logger.info("the memory map of %s has %d MiB now", self.path, self.map_size >> 20)
 
     def _remap(self, more: int, remaps: int) -> None:
-        """Make the map larger by so many bytes, and at least as large as what it holds.
+        """Enlarge the map by at least ``more`` bytes, and to at least the file's used size.
 
-        It gets far more where there is address space for it.
+        It becomes far larger if there is address space for that.
 
-        Waits until no transaction of this process is open, unless another thread has remapped
-        meanwhile: ``remaps`` is the count that the caller's trouble was met with.
+        This waits until no transaction of this process is open. It returns early if another thread
+        has remapped meanwhile: ``remaps`` is the count from before the caller's error.
 
         Raises:
             StoreError: transactions stayed open, or a limit on address space leaves no room.
@@ -224,8 +224,8 @@ class Environment:
                 return
             if self._live:
                 raise StoreError(
-                    f"{self.path} needs a larger memory map, but {self._live} threads of this "
-                    f"process have been reading from the old one for {_GROW_PATIENCE_S:g} s"
+                    f"{self.path} needs a larger memory map, but {self._live} transactions of this "
+                    f"process have stayed open for {_GROW_PATIENCE_S:g} s"
                 )
             info = self._env.info()
             have = info["map_size"]
@@ -240,10 +240,9 @@ class Environment:
 
 
 class Snapshot:
-    """A read transaction, which ends when nothing refers to it any more.
+    """A read transaction. It ends when nothing refers to it any more.
 
-    To be used by one thread at a time. What it gives out is memory of the map: to be copied
-    before it ends.
+    One thread may use it at a time. Its values are memory of the map: copy them before it ends.
     """
 
     __slots__ = ("__weakref__", "_environment", "_txn")
@@ -254,7 +253,7 @@ class Snapshot:
 
     @property
     def commit(self) -> tuple[object, ...]:
-        """Equal for two snapshots in which everything lies at the same addresses."""
+        """Equal for two snapshots in which every value has the same address."""
         environment = self._environment
         return environment.token, self._txn.id(), environment._remaps
 
@@ -280,16 +279,16 @@ class Snapshot:
                 found = cursor.next()
 
     def reading(self) -> AbstractContextManager[None]:
-        """Turn what LMDB says of a damaged file into :class:`StoreCorrupt`."""
+        """Convert LMDB's errors of a damaged file into :class:`StoreCorrupt`."""
         return self._environment.reading()
 
     def cursor(self, database: bytes) -> Any:
-        """An LMDB cursor, for use inside :meth:`reading` and while this lives."""
+        """An LMDB cursor. Use it inside :meth:`reading`, and only while this snapshot lives."""
         return self._txn.cursor(self._environment.database(database))
 
     @property
     def used_bytes(self) -> int:
-        """Bytes of all pages that hold something; the rest of the file is free to be used."""
+        """Bytes of all used pages. The rest of the file is free space."""
         stats = [self._stat(name) for name in self._environment._databases]
         pages = sum(
             found["branch_pages"] + found["leaf_pages"] + found["overflow_pages"] for found in stats
@@ -298,17 +297,17 @@ class Snapshot:
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the order of writing names as many entries as there are."""
+        """Whether the log lists as many entries as there are."""
         return self.count(layout.LOG) == self.num_entries
 
     @property
     def num_entries(self) -> int:
-        """How many entries there are."""
+        """Number of entries."""
         return self.count(layout.MAIN) - self._environment.num_databases
 
     @property
     def index(self) -> Index | None:
-        """The index, if there is one that lists all entries."""
+        """The index; None if there is none, or if it is incomplete."""
         if not self._environment.has_index:
             return None
         raw = self.get(layout.META, layout.FORMAT_KEY)
@@ -316,7 +315,7 @@ class Snapshot:
         return Index(self) if is_whole else None
 
     def count(self, database: bytes) -> int:
-        """Number of records; those of the main database count the named databases too."""
+        """Number of records of a database. The main database also counts the named databases."""
         return self._stat(database)["entries"]
 
     def _stat(self, database: bytes) -> dict[str, int]:
@@ -327,12 +326,12 @@ class Snapshot:
         return found
 
     def __del__(self) -> None:
-        # Also runs while the interpreter ends, when modules may be gone: nothing global here.
+        # This also runs at interpreter shutdown, when modules may be gone: use no globals.
         environment = getattr(self, "_environment", None)
         if environment is None:
             return
         if environment.inherited:
-            # Ending it here would free the parent's place among the readers.
+            # Ending it here would free the parent's slot in the reader table.
             environment.kept.append(self._txn)
             return
         self._txn.abort()
@@ -348,10 +347,10 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
     """The environment at ``path``, opened at most once in this process.
 
     Args:
-        path: the store's folder; with ``create`` it is made if it is not there.
-        create: make the store if it does not exist, and insist on being able to write.
-        map_size: size of the memory map in bytes, if there is address space for it; it grows
-            by itself.
+        path: the store's folder; with ``create`` it is created if it does not exist.
+        create: create the store if it does not exist, and require write access.
+        map_size: preferred size of the memory map, bytes. The map is smaller if address space is
+            limited, and grows by itself.
 
     Raises:
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt: see
@@ -364,7 +363,7 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
             if create and not known.writable:
                 raise unwritable(resolved)
             return known
-        # Not open yet, or the folder was deleted or replaced since.
+        # Not open yet, or the folder has been deleted or replaced.
         opened = Environment(resolved, create=create, map_size=map_size)
         _open_environments[resolved] = opened
         return opened
@@ -378,10 +377,10 @@ def is_open_here(path: Path) -> bool:
 
 @contextmanager
 def closed_here(path: Path) -> Iterator[None]:
-    """Keep this process from opening any store meanwhile.
+    """Keep this process from opening any store while the block runs.
 
     Raises:
-        StoreInUse: it has the store at ``path`` open.
+        StoreInUse: this process has the store at ``path`` open.
     """
     with _registry_lock:
         if path in _open_environments:
@@ -390,16 +389,16 @@ def closed_here(path: Path) -> Iterator[None]:
 
 
 def _forget_after_fork() -> None:
-    """In a forked child: neither use nor close what the parent has open."""
+    """In a forked child: neither use nor close the parent's environments."""
     global _registry_lock  # noqa: PLW0603 - another thread of the parent may have held it
     _registry_lock = threading.Lock()
     for environment in _open_environments.values():
         environment.inherited = True
         _inherited.append(environment)
     _open_environments.clear()
-    # py-lmdb 3 inherits its list of open files, and would refuse to open one of them again.
-    # Closing it instead would free the parent's place among the readers. Files are known to that
-    # list by what this function returns.
+    # The child inherits py-lmdb 3's list of open files, and py-lmdb would refuse to open one again.
+    # Closing it instead would free the parent's slot in the reader table. The list identifies files
+    # by the result of this function, so the child gets different results.
     envid: Any = sys.modules.get("lmdb._envid")
     if envid is not None:
         inherited_keys, pid = envid.env_keys, os.getpid()

@@ -1,4 +1,4 @@
-"""The file system below a store: whether LMDB may trust it, and whether it has room."""
+"""The file system of a store: its type, and space for the lock file."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ NETWORK_TYPES = frozenset(
         *("fuse.s3fs", "fuse.sshfs", "fuse.smbnetfs"),
     }
 )
-"""Where a memory map does not show at once what another machine has written, or where locks do
-not reach across machines; LMDB's manual forbids both."""
+"""File systems whose memory maps do not show another machine's writes at once, or whose locks do
+not work across machines. LMDB's manual forbids both."""
 
-# Of linux/fs.h.
+# From linux/fs.h.
 _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
 
 _MOUNTS = Path("/proc/self/mounts")
 _ESCAPE = re.compile(r"\\([0-7]{3})")
-"""How the list of mounts writes spaces and the like."""
+"""Escapes of spaces and other characters in the list of mounts."""
 
 
 def network_type(path: Path, mounts: Path | None = None) -> str | None:
-    """The type of the network file system that ``path`` lies on; None on a local one.
+    """The type of the network file system that holds ``path``; None if local or unknown.
 
     Args:
-        path: a file or folder, resolved; it need not exist yet.
-        mounts: another list of mounts than the kernel's; where there is none, nothing is known.
+        path: a file or folder, resolved. It need not exist.
+        mounts: a list of mounts to read in place of the kernel's.
     """
     try:
         lines = (mounts or _MOUNTS).read_text(errors="surrogateescape").splitlines()
@@ -43,25 +43,25 @@ def network_type(path: Path, mounts: Path | None = None) -> str | None:
     for line in lines:
         _, mounted_on, kind, *_ = line.split()
         mount = Path(_ESCAPE.sub(lambda found: chr(int(found[1], 8)), mounted_on))
-        # Of two mounts on one folder, the later hides the earlier.
+        # If one folder has two mounts, the later hides the earlier.
         if path.is_relative_to(mount) and len(mount.parts) >= depth:
             found, depth = kind, len(mount.parts)
     return found if found in NETWORK_TYPES else None
 
 
 def reserve(file: Path, size: int) -> None:
-    """See to it that a file which will be written through a memory map has its room on the disk.
+    """Allocate disk space for a file that will be written through a memory map.
 
-    A write to a page that the disk has no room for kills the process (SIGBUS). Does nothing where
-    all is there already: closing a file gives up the locks that this process has on it. Systems
-    without ``posix_fallocate`` (macOS) have a new file written with zeros.
+    A write to a page without disk space kills the process (SIGBUS). If all space is allocated, the
+    file is not opened, because closing it would release this process's locks on it. Systems without
+    ``posix_fallocate`` (macOS) write zeros to a new file.
 
     Args:
-        file: made if it is not there.
-        size: its length in bytes, if it is to be made.
+        file: the file; it is created if it does not exist.
+        size: length of a new file, bytes.
 
     Raises:
-        OSError: there is no room, or no permission.
+        OSError: the disk is full, or permission is missing.
     """
     try:
         status = file.stat()
@@ -82,9 +82,9 @@ def reserve(file: Path, size: int) -> None:
 
 
 def _write_in_place(descriptor: int) -> None:
-    """Keep btrfs from giving each write of a file a new place, for which there may be no room.
+    """Switch copy-on-write off on btrfs: there each write needs new space, which may be missing.
 
-    Only an empty file can be marked so. Other file systems do not know the mark, or need it not.
+    Only an empty file can be marked. Other file systems do not know or do not need the mark.
     """
     if sys.platform != "linux":
         return

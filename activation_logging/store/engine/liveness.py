@@ -1,4 +1,4 @@
-"""Whether a process that wrote to a store may still write."""
+"""Checks whether a writer's process is still running."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 _BOOT = Path("/proc/sys/kernel/random/boot_id")
 _START_FIELD = 19
-"""Start time in ``/proc/PID/stat``, counted behind the name, in clock ticks since the boot."""
+"""Index of the start time in ``/proc/PID/stat`` after the name; in clock ticks since the boot."""
 
 
 def birth(pid: int) -> str | None:
-    """What tells a process from any other that had or will have its number; None if unknown."""
+    """A text that distinguishes a process from others with the same pid; None if unknown."""
     try:
-        # The name stands in parentheses and may hold anything, these included.
+        # The name is in parentheses and may itself contain parentheses.
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
         return f"{_BOOT.read_text().strip()} {fields[_START_FIELD]}"
     except (OSError, IndexError):
@@ -26,7 +26,7 @@ def birth(pid: int) -> str | None:
 
 
 def is_running(writer: Mapping[str, Any]) -> bool:
-    """Whether a writer may still write; of those on other machines nobody here can tell."""
+    """Whether a writer may still be running. One on another machine counts as running."""
     if "stopped" in writer:
         return False
     if writer["host"] != socket.gethostname():

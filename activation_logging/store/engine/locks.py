@@ -1,8 +1,8 @@
-"""Having a store to oneself: nobody else, in no process, has it open or opens it meanwhile.
+"""Exclusive access to a store: no other process has it open, or opens it meanwhile.
 
-Every LMDB environment holds a lock on the first byte of ``lock.mdb`` for as long as it is open:
-a shared one, except for the moment in which the first to come sets the file up. Whoever gets the
-exclusive lock is therefore alone, and who comes later waits in LMDB until it is given up.
+Every open LMDB environment holds a lock on the first byte of ``lock.mdb``. It is a shared lock,
+except while the first process sets the file up. A process that gets the exclusive lock is therefore
+alone. Processes that open the store later wait in LMDB until the lock is released.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ class _Flock(NamedTuple):
 
 @contextmanager
 def exclusive(path: Path) -> Iterator[None]:
-    """Keep everybody else out; inside, the store may be opened with ``alone=True`` only.
+    """Keep all other processes out. Inside, open the store only with ``alone=True``.
 
     Args:
         path: the store's folder, resolved.
 
     Raises:
-        StoreInUse: somebody has it open; the message says which process.
-        StoreReadOnly: this user may not write it. StoreNotFound, NotAStore: there is none.
+        StoreInUse: a process has the store open; the message names it.
+        StoreReadOnly: this user may not write to it. StoreNotFound, NotAStore: there is no store.
     """
     check_files(path, create=False)
     with environment.closed_here(path):
@@ -68,21 +68,22 @@ def exclusive(path: Path) -> Iterator[None]:
             try:
                 fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
             except OSError:
-                raise StoreInUse(f"{path} is {_by_whom(_pid(lock))}; stop it first") from None
+                raise StoreInUse(f"{path} is {_opened_by(_pid(lock))}; stop it first") from None
             try:
-                # Those that wait in LMDB would take over this table, which tells where the data
-                # file stands, if a kill ended this here: without its first bytes they refuse it,
-                # and who comes next, alone, makes a new one.
+                # The lock file describes the state of the data file. If this process were killed
+                # here, processes that wait in LMDB would go on with the outdated description.
+                # Without its first bytes they refuse it, and the next process that is alone writes
+                # a new one.
                 os.pwrite(lock, bytes(8), 0)
                 yield
             finally:
-                _hand_over(path)
+                _reset_lock_file(path)
         finally:
             os.close(lock)
 
 
 def holder(path: Path) -> int | None:
-    """The id of a process that has the store open, 0 where only that is known; None if none has.
+    """The pid of a process that has the store open; 0 if the pid is unknown; None if there is none.
 
     Args:
         path: the store's folder, resolved.
@@ -105,16 +106,16 @@ def _pid(lock: int) -> int | None:
     return None if found.kind == fcntl.F_UNLCK else max(found.pid, 0)
 
 
-def _by_whom(pid: int | None) -> str:
-    # A process of another container has no number here.
+def _opened_by(pid: int | None) -> str:
+    # A process of another container has no pid here.
     return f"open in process {pid}" if pid else "open in another process"
 
 
-def _hand_over(path: Path) -> None:
-    """Let LMDB set up ``lock.mdb`` for the data file that is there now, and share the lock.
+def _reset_lock_file(path: Path) -> None:
+    """Let LMDB rewrite ``lock.mdb`` for the current data file, and make the lock a shared one.
 
-    LMDB does so for whom it finds alone, which is this process.
+    LMDB does that for a process that is alone, as this one is.
     """
-    # What is wrong with the store has been said by then, or will be to the next that opens it.
+    # An error of the store has been reported already, or will be when it is next opened.
     with suppress(StoreError):
         open_store_files(path, create=True).env.close()

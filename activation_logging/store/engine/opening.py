@@ -1,7 +1,6 @@
-"""Opening the LMDB file at a path, or saying in one sentence why that cannot be.
+"""Opens the LMDB file at a path, or raises an error that says why not.
 
-Everything here happens once per environment; what it takes to live with an open one is in
-:mod:`.environment`.
+This code runs once per environment. :mod:`.environment` handles open environments.
 """
 
 from __future__ import annotations
@@ -36,19 +35,19 @@ logger = logging.getLogger(__name__)
 
 MAX_READERS = 2048
 LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
-"""What LMDB makes of that many readers."""
+"""Size of LMDB's lock file for that many readers."""
 
-# py-lmdb 3 bundles a second engine, whose files the first cannot read: stay with the first.
+# py-lmdb 3 bundles two engines, which cannot read each other's files. Stay with the first.
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
 _NEW_MAP = 1 << 20
-"""What a store that is being made needs at least, bytes."""
+"""Smallest map for a new store, bytes."""
 _UNWRITTEN_PAGES = 256
-"""More pages than these are missing for no good reason."""
+"""Number of pages at the end of the file that LMDB may have counted but not written."""
 
 
 class Opened(NamedTuple):
-    """An LMDB environment that is known to be a store of this format."""
+    """An open LMDB environment that has been checked to be a store."""
 
     env: Any
     databases: dict[bytes, Any]
@@ -56,7 +55,7 @@ class Opened(NamedTuple):
 
 
 class FileId(NamedTuple):
-    """What tells two files apart, whatever their paths."""
+    """Identity of a file, whatever its path."""
 
     device: int
     inode: int
@@ -74,10 +73,10 @@ def file_id(path: Path) -> FileId | None:
 def open_store_files(
     path: Path, *, create: bool, map_size: int = MAP_SIZE, alone: bool = False
 ) -> Opened:
-    """Open the environment at ``path`` and its databases; with ``create``, make what is missing.
+    """Open the environment at ``path`` and its databases. With ``create``, create what is missing.
 
-    With ``alone`` it is read without locks, by who has shut everybody else out. The memory map
-    gets ``map_size`` bytes, or what there is address space for.
+    With ``alone``, open it read-only and without locks; the caller must have exclusive access. The
+    memory map gets ``map_size`` bytes, or less if address space is limited.
 
     Raises:
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt.
@@ -125,7 +124,7 @@ def open_store_files(
                 sync_folder(folder)
         return Opened(env, _open_databases(path, env), writable)
     except lmdb.MapResizedError:
-        # Another process has made the map larger since; the file knows its new size.
+        # Another process has just enlarged the map. The file records the new size.
         env.close()
         return open_store_files(path, create=create, map_size=map_size, alone=alone)
     except lmdb.Error as error:
@@ -138,7 +137,7 @@ def open_store_files(
 
 @contextmanager
 def open_alone(path: Path) -> Iterator[Opened]:
-    """Open a store for writing without LMDB's locks, by who has shut everybody else out.
+    """Open a store for writing without LMDB's locks. The caller must have exclusive access.
 
     Raises:
         NotAStore, StoreVersionError, StoreCorrupt.
@@ -158,7 +157,7 @@ def open_alone(path: Path) -> Iterator[Opened]:
 
 
 def open_file(file: Path) -> Opened:
-    """Open a data file that nobody else knows of yet, for reading and without locks.
+    """Open a data file for reading and without locks, before another process knows of it.
 
     Raises:
         lmdb.Error: LMDB cannot read it. NotAStore, StoreVersionError, StoreCorrupt.
@@ -188,31 +187,31 @@ def _writable(path: Path) -> bool:
 
 
 def unwritable(path: Path) -> StoreReadOnly:
-    """What to raise where a store may be read and not written."""
+    """The error to raise if a store may be read but not written."""
     if hasattr(os, "statvfs") and os.statvfs(path).f_flag & os.ST_RDONLY:
-        return StoreReadOnly(f"{path} lies on a disk that is mounted read-only")
-    return StoreReadOnly(f"{path} cannot be written by this user")
+        return StoreReadOnly(f"{path} is on a disk that is mounted read-only")
+    return StoreReadOnly(f"this user may not write to {path}")
 
 
 def _prepare_locks(path: Path, *, can_lock: bool) -> None:
-    """Warn where locks do not work, and make room for them where they do."""
+    """Warn if locks do not work; else allocate space for the lock file."""
     kind = network_type(path)
     if kind is not None:
         logger.warning(
-            "%s lies on a network file system (%s): its memory map and locks hold within one "
-            "machine only. Let no other machine open it, or keep it on a local disk",
+            "%s is on a network file system (%s): memory maps and locks work only within one "
+            "machine. Let no other machine open it, or keep it on a local disk",
             *(path, kind),
         )
     if not can_lock:
         logger.warning(
-            "%s cannot be locked from here; what is read is only reliable while nobody writes",
+            "%s cannot be locked from here; reads are only reliable while nobody writes",
             path,
         )
         return
     try:
         reserve(path / "lock.mdb", LOCK_FILE_BYTES)
     except OSError as error:
-        raise StoreError(f"{path} cannot be opened: {error.strerror} for its lock") from None
+        raise StoreError(f"{path} cannot be opened: its lock file: {error.strerror}") from None
 
 
 def check_files(path: Path, *, create: bool) -> None:
@@ -234,9 +233,9 @@ def check_files(path: Path, *, create: bool) -> None:
         else:
             raise StoreNotFound(f"there is no store at {path}")
     except NotADirectoryError:
-        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+        raise NotAStore(f"{path} is below a file; a store is a folder") from None
     except FileExistsError:
-        raise NotAStore(f"{path} lies below a file; a store is a folder") from None
+        raise NotAStore(f"{path} is below a file; a store is a folder") from None
     except StoreError:
         raise
     except OSError as error:
@@ -244,13 +243,13 @@ def check_files(path: Path, *, create: bool) -> None:
 
 
 def _check_length(path: Path, env: Any) -> None:
-    """Refuse a file that was cut off: reading behind its end would kill the process (SIGBUS).
+    """Refuse a truncated file: reading past its end would kill the process (SIGBUS).
 
-    LMDB may count pages behind the end that it took and gave back in one commit: only a look at
-    all pages tells them from lost ones, where it can be had.
+    LMDB may count pages past the end that one commit allocated and freed again. Only a check of all
+    pages distinguishes these from lost ones, if the installed lmdb has that check.
     """
     file, size = path / "data.mdb", env.stat()["psize"]
-    # As long as this transaction lives, other processes leave alone what it can see.
+    # While this transaction lives, other processes do not overwrite the pages that it sees.
     with env.begin():
         needed = (env.info()["last_pgno"] + 1) * size
         found = file.stat().st_size
@@ -259,13 +258,13 @@ def _check_length(path: Path, env: Any) -> None:
         problems = walk(file)
     if problems or found < needed - _UNWRITTEN_PAGES * size:
         raise StoreCorrupt(
-            f"{path} has been cut off: its data.mdb has {found} bytes, at least {needed} are "
-            "missing parts of it; copy it again from where it came"
+            f"{path} has been cut off: its data.mdb has {found} bytes of {needed}; copy it again "
+            "from its source"
         )
 
 
 def _create_format(env: Any) -> None:
-    """Turn an empty environment into a store, in one transaction; do nothing to any other."""
+    """Turn an empty environment into a store, in one transaction. Other ones stay unchanged."""
     with env.begin(write=True) as txn:
         if txn.stat()["entries"]:
             return
@@ -309,8 +308,8 @@ def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
 def _handles(env: Any, names: Iterable[bytes]) -> dict[bytes, Any]:
     """Handles of existing databases.
 
-    LMDB hands out lasting ones in a write transaction or in a read-only environment only, so
-    this waits once for a commit that another process may have under way.
+    LMDB gives out permanent handles only in a write transaction or a read-only environment. So this
+    may wait once for another process's commit.
     """
 
     def handle(name: bytes, txn: Any = None) -> Any:

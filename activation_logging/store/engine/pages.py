@@ -1,7 +1,7 @@
-"""Whether the pages of an LMDB file fit together, found out without LMDB.
+"""Checks the pages of an LMDB file without LMDB.
 
-LMDB trusts its file: of a damaged page it sees some, and dies of others (SIGBUS, SIGABRT). The
-walker that py-lmdb brings reads the file as bytes, page by page, so nothing in it can do harm.
+LMDB trusts its file. It reports some damaged pages and crashes on others (SIGBUS, SIGABRT). The
+verifier of py-lmdb reads the file as bytes, page by page, so damage cannot crash it.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 
 def walk(file: Path) -> list[str] | None:
-    """What is wrong with the pages of a data file, a sentence each.
+    """The problems of a data file's pages, a sentence each.
 
-    Takes time in proportion to the number of records, whatever their size. Pages that are used
-    again meanwhile look wrong: in a file that is written, keep a read transaction open.
+    The time is proportional to the number of records, whatever their size. Pages that are reused
+    meanwhile look damaged, so keep a read transaction open if other processes write to the file.
 
     Returns:
-        None if the installed lmdb has no such walker; it came with 3.0.
+        None if the installed lmdb has no verifier. lmdb 3.0 introduced it.
     """
     try:
         from lmdb.verify import VerifyError, _Verifier
@@ -32,8 +32,9 @@ def walk(file: Path) -> list[str] | None:
             found: list[str] = walker.verify()
         except VerifyError as error:
             return [str(error)]
-        # Of rows that fill several pages it looks at the first alone. `live` has a byte a page.
+        # The verifier checks only the first page of a value with several pages, so check here that
+        # the file contains the last used page. `live` has one byte per page.
         end = (walker.live.rfind(1) + 1) * walker.psize
     if end > size:
-        found.append(f"the file ends at byte {size}, what it holds at byte {end}")
+        found.append(f"the file ends at byte {size}, its last used page at byte {end}")
     return found

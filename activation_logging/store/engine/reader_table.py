@@ -1,8 +1,8 @@
-"""Who reads a store, and whether somebody has kept the same view of it for too long.
+"""Watches LMDB's table of readers.
 
-LMDB uses a freed page again only once no reader can see it. A reader that never lets go, or was
-killed while it read, therefore makes the file grow with every commit. The places of dead readers
-are freed here; of living ones a warning says who they are.
+LMDB reuses a freed page only when no reader can see it any more. A read transaction that stays
+open, or whose process was killed, therefore makes the file grow with every commit. The watch frees
+the slots of dead readers, and logs a warning that names a process with a long-lived one.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_S = 60.0
-"""How often a writer looks, at most, seconds."""
+"""Shortest time between two checks by a writer, seconds."""
 PATIENCE_S = 600.0
-"""How long a reader may keep one view before the log says so, seconds."""
+"""Age of a read transaction at which the log has a warning, seconds."""
 
 
 class Reader(NamedTuple):
-    """An open read transaction: the process it belongs to, and the commit that it sees."""
+    """An open read transaction: its process, its thread, and the commit that it sees."""
 
     pid: int
     thread: str
@@ -31,7 +31,7 @@ class Reader(NamedTuple):
 
 
 class ReaderWatch:
-    """Looks at a store's readers every now and then; used by one thread."""
+    """Checks a store's readers from time to time. One thread uses it."""
 
     def __init__(
         self, environment: Environment, *, every_s: float = LOOK_S, patience_s: float = PATIENCE_S
@@ -44,9 +44,9 @@ class ReaderWatch:
         self._warned: set[Reader] = set()
 
     def look(self) -> None:
-        """Free the places of dead readers, and warn once of each view that is too old.
+        """Free the slots of dead readers, and warn once of each read transaction that is too old.
 
-        Does nothing if it did so a moment ago.
+        This does nothing if the last check was less than ``every_s`` ago.
         """
         now = time.monotonic()
         if now < self._next:
@@ -54,9 +54,9 @@ class ReaderWatch:
         self._next = now + self._every_s
         dead = self._environment.free_dead_readers()
         if dead:
-            logger.info("%s: freed the places of %d dead readers", self._environment.path, dead)
+            logger.info("%s: freed the slots of %d dead readers", self._environment.path, dead)
         latest = self._environment.last_commit
-        # Who sees the latest commit holds nothing back.
+        # A reader of the latest commit does not keep any page from being reused.
         late = [reader for reader in self._environment.readers() if reader.commit < latest]
         self._since = {reader: self._since.get(reader, now) for reader in late}
         self._warned &= self._since.keys()
@@ -65,7 +65,7 @@ class ReaderWatch:
             if seconds >= self._patience_s and reader not in self._warned:
                 self._warned.add(reader)
                 logger.warning(
-                    "process %d has kept its view of %s for %.0f s and %d commits: until it lets "
-                    "go of it, no freed room is used again and the file grows",
+                    "process %d has kept a read transaction on %s open for %.0f s and %d commits: "
+                    "until it ends, freed pages are not reused and the file grows",
                     *(reader.pid, self._environment.path, seconds, latest - reader.commit),
                 )

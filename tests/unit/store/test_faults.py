@@ -107,7 +107,7 @@ class TestCrowds:
     def test_a_reader_that_stays(self, store_path: Path, caplog: pytest.LogCaptureFixture) -> None:
         with caplog.at_level(logging.WARNING):
             sizes = crowds.lasting_reader(store_path, turns=30)
-        assert "until it lets go" in caplog.text
+        assert "until it ends" in caplog.text
         # Under the view every commit takes new room; after it, there is more than enough.
         assert sizes.start < sizes.held == sizes.released
 

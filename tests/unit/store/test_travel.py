@@ -286,7 +286,7 @@ def test_a_folder_that_is_closed_to_writing(store_path: Path, store_writer: Stor
     )
     lines = done.stdout.splitlines()
     assert lines[0] == f"1 (4, {HIDDEN}) (4, {HIDDEN})", done.stderr
-    assert lines[1] == f"{store_path} lies on a disk that is mounted read-only"
+    assert lines[1] == f"{store_path} is on a disk that is mounted read-only"
 
 
 # --- to the end of the interpreter -----------------------------------------------------
