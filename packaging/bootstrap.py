@@ -145,7 +145,7 @@ def has_nvidia_gpu() -> bool:
 def wanted_stamp(accelerator: str) -> tuple[str, str]:
     """The two lines of the stamp: the kind of `.venv`, and the digest of the input files.
 
-    If the first line changes, `.venv` is made anew; if only the digest changes, it is updated. The
+    If the first line changes, `.venv` is recreated; if only the digest changes, it is updated. The
     first line contains the path of `.venv`, because the scripts in it contain that path.
     """
     digest = hashlib.sha256()
