@@ -1,15 +1,16 @@
-"""All tests, in two runs of pytest side by side: those with servers, and the others.
+"""All tests, in two runs of pytest side by side: those that share a server, and the others.
 
     python -m tests [pytest's arguments]
 
-A server's tests wait for one core most of the time, so two runs take less than their sum. Two
-servers at once would not: vLLM binds the threads of each to the same cores. Each run has a log in
-``output/tests``; they are shown one after the other. Arguments that name a test make it one run.
+One run keeps two cores busy for a part of its time only: a server takes half a minute to start, and
+imports one module after another. Each run has a log in ``output/tests``; the logs are shown one
+after the other. Arguments that name a test make it one run.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -20,8 +21,11 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "output" / "tests"
-PARTS = {"others": ("--ignore=tests/server",), "servers": ("tests/server",)}
-"""What pytest is told to run, in the order in which the logs are shown."""
+ALONE = tuple(
+    f"tests/server/test_{name}.py"
+    for name in ("async_llm", "doors", "generate", "refusals", "texts")
+)
+"""Tests with servers and engines of their own, so that it is all the same in which run they are."""
 PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 """A selection may leave nothing to one of the two."""
 _POLL_S = 0.2
@@ -64,24 +68,35 @@ class Part:
         return self.log.read_text(encoding="utf-8", errors="replace").rstrip().rpartition("\n")[2]
 
 
+def selections(*, gpu: bool) -> dict[str, Sequence[str]]:
+    """What each of the two runs is told to run, in the order in which their logs are shown.
+
+    An engine takes nearly all memory of a GPU, so that there is room for one at a time.
+    """
+    moved = () if gpu else ALONE
+    return {
+        "others": ("tests/unit", "tests/schedules", *moved),
+        "servers": ("tests/server", *(f"--ignore={module}" for module in moved)),
+    }
+
+
 def names_a_test(argument: str) -> bool:
     return not argument.startswith("-") and Path(argument.partition("::")[0]).exists()
 
 
-def run(selections: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path) -> int:
-    """Run pytest once per selection, all at once; the exit code of one that failed, or 0."""
+def run(parts: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path) -> int:
+    """Run pytest once per part, all at once; the exit code of one that failed, or 0."""
     logs.mkdir(parents=True, exist_ok=True)
-    parts = [
-        Part(logs / f"{name}.log", [*selection, *arguments])
-        for name, selection in selections.items()
+    started = [
+        Part(logs / f"{name}.log", [*selection, *arguments]) for name, selection in parts.items()
     ]
     try:
-        for part in parts:
+        for part in started:
             part.show()
     finally:
         # An interrupt reaches all of them, and those with servers have to stop these first.
-        codes = {part.process.wait() for part in parts}
-    for part in parts:
+        codes = {part.process.wait() for part in started}
+    for part in started:
         print(part.summary())
     return max(codes - PASSED, default=min(codes))
 
@@ -89,7 +104,7 @@ def run(selections: Mapping[str, Sequence[str]], arguments: Sequence[str], logs:
 def main(arguments: Sequence[str]) -> int:
     if any(map(names_a_test, arguments)):
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
-    return run(PARTS, arguments, LOGS)
+    return run(selections(gpu=shutil.which("nvidia-smi") is not None), arguments, LOGS)
 
 
 if __name__ == "__main__":

@@ -90,18 +90,28 @@ class Modes:
         check(f"{self.name}, chat", serving.entries_of(answer))
 
     def test_client_leaves(self, serving: RunningServer, check: Fidelity) -> None:
-        body = {"model": serving.model, "prompt": "Write a very long story.", "stream": True}
-        body |= {"max_tokens": 1500, "ignore_eos": True, "request_id": f"left-{self.name}"}
-        with httpx.stream(
-            "POST", f"{serving.base_url}/completions", json=body, timeout=60
-        ) as answer:
-            lines = (line for line in answer.iter_lines() if line.startswith("data:"))
-            for _ in range(5):
-                next(lines)
-        entry = wait_for_entry(serving, f"cmpl-left-{self.name}")
+        # A quick model may be done before a busy machine tells it that the client has left.
+        for attempt in range(ATTEMPTS):
+            entry = leave(serving, f"left-{self.name}-{attempt}")
+            if entry.finish_reason == "abort":
+                break
         assert entry.finish_reason == "abort"
         assert len(entry.prompt_token_ids) <= len(entry.positions)
         check(f"{self.name}, client left", [entry])
+
+
+ATTEMPTS = 5
+
+
+def leave(server: RunningServer, request_id: str) -> Entry:
+    """Ask for a long answer, and leave after its first pieces."""
+    body = {"model": server.model, "prompt": "Write a very long story.", "stream": True}
+    body |= {"max_tokens": 1500, "ignore_eos": True, "request_id": request_id}
+    with httpx.stream("POST", f"{server.base_url}/completions", json=body, timeout=60) as answer:
+        lines = (line for line in answer.iter_lines() if line.startswith("data:"))
+        for _ in range(5):
+            next(lines)
+    return wait_for_entry(server, f"cmpl-{request_id}")
 
 
 def wait_for_entry(server: RunningServer, request_id: str) -> Entry:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import names_a_test, run
+from tests.__main__ import ROOT, names_a_test, run, selections
 
 PASSES = "def test_it():\n    pass\n"
 FAILS = "def test_it():\n    raise AssertionError('it is broken')\n"
@@ -57,3 +57,18 @@ def test_either_can_fail(
 )
 def test_an_argument_that_names_a_test_makes_it_one_run(argument: str, named: bool) -> None:
     assert names_a_test(argument) == named
+
+
+@pytest.mark.parametrize("gpu", [False, True])
+def test_every_module_is_in_one_of_the_two(gpu: bool) -> None:
+    in_run = []
+    for selection in selections(gpu=gpu).values():
+        ignored = {part.removeprefix("--ignore=") for part in selection if part.startswith("-")}
+        for named in set(selection) - {f"--ignore={module}" for module in ignored}:
+            assert (ROOT / named).exists(), named
+            files = [ROOT / named] if named.endswith(".py") else (ROOT / named).rglob("test_*.py")
+            found = {str(file.relative_to(ROOT)) for file in files}
+            assert not ignored - found - {named}, "what is ignored is there"
+            in_run += found - ignored
+    modules = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
+    assert sorted(in_run) == sorted(modules)

@@ -203,10 +203,10 @@ def test_a_reader_with_a_small_map_follows_a_writer_with_a_large_one(filled: Pat
     assert follower.stdout.readline() == "5\n"
     writer = StoreWriter(filled, role="test")
     for number in range(4):
-        expected = float(make_rows(f"more {number}", NUM_LAYERS, 20001).sum())
+        expected = float(make_rows(f"more {number}.59", NUM_LAYERS, 20001).sum())
         # Each time more than the follower's map has beyond what it needs.
-        for _ in range(60):
-            put_answer(writer, f"more {number}", prompt_ids=[1] * 20000)
+        for n in range(60):
+            put_answer(writer, f"more {number}.{n}", prompt_ids=[1] * 20000)
         writer.flush()
         print(file=follower.stdin, flush=True)
         assert follower.stdout.readline() == f"{65 + 60 * number} {expected}\n"
