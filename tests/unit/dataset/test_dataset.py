@@ -89,7 +89,9 @@ def test_other_labels_are_counted_never_a_class(tmp_path):
 
 def test_filters(path):
     with open_store(path) as store:
-        assert len(store.dataset(tags={"domain": "a"})) == 12
+        some = store.dataset(tags={"domain": "a"})
+        assert len(some) == 12
+        assert some.left_out == {"with other tags": 12}
         assert len(store.dataset(model="tiny")) == len(store.dataset(model=MODEL)) == 24
 
 

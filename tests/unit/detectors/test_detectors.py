@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from contextlib import ExitStack
 
@@ -281,6 +282,13 @@ def test_a_detector_says_what_it_reads():
         Detector("x", "X", "here", "answer")
     with pytest.raises(PluginError, match="of_samples would never be used"):
         Detector("x", "X", "here", "text", of_samples=eigenscore)
+
+
+def test_the_module_that_was_divided_is_found_under_its_old_name():
+    with pytest.warns(DeprecationWarning, match=r"is now .*detectors\.linear, .*distance"):
+        old = importlib.import_module("activation_logging.detectors.probes")
+    assert old.LinearProbe is LinearProbe
+    assert old.MahalanobisDetector is MahalanobisDetector
 
 
 def test_a_detector_has_one_name():
