@@ -10,8 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from activation_logging import open_store
-from tests.unit.analysis.planted import build
-from tests.unit.readers import http
+from tests.fixtures.planted import build
+from tests.fixtures.readers import http
 
 
 @pytest.mark.parametrize(

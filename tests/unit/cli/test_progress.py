@@ -19,8 +19,8 @@ from activation_logging.store.merge import merge
 from activation_logging.store.statistics import statistics
 from activation_logging.store.upgrade import upgrade
 from activation_logging.verify import verify
+from bench.version_1 import make_version_1
 from tests.fixtures.answers import put_answer
-from tests.unit.store.version_1 import make_version_1
 
 NUMBER = 7
 

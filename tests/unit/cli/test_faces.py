@@ -15,7 +15,7 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.query import Filter
 from activation_logging.text import brief
 from tests.fixtures.answers import put_answer
-from tests.unit.readers import command, http, strict
+from tests.fixtures.readers import command, http, strict
 
 CHAT = [
     {"role": "user", "content": "the first question"},
