@@ -33,6 +33,7 @@ from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, Se
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
 from activation_logging.strict_json import dumps
+from bench.docs import add_flag, record
 
 terminal = PlainConsole(width=130)
 
@@ -183,6 +184,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=list(KEPT), default=list(KEPT))
     parser.add_argument("--output", type=Path)
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
+    add_flag(parser)
     args = parser.parse_args()
     if args.contestant:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
@@ -200,7 +202,7 @@ def main() -> None:
             last = found[name][-1]
             speed = last["tokens"] / last["seconds"]
             terminal.print(f"round {turn + 1}: {name}: {speed:.1f} tokens/s")
-    show(found, args.tokens)
+    record(args.docs, show(found, args.tokens))
     if args.output:
         args.output.write_text(dumps({"runs": found, "machine": describe()}, indent=1) + "\n")
 
@@ -220,7 +222,7 @@ def in_own_process(name: str, prompts: int, tokens: int) -> dict[str, Any]:
     return json.loads(lines[-1].removeprefix("RESULT "))
 
 
-def show(found: dict[str, list[dict[str, Any]]], tokens: int) -> None:
+def show(found: dict[str, list[dict[str, Any]]], tokens: int) -> Table:
     """Print medians, with the least and the greatest."""
     table = Table("", "answer tokens/s", "bytes per answer on disk", "what is kept")
     for name, runs in found.items():
@@ -233,6 +235,7 @@ def show(found: dict[str, list[dict[str, Any]]], tokens: int) -> None:
             KEPT[name],
         )
     terminal.print(table)
+    return table
 
 
 if __name__ == "__main__":

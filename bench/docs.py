@@ -10,7 +10,8 @@ A page holds a table between two comments, and what is between them is never edi
     <!-- end -->
 
 ``docs/measured/queries.json`` has the table's header and rows, the command that measured them, and
-when. A program calls :func:`record` with the table that it has just printed.
+when. A program that takes ``--docs NAME`` writes the table that it prints there. What the package's
+own commands write comes in by :mod:`.products`.
 
 ``docs/commands.md`` is what typer writes about the command line.
 """
@@ -21,6 +22,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from datetime import datetime, timezone
@@ -42,36 +44,43 @@ _MEASURED = re.compile(
 terminal = PlainConsole()
 
 
-def record(name: str, table: Table, *, command: str, docs: Path = DOCS) -> Path:
-    """Keep a table that was just measured as ``docs/measured/NAME.json``.
+def add_flag(parser: argparse.ArgumentParser) -> None:
+    """Give a program the flag ``--docs NAME``, for :func:`record`."""
+    parser.add_argument("--docs", metavar="NAME", help="write docs/measured/NAME.json as well")
+
+
+def record(name: str | None, table: Table) -> None:
+    """Keep a table that was just printed as ``docs/measured/NAME.json``; without a name do nothing.
 
     Args:
-        name: as the page names it.
+        name: what ``--docs`` was given, and as the page names it.
         table: with text in each cell.
-        command: what measures it again.
-        docs: the folder of the pages.
     """
-    columns = [list(column.cells) for column in table.columns]
-    return record_rows(
-        name,
-        header=[str(column.header) for column in table.columns],
-        rows=[[str(cell) for cell in row] for row in zip(*columns, strict=True)],
-        command=command,
-        docs=docs,
-    )
+    if name is not None:
+        columns = [list(column.cells) for column in table.columns]
+        rows = [[str(cell) for cell in row] for row in zip(*columns, strict=True)]
+        record_rows(name, [str(column.header) for column in table.columns], rows)
 
 
 def record_rows(
     name: str,
-    *,
     header: Sequence[str],
     rows: Sequence[Sequence[str]],
-    command: str,
+    *,
+    command: str | None = None,
     docs: Path = DOCS,
 ) -> Path:
-    """As :func:`record`, of a table that is not one of rich's."""
+    """As :func:`record`, of a table that is not one of rich's.
+
+    Args:
+        name: as the page names it.
+        header: one text a column.
+        rows: one text a column each.
+        command: what measures it again; if not given, how this program was started.
+        docs: the folder of the pages.
+    """
     found = {
-        "command": command,
+        "command": command or _command(),
         "made": datetime.now(timezone.utc).date().isoformat(),
         "header": list(header),
         "rows": [list(row) for row in rows],
@@ -86,9 +95,22 @@ def record_rows(
 def render(path: Path) -> str:
     """A recorded table in Markdown, each line ended."""
     found = json.loads(path.read_text(encoding="utf-8"))
-    header, rows = found["header"], found["rows"]
+    return "".join(f"{line}\n" for line in markdown(found["header"], found["rows"]))
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a table."""
     lines = [header, ["---"] * len(header), *rows]
-    return "".join("|" + "".join(map(_cell, line)) + "\n" for line in lines)
+    return ["|" + "".join(map(_cell, line)) for line in lines]
+
+
+def _command() -> str:
+    """How this program was started, but for ``--docs NAME``."""
+    words = ["python", *sys.orig_argv[1:]]
+    if "--docs" in words:
+        at = words.index("--docs")
+        del words[at : at + 2]
+    return shlex.join(words)
 
 
 def _cell(text: str) -> str:

@@ -23,6 +23,7 @@ from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, Se
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
 from activation_logging.strict_json import dumps
+from bench.docs import add_flag, record
 
 STEP = 1000
 terminal = PlainConsole(width=120)
@@ -60,6 +61,7 @@ def main() -> None:
     parser.add_argument("--model", default=None)
     parser.add_argument("--eager", action="store_true")
     parser.add_argument("--output", type=Path)
+    add_flag(parser)
     args = parser.parse_args()
     options = ServerOptions(args.model or str(demo_model_path()), eager=args.eager)
     samples: list[dict[str, Any]] = []
@@ -81,13 +83,13 @@ def main() -> None:
             total = sum(sizes["total"] for sizes in samples[-1]["mib"].values())
             terminal.print(f"{done:>6} requests, {STEP / timing.seconds:.0f}/s, {total:.0f} MiB")
         counters = server.counters()
-    growth = show(samples)
+    growth = show(samples, args.docs)
     if args.output:
         found = {"samples": samples, "growth": growth, "counters": counters}
         args.output.write_text(dumps({**found, "machine": describe()}, indent=1) + "\n")
 
 
-def show(samples: list[dict[str, Any]]) -> dict[str, float]:
+def show(samples: list[dict[str, Any]], docs: str | None) -> dict[str, float]:
     """Print first and last sizes of every process; returns the growth of each, as a share."""
     first, last = samples[0], samples[-1]
     table = Table("process", f"MiB after {first['requests']}", f"after {last['requests']}")
@@ -108,6 +110,7 @@ def show(samples: list[dict[str, Any]]) -> dict[str, float]:
             f"{sizes['file'] - before['file']:+.1f} MiB",
         )
     terminal.print(table)
+    record(docs, table)
     return growth
 
 

@@ -39,6 +39,7 @@ from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
 from activation_logging.strict_json import dumps
 from bench.answers import NUM_LAYERS, capture, document
+from bench.docs import add_flag, record
 from bench.version_1 import make_version_1
 
 if TYPE_CHECKING:
@@ -253,6 +254,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--ask", help=argparse.SUPPRESS)
     parser.add_argument("--walk", action="store_true", help=argparse.SUPPRESS)
+    add_flag(parser)
     options = parser.parse_args()
     if options.ask:
         asked = ask(options.folder, options.ask, rounds=options.rounds, walk=options.walk)
@@ -285,6 +287,7 @@ def main() -> None:
                 f"{answer['own_memory_mib']:.1f} MiB",
             )
         terminal.print(shown)
+        record(options.docs, shown)
         size = (path / "data.mdb").stat().st_blocks * 512
         terminal.print(f"{options.entries:,} entries, {size / 2**30:.2f} GiB on disk")
         found["append"] = appended = compare_appending(folder, options.rounds)

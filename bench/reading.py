@@ -40,6 +40,7 @@ from activation_logging.bench.machine import describe
 from activation_logging.store import StoreWriter
 from activation_logging.store.rows import copy_single
 from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
+from bench.docs import add_flag, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -294,7 +295,7 @@ def where(folder: Path, rows: Rows) -> dict[str, float]:
         there = places.addresses(keys) - low
         parts = {
             "a batch": lambda: found.read(keys, position=-1),
-            "- its transaction": found._snapshot,
+            "- its transaction": found.snapshot,
             "- whether what is known still holds": partial(reader._places_in, view, "last", -1),
             "- the addresses of its keys": lambda: places.addresses(keys),
             "- the rows": lambda: copy_single(places._kind, window, there),
@@ -334,8 +335,9 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
 
 
-def show(figures: dict[str, Any]) -> None:
-    for name, found in figures.items():
+def show(figures: dict[str, Any], docs: str | None) -> None:
+    """Print a table of each kind of reading; kept as ``NAME-1``, ``NAME-2`` and so on."""
+    for number, (name, found) in enumerate(figures.items(), 1):
         table = Table("what", "to memmap", "processor time", "rows/s", "MB/s", title=name)
         for who, each in found.items():
             ratio = each["ratio"]
@@ -347,6 +349,7 @@ def show(figures: dict[str, Any]) -> None:
                 f"{each['bytes/s']['median'] / 1e6:,.0f}",
             )
         Console(width=120).print(table)
+        record(docs and f"{docs}-{number}", table)
 
 
 def main() -> None:
@@ -357,6 +360,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, nargs="+", default=[576, 4096])
     parser.add_argument("--where", action="store_true", help="say where the time of a batch goes")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    add_flag(parser)
     args = parser.parse_args()
     if args.where:
         for hidden in args.hidden:
@@ -365,6 +369,7 @@ def main() -> None:
                 for what, value in where(Path(base), make_rows(args.megabytes, hidden)).items():
                     table.add_row(what, f"{value:.1f}")
                 Console(width=120).print(table)
+                record(args.docs and f"{args.docs}-{hidden}", table)
         return
     figures: dict[str, Any] = {}
     for hidden in args.hidden:
@@ -381,7 +386,7 @@ def main() -> None:
                 Contestant("datasets", datasets(folder, rows)),
             ]
             figures |= rounds_of(contestants, rows, args.rounds, f"{hidden} wide")
-    show(figures)
+    show(figures, args.docs)
     if args.json:
         args.json.write_text(json.dumps({**figures, "machine": describe()}, indent=1) + "\n")
 

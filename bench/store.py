@@ -32,6 +32,7 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.layout import prompt_key
 from activation_logging.strict_json import dumps
 from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
+from bench.docs import add_flag, record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -246,10 +247,11 @@ def main() -> None:
     parser.add_argument("--entries", type=int, default=2000, help="entries to append and to read")
     parser.add_argument("--listed", type=int, default=100_000, help="entries to list a page of")
     parser.add_argument("--json", type=Path, help="write the figures here")
+    add_flag(parser)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=args.folder) as base:
         figures = measure(args, Folders(Path(base)))
-    show(figures)
+    record(args.docs, show(figures))
     if args.json:
         args.json.write_text(dumps({**figures, "machine": describe()}, indent=1) + "\n")
 
@@ -354,7 +356,8 @@ def listing(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> d
     }
 
 
-def show(figures: dict[str, Any]) -> None:
+def show(figures: dict[str, Any]) -> Table:
+    """Print the table."""
     table = Table("what", "ratio to raw LMDB", "absolute")
     for name, found in figures.items():
         ratio = found.get("ratio")
@@ -368,6 +371,7 @@ def show(figures: dict[str, Any]) -> None:
             ),
         )
     PlainConsole(width=120).print(table)
+    return table
 
 
 if __name__ == "__main__":

@@ -21,6 +21,10 @@ SLOW = (
 """Modules of ``tests/unit`` that ``make test-fast`` leaves out."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--docs", metavar="NAME", help="write docs/measured/NAME-1.json and so on")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.name in SLOW:

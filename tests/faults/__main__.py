@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.bench.machine import describe
 from activation_logging.console import PlainConsole
 from activation_logging.strict_json import dumps
+from bench import docs
 from tests.faults import crowds, disks, hostile, kills, power, servers
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ def main() -> None:
     parser.add_argument("--at-once", type=int, default=2, help="servers that run side by side")
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
     parser.add_argument("--json", type=Path, help="write the counts here")
+    docs.add_flag(parser)
     args = parser.parse_args()
     share = args.share if args.share is not None else 1.0 if args.long else SHORT
     terminal = PlainConsole()
@@ -140,6 +142,12 @@ def main() -> None:
     for name in args.only or chosen:
         counts[name] = run(chosen[name], args.folder)
         terminal.print(f"{name}: " + ", ".join(f"{what} {n}" for what, n in counts[name].items()))
+    if args.docs:
+        rows = [
+            [name, ", ".join(f"{n:,} {what}" for what, n in found.items() if what != "seconds")]
+            for name, found in counts.items()
+        ]
+        docs.record_rows(args.docs, ["what was done", "what was counted"], rows)
     if args.json:
         args.json.write_text(dumps({**counts, "machine": describe()}, indent=1) + "\n")
 

@@ -12,11 +12,18 @@ import time
 
 from rich.progress import track
 
+from bench import docs
 from tests.schedules.engine import SETTINGS
 from tests.schedules.run import Outcome, processes, run
 
 PER_STORE = 5_000
 SHOWN = 5
+
+
+HEADER = (
+    *("setting", "requests", "complete", "dropped", "rows", "preempted", "ended meanwhile"),
+    "wrong",
+)
 
 
 def main() -> int:
@@ -25,6 +32,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--only", default="", metavar="TEXT", help="settings whose name has this")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="engines at a time")
+    docs.add_flag(parser)
     arguments = parser.parse_args()
     settings = [setting for setting in SETTINGS if arguments.only in setting.name]
     if not settings:
@@ -44,14 +52,12 @@ def main() -> int:
         for (setting, *_), outcome in zip(jobs, shown, strict=True):
             outcomes[setting.name].add(outcome)
     everything = Outcome()
-    print(
-        "| setting | requests | complete | dropped | rows | preempted | ended meanwhile | wrong |"
-    )
-    print("|---|---|---|---|---|---|---|---|")
-    for name, outcome in outcomes.items():
-        print(_line(name, outcome))
+    for outcome in outcomes.values():
         everything.add(outcome)
-    print(_line("all", everything))
+    rows = [_row(name, outcome) for name, outcome in {**outcomes, "all": everything}.items()]
+    print(*docs.markdown(HEADER, rows), sep="\n")
+    if arguments.docs:
+        docs.record_rows(arguments.docs, HEADER, rows)
     print(f"\n{everything.steps:,} steps in {time.monotonic() - start:.0f} s; ", end="")
     print(", ".join(f"{n:,} {what}" for what, n in sorted(everything.happened.items())))
     for name, outcome in outcomes.items():
@@ -60,7 +66,7 @@ def main() -> int:
     return 1 if everything.wrong else 0
 
 
-def _line(name: str, outcome: Outcome) -> str:
+def _row(name: str, outcome: Outcome) -> list[str]:
     happened, statuses = outcome.happened, outcome.statuses
     cells = (
         outcome.accepted,
@@ -71,7 +77,7 @@ def _line(name: str, outcome: Outcome) -> str:
         happened["aborted while preempted"],
         len(outcome.wrong),
     )
-    return f"| {name} | " + " | ".join(f"{cell:,}" for cell in cells) + " |"
+    return [name, *(f"{cell:,}" for cell in cells)]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from activation_logging.default_model import demo_model_path
+from bench import docs
 from tests.fixtures import tokenizers
 from tests.fixtures.server import RunningServer, running
 from tests.fixtures.tiny import make_model_with, make_tiny_model
@@ -105,8 +106,11 @@ def check(reference_of: Callable[[str], Reference]) -> Fidelity:
     return _fidelity[0]
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     for fidelity in _fidelity:
         terminalreporter.section("rows against Hugging Face, float32: worst relative error per row")
-        for line in fidelity.tables():
-            terminalreporter.line(line)
+        for number, (header, rows) in enumerate(fidelity.tables(), 1):
+            for line in docs.markdown(header, rows):
+                terminalreporter.line(line)
+            if name := config.getoption("--docs"):
+                docs.record_rows(f"{name}-{number}", header, rows)

@@ -78,13 +78,13 @@ class Fidelity:
         self._rows[mode] = self._rows.get(mode, 0) + len(entry.positions)
         return errors
 
-    def tables(self) -> Iterator[str]:
-        """Lines of Markdown: a table for each choice of layers."""
+    def tables(self) -> Iterator[tuple[list[str], list[list[str]]]]:
+        """Header and rows of a table for each choice of layers."""
         for layers in dict.fromkeys(map(tuple, self._worst.values())):
-            yield "| mode | rows | " + " | ".join(f"layer {layer}" for layer in layers) + " |"
-            yield "|---|---|" + "---|" * len(layers)
-            for mode, worst in self._worst.items():
-                if tuple(worst) == layers:
-                    cells = " | ".join(f"{error:.1e}" for error in worst.values())
-                    yield f"| {mode} | {self._rows[mode]} | {cells} |"
-            yield ""
+            header = ["mode", "rows", *(f"layer {layer}" for layer in layers)]
+            rows = [
+                [mode, str(self._rows[mode]), *(f"{error:.1e}" for error in worst.values())]
+                for mode, worst in self._worst.items()
+                if tuple(worst) == layers
+            ]
+            yield header, rows

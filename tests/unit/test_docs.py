@@ -10,11 +10,13 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from activation_logging.cli import app
+from activation_logging.cli import _app
 from bench import docs
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+LONG = 40
+"""A cell that begins with a number and goes on for longer is a sentence."""
 SOURCES = list((ROOT / "activation_logging").rglob("*.py"))
 
 
@@ -40,14 +42,15 @@ def test_measured_tables_are_generated(page: Path) -> None:
     for header, *rows in tables_outside(page):
         for column in range(1, len(header)):
             cells = [row[column] for row in rows if len(row) > column and row[column].strip()]
-            assert not (len(cells) > 1 and all(number.match(cell) for cell in cells)), header
+            measured = [cell for cell in cells if number.match(cell) and len(cell) < LONG]
+            assert len(cells) < 2 or len(measured) < len(cells), header
 
 
 def test_every_record_is_used_and_names_its_program() -> None:
     used = {name for page in PAGES for name in docs.names(page)}
     records = {path.stem: path for path in (ROOT / "docs" / "measured").glob("*.json")}
     assert used == records.keys()
-    commands = set(get_command(app).commands)  # type: ignore[attr-defined]
+    commands = set(get_command(_app).commands)  # type: ignore[attr-defined]
     for path in records.values():
         for part in json.loads(path.read_text(encoding="utf-8"))["command"].split(";"):
             first, *rest = shlex.split(part)
@@ -64,7 +67,7 @@ def test_every_record_is_used_and_names_its_program() -> None:
 
 def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
-    for name, command in get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in get_command(_app).commands.items():  # type: ignore[attr-defined]
         section = page.partition(f"## `activation-logging {name}`\n")[2].partition("\n## ")[0]
         assert section, name
         hidden = {"--help"}

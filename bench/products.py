@@ -1,0 +1,143 @@
+"""Tables of the docs from what the package's own commands write.
+
+    python -m bench.products detectors output/demo/report/report.json
+    python -m bench.products short-facts output/.../eval_results.json
+    python -m bench.products speed bench.json
+
+The first word names the table (a report gives three: NAME, NAME-sweep and NAME-transfer). The file
+is a report's ``report.json``, a run's ``eval_results.json``, or what ``activation-logging bench
+--json`` prints. ``python -m bench.docs`` then writes the pages.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from activation_logging.bench.ratios import RATIOS
+from activation_logging.records import LABELS
+from bench.docs import record_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def report(name: str, found: Mapping[str, Any], command: str | None) -> None:
+    """The detectors, the linear probe at every place, and the transfer between kinds."""
+    record_rows(
+        name,
+        ["detector", "AUROC", "AUPRC", "ECE", "AUROC over text only"],
+        [
+            [
+                row["title"],
+                _interval(row["auroc"]),
+                f"{row['auprc']['value']:.3f}",
+                f"{row['ece']['value']:.3f}",
+                _interval(row["over_text"]) if row["over_text"] else "",
+            ]
+            for row in found["detectors"]
+        ],
+        command=command,
+    )
+    positions = list(dict.fromkeys(cell["position"] for cell in found["sweep"]))
+    auroc = {(c["layer"], c["position"]): c["auroc"]["value"] for c in found["sweep"]}
+    record_rows(
+        f"{name}-sweep",
+        ["layer", *map(str, positions)],
+        [
+            [str(layer), *(f"{auroc[layer, position]:.3f}" for position in positions)]
+            for layer in dict.fromkeys(layer for layer, _ in auroc)
+        ],
+        command=command,
+    )
+    if transfer := found["transfer"].get("auroc"):
+        values = found["transfer"]["values"]
+        record_rows(
+            f"{name}-transfer",
+            ["fitted on", *values],
+            [
+                [value, *("-" if c["value"] is None else f"{c['value']:.3f}" for c in row)]
+                for value, row in zip(values, transfer, strict=True)
+            ],
+            command=command,
+        )
+
+
+def benchmark(name: str, found: Mapping[str, Any], command: str | None) -> None:
+    """The rates of each group and of all, and how often each label was given."""
+    groups = {**found["groups"], "all": found}
+    rates = list(dict.fromkeys(rate for group in groups.values() for rate in group["metrics"]))
+    record_rows(
+        name,
+        ["", *(rate.replace("_", " ") for rate in rates), *(label[0].upper() for label in LABELS)],
+        [
+            [
+                group,
+                *(_rate(each["metrics"].get(rate)) for rate in rates),
+                *(str(each["counts"][label]) for label in LABELS),
+            ]
+            for group, each in groups.items()
+        ],
+        command=command,
+    )
+
+
+def comparison(name: str, found: Mapping[str, Any], command: str | None) -> None:
+    """The ratios of each candidate to the baseline, a column for each number in flight."""
+    columns = list(dict.fromkeys(each["concurrency"] for each in found["comparisons"]))
+    ratios = {(c["candidate"], c["concurrency"]): c["ratios"] for c in found["comparisons"]}
+    record_rows(
+        name,
+        ["requests in flight", *map(str, columns)],
+        [
+            [
+                f"{metric.replace('_', ' ')}, {candidate}",
+                *(
+                    _spread(ratios[candidate, column][metric])
+                    if (candidate, column) in ratios
+                    else ""
+                    for column in columns
+                ),
+            ]
+            for metric in RATIOS
+            for candidate in dict.fromkeys(candidate for candidate, _ in ratios)
+        ],
+        command=command or " ".join(["activation-logging", *found["command"]]),
+    )
+
+
+def _interval(found: Mapping[str, float]) -> str:
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
+
+
+def _rate(found: Mapping[str, float] | None) -> str:
+    if found is None:
+        return ""
+    error = found["stderr"]
+    return f"{100 * found['value']:.1f}" + ("" if error is None else f"±{100 * error:.1f}")
+
+
+def _spread(found: Mapping[str, float]) -> str:
+    return f"{found['median']:.3f} ({found['least']:.2f} to {found['greatest']:.2f})"
+
+
+def main() -> None:
+    """Tell the three kinds of file apart by what is in them."""
+    parser = argparse.ArgumentParser(description="Tables of docs/ from what commands write.")
+    parser.add_argument("name", help="of the table")
+    parser.add_argument("file", type=Path, help="report.json, eval_results.json or bench's JSON")
+    parser.add_argument("--command", help="what measured it, for the record")
+    options = parser.parse_args()
+    found = json.loads(options.file.read_text(encoding="utf-8"))
+    kinds = {"detectors": report, "groups": benchmark, "comparisons": comparison}
+    for key, write in kinds.items():
+        if key in found:
+            write(options.name, found, options.command)
+            return
+    parser.error(f"{options.file} has none of {', '.join(kinds)}")
+
+
+if __name__ == "__main__":
+    main()
