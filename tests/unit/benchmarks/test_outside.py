@@ -14,8 +14,8 @@ import pytest
 from activation_logging import open_store
 from activation_logging.store import StoreWriter
 from tests.fixtures.answers import make_document
-from tests.unit.benchmarks.canned import canned
-from tests.unit.outside import outside_package
+from tests.fixtures.canned import canned
+from tests.fixtures.outside import outside_package
 
 SOURCE = """
 from activation_logging.benchmarks import Benchmark

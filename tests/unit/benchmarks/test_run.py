@@ -29,7 +29,7 @@ from activation_logging.benchmarks.short_facts import short_facts_rates
 from activation_logging.errors import StoreNotFound, UnknownName
 from activation_logging.judges import Verdict
 from activation_logging.store import StoreWriter
-from tests.unit.benchmarks.canned import canned
+from tests.fixtures.canned import canned
 
 ROOT = Path(__file__).parents[3]
 NONSENSE = "nonsense_mixed_entities"

@@ -74,7 +74,7 @@ def test_a_store_without_an_index_is_counted_entry_by_entry(path: Path) -> None:
 
 
 def test_a_copy_counts_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activation_logging.store.compact._LOOK_S", 0)
+    monkeypatch.setattr("activation_logging.store.compact._POLL_S", 0)
     told = Told()
     compact(path, progress=told)
     assert {what for what, _, _ in told} == {"copying"}

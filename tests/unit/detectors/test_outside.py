@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,9 @@ import pytest
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
+from tests.fixtures.outside import outside_package
 from tests.fixtures.planted import build
 
-ROOT = Path(__file__).parents[3]
 MODULE = """
 from sklearn.naive_bayes import GaussianNB
 
@@ -42,33 +41,24 @@ SIGNAL = Detector("words", "Words", "here", "answer", of_answer=words, role="sig
 MISSING = Detector("reasons", "Reasons", "here", "answer", of_answer=reasons, role="signal")
 SAMPLED = Detector("spread", "Spread", "here", "samples", of_samples=spread, role="signal")
 """
-POINTS = """
-[activation_logging.detectors]
-naive_bayes = elsewhere:PROBE
-bayes_before = elsewhere:BEFORE
-words = elsewhere:SIGNAL
-reasons = elsewhere:MISSING
-spread = elsewhere:SAMPLED
-"""
+POINTS = {
+    "naive_bayes": "PROBE",
+    "bayes_before": "BEFORE",
+    "words": "SIGNAL",
+    "reasons": "MISSING",
+    "spread": "SAMPLED",
+}
 
 
-def install(site: Path, module: str, points: str) -> None:
-    """What pip would leave of a package with entry points."""
-    info = site / "elsewhere-1.0.dist-info"
-    info.mkdir(parents=True)
-    (site / "elsewhere.py").write_text(module)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: elsewhere\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(points)
-
-
-def report(tmp_path: Path, module: str, points: str) -> subprocess.CompletedProcess[str]:
-    install(tmp_path / "site", module, points)
+def report(tmp_path: Path, module: str, points: dict[str, str]) -> subprocess.CompletedProcess[str]:
+    groups = {"activation_logging.detectors": points}
+    env = outside_package(tmp_path / "site", module, groups, "elsewhere")
     build(tmp_path / "s", n=60, samples=2, signal=12.0)
     command = "from activation_logging.cli import app; app()"
     options = ["--layers", "2,last", "--draws", "100", "-o", str(tmp_path / "report")]
     return subprocess.run(
         [sys.executable, "-c", command, "report", str(tmp_path / "s"), *options],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path / "site")])},
+        env=env,
         capture_output=True,
         text=True,
         timeout=300,
@@ -100,14 +90,14 @@ def test_they_are_rows_of_the_report(tmp_path):
 @pytest.mark.parametrize(
     ("module", "points", "says"),
     [
-        ("import nothing_of_that_name", "words = elsewhere:SIGNAL", "cannot be loaded"),
-        (MODULE, "sentences = elsewhere:SIGNAL", "calls itself 'words'"),
-        (MODULE, "length = elsewhere:SIGNAL", "offered more than once"),
+        ("import nothing_of_that_name", {"words": "SIGNAL"}, "cannot be loaded"),
+        (MODULE, {"sentences": "SIGNAL"}, "calls itself 'words'"),
+        (MODULE, {"length": "SIGNAL"}, "offered more than once"),
     ],
     ids=["broken", "of another name", "of a name that is taken"],
 )
 def test_what_cannot_be_used_is_named(tmp_path, module, points, says):
-    done = report(tmp_path, module, f"[activation_logging.detectors]\n{points}\n")
+    done = report(tmp_path, module, points)
     assert done.returncode != 0
     assert says in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr

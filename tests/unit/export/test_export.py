@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -14,6 +13,7 @@ from activation_logging import open_store
 from activation_logging.errors import UnknownName
 from activation_logging.export import FORMATS, export_store
 from tests.fixtures.answers import to_bfloat16
+from tests.fixtures.outside import outside_package
 from tests.fixtures.planted import build
 
 LAYERS = (0, 2, 4)
@@ -133,17 +133,12 @@ FORMAT = Format("means", "One mean per entry.", write)
 
 def beside_package(folder, points, *words):
     """Run the command line where a package is installed that offers formats."""
-    info = folder / "means-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: means\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text(f"[activation_logging.export_formats]\n{points}\n")
-    (folder / "means.py").write_text(MEANS)
-    paths = os.pathsep.join(filter(None, (str(folder), os.environ.get("PYTHONPATH"))))
+    env = outside_package(folder, MEANS, {"activation_logging.export_formats": points}, "means")
     return subprocess.run(
         [sys.executable, "-c", "from activation_logging.cli import app; app()", *map(str, words)],
         capture_output=True,
         text=True,
-        env={**os.environ, "PYTHONPATH": paths, "COLUMNS": "200"},
+        env={**env, "COLUMNS": "200"},
         timeout=120,
         check=False,
     )
@@ -151,7 +146,7 @@ def beside_package(folder, points, *words):
 
 def test_a_format_of_another_package(store, tmp_path):
     words = ("export", store[0], "--output", tmp_path / "out", "--format", "means", "--json")
-    done = beside_package(tmp_path / "packages", "means = means:FORMAT", *words)
+    done = beside_package(tmp_path / "packages", {"means": "FORMAT"}, *words)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["dtype"] == ("float16" if store[1] == "float16" else "float32")
     lines = (tmp_path / "out" / "means.csv").read_text().splitlines()
@@ -160,7 +155,7 @@ def test_a_format_of_another_package(store, tmp_path):
 
 
 def test_help_lists_every_format(tmp_path):
-    done = beside_package(tmp_path / "packages", "means = means:FORMAT", "export", "--help")
+    done = beside_package(tmp_path / "packages", {"means": "FORMAT"}, "export", "--help")
     assert done.returncode == 0, done.stderr
     for found in FORMATS:
         assert f"{found.name}: {found.description}" in done.stdout
@@ -170,6 +165,6 @@ def test_help_lists_every_format(tmp_path):
 @pytest.mark.parametrize(("format_", "code"), [("broken", 1), ("npy", 0)])
 def test_a_broken_format_of_another_package(store, tmp_path, format_, code):
     words = ("export", store[0], "--output", tmp_path / "out", "--format", format_)
-    done = beside_package(tmp_path / "packages", "broken = absent:FORMAT", *words)
+    done = beside_package(tmp_path / "packages", {"broken": "absent:FORMAT"}, *words)
     assert done.returncode == code
     assert ("'broken' of means 1.0 cannot be loaded" in " ".join(done.stderr.split())) == bool(code)

@@ -105,7 +105,7 @@ class TestCrowds:
 
     def test_a_reader_that_stays(self, store_path: Path, our_log: pytest.LogCaptureFixture) -> None:
         sizes = crowds.lasting_reader(store_path, turns=30)
-        assert "until it lets go" in our_log.text
+        assert "until it ends" in our_log.text
         # Under the view every commit takes new room; after it, there is more than enough.
         assert sizes.start < sizes.held == sizes.released
 
