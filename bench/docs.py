@@ -1,17 +1,17 @@
-"""What is generated in ``docs/``: the tables of measured numbers, and the page of commands.
+"""What is generated in ``docs/``: measured numbers, lists of what is registered, all commands.
 
     python -m bench.docs            # write them
     python -m bench.docs --check    # say what differs instead; exit code 1 if anything does
 
 A page holds a table between two comments, and what is between them is never edited by hand::
 
-    <!-- measured: queries -->
+    <!-- measured: queries -->          or          <!-- registered: detectors -->
     | ... |
     <!-- end -->
 
 ``docs/measured/queries.json`` has the table's header and rows, the command that measured them, and
 when. A program that takes ``--docs NAME`` writes the table that it prints there. What the package's
-own commands write comes in by :mod:`.products`.
+own commands write comes in by :mod:`.products`. The lists are those of the package's registries.
 
 ``docs/commands.md`` is what typer writes about the command line.
 """
@@ -38,8 +38,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DOCS = Path(__file__).parent.parent / "docs"
-_MEASURED = re.compile(
-    r"^<!-- measured: (?P<name>[\w-]+) -->\n(?P<table>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL
+_TABLE = re.compile(
+    r"^<!-- (?P<kind>measured|registered): (?P<name>[\w-]+) -->\n.*?^<!-- end -->$",
+    re.MULTILINE | re.DOTALL,
 )
 terminal = PlainConsole()
 
@@ -92,10 +93,36 @@ def record_rows(
     return path
 
 
-def render(path: Path) -> str:
-    """A recorded table in Markdown, each line ended."""
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return "".join(f"{line}\n" for line in markdown(found["header"], found["rows"]))
+def registered(name: str) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of the list of a registry."""
+    from activation_logging.benchmarks.registry import BENCHMARKS
+    from activation_logging.detectors.registry import DETECTORS
+    from activation_logging.export.registry import FORMATS
+    from activation_logging.judges.registry import JUDGES
+
+    if name == "benchmarks":
+        return ["name", "what it asks", "labels", "questions", "experiments"], [
+            [
+                f"`{each.name}`",
+                each.description,
+                f"`{each.evaluator}`",
+                f"{each.default_n} for each {each.unit}",
+                ", ".join(f"`{experiment}`" for experiment in each.experiments),
+            ]
+            for each in BENCHMARKS
+        ]
+    if name == "judges":
+        return ["`--judge`", "identity in labels", "kinds of question"], [
+            [f"`{judge}`", JUDGES.get(judge).identity, ", ".join(JUDGES.get(judge).kinds)]
+            for judge in JUDGES.names()
+        ]
+    if name == "detectors":
+        return ["name", "in the report", "reads", "role", "source"], [
+            [f"`{each.name}`", each.title, each.needs, each.role, each.source] for each in DETECTORS
+        ]
+    return ["`--format`", "what is written", "packages"], [
+        [f"`{each.name}`", each.description, ", ".join(each.needs)] for each in FORMATS
+    ]
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -118,22 +145,34 @@ def _cell(text: str) -> str:
 
 
 def written(page: Path) -> str:
-    """The page's text with each of its tables as it was recorded.
+    """The page's text with each of its tables as it was recorded, or as the registry is.
 
     Raises:
         FileNotFoundError: a table was never recorded.
     """
 
     def replace(found: re.Match[str]) -> str:
-        table = render(page.parent / "measured" / f"{found['name']}.json")
-        return f"<!-- measured: {found['name']} -->\n{table}<!-- end -->"
+        kind, name = found["kind"], found["name"]
+        if kind == "measured":
+            path = page.parent / "measured" / f"{name}.json"
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            header, rows = kept["header"], kept["rows"]
+        else:
+            header, rows = registered(name)
+        return "\n".join([f"<!-- {kind}: {name} -->", *markdown(header, rows), "<!-- end -->"])
 
-    return _MEASURED.sub(replace, page.read_text(encoding="utf-8"))
+    return _TABLE.sub(replace, page.read_text(encoding="utf-8"))
 
 
-def names(page: Path) -> list[str]:
-    """The names of the tables that a page holds."""
-    return [found["name"] for found in _MEASURED.finditer(page.read_text(encoding="utf-8"))]
+def measured(page: Path) -> list[str]:
+    """The names of the measured tables that a page holds."""
+    found = _TABLE.finditer(page.read_text(encoding="utf-8"))
+    return [table["name"] for table in found if table["kind"] == "measured"]
+
+
+def without_tables(page: Path) -> str:
+    """The text of a page but for what is generated in it."""
+    return _TABLE.sub("", page.read_text(encoding="utf-8"))
 
 
 def commands() -> str:

@@ -22,7 +22,7 @@ SOURCES = list((ROOT / "activation_logging").rglob("*.py"))
 
 def tables_outside(page: Path) -> list[list[list[str]]]:
     """The tables of a page that are not generated, as cells."""
-    text = docs._MEASURED.sub("", page.read_text(encoding="utf-8"))
+    text = docs.without_tables(page)
     found: list[list[list[str]]] = []
     for block in re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE):
         rows = [line.strip("| ").split(" | ") for line in block.splitlines()]
@@ -47,7 +47,7 @@ def test_measured_tables_are_generated(page: Path) -> None:
 
 
 def test_every_record_is_used_and_names_its_program() -> None:
-    used = {name for page in PAGES for name in docs.names(page)}
+    used = {name for page in PAGES for name in docs.measured(page)}
     records = {path.stem: path for path in (ROOT / "docs" / "measured").glob("*.json")}
     assert used == records.keys()
     commands = set(get_command(_app).commands)  # type: ignore[attr-defined]
