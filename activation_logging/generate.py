@@ -126,7 +126,7 @@ def _parse(number: int, text: str, seen: Counter[str]) -> PromptLine:
     if isinstance(tags, dict) and (taken := tags.keys() & {RUN_TAG, LINE_TAG}):
         raise PromptsError(f"the tag {min(taken)!r} is set by this command")
     try:
-        RequestOptions.parse({"activation_tags": tags}, allowed_layers="last")
+        RequestOptions.parse({"activation_tags": tags}, settings=Settings())
     except RequestOptionError as error:
         raise PromptsError(str(error).replace("activation_tags", "'tags'")) from None
     content = json.dumps([prompt, messages, tags], sort_keys=True)

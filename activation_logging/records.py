@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from activation_logging.sites import RowShape
+
 Label = Literal["hallucinated", "correct", "refused", "invalid"]
 LABELS: tuple[Label, ...] = get_args(Label)
 """``invalid``: the judge gave no usable verdict. It is counted and reported, but never a class."""
@@ -138,11 +140,12 @@ class SegmentSlice(NamedTuple):
 
 @dataclass(frozen=True)
 class Segment:
-    """Consecutive rows that one request computed, one block per layer.
+    """Consecutive rows that one request computed, one block per site.
 
-    ``rows[layer]`` is a C-contiguous array ``[count, hidden]`` of the stored type. bfloat16 is
-    passed as its bits in ``uint16``, because numpy has no such type. Reading ``rows`` may wait for
-    a copy from the accelerator; reading ``nbytes`` never waits.
+    ``rows[code]`` is a C-contiguous array ``[count, width]`` of the stored type; see
+    :attr:`.Site.code`, which is a layer's number for the residual stream. bfloat16 is passed as its
+    bits in ``uint16``, because numpy has no such type. Reading ``rows`` may wait for a copy from
+    the accelerator; reading ``nbytes`` never waits.
     """
 
     id: bytes
@@ -152,11 +155,13 @@ class Segment:
 
 @dataclass(frozen=True)
 class Capture:
-    """What the worker knows of one request: which rows, of which layers, and where they are stored.
+    """What the worker knows of one request: which rows, of which sites, and where they are stored.
 
     ``first`` is the position of the first row; the rows are consecutive. ``num_layers`` is the
-    model's depth, which is also the number of the ``last`` layer. ``segments`` are the new rows to
-    store; other slices refer to stored segments. ``dropped`` is the reason for missing rows.
+    model's depth, which is also the number of the ``last`` layer. ``layers`` are those of the
+    residual stream, whose rows have ``hidden_size`` elements of ``dtype``; ``sites`` has the codes
+    of all other sites, with what their rows are. ``segments`` are the new rows to store; other
+    slices refer to stored segments. ``dropped`` is the reason for missing rows.
     """
 
     id: str
@@ -168,6 +173,7 @@ class Capture:
     slices: Sequence[SegmentSlice]
     segments: Sequence[Segment] = ()
     dropped: str | None = None
+    sites: Mapping[int, RowShape] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

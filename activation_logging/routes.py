@@ -166,19 +166,22 @@ async def get_tensor(
     key: str,
     path: StorePath,
     layer: Annotated[str, Query(pattern=r"^(last|\d{1,5})$")] = "last",
+    site: Annotated[str | None, Query(max_length=100)] = None,
     format: Annotated[Literal["npy", "safetensors"], Query()] = "npy",  # noqa: A002 - the query's name
 ) -> Response:
     """One layer's rows: ``npy`` (bfloat16 widened to float32) or ``safetensors`` (as stored).
 
     The safetensors file holds ``activations`` ``[rows, hidden]`` and ``positions`` ``[rows]``.
+    ``site``, such as ``heads@15``, is for another site instead, ``[rows, *shape]``.
     """
-    number: int | Literal["last"] = "last" if layer == "last" else int(layer)
+    wanted = layer if site is None else site
 
     def read(store: Store) -> bytes:
         entry = store[key]
-        return _as_npy(entry, number) if format == "npy" else _as_safetensors(entry, number)
+        return _as_npy(entry, wanted) if format == "npy" else _as_safetensors(entry, wanted)
 
-    name = f"{key.replace('#', '_')}_layer_{layer}.{format}"
+    what = f"layer_{layer}" if site is None else site.replace("@", "_")
+    name = f"{key.replace('#', '_')}_{what}.{format}"
     return Response(
         await _in_store(path, read),
         media_type="application/octet-stream",
@@ -303,6 +306,7 @@ def _whole(entry: Entry) -> dict[str, Any]:
     if entry.status == "complete":
         whole["activations"] = {
             "layers": entry.layers,
+            "sites": [str(site) for site in entry.sites],
             "num_layers": entry.num_layers,
             "dtype": entry.dtype,
             "shape": [len(entry.positions), entry.hidden_size],
@@ -311,18 +315,19 @@ def _whole(entry: Entry) -> dict[str, Any]:
     return whole
 
 
-def _as_npy(entry: Entry, layer: int | Literal["last"]) -> bytes:
+def _as_npy(entry: Entry, site: str) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, entry.layer(layer), allow_pickle=False)
+    np.save(buffer, entry.site(site), allow_pickle=False)
     return buffer.getvalue()
 
 
-def _as_safetensors(entry: Entry, layer: int | Literal["last"]) -> bytes:
+def _as_safetensors(entry: Entry, site: str) -> bytes:
     from safetensors.numpy import save
 
-    rows = entry.stored(layer).view(NUMPY_TYPES[entry.dtype])
+    dtype = entry.shape_of(site).dtype
+    rows = entry.stored(site).view(NUMPY_TYPES[dtype])
     tensors = {"activations": rows, "positions": entry.positions}
-    return save(tensors, metadata={"key": entry.key, "layer": str(layer), "dtype": entry.dtype})
+    return save(tensors, metadata={"key": entry.key, "layer": site, "dtype": dtype})
 
 
 def _ascii(text: str) -> str:

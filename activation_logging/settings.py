@@ -11,11 +11,21 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
+from activation_logging.sites import (
+    MAX_PARTS,
+    Site,
+    Wanted,
+    not_logged,
+    parse_layers,
+    parse_sites,
+    resolve,
+)
+from activation_logging.text import shown
 
 Tokens = Literal["all", "response", "prompt"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -24,14 +34,9 @@ FullPolicy = Literal["block", "drop"]
 DEFAULT_LMDB_PATH = "lmdb_data/activations.lmdb"
 MAX_TAGS_BYTES = 16 * 1024
 MAX_TAGS = 64
-MAX_LAYER = 1000
-"""No model is deeper, so that a range cannot grow without end."""
-MAX_LAYERS_TEXT = 4096
-MAX_LAYERS_PARTS = 256
 MAX_TOKEN = 4096
 TOKEN_FIELD = "auth_token"  # noqa: S105 - the field's name, not a secret
 
-_NUMBERS = re.compile(r"([0-9]{1,40})(?:-([0-9]{1,40}))?")
 _TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
 _OURS = re.compile(r"\s*activation[-_]", re.IGNORECASE)
 """Names that are meant for us, other spellings included: none of them may be ignored."""
@@ -41,13 +46,14 @@ _OURS = re.compile(r"\s*activation[-_]", re.IGNORECASE)
 class Settings:
     """What a server logs, and where to.
 
-    ``layers`` keeps the text that the user wrote; :func:`resolve_layers` turns it into
-    numbers once the model's depth is known.
+    ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
+    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
     enabled: bool = True
     layers: str = "last"
+    sites: str = ""
     tokens: Tokens = "all"
     dtype: Dtype = "auto"
     full_policy: FullPolicy = "block"
@@ -59,9 +65,16 @@ class Settings:
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
         try:
-            parse_layers(self.layers)
+            self.wanted()
         except SettingsError as error:
-            raise SettingsError(f"ACTIVATION_LAYERS: {error}") from None
+            name = "ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"
+            raise SettingsError(f"{name}: {error}") from None
+
+    def wanted(self, num_layers: int | None = None) -> tuple[Wanted, ...]:
+        """The list of sites, parsed; see :func:`.parse_sites`."""
+        if self.sites:
+            return parse_sites(self.sites, num_layers)
+        return parse_layers(self.layers, num_layers)
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -73,6 +86,11 @@ class Settings:
         read = {name: environ.get(f"ACTIVATION_{name}", "").strip() for name in _ENVIRONMENT}
         enabled = read["LOGGING"] or "1"
         _one_of("ACTIVATION_LOGGING", enabled, ("0", "1"))
+        if read["SITES"] and read["LAYERS"]:
+            raise SettingsError(
+                "ACTIVATION_SITES and ACTIVATION_LAYERS are both set; give one: "
+                "ACTIVATION_LAYERS=8,last is short for ACTIVATION_SITES=resid@8;last"
+            )
         given: dict[str, Any] = {_ENVIRONMENT[name]: value for name, value in read.items() if value}
         return cls(**{**given, "enabled": enabled == "1"})
 
@@ -81,6 +99,7 @@ _ENVIRONMENT = {
     "LMDB_PATH": "lmdb_path",
     "LOGGING": "enabled",
     "LAYERS": "layers",
+    "SITES": "sites",
     "TOKENS": "tokens",
     "DTYPE": "dtype",
     "FULL_POLICY": "full_policy",
@@ -140,13 +159,22 @@ class ServerSettings:
         )
 
 
+def resolve_sites(settings: Settings, num_layers: int) -> tuple[Site, ...]:
+    """The sites to log, ascending by code, for a model of ``num_layers`` decoder layers.
+
+    Raises:
+        SettingsError: the model has no such layer; the message names it.
+    """
+    return resolve(settings.wanted(num_layers), num_layers)
+
+
 @dataclass(frozen=True)
 class RequestOptions:
     """What one request asks for; ``None`` means "as the server was started"."""
 
     enabled: bool = True
     tokens: Tokens | None = None
-    layers: tuple[int | Literal["last"], ...] | None = None
+    sites: tuple[Wanted, ...] | None = None
     tags: Mapping[str, str] | None = None
 
     @classmethod
@@ -154,14 +182,14 @@ class RequestOptions:
         cls,
         extra_args: Mapping[str, Any] | None,
         *,
-        allowed_layers: str,
+        settings: Settings,
         num_layers: int | None = None,
     ) -> RequestOptions:
         """Pick the ``activation_*`` arguments out of ``vllm_xargs`` / ``extra_args``.
 
         Args:
             extra_args: the request's extra arguments; those of others are left alone.
-            allowed_layers: the server's own ``layers`` setting; a request may ask for a subset.
+            settings: the server's own; a request may ask for a part of its sites.
             num_layers: the model's decoder layers, where they are known: no layer is beyond them.
 
         Raises:
@@ -176,24 +204,33 @@ class RequestOptions:
             )
         logging = options.get("activation_logging", "on")
         if logging not in ("on", "off"):
-            raise RequestOptionError(
-                "activation_logging", f"{_shown(logging)} is not 'on' or 'off'"
-            )
+            raise RequestOptionError("activation_logging", f"{shown(logging)} is not 'on' or 'off'")
         tokens = options.get("activation_tokens")
         if tokens is not None and tokens not in get_args(Tokens):
             raise RequestOptionError(
-                "activation_tokens", f"{_shown(tokens)} is not one of {', '.join(get_args(Tokens))}"
+                "activation_tokens", f"{shown(tokens)} is not one of {', '.join(get_args(Tokens))}"
             )
         return cls(
             enabled=logging == "on",
             tokens=tokens,
-            layers=_request_layers(options.get("activation_layers"), allowed_layers, num_layers),
+            sites=_request_sites(options, settings, num_layers),
             tags=_parse_tags(options.get("activation_tags")),
         )
 
+    def chosen(self, logged: Sequence[Site], num_layers: int) -> tuple[Site, ...]:
+        """Those of the server's sites that this request logs, in the server's order."""
+        if self.sites is None:
+            return tuple(logged)
+        asked = frozenset(resolve(self.sites, num_layers))
+        return tuple(site for site in logged if site in asked)
 
+
+_SITE_OPTIONS: Mapping[str, Callable[[str, int | None], tuple[Wanted, ...]]] = {
+    "activation_layers": parse_layers,
+    "activation_sites": parse_sites,
+}
 _REQUEST_OPTIONS = frozenset(
-    {"activation_logging", "activation_tokens", "activation_layers", "activation_tags"}
+    {"activation_logging", "activation_tokens", "activation_tags", *_SITE_OPTIONS}
 )
 
 
@@ -227,124 +264,41 @@ def check_token(value: Any) -> str | None:
     return value
 
 
-def parse_layers(text: str) -> tuple[int | Literal["last", "all"], ...]:
-    """Parse ``last``, ``all``, or numbers and ranges such as ``8,15-20,last``.
-
-    Raises:
-        SettingsError: a part is neither, or no model has that layer; the message names it.
-    """
-    return _expand(_layer_parts(text), None)
-
-
-def resolve_layers(text: str, num_layers: int) -> tuple[int, ...]:
-    """Numbers of the layers to log, ascending, for a model of ``num_layers`` decoder layers.
-
-    Layer ``k`` is the residual stream after ``k`` decoder layers; ``num_layers`` itself, also
-    called ``last``, is after the final norm. That is the numbering of ``hidden_states`` in
-    Hugging Face transformers.
-
-    Raises:
-        SettingsError: the model has no such layer.
-    """
-    numbers: set[int] = set()
-    for part in _expand(_layer_parts(text), num_layers):
-        if part == "all":
-            numbers.update(range(num_layers + 1))
-        else:
-            numbers.add(num_layers if part == "last" else part)
-    return tuple(sorted(numbers))
-
-
-def _layer_parts(text: str) -> list[range | Literal["last", "all"]]:
-    """The parts of a text; ranges stay ranges, however long they are.
-
-    Raises:
-        SettingsError: a part is invalid, or the text is too long.
-    """
-    if len(text) > MAX_LAYERS_TEXT or text.count(",") >= MAX_LAYERS_PARTS:
-        raise SettingsError(
-            f"the list of layers is too long; give up to {MAX_LAYERS_PARTS} numbers or ranges "
-            f"in {MAX_LAYERS_TEXT} characters"
-        )
-    return [_layer_part(raw) for raw in text.split(",")]
-
-
-def _layer_part(raw: str) -> range | Literal["last", "all"]:
-    part = raw.strip().lower()
-    if part == "last":
-        return "last"
-    if part == "all":
-        return "all"
-    numbers = _NUMBERS.fullmatch(part)
-    if numbers:
-        first = int(numbers[1])
-        end = int(numbers[2] or first)
-        if first <= end:
-            return range(first, end + 1)
-    raise SettingsError(
-        f"{_shown(raw)} is not 'last', 'all', a number of a layer, or a range of them such as 15-20"
-    )
-
-
-def _expand(
-    parts: Iterable[range | Literal["last", "all"]], num_layers: int | None
-) -> tuple[int | Literal["last", "all"], ...]:
-    """The parts as numbers, each once.
-
-    Raises:
-        SettingsError: the model, or any model if its depth is not known, has no such layer.
-    """
-    deepest = MAX_LAYER if num_layers is None else num_layers
-    found: dict[int | Literal["last", "all"], None] = {}
-    for part in parts:
-        if not isinstance(part, range):
-            found[part] = None
-        elif part[-1] <= deepest:
-            found.update(dict.fromkeys(part))
-        else:
-            why = (
-                f"no model has more than {MAX_LAYER}"
-                if num_layers is None
-                else f"this model has layers 0 to {num_layers} ('last' is {num_layers})"
-            )
-            raise SettingsError(f"layer {max(part[0], deepest + 1)} does not exist: {why}")
-    return tuple(found)
-
-
-def _request_layers(
-    value: Any, allowed: str, num_layers: int | None
-) -> tuple[int | Literal["last"], ...] | None:
-    if value is None:
+def _request_sites(
+    options: Mapping[str, Any], settings: Settings, num_layers: int | None
+) -> tuple[Wanted, ...] | None:
+    given = [name for name in _SITE_OPTIONS if options.get(name) is not None]
+    if not given:
         return None
-    name = "activation_layers"
+    name = given[-1]
+    if len(given) > 1:
+        raise RequestOptionError(name, f"give this or {given[0]}, which is short for it")
     try:
-        asked = _expand(_layer_parts(_layers_text(value)), num_layers)
+        asked = _SITE_OPTIONS[name](_sites_text(options[name]), num_layers)
     except SettingsError as error:
         raise RequestOptionError(name, str(error)) from None
-    server = frozenset(parse_layers(allowed))
-    wanted = tuple(part for part in asked if part != "all")
-    missing = [part for part in wanted if part not in server]
-    if missing and "all" not in server:
+    missing = not_logged(asked, settings.wanted(num_layers))
+    if missing is not None:
+        started = shown(settings.sites or settings.layers)
         raise RequestOptionError(
-            name,
-            f"layer {missing[0]} is not logged by this server, which was started with {allowed!r}",
+            name, f"{missing} is not logged by this server, which was started with {started}"
         )
-    return None if "all" in asked else wanted
+    return asked
 
 
-def _layers_text(value: Any) -> str:
-    """A request's layers as a text, whether it came as one, as a number, or as a list of both.
+def _sites_text(value: Any) -> str:
+    """A request's layers or sites as a text, whether it came as one, a number, or a list of both.
 
     Raises:
         SettingsError: it is something else.
     """
     items = value if isinstance(value, (list, tuple)) else [value]
-    if len(items) > MAX_LAYERS_PARTS:
-        raise SettingsError(f"more than {MAX_LAYERS_PARTS} numbers or ranges of layers")
+    if len(items) > MAX_PARTS:
+        raise SettingsError(f"more than {MAX_PARTS} numbers or ranges of layers")
     for item in items:
         number = isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 10**40
         if not number and not isinstance(item, str):
-            raise SettingsError(f"{_shown(item)} is not the number of a layer; give one such as 15")
+            raise SettingsError(f"{shown(item)} is not the number of a layer; give one such as 15")
     return ",".join(map(str, items))
 
 
@@ -377,7 +331,7 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:
     if value not in allowed:
-        raise SettingsError(f"{name}={_shown(value)} is not one of {', '.join(allowed)}")
+        raise SettingsError(f"{name}={shown(value)} is not one of {', '.join(allowed)}")
 
 
 def _is_ours(name: Any) -> bool:
@@ -390,16 +344,3 @@ _MAX_SHOWN = 80
 def _name(name: str) -> str:
     """An argument's name as an error shows it: short, and in ASCII."""
     return ascii(name[:_MAX_SHOWN])[1:-1][:_MAX_SHOWN]
-
-
-def _shown(value: Any) -> str:
-    """A value as an error shows it: short, and made of nothing that can be deep or endless."""
-    if isinstance(value, str):
-        text = repr(value[:_MAX_SHOWN])
-        whole = len(value) <= _MAX_SHOWN and len(text) <= _MAX_SHOWN
-        return text if whole else f"{text[:_MAX_SHOWN]}..."
-    if value is None or isinstance(value, (bool, float)):
-        return repr(value)
-    if isinstance(value, int) and abs(value) < 10**_MAX_SHOWN:
-        return repr(value)
-    return f"a value of type {type(value).__name__}"

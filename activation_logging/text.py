@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import Any
 
 # Letters that do not decompose, and the apostrophes of GeoNames.
 _SPECIAL = str.maketrans(
@@ -36,3 +37,19 @@ def brief(text: object, length: int = 200) -> str:
     """
     line = " ".join(str(text).split())
     return line if len(line) <= length else line[: length - 1] + "…"
+
+
+_MAX_SHOWN = 80
+
+
+def shown(value: Any) -> str:
+    """A value as an error shows it: short, and made of nothing that can be deep or endless."""
+    if isinstance(value, str):
+        text = repr(value[:_MAX_SHOWN])
+        whole = len(value) <= _MAX_SHOWN and len(text) <= _MAX_SHOWN
+        return text if whole else f"{text[:_MAX_SHOWN]}..."
+    if value is None or isinstance(value, (bool, float)):
+        return repr(value)
+    if isinstance(value, int) and abs(value) < 10**_MAX_SHOWN:
+        return repr(value)
+    return f"a value of type {type(value).__name__}"

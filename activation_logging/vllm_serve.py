@@ -27,6 +27,10 @@ _FLAGS = {
         "ACTIVATION_LAYERS",
         "layers to log: last, all, or numbers and ranges such as 8,15-20,last (default: last)",
     ),
+    "--activation-sites": (
+        "ACTIVATION_SITES",
+        "instead of layers: sites such as resid@8;last,attn_out@all,heads@12-16,resid_prenorm",
+    ),
     "--activation-tokens": (
         "ACTIVATION_TOKENS",
         "tokens to log: all, response or prompt (default: all)",

@@ -23,9 +23,9 @@ from activation_logging.cli.rendering import (
     entries_table,
     full,
     labels_text,
-    layer_numbers,
-    layers_table,
     moment,
+    site_numbers,
+    sites_table,
     size,
     status_text,
     summary,
@@ -99,7 +99,7 @@ def show(
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Show one entry in full, with the numbers of every layer.
+    """Show one entry in full, with the numbers of every layer and site.
 
     A request id shows every choice of that answer.
     """
@@ -114,7 +114,7 @@ def show(
 
 
 def stats(path: StorePath, as_json: AsJson = False) -> None:
-    """Count a store's entries by status, model and label, and its bytes by layer."""
+    """Count a store's entries by status, model and label, and its bytes by site."""
     with open_store(path) as store, show_progress() as progress:
         found = statistics(store, progress)
     if as_json:
@@ -142,9 +142,9 @@ def _show(entry: Entry) -> None:
         output.print(text)
         output.print()
     output.print(tokens_table(entry))
-    numbers = layer_numbers(entry)
+    numbers = site_numbers(entry)
     if numbers:
-        output.print(layers_table(numbers))
+        output.print(sites_table(numbers))
     else:
         output.print(f"no activations: {entry.status_reason}", style="yellow")
 
@@ -190,11 +190,11 @@ def _show_statistics(found: Statistics) -> None:
             counts.add_row(*as_row((first, name, number)))
     if counts.row_count:
         output.print(counts)
-    if found.layer_bytes:
-        layers = table(">layer", ">bytes")
-        for layer, number in sorted(found.layer_bytes.items()):
-            layers.add_row(str(layer), size(number))
-        output.print(layers)
+    if found.rows_bytes:
+        sites = table(">layer", ">bytes")
+        for site, number in (*sorted(found.layer_bytes.items()), *found.site_bytes.items()):
+            sites.add_row(str(site), size(number))
+        output.print(sites)
     if found.writers:
         names = ("entries", "captures", "rows", "bytes", "dropped", "lost", "errors")
         writers = table("writer", "role", ">pid", "started", "stopped", *(f">{n}" for n in names))

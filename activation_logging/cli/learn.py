@@ -20,7 +20,7 @@ from activation_logging.cli.rendering import (
     table,
 )
 from activation_logging.cli.terminal import errors, output, print_json
-from activation_logging.errors import OutputExists, SettingsError
+from activation_logging.errors import OutputExists
 from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def report(
 
     options: dict[str, Any] = {}
     if layers is not None:
-        options["layers"] = _layers(layers)
+        options["layers"] = layers.split(",")
     if positions is not None:
         options["positions"] = [part.strip() for part in positions.split(",") if part.strip()]
     if group:
@@ -222,7 +222,14 @@ def export(
         Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
     ],
     format_: Annotated[str, typer.Option("--format", "-f")] = "parquet",
-    layers: Layers = None,
+    layers: Annotated[
+        str | None,
+        typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
+    ] = None,
+    sites: Annotated[
+        str | None,
+        typer.Option(help="Only these sites, such as attn_out@8;12,heads@15,resid_prenorm."),
+    ] = None,
     position: Annotated[
         str | None,
         typer.Option(
@@ -253,7 +260,8 @@ def export(
             path,
             out,
             format=format_,
-            layers=None if layers is None else _layers(layers),
+            layers=None if layers is None else layers.split(","),
+            sites=None if sites is None else sites.split(","),
             position=position,
             label=label,
             model=model,
@@ -271,14 +279,3 @@ def export(
     )
     for reason, count in result.left_out.items():
         errors.print(f"left out: {count} {reason}")
-
-
-def _layers(text: str) -> list[int | str] | None:
-    from activation_logging.settings import parse_layers
-
-    parts = parse_layers(text)
-    if "all" in parts:
-        if len(parts) > 1:
-            raise SettingsError("layers: 'all' stands alone")
-        return None
-    return list(parts)

@@ -41,5 +41,8 @@ Since = Annotated[
 Until = Annotated[str | None, typer.Option(help="Only entries asked before this time.")]
 Layers = Annotated[
     str | None,
-    typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
+    typer.Option(
+        help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last. Also other "
+        "sites (attn_out@8;12), one head (heads@15.3), or every head by itself (heads@15.*)."
+    ),
 ]

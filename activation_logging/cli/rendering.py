@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from activation_logging.report import ReportResult
+    from activation_logging.sites import Site
     from activation_logging.store import Entry
 
 SHORT_KEY = 10
@@ -125,30 +126,34 @@ def summary(entry: Entry) -> dict[str, Any]:
         "rows": len(entry.positions) if has_rows else None,
         "hidden_size": entry.hidden_size if has_rows else None,
         "layers": list(entry.layers) if has_rows else None,
+        "sites": [str(site) for site in entry.sites] if has_rows else None,
         "dtype": entry.dtype if has_rows else None,
         "labels": {name: found.label for name, found in entry.evaluations.items()},
     }
 
 
 def full(entry: Entry) -> dict[str, Any]:
-    """An entry for ``show --json``: the stored record, its labels, and numbers per layer."""
+    """An entry for ``show --json``: the stored record, its labels, and numbers per site."""
     return {
         **entry.document,
         "status": entry.status,
         "status_reason": entry.status_reason,
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
         "first_position": int(entry.positions[0]) if _row_count(entry) else None,
-        "layers": layer_numbers(entry),
+        "layers": site_numbers(entry),
     }
 
 
-def layer_numbers(entry: Entry) -> list[dict[str, Any]]:
-    """Shape, stored type, least and greatest value, and mean length of the rows, per layer."""
-    return [_numbers(entry, layer) for layer in entry.layers] if _has_rows(entry) else []
+def site_numbers(entry: Entry) -> list[dict[str, Any]]:
+    """Shape, stored type, least and greatest value, and mean length of the rows, per site.
+
+    ``layer`` is a number for the residual stream, else a text such as ``heads@15``.
+    """
+    return [_numbers(entry, site) for site in entry.sites] if _has_rows(entry) else []
 
 
-def layers_table(numbers: Iterable[Mapping[str, Any]]) -> Table:
-    """The numbers of :func:`layer_numbers`, for people."""
+def sites_table(numbers: Iterable[Mapping[str, Any]]) -> Table:
+    """The numbers of :func:`site_numbers`, for people."""
     made = table(">layer", "shape", "dtype", ">min", ">max", ">mean norm of rows")
     for found in numbers:
         shape = " x ".join(map(str, found["shape"]))
@@ -185,14 +190,14 @@ def tokens_table(entry: Entry) -> Table:
     return made
 
 
-def _numbers(entry: Entry, layer: int) -> dict[str, Any]:
-    rows = entry.layer(layer)
+def _numbers(entry: Entry, site: Site) -> dict[str, Any]:
+    rows = entry.rows(site)
     values: dict[str, Any] = {"min": None, "max": None, "mean_norm": None}
     if rows.size:
         norms = np.sqrt(np.einsum("nh,nh->n", rows, rows, dtype=np.float64))
-        found = (rows.min(), rows.max(), norms.mean())
-        values = dict(zip(values, map(float, found), strict=True))
-    return {"layer": layer, "shape": list(rows.shape), "dtype": entry.dtype, **values}
+        values = dict(zip(values, map(float, (rows.min(), rows.max(), norms.mean())), strict=True))
+    shape, dtype = entry.shape_of(site)
+    return {"layer": site.label, "shape": [len(rows), *shape], "dtype": dtype, **values}
 
 
 def _shape(entry: Entry) -> tuple[str, str]:

@@ -42,7 +42,8 @@ def serve(context: typer.Context) -> None:
     """Serve a model with vLLM and log every request: `serve MODEL [any flag of vllm serve]`.
 
     The same as `python -m activation_logging.vllm_serve`, with its flags: `--lmdb_path`,
-    `--activation-layers`, `--activation-tokens`, `--activation-dtype`, `--auth_token`.
+    `--activation-layers`, `--activation-sites`, `--activation-tokens`, `--activation-dtype`,
+    `--auth_token`.
     """
     from activation_logging import vllm_serve
 
@@ -78,6 +79,9 @@ def generate(  # noqa: PLR0917 - the command's options
     layers: Annotated[
         str | None, typer.Option("--activation-layers", help="As in ACTIVATION_LAYERS.")
     ] = None,
+    sites: Annotated[
+        str | None, typer.Option("--activation-sites", help="As in ACTIVATION_SITES.")
+    ] = None,
     tokens: Annotated[
         str | None, typer.Option("--activation-tokens", help="As in ACTIVATION_TOKENS.")
     ] = None,
@@ -100,6 +104,7 @@ def generate(  # noqa: PLR0917 - the command's options
     given = {
         "ACTIVATION_LMDB_PATH": lmdb_path,
         "ACTIVATION_LAYERS": layers,
+        "ACTIVATION_SITES": sites,
         "ACTIVATION_TOKENS": tokens,
         "ACTIVATION_DTYPE": dtype,
     }

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from activation_logging.records import Label
+    from activation_logging.sites import AnySite
     from activation_logging.store import Store
 
 
@@ -37,13 +38,13 @@ class Dataset:
     """
 
     examples: Examples
-    layer: int
+    layer: int | str
     position: str | int
     progress: Progress = silent
 
     @cached_property
     def X(self) -> npt.NDArray[np.float32]:
-        """States, float32 ``[n, hidden]``.
+        """States, float32 ``[n, width]``.
 
         Raises:
             DatasetError: a state is not finite.
@@ -125,7 +126,7 @@ def make_dataset(
     store: Store,
     label: str | None = None,
     *,
-    layer: int | str = "last",
+    layer: AnySite = "last",
     position: str | int = "response_last",
     positive: Label = "hallucinated",
     negative: Label = "correct",
@@ -140,7 +141,8 @@ def make_dataset(
     Args:
         store: an open store.
         label: the evaluator's name, such as ``short_facts``; may be left out if there is one.
-        layer: a logged layer's number, or ``last``.
+        layer: a logged layer's number, ``last``, a site such as ``heads@15``, or one head of it
+            such as ``heads@15.3``.
         position: one of :data:`.NAMED_POSITIONS` or an index, see :mod:`.positions`.
         positive: the label that becomes 1.
         negative: the label that becomes 0. Refused, invalid and other answers are left out and
@@ -166,12 +168,14 @@ def make_dataset(
         broken=broken,
         progress=progress,
     )
-    number, name = examples.layer_number(layer), parse_position(position)
+    labels, name = examples.labels_of([layer]), parse_position(position)
+    if len(labels) > 1:
+        raise DatasetError(f"{layer} names {len(labels)} heads; choose one, such as {labels[0]}")
     examples = _with_position(examples, name)
     if broken == "skip":
-        examples = finite(examples, [number], [name], progress=progress)
+        examples = finite(examples, labels, [name], progress=progress)
     refuse_one_class(examples)
-    return Dataset(examples, number, name, progress)
+    return Dataset(examples, labels[0], name, progress)
 
 
 def _with_position(examples: Examples, position: str | int) -> Examples:

@@ -15,16 +15,18 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.groups import join_groups, subjects_of
+from activation_logging.dataset.layers import Source, labels_of
 from activation_logging.dataset.positions import Place
 from activation_logging.errors import DatasetError
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS, Label
+from activation_logging.sites import RESID, AnySite, Site
 from activation_logging.store.query import Filter, select
 from activation_logging.store.statistics import counts
 from activation_logging.tags import GROUP_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.store import Entry, Store
     from activation_logging.store.statistics import Counts
@@ -41,7 +43,9 @@ class Examples:
     """Labelled answers, without their activations.
 
     ``y`` is 1 for the positive label and 0 for the negative one, ``groups`` the entity that each
-    answer is about. ``left_out`` counts the answers that are not here, by reason.
+    answer is about. ``layers`` are those of the residual stream that all answers have, ``shapes``
+    all sites that they have, with the shape of a row. ``left_out`` counts the answers that are not
+    here, by reason.
     """
 
     store: Store
@@ -55,6 +59,7 @@ class Examples:
     tags: Sequence[Mapping[str, str]]
     places: Sequence[Place]
     layers: tuple[int, ...]
+    shapes: Mapping[Site, tuple[int, ...]]
     num_layers: int
     hidden_size: int
     dtypes: Mapping[str, int]
@@ -89,22 +94,26 @@ class Examples:
         ones = int(self.y.sum())
         return {self.positive: ones, self.negative: len(self) - ones}
 
-    def layer_number(self, layer: int | str) -> int:
-        """The number of a layer; ``last`` is the one after the final norm.
+    def labels_of(self, layers: Iterable[AnySite] | None = None) -> list[int | str]:
+        """Labels of layers, sites and heads, in order, each once; see :mod:`.layers`.
+
+        Args:
+            layers: None for all of the residual stream, or all sites where none of it was logged.
 
         Raises:
-            DatasetError: not every example has it.
+            DatasetError: one is invalid, or not every example has it.
         """
-        try:
-            number = self.num_layers if layer == "last" else int(layer)
-        except ValueError:
-            raise DatasetError(f"layer {layer!r} is not a number or 'last'") from None
-        if number not in self.layers:
-            raise DatasetError(
-                f"layer {layer} is not there for all {len(self)} answers; the layers that all of "
-                f"them have are {', '.join(map(str, self.layers))} (last is {self.num_layers})"
-            )
-        return number
+        return labels_of(
+            (self.layers or self.shapes) if layers is None else layers,
+            self.shapes,
+            num_layers=self.num_layers,
+            answers=len(self),
+        )
+
+    def width(self, label: int | str) -> int:
+        """Number of elements of a feature that is read from there."""
+        source = Source.of(label)
+        return source.width(self.shapes[source.site])
 
 
 def select_examples(
@@ -158,6 +167,8 @@ def select_examples(
         )
     found.refuse_mixtures()
     first = found.answers[0]
+    layers = found.common_layers()
+    of_layers = {Site(RESID, layer): (first.hidden_size,) for layer in layers}
     examples = Examples(
         store=store,
         label=found.label,
@@ -169,7 +180,8 @@ def select_examples(
         groups=join_groups([answer.subjects for answer in found.answers]),
         tags=[answer.tags for answer in found.answers],
         places=[answer.place for answer in found.answers],
-        layers=found.common_layers(),
+        layers=layers,
+        shapes={**of_layers, **dict(sorted(found.sites, key=lambda pair: pair[0].code))},
         num_layers=first.num_layers,
         hidden_size=first.hidden_size,
         dtypes=dict(Counter(answer.dtype for answer in found.answers)),
@@ -212,6 +224,13 @@ class _Found:
     answers: list[_Answer] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     incomplete: list[str] = field(default_factory=list)
+    sites: set[tuple[Site, tuple[int, ...]]] = field(default_factory=set)
+
+    def add(self, entry: Entry, label: str, group: Sequence[str]) -> None:
+        """Take an answer. ``sites`` keeps those besides the residual stream that all have."""
+        others = {(site, entry.shape_of(site).shape) for site in entry.sites if site.name != RESID}
+        self.sites = self.sites & others if self.answers else others
+        self.answers.append(_answer(entry, label, group))
 
     def common_layers(self) -> tuple[int, ...]:
         return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
@@ -238,7 +257,7 @@ class _Found:
                 "models were served under one name; choose one by a tag (tags=, --tag)"
             )
         layers = Counter(",".join(map(str, answer.layers)) for answer in self.answers)
-        if len(layers) > 1 and not self.common_layers():
+        if len(layers) > 1 and not (self.common_layers() or self.sites):
             raise DatasetError(
                 f"the labelled answers share no layer{_listing(layers)}; choose some by a tag "
                 "(tags=, --tag), or ask the questions again with the same layers"
@@ -275,7 +294,7 @@ def _scan(
             found.left_out["without all of their rows"] += 1
             found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
-            found.answers.append(_answer(entry, verdict.label, group))
+            found.add(entry, verdict.label, group)
     if not found.answers and wanted.model is not None and wanted.model not in models:
         raise DatasetError(
             f"no labelled answer is by {wanted.model!r}; the models are{_listing(models)}"

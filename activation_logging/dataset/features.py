@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import Place, Rows, find_rows, pool_rows
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, silent, track
@@ -22,12 +23,13 @@ BLOCK_BYTES = 512 << 20
 
 
 class Block(NamedTuple):
-    """One layer's features at several positions.
+    """The features of one layer, site or head at several positions.
 
-    ``X[:, p]`` is float32 ``[n, hidden]``; NaN for answers that have no state at that position.
+    ``layer`` is its label, see :mod:`.layers`. ``X[:, p]`` is float32 ``[n, width]``; NaN for
+    answers that have no state at that position.
     """
 
-    layer: int
+    layer: int | str
     X: npt.NDArray[np.float32]
 
 
@@ -66,7 +68,7 @@ def _rows_or_reason(position: str | int, place: Place) -> tuple[Rows | None, str
 
 def read_blocks(
     examples: Examples,
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     positions: Sequence[str | int],
     *,
     progress: Progress = silent,
@@ -77,33 +79,56 @@ def read_blocks(
         DatasetError: a state is not finite; the message says where.
     """
     located = locate(examples, positions)
-    size = len(examples) * len(positions) * examples.hidden_size * 4
-    step = max(1, BLOCK_BYTES // max(size, 1))
-    for start in range(0, len(layers), step):
-        chunk = layers[start : start + step]
-        X = np.full(
-            (len(chunk), len(examples), len(positions), examples.hidden_size), np.nan, np.float32
-        )
+    for chunk in _chunks(examples, layers, len(positions)):
+        X = [
+            np.full((len(examples), len(positions), examples.width(layer)), np.nan, np.float32)
+            for layer in chunk
+        ]
         what = f"reading layers {chunk[0]}-{chunk[-1]}" if len(chunk) > 1 else f"layer {chunk[0]}"
         for row, entry in enumerate(track(examples.entries(), what, len(examples), progress)):
             for number, layer in enumerate(chunk):
                 for column, rows in enumerate(located.rows[row]):
                     if rows is not None:
-                        X[number, row, column] = read_vector(entry, layer, rows)
+                        X[number][row, column] = read_vector(entry, layer, rows)
         for number, layer in enumerate(chunk):
             _refuse_nan(examples, layer, positions, X[number], located.there)
             yield Block(layer, X[number])
 
 
-def read_vector(entry: Entry, layer: int, rows: Rows) -> npt.NDArray[np.float32]:
-    """One pooled state, float32 ``[hidden]``."""
-    part = entry.rows(layer, rows.start, rows.stop).astype(np.float32, copy=False)
+def _chunks(
+    examples: Examples, layers: Sequence[int | str], positions: int
+) -> Iterator[list[int | str]]:
+    """Layers whose features go into memory together."""
+    chunk: list[int | str] = []
+    size = 0
+    for layer in layers:
+        one = len(examples) * positions * examples.width(layer) * 4
+        if chunk and size + one > BLOCK_BYTES:
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(layer)
+        size += one
+    if chunk:
+        yield chunk
+
+
+def read_rows(entry: Entry, layer: int | str, start: int, stop: int) -> npt.NDArray[Any]:
+    """Rows of one layer, site or head, ``[rows, width]``; float16 stays as it is."""
+    site, head = Source.of(layer)
+    if head is None:
+        return entry.rows(site, start, stop)
+    return entry.site_rows(site, start, stop)[:, head]
+
+
+def read_vector(entry: Entry, layer: int | str, rows: Rows) -> npt.NDArray[np.float32]:
+    """One pooled state, float32 ``[width]``."""
+    part = read_rows(entry, layer, rows.start, rows.stop).astype(np.float32, copy=False)
     return pool_rows(part, rows.pool)
 
 
 def _refuse_nan(
     examples: Examples,
-    layer: int,
+    layer: int | str,
     positions: Sequence[str | int],
     X: npt.NDArray[np.float32],
     there: npt.NDArray[np.bool_],
@@ -120,7 +145,7 @@ def _refuse_nan(
 
 def finite(
     examples: Examples,
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     positions: Sequence[str | int],
     *,
     progress: Progress = silent,

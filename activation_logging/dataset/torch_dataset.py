@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.dataset.layers import Source
 from activation_logging.errors import ExtraMissing
 from activation_logging.store import Store, open_store
 
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
 
 
 class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the type checker
-    """``(state, class)`` pairs: a float32 tensor ``[hidden]`` and an int."""
+    """``(state, class)`` pairs: a float32 tensor ``[width]`` and an int."""
 
     def __init__(self, dataset: Dataset) -> None:
         self.path: Path = dataset.examples.store.path
         self.keys = list(dataset.keys)
         self.classes = dataset.y.tolist()
-        self.layer = dataset.layer
+        self.site, head = Source.of(dataset.layer)
+        width = dataset.examples.width(dataset.layer)
+        self.columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
         self.position = dataset.position
         self._store: Store | None = None
 
@@ -43,8 +46,8 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
         if self._store is None:
             self._store = open_store(self.path)
         keys = [self.keys[index] for index in indices]
-        states = self._store.read(keys, layer=self.layer, position=self.position)
-        tensors = torch.from_numpy(states).float()
+        states = self._store.read(keys, site=self.site, position=self.position)
+        tensors = torch.from_numpy(states[:, self.columns]).float()
         return [(state, self.classes[index]) for state, index in zip(tensors, indices, strict=True)]
 
     def __getstate__(self) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.layers import Source
 from activation_logging.detectors.samples import Samples
 from activation_logging.errors import InputMissing
 from activation_logging.progress import Progress, silent, track
@@ -81,7 +82,10 @@ def _read_samples(
     rows_of: dict[str, list[int]] = {}
     for row, prompt in enumerate(signals.prompts):
         rows_of.setdefault(prompt, []).append(row)
-    layer = min(examples.layers, key=lambda number: abs(number - examples.num_layers / 2))
+    layer = min(
+        examples.layers or examples.labels_of(),
+        key=lambda label: abs(Source.of(label).site.layer - examples.num_layers / 2),
+    )
     found: dict[str, list[Entry]] = {}
     for prompt in track(rows_of, "finding samples", len(rows_of), progress):
         found[prompt] = [

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.sweep import Cell, Scores
     from activation_logging.detectors.transfer import Transfer
     from activation_logging.records import Label
+    from activation_logging.sites import AnySite
 
 POSITIONS: tuple[str | int, ...] = (
     "prompt_last",
@@ -44,7 +45,7 @@ class Options:
     tags: Mapping[str, str] = field(default_factory=dict)
     group: Sequence[str] = GROUP_TAGS
     broken: Broken = "error"
-    layers: Sequence[int | str] | None = None
+    layers: Sequence[AnySite] | None = None
     positions: Sequence[str | int] = POSITIONS
     transfer_by: str | None = None
     folds: int = 5

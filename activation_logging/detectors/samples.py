@@ -35,7 +35,7 @@ class Samples:
     """
 
     entries: Sequence[Entry]
-    layer: int
+    layer: int | str
 
     @cached_property
     def meanings(self) -> list[str]:
@@ -55,7 +55,7 @@ class Samples:
             raise InputMissing(f"layer {self.layer} is not there for every sample") from None
 
 
-def _last_state(entry: Entry, layer: int) -> npt.NDArray[np.float32]:
+def _last_state(entry: Entry, layer: int | str) -> npt.NDArray[np.float32]:
     rows = find_rows("response_last", Place.of(entry, span=False))
     return read_vector(entry, layer, rows)
 

@@ -16,11 +16,13 @@ import numpy.typing as npt
 
 from activation_logging.dataset.examples import PROBE_JUDGE
 from activation_logging.dataset.features import read_vector
+from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import Place, find_rows, parse_position
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.files import write_whole
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import Evaluation
+from activation_logging.sites import RESID
 from activation_logging.store import open_store
 from activation_logging.store.query import Filter
 from activation_logging.store.statistics import counts
@@ -40,14 +42,14 @@ VERSION = 1
 class SavedProbe:
     """The log-odds of a state ``x`` being positive are ``weight @ x + bias``.
 
-    ``weight`` is float64 ``[hidden]``. Where the probability reaches ``threshold``, ``positive`` is
-    predicted, else ``negative``.
+    ``weight`` is float64 ``[width]``. ``layer`` is a number, or a text such as ``heads@15``. Where
+    the probability reaches ``threshold``, ``positive`` is predicted, else ``negative``.
     """
 
     weight: npt.NDArray[np.float64]
     bias: float
     threshold: float
-    layer: int
+    layer: int | str
     position: str | int
     model: str
     num_layers: int
@@ -131,10 +133,14 @@ class SavedProbe:
             )
         if entry.status != "complete":
             raise RowsMissing(f"entry {entry.key} is {entry.status}: {entry.status_reason}")
-        if (entry.hidden_size, entry.num_layers) != (len(self.weight), self.num_layers):
+        source = Source.of(self.layer)
+        # Another model may be as deep, and lack the site, or have it of another width.
+        is_layer = source.site.name == RESID
+        shape = (entry.hidden_size,) if is_layer else entry.shape_of(source.site).shape
+        if (source.width(shape), entry.num_layers) != (len(self.weight), self.num_layers):
             raise ProbeError(
                 f"the probe was fitted on {self.num_layers} layers of {len(self.weight)}, entry "
-                f"{entry.key} has {entry.num_layers} of {entry.hidden_size}"
+                f"{entry.key} has {entry.num_layers} of {source.width(shape)}"
             )
 
 

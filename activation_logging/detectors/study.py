@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.examples import refuse_one_class, select_examples
 from activation_logging.dataset.features import finite, locate, read_blocks
+from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
 from activation_logging.detectors import metrics
 from activation_logging.detectors.inputs import Signals, read_signals
@@ -146,7 +147,7 @@ def fit_probe(study: Study) -> SavedProbe:
 
 def _select(
     store: Store, label: str | None, options: Options, progress: Progress
-) -> tuple[Examples, list[int], list[str | int], dict[str, str]]:
+) -> tuple[Examples, list[int | str], list[str | int], dict[str, str]]:
     """The answers, layers and positions to study, and why other positions are left out."""
     examples = select_examples(
         store,
@@ -159,9 +160,7 @@ def _select(
         broken=options.broken,
         progress=progress,
     )
-    layers = list(examples.layers)
-    if options.layers is not None:
-        layers = sorted({examples.layer_number(layer) for layer in options.layers})
+    layers = examples.labels_of(options.layers)
     examples, positions, left_out = _positions(examples, options)
     if options.broken == "skip":
         examples = finite(examples, layers, positions, progress=progress)
@@ -215,7 +214,7 @@ def _cells_of(detectors: Sequence[Detector], sweep: Sweep) -> set[Cell]:
 
 def _read_states(examples: Examples, cells: set[Cell], progress: Progress) -> States:
     positions = sorted({cell.position for cell in cells}, key=str)
-    layers = sorted({cell.layer for cell in cells})
+    layers = in_order(cell.layer for cell in cells)
     return {
         Cell(block.layer, position): block.X[:, column].copy()
         for block in read_blocks(examples, layers, positions, progress=progress)

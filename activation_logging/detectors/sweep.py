@@ -1,4 +1,4 @@
-"""A linear probe at every place: each layer, each position; and the best place of each fold.
+"""A linear probe at every place: each layer or site, each position; the best place of each fold.
 
 As in LLMsKnow (Orgad et al. 2024, arXiv:2410.02707). In every fold the place is chosen by AUROC on
 the validation part, which lies inside the training side; the test side then tells how good it is.
@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_blocks
+from activation_logging.dataset.layers import in_order
 from activation_logging.detectors.metrics import auroc, best_f1_threshold
 from activation_logging.progress import Progress, silent
 
@@ -25,9 +26,12 @@ if TYPE_CHECKING:
 
 
 class Cell(NamedTuple):
-    """One place in the network and in the answer."""
+    """One place in the network and in the answer.
 
-    layer: int
+    ``layer`` is a number, or a text such as ``heads@15``; see :mod:`activation_logging.dataset`.
+    """
+
+    layer: int | str
     position: str | int
 
 
@@ -69,6 +73,7 @@ class Sweep:
 
         The best by the fold's validation part, the lower layer where two are equal.
         """
+        rank = self._ranks()
         cells = list(self.scores)
         if where == "last":
             last = Cell(self.num_layers, "response_last")
@@ -78,16 +83,22 @@ class Sweep:
         if not cells:
             return []
         return [
-            max(cells, key=lambda cell: (self.scores[cell].validation_auroc[number], -cell.layer))
+            max(cells, key=lambda cell: (self.scores[cell].validation_auroc[number], -rank[cell]))
             for number in range(len(self.folds))
         ]
 
     def best(self) -> Cell:
         """The place with the best mean validation AUROC over the folds."""
+        rank = self._ranks()
         return max(
-            self.scores,
-            key=lambda cell: (np.mean(self.scores[cell].validation_auroc), -cell.layer),
+            self.scores, key=lambda cell: (np.mean(self.scores[cell].validation_auroc), -rank[cell])
         )
+
+    def _ranks(self) -> dict[Cell, int]:
+        """The place of each cell's layer among all layers and sites."""
+        layers = in_order(cell.layer for cell in self.scores)
+        ranks = {layer: rank for rank, layer in enumerate(layers)}
+        return {cell: ranks[cell.layer] for cell in self.scores}
 
     def combine(self, chosen: Sequence[Cell]) -> Scores:
         """The scores of each fold's own place."""
@@ -103,14 +114,14 @@ class Sweep:
 def fit_sweep(
     examples: Examples,
     folds: Sequence[Fold],
-    layers: Sequence[int],
+    layers: Sequence[int | str],
     positions: Sequence[str | int],
     detector: Detector,
     *,
     seed: int = 0,
     progress: Progress = silent,
 ) -> Sweep:
-    """Fit one detector at every layer and position.
+    """Fit one detector at every layer, site and position.
 
     Raises:
         DatasetError: a state is not finite; the message says where.

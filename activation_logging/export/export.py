@@ -31,7 +31,7 @@ class ExportResult:
     format: str
     entries: int
     rows: int
-    layers: tuple[int, ...]
+    layers: tuple[int | str, ...]
     dtype: str
     bytes: int
     left_out: Mapping[str, int]
@@ -43,6 +43,7 @@ def export_store(
     *,
     format: str = "parquet",  # noqa: A002 - what everybody calls it
     layers: Sequence[int | str] | None = None,
+    sites: Sequence[str] | None = None,
     position: str | int | None = None,
     label: str | None = None,
     model: str | None = None,
@@ -58,7 +59,9 @@ def export_store(
         store_path: the store's folder.
         out_dir: the folder to make.
         format: a name in :data:`FORMATS`.
-        layers: which layers; else all, which every entry must then have.
+        layers: which layers of the residual stream.
+        sites: which other sites, such as ``heads@15``. Without both, all layers and sites, which
+            every entry must then have.
         position: one row per entry, see :mod:`activation_logging.dataset.positions`; else all rows.
         label: only entries that this evaluator has judged.
         model: only this model's entries.
@@ -81,6 +84,7 @@ def export_store(
         plan = make_plan(
             store,
             layers=layers,
+            sites=sites,
             position=place,
             label=label,
             model=model,
@@ -102,7 +106,7 @@ def export_store(
         format=format,
         entries=len(plan.items),
         rows=plan.total_rows,
-        layers=plan.layers,
+        layers=tuple(column.layer for column in plan.columns),
         dtype=_dtype(plan, chosen),
         bytes=size,
         left_out=plan.left_out,
@@ -144,7 +148,8 @@ def _describe(plan: Plan, folder: Path, chosen: Format) -> None:
         "store": str(plan.store.path),
         "entries": len(plan.items),
         "rows": plan.total_rows,
-        "layers": list(plan.layers),
+        "layers": [column.layer for column in plan.columns],
+        "sites": {column.name: list(column.shape) for column in plan.columns if column.is_site},
         "num_layers": plan.num_layers,
         "hidden_size": plan.hidden_size,
         "dtype": _dtype(plan, chosen),

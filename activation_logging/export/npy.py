@@ -1,4 +1,4 @@
-"""numpy's own format: one array of all rows per layer."""
+"""numpy's own format: one array of all rows per layer and site."""
 
 from __future__ import annotations
 
@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 
 def write(plan: Plan, folder: Path, progress: Progress) -> None:
-    """``layer_<k>.npy`` ``[all rows, hidden]``, for ``numpy.load(..., mmap_mode="r")``."""
-    shape = (plan.total_rows, plan.hidden_size)
+    """``layer_<k>.npy`` ``[all rows, hidden]``, for ``numpy.load(..., mmap_mode="r")``.
+
+    Another site is ``heads@<k>.npy`` ``[all rows, width]``.
+    """
     arrays = {
-        layer: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
-            folder / f"layer_{layer}.npy", mode="w+", dtype=plan.dtype, shape=shape
+        column.layer: np.lib.format.open_memmap(  # type: ignore[no-untyped-call]
+            folder / f"{column.name}.npy",
+            mode="w+",
+            dtype=plan.dtype,
+            shape=(plan.total_rows, column.width),
         )
-        for layer in plan.layers
+        for column in plan.columns
     }
     for start, item, entry in entries_with_text(plan, folder, progress):
         for layer, array in arrays.items():

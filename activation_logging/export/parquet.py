@@ -24,8 +24,8 @@ _ROW_GROUP_BYTES = 64 << 20
 def write(plan: Plan, folder: Path, progress: Progress) -> None:
     """``data-<n>.parquet``, one line per entry, for ``datasets.load_dataset("parquet", ...)``.
 
-    A column ``layer_<k>`` is a list of rows, or one row where a position was chosen; tags and
-    messages are JSON, every evaluator has a column ``label_<name>``.
+    A column ``layer_<k>`` or ``heads@<k>`` is a list of rows, or one row where a position was
+    chosen; tags and messages are JSON, every evaluator has a column ``label_<name>``.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -41,8 +41,8 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
             if writer is None:
                 writer = pq.ParquetWriter(folder / f"data-{number:05d}.parquet", schema)
                 number += 1
-            columns = [_column(pa, field, [row[field.name] for row in batch]) for field in schema]
-            writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+            arrays = [_column(pa, field, [row[field.name] for row in batch]) for field in schema]
+            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
             written += size
             size = 0
             batch.clear()
@@ -52,9 +52,9 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
 
     for item, entry in plan.entries(progress):
         row = _parquet_row(plan, plan.record(entry, item))
-        for layer in plan.layers:
-            row[f"layer_{layer}"] = plan.array(entry, item, layer)
-            size += row[f"layer_{layer}"].nbytes
+        for column in plan.columns:
+            row[column.name] = plan.array(entry, item, column.layer)
+            size += row[column.name].nbytes
         batch.append(row)
         if size >= _ROW_GROUP_BYTES:
             flush()
@@ -65,7 +65,7 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
 
 def _schema(pa: Any, plan: Plan) -> Any:
     number = pa.float16() if plan.dtype == "float16" else pa.float32()
-    row = pa.list_(number, plan.hidden_size)
+    rows = {column.name: pa.list_(number, column.width) for column in plan.columns}
     ids = pa.list_(pa.int32())
     fields = [
         *((name, pa.string()) for name in ("key", "model", "prompt", "response", "messages")),
@@ -81,13 +81,13 @@ def _schema(pa: Any, plan: Plan) -> Any:
         ("logprobs", pa.list_(pa.float32())),
         ("first_position", pa.int64()),
         ("rows", pa.int64()),
-        *((f"layer_{k}", row if plan.position is not None else pa.list_(row)) for k in plan.layers),
+        *((k, row if plan.position is not None else pa.list_(row)) for k, row in rows.items()),
     ]
     return pa.schema(fields)
 
 
 def _column(pa: Any, field: Any, values: list[Any]) -> Any:
-    if not field.name.startswith("layer_"):
+    if not isinstance(values[0], np.ndarray):
         return pa.array(values, field.type)
     flat = pa.array(np.concatenate(values).reshape(-1))
     rows = pa.FixedSizeListArray.from_arrays(flat, values[0].shape[1])

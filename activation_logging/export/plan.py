@@ -9,14 +9,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.features import read_vector
+from activation_logging.dataset.features import read_rows, read_vector
+from activation_logging.dataset.layers import Source, labels_of
 from activation_logging.dataset.positions import Place, Rows, find_rows
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, track
+from activation_logging.sites import RESID, RowShape, Site
 from activation_logging.store.query import Filter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.store import Entry, Store
 
@@ -26,21 +28,40 @@ class Item(NamedTuple):
 
     key: str
     num_rows: int
-    dtype: str
     rows: Rows | None
+
+
+class Column(NamedTuple):
+    """One array of the export: a layer of the residual stream, another site, or one of its heads.
+
+    ``layer`` is its number, or a text such as ``heads@15``. ``name`` is ``layer_<number>``, or that
+    text. ``width`` is the number of elements of a row, ``shape`` the shape of the site's own.
+    """
+
+    layer: int | str
+    name: str
+    width: int
+    shape: tuple[int, ...]
+
+    @property
+    def is_site(self) -> bool:
+        """Whether it is something else than a layer of the residual stream."""
+        return isinstance(self.layer, str)
 
 
 @dataclass(frozen=True)
 class Plan:
     """The entries in order of writing, and what all of them share.
 
-    ``dtype`` is numpy's name for the exported numbers: float16 where all were stored so, else
-    float32, into which float16 and bfloat16 go without change.
+    ``layers`` are those of the residual stream, ``columns`` all that is exported. ``dtype`` is
+    numpy's name for the exported numbers: float16 where all were stored so, else float32, into
+    which float16 and bfloat16 go without change.
     """
 
     store: Store
     items: Sequence[Item]
     layers: tuple[int, ...]
+    columns: tuple[Column, ...]
     num_layers: int
     hidden_size: int
     dtype: str
@@ -57,12 +78,13 @@ class Plan:
         for item in track(self.items, "exporting", len(self.items), progress):
             yield item, self.store[item.key]
 
-    def array(self, entry: Entry, item: Item, layer: int) -> npt.NDArray[Any]:
-        """One entry's exported rows of one layer, ``[num_rows, hidden]`` of :attr:`dtype`."""
+    def array(self, entry: Entry, item: Item, layer: int | str) -> npt.NDArray[Any]:
+        """One entry's exported rows of one column, ``[num_rows, width]`` of :attr:`dtype`.
+
+        ``layer`` is the column's.
+        """
         if item.rows is None:
-            rows = entry.layer(layer)
-        elif item.rows.pool == "one":
-            rows = entry.rows(layer, item.rows.start, item.rows.stop)
+            rows = read_rows(entry, layer, 0, item.num_rows)
         else:
             rows = read_vector(entry, layer, item.rows)[None]
         return np.ascontiguousarray(rows, dtype=self.dtype)
@@ -97,6 +119,7 @@ def make_plan(
     store: Store,
     *,
     layers: Sequence[int | str] | None,
+    sites: Sequence[str] | None,
     position: str | int | None,
     label: str | None,
     model: str | None,
@@ -113,7 +136,7 @@ def make_plan(
     left_out: Counter[str] = Counter()
     models: Counter[str] = Counter()
     shapes: Counter[tuple[int, int]] = Counter()
-    layer_sets: Counter[tuple[int, ...]] = Counter()
+    site_sets: Counter[frozenset[tuple[Site, RowShape]]] = Counter()
     names: set[str] = set()
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         if reason := wanted.why_not(entry):
@@ -126,7 +149,7 @@ def make_plan(
             continue
         models[entry.model] += 1
         shapes[entry.num_layers, entry.hidden_size] += 1
-        layer_sets[entry.layers] += 1
+        site_sets[frozenset((site, entry.shape_of(site)) for site in entry.sites)] += 1
         names.update(entry.evaluations)
     if not items:
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -138,21 +161,30 @@ def make_plan(
             "one at a time (--model, --tag)"
         )
     ((num_layers, hidden_size),) = shapes
+    wanted_sites = None if layers is None and sites is None else [*(layers or ()), *(sites or ())]
+    columns = _columns(wanted_sites, site_sets, num_layers, len(items))
+    is_half = _is_half(columns, site_sets) and all(
+        item.rows is None or item.rows.pool == "one" for item in items
+    )
     return Plan(
         store=store,
         items=items,
-        layers=_layers(layers, layer_sets, num_layers),
+        layers=tuple(column.layer for column in columns if isinstance(column.layer, int)),
+        columns=columns,
         num_layers=num_layers,
         hidden_size=hidden_size,
-        dtype="float16" if all(_is_half(item) for item in items) else "float32",
+        dtype="float16" if is_half else "float32",
         position=position,
         labels=tuple(sorted(names)),
         left_out=dict(left_out),
     )
 
 
-def _is_half(item: Item) -> bool:
-    return item.dtype == "float16" and (item.rows is None or item.rows.pool == "one")
+def _is_half(columns: Iterable[Column], stored: Iterable[Iterable[tuple[Site, RowShape]]]) -> bool:
+    """Whether all rows that are exported were stored as float16."""
+    exported = {Source.of(column.layer).site for column in columns}
+    types = {row.dtype for one in stored for site, row in one if site in exported}
+    return types == {"float16"}
 
 
 def _item(entry: Entry, position: str | int | None) -> Item:
@@ -163,30 +195,40 @@ def _item(entry: Entry, position: str | int | None) -> Item:
     if not count:
         raise InputMissing("that ended before a row was kept")
     if position is None:
-        return Item(entry.key, count, entry.dtype, None)
-    return Item(entry.key, 1, entry.dtype, find_rows(position, Place.of(entry)))
+        return Item(entry.key, count, None)
+    return Item(entry.key, 1, find_rows(position, Place.of(entry)))
 
 
-def _layers(
-    wanted: Sequence[int | str] | None, layer_sets: Counter[tuple[int, ...]], num_layers: int
-) -> tuple[int, ...]:
-    common = set.intersection(*map(set, layer_sets))
+def _columns(
+    wanted: Sequence[int | str] | None,
+    site_sets: Counter[frozenset[tuple[Site, RowShape]]],
+    num_layers: int,
+    answers: int,
+) -> tuple[Column, ...]:
+    sets = [frozenset((site, row.shape) for site, row in one) for one in site_sets]
+    common = dict(sorted(frozenset.intersection(*sets), key=lambda pair: pair[0].code))
     if wanted is None:
-        if len(layer_sets) > 1:
-            listing = "; ".join(f"{', '.join(map(str, s))}: {n}" for s, n in layer_sets.items())
-            shared = ", ".join(map(str, sorted(common))) or "none"
+        if len(set(sets)) > 1:
+            counts: Counter[str] = Counter()
+            for one, count in site_sets.items():
+                counts[_names(site for site, _ in one)] += count
+            listing = "; ".join(f"{names}: {count}" for names, count in counts.items())
             raise DatasetError(
-                f"the entries have different layers ({listing}); name those to export (--layers); "
-                f"all entries share {shared}"
+                f"the entries have different layers ({listing}); name those to export (--layers, "
+                f"--sites); all entries share {_names(common)}"
             )
-        return tuple(sorted(common))
-    try:
-        numbers = {num_layers if layer == "last" else int(layer) for layer in wanted}
-    except ValueError:
-        raise DatasetError(f"layers {', '.join(map(str, wanted))}: not numbers or 'last'") from None
-    if missing := numbers - common:
-        raise DatasetError(
-            f"layer {min(missing)} is not there for every entry; the layers that all have are "
-            f"{', '.join(map(str, sorted(common))) or 'none'}"
-        )
-    return tuple(sorted(numbers))
+        wanted = [str(site) for site in common]
+    labels = labels_of(wanted, common, num_layers=num_layers, answers=answers)
+    return tuple(_column(label, common) for label in labels)
+
+
+def _names(sites: Iterable[Site]) -> str:
+    in_order = sorted(sites, key=lambda site: site.code)
+    return ", ".join(str(site.label) for site in in_order) or "none"
+
+
+def _column(label: int | str, shapes: Mapping[Site, tuple[int, ...]]) -> Column:
+    source = Source.of(label)
+    shape = shapes[source.site]
+    name = f"layer_{label}" if source.site.name == RESID else str(label)
+    return Column(label, name, source.width(shape), shape)

@@ -1,11 +1,13 @@
-"""safetensors: shards of one tensor per entry and layer, in the stored types."""
+"""safetensors: shards of one tensor per entry and layer or site, in the stored types."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.numpy import save_file
 
+from activation_logging.dataset.layers import Source
 from activation_logging.export.jsonl import entries_with_text
 from activation_logging.export.registry import Format
 from activation_logging.store.rows import NUMPY_TYPES
@@ -25,7 +27,7 @@ SHARD_BYTES = 512 << 20
 
 
 def write(plan: Plan, folder: Path, progress: Progress) -> None:
-    """``activations-<n>.safetensors`` with a tensor ``<key>/<layer>`` ``[rows, hidden]`` each.
+    """``activations-<n>.safetensors`` with a tensor ``<key>/<layer>`` ``[rows, width]`` each.
 
     ``index.json`` says which file holds which key.
     """
@@ -43,7 +45,8 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
             size, number = 0, number + 1
 
     for _, item, entry in entries_with_text(plan, folder, progress):
-        for layer in plan.layers:
+        for column in plan.columns:
+            layer = column.layer
             array = shard[f"{item.key}/{layer}"] = _as_stored(plan, entry, item, layer)
             size += array.nbytes
         if size >= SHARD_BYTES:
@@ -52,10 +55,12 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
     (folder / "index.json").write_text(dumps(where, indent=1), encoding="utf-8")
 
 
-def _as_stored(plan: Plan, entry: Entry, item: Item, layer: int) -> npt.NDArray[Any]:
+def _as_stored(plan: Plan, entry: Entry, item: Item, layer: int | str) -> npt.NDArray[Any]:
     if item.rows is not None and item.rows.pool != "one":
         return plan.array(entry, item, layer)
-    rows = entry.stored(layer).view(NUMPY_TYPES[entry.dtype])
+    site, head = Source.of(layer)
+    rows = entry.stored(site).view(NUMPY_TYPES[entry.shape_of(site).dtype])
+    rows = rows.reshape(len(rows), -1) if head is None else np.ascontiguousarray(rows[:, head])
     # A copy of the part: a view would keep the whole layer in memory until the shard is written.
     return rows if item.rows is None else rows[item.rows.start : item.rows.stop].copy()
 

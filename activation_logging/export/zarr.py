@@ -1,4 +1,4 @@
-"""Zarr 3: one chunked, compressed array of all rows per layer."""
+"""Zarr 3: one chunked, compressed array of all rows per layer and site."""
 
 from __future__ import annotations
 
@@ -21,39 +21,39 @@ _CHUNK_BYTES = 4 << 20
 
 
 def write(plan: Plan, folder: Path, progress: Progress) -> None:
-    """A group: ``layer_<k>`` ``[all rows, hidden]``, ``offsets`` ``[entries + 1]``."""
+    """A group: ``layer_<k>``, ``heads@<k>`` (all rows by width), ``offsets`` ``[entries + 1]``."""
     import zarr
 
     root = zarr.open_group(str(folder), mode="a")
-    width = plan.hidden_size * np.dtype(plan.dtype).itemsize
+    width = max(column.width for column in plan.columns) * np.dtype(plan.dtype).itemsize
     chunk = max(1, min(plan.total_rows, _CHUNK_BYTES // width))
     arrays = {
-        layer: root.create_array(
-            f"layer_{layer}",
-            shape=(plan.total_rows, plan.hidden_size),
-            chunks=(chunk, plan.hidden_size),
+        column.layer: root.create_array(
+            column.name,
+            shape=(plan.total_rows, column.width),
+            chunks=(chunk, column.width),
             dtype=plan.dtype,
         )
-        for layer in plan.layers
+        for column in plan.columns
     }
     offsets = np.cumsum([0, *(item.num_rows for item in plan.items)], dtype=np.int64)
     root.create_array("offsets", data=offsets)
     root.attrs["layers"] = list(plan.layers)
     waiting = _Gatherer(arrays, chunk)
     for _, item, entry in entries_with_text(plan, folder, progress):
-        waiting.add({layer: plan.array(entry, item, layer) for layer in plan.layers})
+        waiting.add({layer: plan.array(entry, item, layer) for layer in arrays})
     waiting.finish()
 
 
 class _Gatherer:
     """Collects rows until they fill a chunk: a chunk is compressed whole."""
 
-    def __init__(self, arrays: dict[int, Any], chunk: int) -> None:
+    def __init__(self, arrays: dict[int | str, Any], chunk: int) -> None:
         self.arrays, self.chunk = arrays, chunk
-        self.parts: dict[int, list[npt.NDArray[Any]]] = {layer: [] for layer in arrays}
+        self.parts: dict[int | str, list[npt.NDArray[Any]]] = {layer: [] for layer in arrays}
         self.waiting = self.at = 0
 
-    def add(self, rows: dict[int, npt.NDArray[Any]]) -> None:
+    def add(self, rows: dict[int | str, npt.NDArray[Any]]) -> None:
         for layer, part in rows.items():
             self.parts[layer].append(part)
         self.waiting += len(next(iter(rows.values())))

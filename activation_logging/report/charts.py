@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import markupsafe
 import plotly.graph_objects as go
 
+from activation_logging.dataset.layers import in_order
 from activation_logging.report.headline import text_control
 
 if TYPE_CHECKING:
@@ -58,10 +59,17 @@ def _layers(document: Mapping[str, Any]) -> Chart:
     traces: list[Any] = []
     best = document["place"]["position"]
     layers, positions = _axes(document["sweep"])
+    numbers = [layer for layer in layers if isinstance(layer, int)]
+    edges: list[Any] = [numbers[0] - 0.5, numbers[-1] + 0.5] if numbers else []
+    axis: Chart = {}
+    if len(numbers) < len(layers):
+        # Sites have names: each gets a place of its own on the axis.
+        axis, edges = {"type": "category"}, [str(layers[0]), str(layers[-1])]
     for position, colour in zip(positions, cycle(PALETTE), strict=False):
         rows = [row for row in document["sweep"] if row["position"] == position]
-        rows.sort(key=lambda row: row["layer"])
-        x, intervals = [row["layer"] for row in rows], [row["auroc"] for row in rows]
+        rows.sort(key=lambda row: layers.index(row["layer"]))
+        x = [str(row["layer"]) if axis else row["layer"] for row in rows]
+        intervals = [row["auroc"] for row in rows]
         if position == best:
             traces.append(_band(x, intervals, colour))
         traces.append(
@@ -82,13 +90,14 @@ def _layers(document: Mapping[str, Any]) -> Chart:
             go.Scatter(
                 mode="lines",
                 name=_short(row),
-                x=[layers[0] - 0.5, layers[-1] + 0.5],
+                x=edges,
                 y=[row["auroc"]["value"]] * 2,
                 line={"dash": dash, "width": 1.5, "color": GREY},
                 hovertemplate="%{y:.3f}<extra>%{fullData.name}</extra>",
             )
         )
-    return _chart(traces, "layer", "AUROC", legend={"orientation": "h", "y": -0.22}, height=440)
+    legend = {"orientation": "h", "y": -0.22}
+    return _chart(traces, "layer", "AUROC", xaxis=axis, legend=legend, height=440)
 
 
 def _levels(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -106,7 +115,7 @@ def _with_curves(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return sorted(shown, key=lambda row: (roles.index(row["role"]), row is not text))
 
 
-def _band(x: list[int], intervals: list[Mapping[str, float]], colour: str) -> Any:
+def _band(x: list[int | str], intervals: list[Mapping[str, float]], colour: str) -> Any:
     return go.Scatter(
         mode="lines",
         x=x + x[::-1],
@@ -334,9 +343,9 @@ def _inside(side: str, x: float) -> Chart:
     return {"x": x, "xanchor": side, "y": 0.02, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)"}
 
 
-def _axes(sweep: list[Mapping[str, Any]]) -> tuple[list[int], list[Any]]:
-    """Layers in order, and positions as they come."""
-    return sorted({row["layer"] for row in sweep}), list({row["position"]: 0 for row in sweep})
+def _axes(sweep: list[Mapping[str, Any]]) -> tuple[list[int | str], list[Any]]:
+    """Layers and sites in order, and positions as they come."""
+    return in_order(row["layer"] for row in sweep), list({row["position"]: 0 for row in sweep})
 
 
 def _bounds(interval: Mapping[str, float]) -> list[float]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.features import read_rows
 from activation_logging.dataset.positions import find_rows
 from activation_logging.detectors.linear import LinearProbe
 from activation_logging.errors import InputMissing
@@ -68,7 +69,7 @@ def _example(
         rows = find_rows("response_mean", examples.places[row])
     except InputMissing:
         return None
-    states = entry.rows(study.place.layer, rows.start, rows.stop)[:MAX_TOKENS]
+    states = read_rows(entry, study.place.layer, rows.start, rows.stop)[:MAX_TOKENS]
     scores = probe.predict_proba(states)[:, 1]
     return {
         "key": entry.key,

@@ -94,6 +94,7 @@ def _copy(opened: Opened, data: Path, copy: Path, progress: Progress) -> None:
             while wait((copying,), _POLL_S).not_done:
                 progress("copying", min(os.fstat(descriptor).st_size, expected), expected)
             copying.result()
+            progress("copying", expected, expected)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 from activation_logging.errors import RowsMissing
 from activation_logging.records import Evaluation, Status
+from activation_logging.sites import AnySite, RowShape, Site
 from activation_logging.store import layout, schema
-from activation_logging.store.rows import copy_runs, cut, find_runs
+from activation_logging.store.rows import copy_runs, cut, find_runs, shape_in, sites_of
 from activation_logging.store.status import rows_stored, status_of
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SUMMARY = (
 
 
 class Entry:
-    """One answer: the prompt, the response, and the activations of the logged layers.
+    """One answer: the prompt, the response, and the activations of the logged sites.
 
     Text and arrays are read on access. ``P`` and ``R`` are the numbers of prompt and response
     tokens. Row ``p`` of an array of activations is the state at position ``p`` of prompt +
@@ -218,8 +219,22 @@ class Entry:
 
     @property
     def layers(self) -> tuple[int, ...]:
-        """Numbers of the logged layers, ascending. ``num_layers`` is the one after the norm."""
+        """Numbers of the residual stream's logged layers, ascending; the depth is ``last``."""
         return tuple(self._rows_record()["layers"])
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All logged sites: the layers of the residual stream, then the others."""
+        return sites_of(self._rows_record())
+
+    def shape_of(self, site: AnySite) -> RowShape:
+        """What a row of a logged site is: its shape, and its stored type.
+
+        Raises:
+            RowsMissing: the site was not logged, or the rows never arrived.
+        """
+        record = self._rows_record()
+        return shape_in(record, self.key, Site.of(site, record["num_layers"]))
 
     @property
     def num_layers(self) -> int:
@@ -228,12 +243,12 @@ class Entry:
 
     @property
     def hidden_size(self) -> int:
-        """Number of elements of a row."""
+        """Number of elements of a row of the residual stream."""
         return int(self._rows_record()["hidden_size"])
 
     @property
     def dtype(self) -> str:
-        """The stored type: ``float32``, ``float16`` or ``bfloat16``."""
+        """The residual stream's stored type: ``float32``, ``float16`` or ``bfloat16``."""
         return str(self._rows_record()["dtype"])
 
     @property
@@ -250,7 +265,7 @@ class Entry:
         return self.layer("last")
 
     def layer(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """A copy of one logged layer, shape ``[rows, hidden]``.
+        """A copy of one logged layer of the residual stream, shape ``[rows, hidden]``.
 
         float32 and float16 keep their type. bfloat16 is widened to float32, which changes no value.
         :meth:`Store.read` is faster for many answers.
@@ -258,32 +273,61 @@ class Entry:
         Raises:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        return self._read(layer, 0, None, widen=True)
+        return self.rows(layer)
 
-    def rows(self, layer: int | Literal["last"], start: int, stop: int) -> npt.NDArray[Any]:
-        """Rows ``start`` to ``stop`` (exclusive) of :meth:`layer`. Only these are read.
+    def site(self, name: str, layer: int | Literal["last"] | None = None) -> npt.NDArray[Any]:
+        """A copy of one logged site, shape ``[rows, *shape]``, widened as by :meth:`layer`.
 
-        Negative numbers count from the end, as in a slice.
+        Args:
+            name: a kind of :data:`activation_logging.sites.SITES`, or a text such as ``heads@15``.
+            layer: the layer, where ``name`` is a kind. ``resid_prenorm`` has one only.
 
         Raises:
-            RowsMissing: the layer was not logged, or the rows never arrived.
+            RowsMissing: the site was not logged, or the rows never arrived.
+            SettingsError: there is no such site.
+        """
+        return self.site_rows(name if layer is None else f"{name}@{layer}")
+
+    def rows(self, layer: AnySite, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Rows ``start`` to ``stop`` (exclusive) of a layer or site, flat: ``[rows, width]``.
+
+        Only these are read. Negative numbers count from the end, as in a slice.
+
+        Raises:
+            RowsMissing: the site was not logged, or the rows never arrived.
         """
         return self._read(layer, start, stop, widen=True)
 
-    def stored(self, layer: int | Literal["last"]) -> npt.NDArray[Any]:
-        """A copy of one layer in its stored type; bfloat16 as its bits in ``uint16``.
+    def site_rows(self, site: AnySite, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """The rows of :meth:`rows` in their shape, ``[rows, *shape]``.
+
+        Args:
+            site: one of :attr:`sites`, or a text such as ``heads@15``.
+            start: number of the first row.
+            stop: number of the row after the last.
 
         Raises:
-            RowsMissing: the layer was not logged, or the rows never arrived.
+            RowsMissing: the site was not logged, or the rows never arrived.
         """
-        rows = self._read(layer, 0, None, widen=False)
-        return rows.view(np.uint16) if self.dtype == "bfloat16" else rows
+        rows = self._read(site, start, stop, widen=True)
+        return rows.reshape(len(rows), *self.shape_of(site).shape)
+
+    def stored(self, site: AnySite) -> npt.NDArray[Any]:
+        """A copy of a layer or site in its stored type, in its shape; bfloat16 as its bits.
+
+        Raises:
+            RowsMissing: the site was not logged, or the rows never arrived.
+        """
+        shape, dtype = self.shape_of(site)
+        rows = self._read(site, 0, None, widen=False)
+        shaped = rows.reshape(len(rows), *shape)
+        return shaped.view(np.uint16) if dtype == "bfloat16" else shaped
 
     def _read(
-        self, layer: int | str, start: int, stop: int | None, *, widen: bool
+        self, site: AnySite, start: int, stop: int | None, *, widen: bool
     ) -> npt.NDArray[Any]:
         snapshot = self._store.snapshot()
-        kind, runs = self.runs(snapshot, layer)
+        kind, runs = self.runs(snapshot, site)
         first, last, _ = slice(start, stop).indices(sum(run.rows for run in runs))
         return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
 
@@ -337,10 +381,11 @@ class Entry:
                 self._found_capture = schema.capture(layout.load(raw, what), what)
         return self._found_capture
 
-    def runs(self, snapshot: Snapshot, layer: int | str) -> tuple[RowType, list[Run]]:
-        """Where the rows of a layer are in the map, valid as long as ``snapshot`` lives."""
+    def runs(self, snapshot: Snapshot, site: AnySite) -> tuple[RowType, list[Run]]:
+        """Where the rows of a site are in the map, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
-        return find_runs(snapshot, self.key, record, layer, self.num_rows_expected)
+        found = Site.of(site, record["num_layers"])
+        return find_runs(snapshot, self.key, record, found, self.num_rows_expected)
 
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         record = self.capture_record(snapshot)

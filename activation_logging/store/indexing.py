@@ -31,10 +31,10 @@ _STATUS_TERMS: dict[Status, bytes] = {
 
 @dataclass
 class Totals:
-    """Totals of a store: rows of complete entries, and bytes of rows by layer."""
+    """Totals of a store: rows of complete entries, and bytes of rows by the code of their site."""
 
     rows: int = 0
-    layers: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def load(cls, raw: bytes | memoryview | None) -> Totals:
@@ -47,23 +47,23 @@ class Totals:
             return cls()
         try:
             record = layout.load(raw, "the record of totals")
-            layers = Counter({int(layer): int(size) for layer, size in record["bytes"].items()})
-            return cls(int(record["rows"]), layers)
+            sizes = Counter({int(code): int(size) for code, size in record["bytes"].items()})
+            return cls(int(record["rows"]), sizes)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise StoreCorrupt("the record of totals is invalid") from None
 
     def dump(self) -> bytes:
         """The record to store."""
-        sizes = {str(layer): size for layer, size in sorted(self.layers.items()) if size}
+        sizes = {str(code): size for code, size in sorted(self.sizes.items()) if size}
         return layout.dump({"rows": self.rows, "bytes": sizes})
 
 
-def bytes_by_layer(rows: Iterable[tuple[bytes, memoryview]]) -> Counter[int]:
-    """Bytes of rows by layer, from the records of the rows' database."""
+def bytes_by_code(rows: Iterable[tuple[bytes, memoryview]]) -> Counter[int]:
+    """Bytes of rows by the code of their site, from the records of the rows' database."""
     sizes: Counter[int] = Counter()
     for key, block in rows:
         # len() does not read the rows themselves.
-        sizes[layout.rows_layer(key)] += len(block)
+        sizes[layout.rows_code(key)] += len(block)
     return sizes
 
 
@@ -87,12 +87,12 @@ class Indexing:
 
     def end(self, txn: Any) -> None:
         """Store the totals, before the transaction is committed."""
-        if not (self._change.rows or self._change.layers):
+        if not (self._change.rows or self._change.sizes):
             return
         database = self._database(layout.META)
         totals = Totals.load(txn.get(layout.TOTALS_KEY, db=database))
         totals.rows += self._change.rows
-        totals.layers.update(self._change.layers)
+        totals.sizes.update(self._change.sizes)
         txn.put(layout.TOTALS_KEY, totals.dump(), db=database)
 
     def entry_added(self, txn: Any, record: Mapping[str, Any]) -> None:
@@ -150,10 +150,10 @@ class Indexing:
                 self._remove(txn, terms_of_label(name, before), head.place)
             self._add(txn, terms_of_label(name, after), head.place)
 
-    def bytes_changed(self, layers: Mapping[int, int]) -> None:
-        """Add to the totals the change in bytes of rows, by layer."""
+    def bytes_changed(self, sizes: Mapping[int, int]) -> None:
+        """Add to the totals the change in bytes of rows, by the code of their site."""
         if self._enabled:
-            self._change.layers.update(layers)
+            self._change.sizes.update(sizes)
 
     def catch_up(self, txn: Any, key: str) -> None:
         """Index an existing entry, and give its record the head of this version.

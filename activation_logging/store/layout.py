@@ -10,12 +10,12 @@ language can read a store::
     ~requests     request id (duplicates)      -> keys of its entries, one per choice
     ~captures     capture id                   -> which rows belong to it, JSON
     ~segments     segment id                   -> number of captures that use it, decimal
-    ~rows         segment id + layer, 2 bytes BE -> rows, C order, little endian
+    ~rows         segment id + site, 2 bytes BE -> rows, C order, little endian
     ~evaluations  <entry key> NUL <name>       -> the label, JSON
     ~writers      writer id                    -> the writing process and its counters, JSON
     ~index        term (duplicates)            -> places of the entries that it is true of
     ~meta         "format"                     -> {"format": ..., "version": ...}
-                  "totals"                     -> rows, and bytes by layer, JSON
+                  "totals"                     -> rows, and bytes by site, JSON
 
 Entries are in the main database, so ``txn.get(sha256_hex)`` finds one. The names of the other
 databases begin with ``~``, which sorts after every hexadecimal key. An entry's JSON begins with the
@@ -25,7 +25,8 @@ have no ``~index`` and no totals. :mod:`.index` defines terms.
 vLLM's front end writes entries. The worker that runs the model writes captures and segments.
 ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that one request
 computed. A capture lists slices of segments, because a prompt from vLLM's prefix cache shares the
-rows of the request that computed it.
+rows of the request that computed it. :attr:`activation_logging.sites.Site.code` is the number of a
+site; that of a layer of the residual stream is the layer's.
 """
 
 from __future__ import annotations
@@ -118,13 +119,13 @@ def sequence_number(key: bytes) -> int:
     return int.from_bytes(key, "big")
 
 
-def rows_key(segment: bytes, layer: int) -> bytes:
-    """The key of one layer of a segment."""
-    return segment + struct.pack(">H", layer)
+def rows_key(segment: bytes, code: int) -> bytes:
+    """The key of one site of a segment."""
+    return segment + struct.pack(">H", code)
 
 
-def rows_layer(key: bytes) -> int:
-    """The layer of a :func:`rows_key`."""
+def rows_code(key: bytes) -> int:
+    """The code of the site of a :func:`rows_key`."""
     return int.from_bytes(key[-2:], "big")
 
 

@@ -21,7 +21,7 @@ from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError,
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
-from activation_logging.store.mutations import slices_of
+from activation_logging.store.mutations import shapes_of, slices_of
 from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ class _Item(NamedTuple):
 
     @property
     def nbytes(self) -> int:
-        return sum(len(rows) for layers in self.segments.values() for rows in layers.values())
+        return sum(len(rows) for sites in self.segments.values() for rows in sites.values())
 
 
 def merge(
@@ -200,10 +200,10 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     for part in [] if capture is None else slices_of(capture):
         if part.segment not in segments:
             rows = snapshot.starting_with(layout.ROWS, part.segment)
-            # Two bytes of layer number follow the segment's id; a longer id is another's.
+            # Two bytes follow the segment's id, the site's code; a longer id is another's.
             length = len(part.segment) + 2
             segments[part.segment] = {
-                layout.rows_layer(key): raw for key, raw in rows if len(key) == length
+                layout.rows_code(key): raw for key, raw in rows if len(key) == length
             }
             if not segments[part.segment]:
                 raise StoreCorrupt("it lacks rows that it refers to")
@@ -283,11 +283,11 @@ class _Batch:
         self, name: str, record: Mapping[str, Any], segments: Mapping[bytes, Mapping[int, Any]]
     ) -> None:
         brought = []
-        for segment, layers in segments.items():
+        for segment, sites in segments.items():
             if segment not in self.names:
-                self.names[segment], is_new = self._name_for(segment, layers)
+                self.names[segment], is_new = self._name_for(segment, sites)
                 if is_new:
-                    rows = {layer: np.asarray(raw) for layer, raw in layers.items()}
+                    rows = {code: np.asarray(raw) for code, raw in sites.items()}
                     nbytes = sum(block.nbytes for block in rows.values())
                     brought.append(Segment(self.names[segment], rows, nbytes))
         capture = Capture(
@@ -300,28 +300,29 @@ class _Batch:
             [SegmentSlice(self.names[part.segment], *part[1:]) for part in slices_of(record)],
             brought,
             record.get("dropped"),
+            shapes_of(record),
         )
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))
 
-    def _name_for(self, segment: bytes, layers: Mapping[int, Any]) -> tuple[bytes, bool]:
+    def _name_for(self, segment: bytes, sites: Mapping[int, Any]) -> tuple[bytes, bool]:
         """The id of a segment in the target, and whether its rows must be written.
 
         A segment keeps its id, unless other rows have it. Then the id is derived from its contents.
         """
         if self._get(layout.SEGMENTS, segment) is None:
             return segment, True
-        if self._holds(segment, layers):
+        if self._holds(segment, sites):
             return segment, False
         digest = hashlib.sha256()
-        for layer, raw in sorted(layers.items()):
-            digest.update(layer.to_bytes(2, "big") + len(raw).to_bytes(8, "big"))
+        for code, raw in sorted(sites.items()):
+            digest.update(code.to_bytes(2, "big") + len(raw).to_bytes(8, "big"))
             digest.update(raw)
         other = segment[: layout.WRITER_ID_BYTES] + digest.digest()[:16]
         return other, self._get(layout.SEGMENTS, other) is None
 
-    def _holds(self, segment: bytes, layers: Mapping[int, Any]) -> bool:
-        keys = {layer: layout.rows_key(segment, layer) for layer in layers}
-        return all(self._get(layout.ROWS, keys[layer]) == layers[layer] for layer in layers)
+    def _holds(self, segment: bytes, sites: Mapping[int, Any]) -> bool:
+        keys = {code: layout.rows_key(segment, code) for code in sites}
+        return all(self._get(layout.ROWS, keys[code]) == sites[code] for code in sites)
 
     def _put_label(self, key: str, evaluation: Evaluation) -> None:
         """Add a label. Of two labels by one evaluator, the later one stays."""

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.sites import RowShape
 from activation_logging.store import layout, schema
 from activation_logging.store.engine.liveness import is_running
-from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
+from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -96,6 +97,8 @@ class Mutations:
             "slices": [[part.segment.hex(), part.start, part.rows] for part in capture.slices],
             "writer": writer,
         }
+        if capture.sites:
+            record["sites"] = {str(code): kind._asdict() for code, kind in capture.sites.items()}
         if dropped:
             used, record["slices"], record["dropped"] = {}, [], dropped
         for name in used:
@@ -109,9 +112,9 @@ class Mutations:
 
     def _put_rows(self, txn: Any, segment: Segment) -> None:
         sizes: Counter[int] = Counter()
-        for layer, block in segment.rows.items():
-            key = layout.rows_key(segment.id, layer)
-            sizes[layer] += block.nbytes - len(txn.get(key, b"", db=self._db(layout.ROWS)))
+        for code, block in segment.rows.items():
+            key = layout.rows_key(segment.id, code)
+            sizes[code] += block.nbytes - len(txn.get(key, b"", db=self._db(layout.ROWS)))
             txn.put(key, block.data, db=self._db(layout.ROWS))
         self._index.bytes_changed(sizes)
 
@@ -231,9 +234,9 @@ class Mutations:
         cursor = txn.cursor(self._db(layout.ROWS))
         found = cursor.set_range(name)
         while found and (key := bytes(cursor.key())).startswith(name):
-            # Two bytes of layer number follow the segment's id; a longer id is another's.
+            # Two bytes follow the segment's id, the site's code; a longer id is another's.
             if len(key) == len(name) + 2:
-                sizes[layout.rows_layer(key)] -= len(cursor.value())
+                sizes[layout.rows_code(key)] -= len(cursor.value())
                 found = cursor.delete()  # moves on to the next record
             else:
                 found = cursor.next()
@@ -248,7 +251,7 @@ class Mutations:
     def forget_index(self, txn: Any) -> None:
         """Empty the index. :meth:`index_some` rebuilds it."""
         txn.drop(self._db(layout.INDEX), delete=False)
-        totals = Totals(layers=bytes_by_layer(txn.cursor(self._db(layout.ROWS))))
+        totals = Totals(sizes=bytes_by_code(txn.cursor(self._db(layout.ROWS))))
         txn.put(layout.TOTALS_KEY, totals.dump(), db=self._db(layout.META))
         self._put_progress(txn, 0)
 
@@ -335,3 +338,11 @@ def slices_of(record: Mapping[str, Any]) -> list[SegmentSlice]:
         ]
     except (KeyError, TypeError, ValueError):
         raise StoreCorrupt("a capture refers to rows by an invalid id") from None
+
+
+def shapes_of(record: Mapping[str, Any]) -> dict[int, RowShape]:
+    """The sites of a checked capture record but for the residual stream: codes, and their rows."""
+    return {
+        int(code): RowShape(tuple(found["shape"]), found["dtype"])
+        for code, found in record.get("sites", {}).items()
+    }

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from activation_logging.sites import AnySite
     from activation_logging.store.engine.environment import Snapshot
     from activation_logging.store.entry import Entry
     from activation_logging.store.store import Store
@@ -34,7 +35,7 @@ _MOST_PLACES = 1 << 20
 class RowBatch(NamedTuple):
     """The rows of many answers, one after the other.
 
-    ``values`` is ``[total rows, hidden]``, ``offsets`` is int64 ``[answers + 1]``. The rows of the
+    ``values`` is ``[total rows, width]``, ``offsets`` is int64 ``[answers + 1]``. The rows of the
     i-th answer are ``values[offsets[i]:offsets[i + 1]]``.
     """
 
@@ -43,7 +44,7 @@ class RowBatch(NamedTuple):
 
 
 class _Places:
-    """Addresses of the rows of many answers, for one layer and position."""
+    """Addresses of the rows of many answers, for one site and position."""
 
     def __init__(self) -> None:
         # Answers with a single row are separate. The bytes of an address need less memory, and
@@ -128,16 +129,16 @@ class RowReader:
         self._store = store
         self._lock = threading.Lock()
         self._commit: object = None
-        self._places: dict[tuple[int | str, int | str | None], _Places] = {}
+        self._places: dict[tuple[AnySite, int | str | None], _Places] = {}
 
     def read(
-        self, keys: Iterable[str], layer: int | Literal["last"], position: str | int | None
+        self, keys: Iterable[str], site: AnySite, position: str | int | None
     ) -> npt.NDArray[Any] | RowBatch:
         """See :meth:`Store.read`."""
         if isinstance(keys, str):
             raise TypeError("keys is a list of keys, not one of them")
         keys = list(keys)
-        values, counts = self._copy(keys, layer, position)
+        values, counts = self._copy(keys, site, position)
         if position is not None and counts is None and values.dtype == np.float32:
             return values
         counts = counts or [1] * len(keys)
@@ -146,37 +147,35 @@ class RowReader:
         return _pooled(values, counts, position)
 
     def _copy(
-        self, keys: Sequence[str], layer: int | str, position: str | int | None
+        self, keys: Sequence[str], site: AnySite, position: str | int | None
     ) -> tuple[npt.NDArray[Any], list[int] | None]:
         # What lies in the map may be looked at as long as this lives.
         snapshot = self._store.snapshot()
-        places = self._places_in(snapshot, layer, position)
+        places = self._places_in(snapshot, site, position)
         with suppress(KeyError):
             return places.copy(keys)
         for key in places.missing(keys):
             entry = self._store.entry_in(snapshot, key)
-            places.add(key, *_find(entry, snapshot, layer, position))
+            places.add(key, *_find(entry, snapshot, site, position))
         return places.copy(keys)
 
-    def _places_in(
-        self, snapshot: Snapshot, layer: int | str, position: str | int | None
-    ) -> _Places:
+    def _places_in(self, snapshot: Snapshot, site: AnySite, position: str | int | None) -> _Places:
         """The cache for a snapshot's commit."""
         commit = snapshot.commit
         with self._lock:
             # The addresses stay valid until there is a new commit or the map is remapped.
             if commit != self._commit or sum(map(len, self._places.values())) > _MOST_PLACES:
                 self._places, self._commit = {}, commit
-            found = self._places.get((layer, position))
+            found = self._places.get((site, position))
             if found is None:
-                found = self._places[layer, position] = _Places()
+                found = self._places[site, position] = _Places()
             return found
 
 
 def _pooled(
     values: npt.NDArray[Any], counts: Sequence[int], position: str | int
 ) -> npt.NDArray[Any]:
-    """One vector per answer, ``[answers, hidden]``; float32 if the position is a pool."""
+    """One vector per answer, ``[answers, width]``; float32 if the position is a pool."""
     from activation_logging.dataset.positions import pool_of, pool_rows
 
     pool = pool_of(position)
@@ -191,9 +190,9 @@ def _pooled(
 
 
 def _find(
-    entry: Entry, snapshot: Snapshot, layer: int | str, position: str | int | None
+    entry: Entry, snapshot: Snapshot, site: AnySite, position: str | int | None
 ) -> tuple[RowType, list[Run]]:
-    kind, runs = entry.runs(snapshot, layer)
+    kind, runs = entry.runs(snapshot, site)
     if position is None:
         return kind, runs
     from activation_logging.dataset.positions import Place, find_rows, parse_position

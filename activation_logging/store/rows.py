@@ -1,7 +1,7 @@
 """Rows in LMDB's memory map, and copies of them.
 
 A snapshot gives out memory of the map, which is read-only and goes away with the snapshot. Users
-get copies. The rows of one layer of an answer are one *run* of consecutive rows, or several where
+get copies. The rows of one site of an answer are one *run* of consecutive rows, or several where
 it shares some with other answers.
 """
 
@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import RowsMissing, StoreCorrupt
-from activation_logging.store import layout
-from activation_logging.store.mutations import slices_of
+from activation_logging.sites import MAX_LAYER, RESID, RowShape, Site
+from activation_logging.store import layout, schema
+from activation_logging.store.mutations import shapes_of, slices_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,11 +46,11 @@ class RowType(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def row_type(dtype: str, width: int) -> RowType:
-    """The type of rows of ``width`` elements of ``dtype``."""
-    stored = NUMPY_TYPES[dtype]
-    given = NUMPY_TYPES["float32"] if dtype == "bfloat16" else stored
-    return RowType(stored, given, width, stored.itemsize * width)
+def row_type(row: RowShape) -> RowType:
+    """The type of rows as a record describes them."""
+    stored = NUMPY_TYPES[row.dtype]
+    given = NUMPY_TYPES["float32"] if row.dtype == "bfloat16" else stored
+    return RowType(stored, given, row.width, stored.itemsize * row.width)
 
 
 class Run(NamedTuple):
@@ -59,38 +60,58 @@ class Run(NamedTuple):
     rows: int
 
 
+def sites_of(record: Mapping[str, Any]) -> tuple[Site, ...]:
+    """The sites of a checked capture record, ascending by code."""
+    layers = [Site(RESID, layer) for layer in sorted(record["layers"])]
+    return (*layers, *(schema.site(code) for code in sorted(shapes_of(record))))
+
+
+def shape_in(record: Mapping[str, Any], key: str, site: Site) -> RowShape:
+    """What a row of a site of an entry is.
+
+    Raises:
+        RowsMissing: the site was not logged; the message has those that were.
+    """
+    if site.name == RESID:
+        if site.layer in record["layers"]:
+            return RowShape((record["hidden_size"],), record["dtype"])
+    elif site.layer <= MAX_LAYER:
+        found = record.get("sites", {}).get(str(site.code))
+        if found is not None:
+            return RowShape(tuple(found["shape"]), found["dtype"])
+    layers = ", ".join(map(str, record["layers"]))
+    others = ", ".join(str(one) for one in sites_of(record) if one.name != RESID)
+    there = [f"logged layers: {layers} (last is {record['num_layers']})"] if layers else []
+    there += [f"logged sites: {others}"] if others else []
+    raise RowsMissing(f"{site.words} of entry {key} was not logged; {'; '.join(there)}")
+
+
 def find_runs(
-    snapshot: Snapshot, key: str, record: Mapping[str, Any], layer: int | str, limit: int
+    snapshot: Snapshot, key: str, record: Mapping[str, Any], site: Site, limit: int
 ) -> tuple[RowType, list[Run]]:
-    """Where the rows of one layer of an entry are, valid as long as ``snapshot`` lives.
+    """Where the rows of one site of an entry are, valid as long as ``snapshot`` lives.
 
     Args:
         snapshot: the snapshot to read.
         key: the entry's key.
         record: the record of its capture.
-        layer: the layer's number, or ``last``.
+        site: the site.
         limit: largest number of rows of the entry.
 
     Raises:
-        RowsMissing: the layer was not logged.
+        RowsMissing: the site was not logged.
         StoreCorrupt: rows are missing, or their number of bytes is wrong.
     """
-    number = record["num_layers"] if layer == "last" else int(layer)
-    if number not in record["layers"]:
-        raise RowsMissing(
-            f"layer {layer} of entry {key} was not logged; logged layers: "
-            f"{', '.join(map(str, record['layers']))} (last is {record['num_layers']})"
-        )
-    kind = row_type(record["dtype"], record["hidden_size"])
+    kind = row_type(shape_in(record, key, site))
     runs = []
     for part in slices_of(record):
-        raw = snapshot.get(layout.ROWS, layout.rows_key(part.segment, number))
+        raw = snapshot.get(layout.ROWS, layout.rows_key(part.segment, site.code))
         if raw is None:
             if snapshot.get(layout.MAIN, key.encode()) is None:
                 raise RowsMissing(f"entry {key} has been deleted")
-            raise StoreCorrupt(f"entry {key} refers to rows of layer {number} that are missing")
+            raise StoreCorrupt(f"entry {key} refers to rows of {site.words} that are missing")
         if len(raw) % kind.nbytes or (part.start + part.rows) * kind.nbytes > len(raw):
-            raise StoreCorrupt(f"layer {number} of entry {key} has an invalid length")
+            raise StoreCorrupt(f"{site.words} of entry {key} has an invalid length")
         if part.rows:
             address = np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
             runs.append(Run(address + part.start * kind.nbytes, part.rows))

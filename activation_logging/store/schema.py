@@ -12,12 +12,15 @@ the client, who may have sent something that merely looks like ours. The functio
 from __future__ import annotations
 
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
 
 from msgspec import Meta, Struct, ValidationError, convert
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.printable import printable
 from activation_logging.records import Label
+from activation_logging.sites import MAX_LAYER, RESID, Site
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
 
 if TYPE_CHECKING:
@@ -32,6 +35,10 @@ _MAX_DIGITS = 10
 Rows = Annotated[int, Meta(ge=0, le=MAX_ROWS)]
 Layer = Annotated[int, Meta(ge=0, le=0xFFFF)]
 """Two bytes of a row's key hold it."""
+MAX_WIDTH = 1 << 24
+"""No row has more elements."""
+_CODE = re.compile("[1-9][0-9]{0,4}")
+Size = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
 Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Time = Annotated[float, Meta(ge=0, le=200e9)]
 """Seconds since the epoch; Python cannot print dates much later than the year 8000."""
@@ -60,6 +67,11 @@ class _Entry(_Document, kw_only=True):
     sequence: Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
 
 
+class _Shape(Struct):
+    shape: Annotated[list[Size], Meta(min_length=1, max_length=3)]
+    dtype: Dtype
+
+
 class _Capture(Struct):
     layers: list[Layer]
     num_layers: Layer
@@ -67,6 +79,7 @@ class _Capture(Struct):
     dtype: Dtype
     first: Rows
     slices: list[tuple[str, Rows, Rows]]
+    sites: dict[str, _Shape] = {}
     dropped: str | None = None
     writer: str | None = None
 
@@ -190,7 +203,27 @@ def capture(record: dict[str, Any], what: str) -> dict[str, Any]:
     slices = record["slices"]
     if (slices and not record["hidden_size"]) or sum(part[2] for part in slices) > MAX_ROWS:
         raise StoreCorrupt(f"{what} describes rows of an invalid size or number")
+    for code, found in record.get("sites", {}).items():
+        if math.prod(found["shape"]) > MAX_WIDTH:
+            raise StoreCorrupt(f"{what}: a row of site {code} has more than {MAX_WIDTH} elements")
+        if not _CODE.fullmatch(code) or site(int(code)).name == RESID:
+            raise StoreCorrupt(f"{what} lists rows of {printable(code[:20])!r}, which is no site")
     return record
+
+
+def site(code: int) -> Site:
+    """The site of a code.
+
+    Raises:
+        StoreCorrupt: no kind has that code; a later version wrote it, or it is damaged.
+    """
+    try:
+        found = Site.from_code(code)
+    except IndexError:
+        found = None
+    if found is None or (found.name != RESID and not 0 < found.layer <= MAX_LAYER):
+        raise StoreCorrupt(f"site {code} is unknown; a later version may know it")
+    return found
 
 
 def label(record: dict[str, Any], what: str) -> dict[str, Any]:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
-from activation_logging.store import layout
+from activation_logging.sites import RESID
+from activation_logging.store import layout, schema
 from activation_logging.store.index import Bounds, Index, term, words_of
-from activation_logging.store.indexing import Totals, bytes_by_layer
+from activation_logging.store.indexing import Totals, bytes_by_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,12 +40,14 @@ class Counts:
 class Statistics(Counts):
     """Counts of entries, and bytes on disk.
 
-    ``rows`` counts those of each entry; ``layer_bytes`` the stored ones, where entries
-    share the rows of a common prompt.
+    ``rows`` counts those of each entry. ``layer_bytes`` (of the residual stream, by layer) and
+    ``site_bytes`` (of other sites, such as ``heads@15``) count the stored ones, where entries share
+    the rows of a common prompt.
     """
 
     rows: int = 0
     layer_bytes: Counter[int] = field(default_factory=Counter)
+    site_bytes: Counter[str] = field(default_factory=Counter)
     file_bytes: int = 0
     disk_bytes: int = 0
     free_bytes: int = 0
@@ -55,8 +58,8 @@ class Statistics(Counts):
 
     @property
     def rows_bytes(self) -> int:
-        """Bytes of all rows of all layers."""
-        return sum(self.layer_bytes.values())
+        """Bytes of all rows of all sites."""
+        return self.layer_bytes.total() + self.site_bytes.total()
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -83,9 +86,15 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
     snapshot = store.snapshot()
     if Index.of(snapshot) is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
-        found.rows, found.layer_bytes = totals.rows, totals.layers
+        found.rows, sizes = totals.rows, totals.sizes
     else:
-        found.layer_bytes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
+        sizes = bytes_by_code(snapshot.starting_with(layout.ROWS, b""))
+    for code, size in sorted(sizes.items()):
+        site = schema.site(code)
+        if site.name == RESID:
+            found.layer_bytes[code] = size
+        else:
+            found.site_bytes[str(site)] = size
     status = (store.path / "data.mdb").stat()
     found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
     found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
     from activation_logging.dataset import Dataset
+    from activation_logging.sites import AnySite
     from activation_logging.store.engine.environment import Environment, Snapshot
 
 T = TypeVar("T")
@@ -162,12 +163,22 @@ class Store(Mapping[str, Entry]):
 
     @overload
     def read(
-        self, keys: Iterable[str], *, layer: int | Literal["last"] = ..., position: None = ...
+        self,
+        keys: Iterable[str],
+        *,
+        layer: int | Literal["last"] = ...,
+        site: AnySite | None = ...,
+        position: None = ...,
     ) -> RowBatch: ...
 
     @overload
     def read(
-        self, keys: Iterable[str], *, layer: int | Literal["last"] = ..., position: str | int
+        self,
+        keys: Iterable[str],
+        *,
+        layer: int | Literal["last"] = ...,
+        site: AnySite | None = ...,
+        position: str | int,
     ) -> npt.NDArray[Any]: ...
 
     def read(
@@ -175,32 +186,34 @@ class Store(Mapping[str, Entry]):
         keys: Iterable[str],
         *,
         layer: int | Literal["last"] = "last",
+        site: AnySite | None = None,
         position: str | int | None = None,
     ) -> npt.NDArray[Any] | RowBatch:
-        """Read one layer of many answers into one new array, in the order of ``keys``.
+        """Read one layer or site of many answers into one new array, in the order of ``keys``.
 
         All rows come from one snapshot. float32 and float16 keep their type. bfloat16 is widened
         to float32, and so are pooled rows and answers of different types.
 
         Args:
             keys: the answers' keys. A key may occur several times.
-            layer: a logged layer's number, or ``last``.
+            layer: a logged layer of the residual stream, or ``last``.
+            site: another site instead, such as ``heads@15``; its rows are flattened.
             position: one row of each answer, or a pool of its rows: one of
                 :data:`activation_logging.dataset.NAMED_POSITIONS`, or a position in prompt +
                 response (negative: from the last state). None for all rows.
 
         Returns:
-            ``[answers, hidden]``; without ``position`` a :class:`RowBatch` of ``values``,
-            ``[total rows, hidden]``, and ``offsets``, ``[answers + 1]``.
+            ``[answers, width]``; without ``position`` a :class:`RowBatch` of ``values``,
+            ``[total rows, width]``, and ``offsets``, ``[answers + 1]``.
 
         Raises:
             EntryNotFound: a key has no entry.
-            RowsMissing: an entry lacks the layer, or a state at that position.
+            RowsMissing: an entry lacks the site, or a state at that position.
             StoreError: the rows have different widths and do not fit into one array.
             DatasetError: the position is invalid.
         """
         self.environment  # noqa: B018 - after a fork it also replaces the row reader
-        return self._row_reader.read(keys, layer, position)
+        return self._row_reader.read(keys, layer if site is None else site, position)
 
     def put_evaluation(
         self,

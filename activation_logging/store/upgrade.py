@@ -18,7 +18,7 @@ from activation_logging.store import layout
 from activation_logging.store.engine.locks import exclusive
 from activation_logging.store.engine.opening import open_alone
 from activation_logging.store.index import EVERY, Index
-from activation_logging.store.indexing import Indexing, Totals, bytes_by_layer
+from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
 from activation_logging.store.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -89,9 +89,9 @@ def index_problems(store: Store) -> Iterator[tuple[str, str]]:
     for what, (listed, there) in counts.items():
         if listed != there:
             yield "~index", f"it lists {listed} {what}, but there are {there}"
-    sizes = bytes_by_layer(snapshot.starting_with(layout.ROWS, b""))
+    sizes = bytes_by_code(snapshot.starting_with(layout.ROWS, b""))
     totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
-    if +totals.layers != +sizes:
+    if +totals.sizes != +sizes:
         yield "~meta", "the total bytes of rows are wrong"
 
 
@@ -108,7 +108,7 @@ def _add_index(folder: Path) -> None:
     with open_alone(folder) as opened, opened.env.begin(write=True) as txn:
         opened.env.open_db(layout.INDEX, txn=txn, dupsort=True)
         rows = opened.databases[layout.ROWS]
-        totals = Totals(layers=bytes_by_layer(txn.cursor(rows)))
+        totals = Totals(sizes=bytes_by_code(txn.cursor(rows)))
         meta = opened.databases[layout.META]
         txn.put(layout.TOTALS_KEY, totals.dump(), db=meta)
         record = layout.load(txn.get(layout.FORMAT_KEY, db=meta), "the format record")

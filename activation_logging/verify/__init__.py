@@ -15,6 +15,7 @@ import numpy as np
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import NEVER_RAN
+from activation_logging.sites import RESID, Site
 from activation_logging.store import layout
 from activation_logging.store.repair import check_segments, find_unmatched, page_problems
 from activation_logging.store.upgrade import index_problems
@@ -191,21 +192,21 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     if status != "complete":
         yield f"{status}: {entry.status_reason}"
         return
-    if not entry.layers:
+    if not entry.sites:
         yield "it has no layers"
-    for layer in entry.layers:
-        for what in _layer_problems(entry, layer):
-            yield f"layer {layer}: {what}"
+    for site in entry.sites:
+        for what in _site_problems(entry, site):
+            yield f"{site.words}: {what}"
 
 
-def _layer_problems(entry: Entry, layer: int) -> Iterator[str]:
-    rows = entry.layer(layer)
-    expected = (len(entry.positions), entry.hidden_size)
+def _site_problems(entry: Entry, site: Site) -> Iterator[str]:
+    rows = entry.rows(site)
+    expected = (len(entry.positions), entry.shape_of(site).width)
     if rows.shape != expected:
         yield f"its shape is {rows.shape}, not {expected}"
         return
     unfit = {"not finite": ~np.isfinite(rows).all(axis=1)}
-    if layer == entry.num_layers:
+    if site == Site(RESID, entry.num_layers):
         # The final norm never gives a zero state, so such a row was never written.
         with np.errstate(invalid="ignore"):
             unfit["all zero"] = ~rows.any(axis=1)

@@ -1,9 +1,9 @@
 """Tracks which rows belong to which request, and writes them when the request ends.
 
-The collector receives vLLM's ``SchedulerOutput`` before every step and the step's hidden states
-after it. It tracks each request's block table and the number of computed positions. When vLLM
-reports the request as finished, the collector gathers its rows from the arena and queues them for
-the store.
+The collector receives vLLM's ``SchedulerOutput`` before every step. It tracks each request's block
+table and the number of computed positions. The model writes the step's rows into the arena by
+itself. When vLLM reports the request as finished, the collector gathers its rows from the arena and
+queues them for the store.
 
 vLLM can also take a request's blocks away before the request ends: it preempts one request, or all
 of them when the engine goes to sleep. The collector then gathers the rows and *holds* them until
@@ -21,21 +21,20 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from activation_logging.records import NEVER_RAN, Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
+from activation_logging.sites import RESID, RowShape, Site
+from activation_logging.vllm_plugin.arena import DTYPES, row_bytes
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
 
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
-
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 HELD_BYTES = 512 << 20
 """Limit for the held rows of requests that have lost their blocks, bytes."""
@@ -77,7 +76,7 @@ class _Plan:
     ``full_blocks`` are the gathered blocks that later requests may share.
     """
 
-    layers: tuple[int, ...]
+    sites: tuple[Site, ...]
     first: int
     segment: bytes
     slices: list[SegmentSlice] = field(default_factory=list)
@@ -93,10 +92,8 @@ class RowCollector:
         settings: what the server logs.
         arena: holds the rows of all tokens in flight.
         writer: writes to the store.
-        layers: numbers of the logged layers, ascending, in the arena's order.
         num_layers: the model's depth.
-        hidden_size: elements of a row.
-        model_dtype: the type of the arena's rows.
+        hidden_size: elements of a row of the residual stream.
         block_size: slots per block of the tracked KV cache group.
         kv_group: index of that group in vLLM's block tables.
         accepted_only: log only requests that our front end has accepted.
@@ -108,10 +105,8 @@ class RowCollector:
         *,
         arena: RowArena,
         writer: StoreWriter,
-        layers: Sequence[int],
         num_layers: int,
         hidden_size: int,
-        model_dtype: torch.dtype,
         block_size: int,
         kv_group: int,
         accepted_only: bool = False,
@@ -119,10 +114,13 @@ class RowCollector:
         self._settings = settings
         self._arena = arena
         self._writer = writer
-        self._layers = tuple(layers)
+        self._sites = tuple(map(Site.from_code, sorted(arena.shapes)))
         self._num_layers = num_layers
         self._hidden_size = hidden_size
-        self._dtype = DTYPES.get(settings.dtype, model_dtype)
+        self._shapes = {
+            code: RowShape(shape.shape, settings.dtype if settings.dtype in DTYPES else shape.dtype)
+            for code, shape in arena.shapes.items()
+        }
         self._block_size = block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
@@ -163,10 +161,6 @@ class RowCollector:
                 known.blocks.extend(added)
                 self._forget(added[max(-(-computed // self._block_size) - first, 0) :])
             self._advance(name, computed, step)
-
-    def after_step(self, slots: torch.Tensor, states: Sequence[torch.Tensor]) -> None:
-        """Store the step's hidden states in the arena; see :meth:`RowArena.write`."""
-        self._arena.write(slots, states)
 
     def finish(self, names: Iterable[str]) -> None:
         """Queue the rows of requests that have ended. Unknown requests are skipped."""
@@ -214,7 +208,7 @@ class RowCollector:
         """Record that requests have no rows: they ended before they reached this worker."""
         for name in names:
             if name not in self._requests:
-                nothing = _Plan(self._layers, 0, b"")
+                nothing = _Plan(self._sites, 0, b"")
                 self._writer.put_capture(self._without_rows(name, nothing, NEVER_RAN))
 
     def close(self) -> None:
@@ -244,7 +238,9 @@ class RowCollector:
         if self._accepted_only and not is_accepted(arguments):
             options = RequestOptions(enabled=False)
         else:
-            options = RequestOptions.parse(arguments, allowed_layers=self._settings.layers)
+            options = RequestOptions.parse(
+                arguments, settings=self._settings, num_layers=self._num_layers
+            )
         request = self._requests[new.req_id] = _Request(options, new.prompt_len, blocks)
         return request
 
@@ -279,9 +275,9 @@ class RowCollector:
         tokens = request.options.tokens or self._settings.tokens
         first = request.prompt_len - 1 if tokens == "response" else 0
         end = min(request.computed, request.prompt_len) if tokens == "prompt" else request.computed
-        plan = _Plan(self._wanted_layers(request.options), first, self._new_segment_id())
-        # Only requests that log all of the server's layers share rows.
-        shares = len(plan.layers) == len(self._layers)
+        plan = _Plan(self._wanted(request.options), first, self._new_segment_id())
+        # Only requests that log all of the server's sites share rows.
+        shares = len(plan.sites) == len(self._sites)
         position, size = first, self._block_size
         while position < end:
             number, offset = divmod(position, size)
@@ -305,31 +301,31 @@ class RowCollector:
         """The capture of a plan, with its fresh rows."""
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
-            places = {layer: self._layers.index(layer) for layer in plan.layers}
-            rows = self._arena.read(np.concatenate(plan.fresh), places, self._dtype)
+            dtypes = {site.code: DTYPES[self._shapes[site.code].dtype] for site in plan.sites}
+            rows = self._arena.read(np.concatenate(plan.fresh), dtypes)
             segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
         return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
 
     def _without_rows(self, name: str, plan: _Plan, reason: str | None = None) -> Capture:
+        layers = tuple(site.layer for site in plan.sites if site.name == RESID)
+        last = self._shapes.get(self._num_layers, next(iter(self._shapes.values())))
         return Capture(
             id=name,
-            layers=plan.layers,
+            layers=layers,
             num_layers=self._num_layers,
             hidden_size=self._hidden_size,
-            dtype=str(self._dtype).removeprefix("torch."),
+            dtype=last.dtype,
             first=plan.first,
             slices=(),
             dropped=reason,
+            sites={s.code: self._shapes[s.code] for s in plan.sites if s.name != RESID},
         )
 
     def _nbytes(self, plan: _Plan) -> int:
-        return plan.num_fresh * len(plan.layers) * self._hidden_size * self._dtype.itemsize
+        return plan.num_fresh * sum(row_bytes(self._shapes[site.code]) for site in plan.sites)
 
-    def _wanted_layers(self, options: RequestOptions) -> tuple[int, ...]:
-        if options.layers is None:
-            return self._layers
-        wanted = {self._num_layers if layer == "last" else layer for layer in options.layers}
-        return tuple(layer for layer in self._layers if layer in wanted)
+    def _wanted(self, options: RequestOptions) -> tuple[Site, ...]:
+        return options.chosen(self._sites, self._num_layers)
 
     def _new_segment_id(self) -> bytes:
         return bytes.fromhex(self._writer.id) + next(self._segment_numbers).to_bytes(8, "big")

@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
-from activation_logging.settings import Settings, resolve_layers
+from activation_logging.settings import Settings, resolve_sites
+from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin import gate
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     from activation_logging.store import open_store
 
     depth = _depth(config.model_config)
-    layers = resolve_layers(settings.layers, depth)
+    sites = resolve_sites(settings, depth)
     path = Path(settings.lmdb_path).expanduser().resolve()
     open_store(path, writable=True).close()
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit
@@ -112,12 +113,12 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", str(round(_WRITE_S)))
     parallel = config.parallel_config
     parallel.worker_cls = f"{gate.PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
-    if layers != (depth,) and isinstance(config.additional_config, dict):
-        # A graph that returns inner layers compiles differently: give it a cache key of its own.
-        config.additional_config["activation_layers"] = list(layers)
+    if sites != (Site(RESID, depth),) and isinstance(config.additional_config, dict):
+        # A graph that keeps inner sites compiles differently: give it a cache key of its own.
+        config.additional_config["activation_sites"] = [str(site) for site in sites]
     logger.info(
-        "logging activations of layers %s (%s tokens, %s) to %s",
-        settings.layers,
+        "logging activations of %s (%s tokens, %s) to %s",
+        settings.sites or f"layers {settings.layers}",
         settings.tokens,
         settings.dtype,
         path,

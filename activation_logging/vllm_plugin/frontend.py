@@ -115,7 +115,7 @@ class FrontEndTap:
         arguments = _arguments(params, http)
         try:
             options = RequestOptions.parse(
-                arguments, allowed_layers=self._settings.layers, num_layers=self._num_layers
+                arguments, settings=self._settings, num_layers=self._num_layers
             )
         except RequestOptionError as error:
             # vLLM's server answers its own class of error with HTTP 400.

@@ -12,7 +12,8 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.settings import Settings
+from activation_logging.settings import Settings, resolve_sites
+from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin.symbols import SYMBOLS, missing_modules, missing_symbols
 
 if TYPE_CHECKING:
@@ -158,7 +159,9 @@ def check_config(config: VllmConfig) -> None:
             f"the worker class {parallel.worker_cls} cannot be logged: use vLLM's own for CPU or "
             f"CUDA, {_OFF}"
         )
-    if parallel.pipeline_parallel_size > 1 and Settings.from_env().layers != "last":
+    depth = int(config.model_config.hf_text_config.num_hidden_layers)
+    sites = resolve_sites(Settings.from_env(), depth)
+    if parallel.pipeline_parallel_size > 1 and sites != (Site(RESID, depth),):
         raise UnsupportedEngineError(
             "with pipeline parallelism only the last layer can be logged: set "
             f"ACTIVATION_LAYERS=last, {_OFF}"

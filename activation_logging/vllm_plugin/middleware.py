@@ -44,7 +44,7 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
     settings = Settings.from_env()
     # The end of the list is the innermost place.
     app.user_middleware.append(
-        Middleware(RequestMiddleware, layers=settings.layers, num_layers=num_layers)
+        Middleware(RequestMiddleware, settings=settings, num_layers=num_layers)
     )
     _warn_of_others(app)
     routes.add_to(app, settings.lmdb_path)
@@ -77,9 +77,9 @@ async def _metrics(request: Request) -> Response:
 class RequestMiddleware:
     """Reads, checks and forwards the JSON body of every POST request."""
 
-    def __init__(self, app: ASGIApp, layers: str, num_layers: int | None) -> None:
+    def __init__(self, app: ASGIApp, settings: Settings, num_layers: int | None) -> None:
         self._app = app
-        self._layers = layers
+        self._settings = settings
         self._num_layers = num_layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -90,7 +90,7 @@ class RequestMiddleware:
         try:
             body = parse_object(raw)
             if body is not None:
-                raw = checked_body(body, raw, layers=self._layers, num_layers=self._num_layers)
+                raw = checked_body(body, raw, self._settings, self._num_layers)
         except RequestOptionError as error:
             refusal = openai_error(str(error), param=error.parameter)
             await refusal(scope, receive, send)
@@ -101,13 +101,15 @@ class RequestMiddleware:
         await self._app(scope, replay(raw, receive), send)
 
 
-def checked_body(body: dict[str, Any], raw: bytes, *, layers: str, num_layers: int | None) -> bytes:
+def checked_body(
+    body: dict[str, Any], raw: bytes, settings: Settings, num_layers: int | None = None
+) -> bytes:
     """Check a body, and return the bytes to forward: unchanged, unless a field must be removed.
 
     Args:
         body: the body's JSON. It is changed in the same way.
         raw: the body as received.
-        layers: the server's own setting.
+        settings: the server's own.
         num_layers: number of the model's decoder layers, if known.
 
     Raises:
@@ -119,7 +121,7 @@ def checked_body(body: dict[str, Any], raw: bytes, *, layers: str, num_layers: i
     refuse_misplaced(body)
     extra = body.get("vllm_xargs")
     if isinstance(extra, dict):
-        RequestOptions.parse(extra, allowed_layers=layers, num_layers=num_layers)
+        RequestOptions.parse(extra, settings=settings, num_layers=num_layers)
         # Users write nested objects here, but vLLM's schema does not accept them.
         for name, value in extra.items():
             if name.startswith("activation_") and isinstance(value, dict):

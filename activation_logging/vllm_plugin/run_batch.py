@@ -46,7 +46,7 @@ class LoggedLine(run_batch.BatchRequestInput):
             return super().model_validate_json(json_data, **kwargs)
         refusal = None
         try:
-            checked_body(body, raw, layers=Settings.from_env().layers, num_layers=None)
+            checked_body(body, raw, Settings.from_env())
             _tag(body, line.get("custom_id"))
         except RequestOptionError as error:
             # Reported in place of the answer, as vLLM reports its own refusals. Other lines go on.
@@ -83,5 +83,5 @@ def _tag(body: dict[str, Any], custom_id: Any) -> None:
         return
     tags = json.dumps({CUSTOM_ID: custom_id, **json.loads(extra.get("activation_tags") or "{}")})
     with suppress(RequestOptionError):
-        RequestOptions.parse({"activation_tags": tags}, allowed_layers="last")
+        RequestOptions.parse({"activation_tags": tags}, settings=Settings())
         extra["activation_tags"] = tags

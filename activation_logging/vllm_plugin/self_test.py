@@ -17,6 +17,8 @@ from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, Schedul
 from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
 
 from activation_logging.errors import UnsupportedEngineError
+from activation_logging.sites import Site
+from activation_logging.vllm_plugin.anatomy import eager, tensors_of
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 PROMPT_LEN = 7
 _UNWRITTEN = -24576.0
 """Fills unwritten rows. Exact in every row type, and no real row consists of it."""
+_ROUNDING = 0.1
+"""Largest relative distance of two ways to the same rows. bfloat16 rounds, and both ways differ."""
 _SLACK = 0.02
 """Largest distance of the sampled token's logit from the maximum, as a share of their range."""
 _REMEDY = "choose another model or mode, or set ACTIVATION_LOGGING=0 to serve without logging"
@@ -55,6 +59,8 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
                 _check_written(arena, slots[: request.num_rows])
             if _has_head(worker):
                 _check_head(worker, arena, slots[: request.num_rows], tokens)
+            if worker.anatomy is not None:
+                _check_sites(worker, arena, request, slots[: request.num_rows])
     except UnsupportedEngineError:
         raise
     except Exception as error:
@@ -151,12 +157,12 @@ def _allocate(cache: KVCacheConfig, num_tokens: int) -> list[list[int]]:
 
 
 def _check_written(arena: RowArena, slots: npt.NDArray[np.int64]) -> None:
-    written = arena.differ(slots, _UNWRITTEN)
-    if not written.all():
-        raise UnsupportedEngineError(
-            f"the model left {int((~written).sum())} of {written.size} rows of a request of "
-            f"{len(slots)} tokens unwritten; {_REMEDY}"
-        )
+    for code, written in arena.differ(slots, _UNWRITTEN).items():
+        if not written.all():
+            raise UnsupportedEngineError(
+                f"the model left {int((~written).sum())} of {written.size} rows of "
+                f"{Site.from_code(code)} unwritten in a request of {len(slots)} tokens; {_REMEDY}"
+            )
 
 
 def _has_head(worker: Any) -> bool:
@@ -175,7 +181,7 @@ def _check_head(
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)
     if arena is not None:
-        rows = arena.last_layer(slots[-count:])
+        rows = arena.rows_at(worker.last_code, slots[-count:])
     else:
         rows = torch.zeros(
             (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device
@@ -190,6 +196,55 @@ def _check_head(
                 "the rows of this model's last layer are not what its tokens are sampled from; "
                 f"{_REMEDY}"
             )
+
+
+def _check_sites(
+    worker: Any, arena: RowArena | None, request: _Request, slots: npt.NDArray[np.int64]
+) -> None:
+    """Run the request again without compiled graphs, and compare.
+
+    Each site must have the same rows as in the graph. The final norm must make the last layer of
+    what the deepest decoder layer gives; otherwise it is not known what the layers give.
+    """
+    model, anatomy = worker.model_runner.get_model(), worker.anatomy
+    found = {} if arena is None else {code: arena.rows_at(code, slots) for code in arena.shapes}
+    layer = anatomy.layers[max(anatomy.layers)]
+    given: list[tuple[torch.Tensor, ...]] = []
+    made: list[torch.Tensor] = []
+    handles = (
+        # What comes next may write into them.
+        layer.register_forward_hook(
+            lambda _module, _args, output: given.append(tuple(map(torch.clone, tensors_of(output))))
+        ),
+        model.register_forward_hook(
+            lambda _module, _args, output: made.append(tensors_of(output)[0].clone())
+        ),
+    )
+    try:
+        with eager(model):
+            request.run()
+    finally:
+        for handle in handles:
+            handle.remove()
+    for code, rows in found.items():
+        again = arena.rows_at(code, slots) if arena is not None else rows
+        if _distance(again, rows) > _ROUNDING:
+            raise UnsupportedEngineError(
+                f"the rows of {Site.from_code(code)} differ between this model's compiled graph "
+                f"and the same without it; leave it out of ACTIVATION_SITES"
+            )
+    normed = anatomy.normed(given[0]) if given and made else None
+    if normed is not None and _distance(normed[:PROMPT_LEN], made[0][:PROMPT_LEN]) > _ROUNDING:
+        raise UnsupportedEngineError(
+            f"the final norm of vLLM's {type(model).__name__} does not make its last layer of what "
+            "its decoder layers give: start the server with ACTIVATION_LAYERS=last"
+        )
+
+
+def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """The norm of a difference, relative to what was expected."""
+    found, expected = found.float(), expected.float()
+    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 def _devices(worker: Any) -> list[torch.device]:

@@ -29,7 +29,8 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("VllmConfig", "model_config parallel_config cache_config scheduler_config"),
         *_of("VllmConfig", "speculative_config diffusion_config kv_transfer_config"),
         *_of("VllmConfig", "ec_transfer_config lora_config additional_config"),
-        *_of("VllmConfig", "is_mm_encoder_only shutdown_timeout"),
+        *_of("VllmConfig", "is_mm_encoder_only shutdown_timeout compilation_config"),
+        "CompilationConfig.static_forward_context",
         *_of("ModelConfig", "model served_model_name architecture runner_type dtype"),
         *_of("ModelConfig", "hf_text_config is_encoder_decoder is_diffusion rswa_window"),
         *_of("ModelConfig", "enable_prompt_embeds max_model_len get_hidden_size()"),
@@ -42,7 +43,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "CacheConfig.num_gpu_blocks_override",
         *_of("SchedulerConfig", "max_num_seqs max_num_batched_tokens"),
     ),
+    "vllm.distributed.communication_op": ("tensor_model_parallel_all_gather(input_, ...)",),
     "vllm.distributed.parallel_state": (
+        "get_tensor_model_parallel_world_size()",
         "get_pp_group()",
         "get_tp_group()",
         *_of("GroupCoordinator", "is_first_rank is_last_rank"),
@@ -108,10 +111,14 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "VLLMClientError",
         "VLLMValidationError.__init__(message, parameter, ...)",
     ),
-    "vllm.logprobs": ("Logprob.logprob",),
-    "vllm.model_executor.models.interfaces": (
-        "SupportsEagle3.set_aux_hidden_state_layers(layers)",
+    "vllm.forward_context": (
+        "get_forward_context()",
+        "is_forward_context_available()",
+        *_of("ForwardContext", "no_compile_layers slot_mapping"),
     ),
+    "vllm.logprobs": ("Logprob.logprob",),
+    "vllm.model_executor.layers.attention_layer_base": ("AttentionLayerBase",),
+    "vllm.model_executor.layers.linear": ("LinearBase",),
     "vllm.model_executor.models.interfaces_base": (
         "VllmModelForTextGeneration.compute_logits(hidden_states)",
     ),
@@ -195,6 +202,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "KVCacheSpec.block_size",
         "UniformTypeKVCacheSpecs.kv_cache_specs",
     ),
+    "vllm.utils.torch_utils": (
+        "direct_register_custom_op(op_name, op_func, mutates_args, fake_impl, target_lib, ...)",
+    ),
     "vllm.v1.metrics.prometheus": ("get_prometheus_registry()",),
     "vllm.v1.outputs": (
         "AsyncModelRunnerOutput.get_output()",
@@ -205,14 +215,12 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("CPUWorker", "initialize_from_config(kv_cache_config) sleep(level)"),
     ),
     "vllm.v1.worker.gpu.model_runner": (
-        *_of("GPUModelRunner", "model kv_cache_config execute_model_state"),
-        "GPUModelRunner.use_aux_hidden_state_outputs",
-        *_of("ExecuteModelState", "slot_mappings_by_layer hidden_states aux_hidden_states"),
+        *_of("GPUModelRunner", "model kv_cache_config get_model()"),
+        "GPUModelRunner._dummy_run(num_tokens, ...)",
     ),
     "vllm.v1.worker.gpu_model_runner": (
-        *_of("GPUModelRunner", "model kv_cache_config execute_model_state"),
-        "GPUModelRunner.use_aux_hidden_state_outputs",
-        *_of("ExecuteModelState", "slot_mappings hidden_states aux_hidden_states"),
+        *_of("GPUModelRunner", "model kv_cache_config get_model()"),
+        "GPUModelRunner._dummy_run(num_tokens, ...)",
     ),
     "vllm.v1.worker.gpu_worker": (
         *_of("Worker", "vllm_config model_runner device load_model get_kv_cache_spec()"),

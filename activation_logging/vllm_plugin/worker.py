@@ -25,9 +25,10 @@ except ImportError:  # before vLLM 0.33
     from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.settings import Settings, resolve_layers
+from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import RowArena, staging_bytes
+from activation_logging.vllm_plugin.arena import RowArena, row_bytes, staging_bytes
+from activation_logging.vllm_plugin.capture import attach, detach, install_taps, plan_taps
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
@@ -35,9 +36,10 @@ from activation_logging.vllm_plugin.stack import with_room_below
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
-    import torch
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
+
+    from activation_logging.sites import RowShape
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -54,10 +56,13 @@ class ActivationWorker(Worker):
         config = self.vllm_config.model_config
         self._settings = Settings.from_env()
         self._num_layers = int(config.hf_text_config.num_hidden_layers)
-        self._layers = resolve_layers(self._settings.layers, self._num_layers)
-        inner = tuple(layer for layer in self._layers if layer != self._num_layers)
-        if inner:
-            _return_inner_layers(self.model_runner, inner)
+        sites = resolve_sites(self._settings, self._num_layers)
+        self._taps, self.anatomy = plan_taps(self, sites, self._num_layers)
+        install_taps(self._taps, self.device)
+
+    @property
+    def _shapes(self) -> dict[int, RowShape]:
+        return {tap.site.code: tap.shape for tap in self._taps}
 
     @property
     def _has_arena(self) -> bool:
@@ -82,9 +87,8 @@ class ActivationWorker(Worker):
         groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
         cache = KVCacheConfig(num_blocks=0, kv_cache_tensors=[], kv_cache_groups=groups)
         spec = _one_spec(groups[_full_attention_group(cache)])
-        width, dtype = config.model_config.get_hidden_size(), config.model_config.dtype
-        arena_block = spec.block_size * len(self._layers) * width * dtype.itemsize
-        fixed = staging_bytes(width, dtype, self.device)
+        arena_block = spec.block_size * sum(map(row_bytes, self._shapes.values()))
+        fixed = staging_bytes(self._shapes, self.device)
         blocks = config.cache_config.num_gpu_blocks_override
         if blocks is None:
             kv_block = _pool_bytes_per_block(config, groups)
@@ -102,10 +106,8 @@ class ActivationWorker(Worker):
         # Sleep mode frees the memory of this pool.
         with self._maybe_get_memory_pool_context(tag="kv_cache"):
             arena = RowArena(
-                num_layers_logged=len(self._layers),
+                self._shapes,
                 num_slots=kv_cache_config.num_blocks * block_size,
-                hidden_size=config.get_hidden_size(),
-                dtype=config.dtype,
                 device=self.device,
             )
         logger.info(
@@ -113,7 +115,7 @@ class ActivationWorker(Worker):
             kv_cache_config.num_blocks * block_size,
             arena.nbytes / (1 << 30),
         )
-        self._attention_layer = cache.layer_names[0]
+        attach(self.vllm_config, arena, cache.layer_names[0])
         engine = self.vllm_config.parallel_config.data_parallel_index
         self._arena, self._kv_group = arena, group
         self._collector = RowCollector(
@@ -125,10 +127,8 @@ class ActivationWorker(Worker):
                 policy=self._settings.full_policy,
                 cores=self._writer_cores(),
             ),
-            layers=self._layers,
             num_layers=self._num_layers,
             hidden_size=config.get_hidden_size(),
-            model_dtype=config.dtype,
             block_size=block_size,
             kv_group=group,
             accepted_only=True,
@@ -140,9 +140,14 @@ class ActivationWorker(Worker):
         return times
 
     @property
+    def last_code(self) -> int:
+        """The code of the last layer, which the model's head reads."""
+        return self._num_layers
+
+    @property
     def logs_last_layer(self) -> bool:
-        """Whether the last layer, which the model's head reads, is among those logged."""
-        return self._num_layers in self._layers
+        """Whether the last layer is among the sites logged."""
+        return self.last_code in self._shapes
 
     @with_room_below
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
@@ -150,11 +155,7 @@ class ActivationWorker(Worker):
         if collector is None:
             return super().execute_model(scheduler_output)
         collector.before_step(scheduler_output)
-        output = super().execute_model(scheduler_output)
-        if scheduler_output.total_num_scheduled_tokens:
-            slots, states = self._step(scheduler_output.total_num_scheduled_tokens)
-            collector.after_step(slots, states)
-        return output
+        return super().execute_model(scheduler_output)
 
     def sleep(self, level: int = 1) -> None:
         if self._collector is not None:
@@ -175,40 +176,12 @@ class ActivationWorker(Worker):
         collector, self._collector = self._collector, None
         if collector is not None:
             collector.close()
+            detach(self.vllm_config)
         super().shutdown()
 
     def _writer_cores(self) -> Collection[int] | None:
         """Processor cores for the store's writer thread; None for those of this thread."""
         return None
-
-    def _step(self, num_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """Slots and hidden states of the last step, one tensor per logged layer.
-
-        Both model runners keep them in ``execute_model_state`` between the forward pass and
-        sampling. Only the name of the slot mapping differs.
-        """
-        state = self.model_runner.execute_model_state
-        mappings = getattr(state, "slot_mappings", None)
-        if mappings is None:
-            mappings = state.slot_mappings_by_layer
-        slots = mappings[self._attention_layer][:num_tokens]
-        states = list(state.aux_hidden_states or ())
-        if self.logs_last_layer:
-            states.append(state.hidden_states)
-        return slots, states
-
-
-def _return_inner_layers(model_runner: Any, layers: tuple[int, ...]) -> None:
-    """Make the (compiled) model also return the residual stream after these layers."""
-    model = model_runner.model
-    try:
-        model.set_aux_hidden_state_layers(layers)
-    except (AttributeError, AssertionError):
-        raise UnsupportedEngineError(
-            f"vLLM's {type(model).__name__} returns only its last layer; "
-            "start the server with ACTIVATION_LAYERS=last"
-        ) from None
-    model_runner.use_aux_hidden_state_outputs = True
 
 
 def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:

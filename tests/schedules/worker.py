@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
+from vllm.forward_context import set_forward_context
 from vllm.v1.kv_cache_interface import FullAttentionSpec, MambaSpec, SlidingWindowSpec
 from vllm.v1.outputs import EMPTY_MODEL_RUNNER_OUTPUT, ModelRunnerOutput
 from vllm.v1.worker.gpu_worker import Worker, init_worker_distributed_environment
@@ -74,12 +75,6 @@ LAYERS = Layers()
 """Set before an engine is made: workers take no arguments of their own."""
 
 
-class _State(NamedTuple):
-    slot_mappings: dict[str, torch.Tensor]
-    hidden_states: torch.Tensor
-    aux_hidden_states: list[torch.Tensor]
-
-
 @dataclass
 class _Request:
     tokens: list[int]
@@ -87,17 +82,33 @@ class _Request:
     blocks: list[int]
 
 
-class _Head(torch.nn.Module):
-    """What makes a token of a state."""
+class _Layer(torch.nn.Module):
+    """A decoder layer, which writes its number into the states."""
 
-    def __init__(self, vocabulary: int, end_every: int) -> None:
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        states = hidden_states.clone()
+        states[:, 5] = self._number
+        return states
+
+
+class _Model(torch.nn.Module):
+    """Passes the states through, and makes a token of the last one."""
+
+    def __init__(self, depth: int, vocabulary: int, end_every: int) -> None:
         super().__init__()
         self._vocabulary = vocabulary
         self._end_every = end_every
-        self.inner_layers: tuple[int, ...] = ()
+        self.layers = torch.nn.ModuleList(_Layer(number) for number in range(1, depth + 1))
+        self.norm = _Layer(0)
 
-    def set_aux_hidden_state_layers(self, layers: tuple[int, ...]) -> None:
-        self.inner_layers = layers
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            states = layer(states)
+        return self.norm(states)
 
     def token(self, fingerprint: int) -> int:
         """The end now and then, else any token; always the same after the same tokens."""
@@ -117,13 +128,15 @@ class _Head(torch.nn.Module):
 class _Runner:
     """What a model runner is asked for outside a step."""
 
-    def __init__(self, model: _Head) -> None:
+    def __init__(self, model: _Model) -> None:
         self.model = model
         self.kv_cache_config: Any = None
-        self.execute_model_state: _State | None = None
 
-    def get_model(self) -> _Head:
+    def get_model(self) -> _Model:
         return self.model
+
+    def _dummy_run(self, num_tokens: int) -> None:
+        self.model(torch.zeros(num_tokens, WIDTH))
 
     def reset_mm_cache(self) -> None:
         """There is none."""
@@ -145,8 +158,10 @@ class SimWorker(Worker):
         init_worker_distributed_environment(
             self.vllm_config, self.rank, self.distributed_init_method, self.local_rank, "gloo"
         )
-        vocabulary = self.vllm_config.model_config.get_vocab_size()
-        self.model_runner: Any = _Runner(_Head(vocabulary, self.layers.end_every))
+        config = self.vllm_config.model_config
+        depth = config.hf_text_config.num_hidden_layers
+        model = _Model(depth, config.get_vocab_size(), self.layers.end_every)
+        self.model_runner: Any = _Runner(model)
 
     def load_model(self, **kwargs: Any) -> None:
         del kwargs
@@ -220,15 +235,10 @@ class SimWorker(Worker):
             rows.append(rows_of(prints, start))
         self._check_hits(step, starts)
         states = np.roll(np.concatenate(rows), self.layers.shift, axis=0)[:, : self.layers.width]
-        inner = []
-        for layer in self.model_runner.model.inner_layers:
-            inner.append(torch.from_numpy(states.copy()))
-            inner[-1][:, 5] = layer
         places = torch.from_numpy(np.concatenate(slots)[self.layers.unwritten :])
         mappings = {f"full.{n}": places for n in range(self.layers.full)}
-        self.model_runner.execute_model_state = _State(
-            mappings, torch.from_numpy(states.copy()), inner
-        )
+        with set_forward_context(None, self.vllm_config, slot_mapping=mappings):
+            self.model_runner.model(torch.from_numpy(states.copy()))
         self._waiting = self._sample(step, starts)
         return None
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from activation_logging import Entry
+from activation_logging.settings import Settings
 from tests.fixtures.server import RunningServer
 from tests.server.test_fidelity import story, wait_for_entry
 
@@ -301,7 +302,7 @@ def passed_on(body: bytes, path: str) -> tuple[int, bytes]:
         statuses.append(message.get("status"))
 
     scope = {"type": "http", "method": "POST", "path": path, "headers": []}
-    middleware = RequestMiddleware(application, layers="all", num_layers=30)
+    middleware = RequestMiddleware(application, Settings(layers="all"), 30)
     asyncio.run(middleware(scope, receive, send))
     return statuses[0], b"".join(seen)
 

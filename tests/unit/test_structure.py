@@ -17,7 +17,7 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "asgi", "console", "errors", "exposure", "extras", "files", "moved", "printable",
-        "progress", "records", "registry", "settings", "strict_json", "tags", "text",
+        "progress", "records", "registry", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""

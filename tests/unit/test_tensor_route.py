@@ -10,6 +10,7 @@ import pytest
 from safetensors import safe_open
 
 from activation_logging import open_store
+from activation_logging.sites import Site
 from tests.fixtures.planted import build
 from tests.fixtures.readers import http
 
@@ -39,3 +40,30 @@ def test_tensor(tmp_path: Path, dtype: str, stored: str) -> None:
         assert tensors.get_tensor("activations").shape == expected.shape
         assert np.array_equal(tensors.get_tensor("positions"), positions)
         assert tensors.metadata() == {"key": key, "layer": "2", "dtype": dtype}
+
+
+def test_another_site(tmp_path: Path) -> None:
+    path = build(tmp_path / "store", n=1, sites={Site("heads", 3): (4, 3)}, dtype="bfloat16")
+    with open_store(path) as store:
+        (entry,) = store.entries()
+        expected, bits = entry.site("heads", 3), entry.stored("heads@3").tobytes()
+    with http(path) as client:
+        where = f"/v1/activations/{entry.key}"
+        assert client.get(where).json()["activations"]["sites"][-1] == "heads@3"
+        npy = client.get(f"{where}/tensor", params={"site": "heads@3"})
+        assert "_heads_3.npy" in npy.headers["content-disposition"]
+        found = np.load(io.BytesIO(npy.content))
+        assert np.array_equal(found, expected)
+        file = tmp_path / "tensor.safetensors"
+        whole = client.get(f"{where}/tensor", params={"site": "heads@3", "format": "safetensors"})
+        file.write_bytes(whole.content)
+        absent = client.get(f"{where}/tensor", params={"site": "heads@2"})
+        assert absent.status_code == 404
+        assert "logged sites: heads@3" in absent.json()["detail"]
+        invalid = client.get(f"{where}/tensor", params={"site": "x"})
+        assert invalid.status_code == 400
+        assert "known sites are resid" in invalid.json()["detail"]
+    with safe_open(file, framework="numpy") as tensors:
+        assert tensors.get_tensor("activations").shape == expected.shape
+        assert tensors.get_tensor("activations").tobytes() == bits
+        assert tensors.metadata() == {"key": entry.key, "layer": "heads@3", "dtype": "bfloat16"}

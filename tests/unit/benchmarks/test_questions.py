@@ -219,10 +219,10 @@ def test_a_broken_question_is_named_by_its_line(tmp_path, facts: list[Question])
 
 
 def test_tags_are_texts_that_the_server_takes(facts: list[Question]) -> None:
-    from activation_logging.settings import RequestOptions
+    from activation_logging.settings import RequestOptions, Settings
 
     for question in facts[::500]:
         tags = question.tags("short_facts")
-        options = RequestOptions.parse({"activation_tags": tags}, allowed_layers="last")
+        options = RequestOptions.parse({"activation_tags": tags}, settings=Settings())
         assert options.tags == tags
         assert {"benchmark", "sample_id", "domain", "seed", "split", "entity", "gold"} <= set(tags)

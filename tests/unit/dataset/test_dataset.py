@@ -148,5 +148,5 @@ def test_a_layer_that_is_not_there(path):
     with open_store(path) as store:
         with pytest.raises(DatasetError, match="0, 2, 4"):
             store.dataset(layer=3)
-        with pytest.raises(DatasetError, match="not a number"):
+        with pytest.raises(DatasetError, match="'first' is not 'last', 'all', a number"):
             store.dataset(layer="first")

@@ -8,13 +8,16 @@ import sys
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from activation_logging import open_store
-from activation_logging.errors import UnknownName
+from activation_logging.errors import DatasetError, UnknownName
 from activation_logging.export import FORMATS, export_store
+from activation_logging.sites import Site
 from tests.fixtures.answers import to_bfloat16
 from tests.fixtures.outside import outside_package
 from tests.fixtures.planted import build
+from tests.fixtures.readers import command, strict
 
 LAYERS = (0, 2, 4)
 
@@ -168,3 +171,71 @@ def test_a_broken_format_of_another_package(store, tmp_path, format_, code):
     done = beside_package(tmp_path / "packages", {"broken": "absent:FORMAT"}, *words)
     assert done.returncode == code
     assert ("'broken' of means 1.0 cannot be loaded" in " ".join(done.stderr.split())) == bool(code)
+
+
+SITES = {Site("attn_out", 1): (16,), Site("heads", 3): (4, 3)}
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("mixed") / "s", n=6, sites=SITES, dtype="float16")
+
+
+def test_sites_beside_layers(mixed, tmp_path):
+    """Every site where nothing is named; a site's rows are flat."""
+    result = export_store(mixed, tmp_path / "npy", format="npy")
+    assert result.layers == (*LAYERS, "attn_out@1", "heads@3")
+    assert result.dtype == "float16"
+    described = json.loads((tmp_path / "npy" / "export.json").read_text())
+    assert described["layers"] == list(result.layers)
+    assert described["sites"] == {"attn_out@1": [16], "heads@3": [4, 3]}
+    with open_store(mixed) as store:
+        entries = [store[record["key"]] for record in records(tmp_path / "npy")]
+        for name, read in {
+            "layer_2": lambda entry: entry.layer(2),
+            "attn_out@1": lambda entry: entry.site("attn_out", 1),
+            "heads@3": lambda entry: entry.site("heads", 3).reshape(-1, 12),
+        }.items():
+            expected = np.concatenate([read(entry) for entry in entries])
+            assert_same_bits(np.load(tmp_path / "npy" / f"{name}.npy"), expected)
+
+
+@pytest.mark.parametrize("name", ["parquet", "safetensors", "zarr"])
+def test_chosen_sites_in_every_format(mixed, tmp_path, name):
+    result = export_store(mixed, tmp_path / name, format=name, sites=["heads@3", "heads@3.1"])
+    assert result.layers == ("heads@3", "heads@3.1")
+    whole, head = [], []
+    with open_store(mixed) as store:
+        entries = list(store.entries())
+        for entry in entries:
+            whole.append(entry.site("heads@3").reshape(-1, 12))
+            head.append(entry.site("heads@3")[:, 1])
+    for column, expected in (("heads@3", whole), ("heads@3.1", head)):
+        if name == "parquet":
+            parquet = pytest.importorskip("pyarrow.parquet")
+            table = parquet.read_table(tmp_path / name / "data-00000.parquet")
+            found = [np.array(rows, np.float16) for rows in table[column].to_pylist()]
+        elif name == "zarr":
+            zarr = pytest.importorskip("zarr")
+            root = zarr.open_group(str(tmp_path / name), mode="r")
+            found = np.split(root[column][:], root["offsets"][1:-1])
+        else:
+            shard = load_file(tmp_path / name / "activations-00000.safetensors")
+            found = [shard[f"{entry.key}/{column}"] for entry in entries]
+        for rows, truth in zip(found, expected, strict=True):
+            assert_same_bits(rows, truth)
+
+
+def test_sites_that_not_every_entry_has(mixed, tmp_path):
+    path = build(tmp_path / "s", n=2, sites=SITES)
+    build(path, n=2, prefix="plain-")
+    with pytest.raises(DatasetError, match=r"\(0, 2, 4, attn_out@1, heads@3: 2; 0, 2, 4: 2\)"):
+        export_store(path, tmp_path / "out", format="npy")
+    with pytest.raises(DatasetError, match="heads@3 is not there for all 4 answers"):
+        export_store(path, tmp_path / "out", format="npy", sites=["heads@3"])
+    assert export_store(path, tmp_path / "out", format="npy", layers=["all"]).layers == LAYERS
+    said = command("export", mixed, "-o", tmp_path / "two", "-f", "npy", "--json")
+    assert strict(said)["layers"] == [*LAYERS, "attn_out@1", "heads@3"]
+    chosen = ("--layers", "last", "--sites", "attn_out@all", "--position", "response_mean")
+    said = command("export", mixed, "-o", tmp_path / "three", "-f", "npy", "--json", *chosen)
+    assert strict(said)["layers"] == [4, "attn_out@1"]

@@ -17,6 +17,7 @@ import torch
 from activation_logging import Entry, open_store
 from activation_logging.records import NEVER_RAN
 from activation_logging.settings import Settings
+from activation_logging.sites import RowShape
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin import collector as module
 from activation_logging.vllm_plugin.arena import RowArena
@@ -76,21 +77,17 @@ class Machine:
     def __init__(self, path: Path, **settings: Any) -> None:
         self.path = path
         self.writer = StoreWriter(path, role="worker")
-        arena = RowArena(
-            num_layers_logged=len(LAYERS),
+        self.arena = RowArena(
+            {layer: RowShape((HIDDEN,), "float32") for layer in LAYERS},
             num_slots=BLOCK * BLOCKS,
-            hidden_size=HIDDEN,
-            dtype=torch.float32,
             device=torch.device("cpu"),
         )
         self.collector = RowCollector(
             Settings(layers="1,last", **settings),
-            arena=arena,
+            arena=self.arena,
             writer=self.writer,
-            layers=LAYERS,
             num_layers=NUM_LAYERS,
             hidden_size=HIDDEN,
-            model_dtype=torch.float32,
             block_size=BLOCK,
             kv_group=0,
         )
@@ -134,8 +131,9 @@ class Machine:
         self.collector.before_step(Step({name: len(tokens)}, **step))
         places = [divmod(computed + place, BLOCK) for place in range(len(tokens))]
         slots = torch.tensor([self.blocks[name][n] * BLOCK + offset for n, offset in places])
-        rows = [torch.tensor([state(token, layer) for token in tokens]) for layer in LAYERS]
-        self.collector.after_step(slots, [block.float() for block in rows])
+        for layer in LAYERS:
+            rows = torch.tensor([state(token, layer) for token in tokens]).float()
+            self.arena.write(layer, slots, rows, None)
 
     def end(self, names: Iterable[str]) -> None:
         """Say that requests have ended, and compute nothing."""

@@ -1,0 +1,329 @@
+"""Finds the parts of a model that sites are read from, by structure and not by name.
+
+One dummy run with hooks shows which modules run, in which order, and which tensors they take and
+give. What an architecture calls its modules does not matter:
+
+- The *decoder layers* are the list of ``num_hidden_layers`` modules that owns most attention.
+- The *final norm* is the first module beside that list that runs after its last layer.
+- The *output projection* of a layer is the first module that runs after its attention and gives
+  states of the hidden width.
+- The *MLP* of a layer is the last of its parts, attention and norms aside, that gives such states.
+- The *router* is the part of the MLP that gives one number per expert.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import nn
+
+from activation_logging.errors import UnsupportedEngineError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+_TOKENS = 8
+"""Tokens of the dummy run."""
+
+
+class Call(NamedTuple):
+    """One call of a module in the dummy run. A module's parts are called before it ends."""
+
+    name: str
+    module: nn.Module
+    inputs: tuple[torch.Tensor, ...]
+    outputs: tuple[torch.Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """The parts of one model on one rank.
+
+    Attributes:
+        hidden: the width of the residual stream.
+        layers: the decoder layers of this rank, by their number from 0.
+        final_norm: the norm after them; None on ranks that do not have it.
+        calls: what ran in each decoder layer, in order.
+        adds_residual: whether a layer's second output is to be added to its first.
+    """
+
+    hidden: int
+    layers: Mapping[int, nn.Module]
+    final_norm: nn.Module | None
+    calls: Mapping[int, Sequence[Call]]
+    adds_residual: bool
+
+    def projection(self, layer: int) -> Call | None:
+        """The output projection of a layer's attention; None in a layer without attention."""
+        calls = self.calls[layer]
+        ends = [number for number, call in enumerate(calls) if is_attention(call.module)]
+        if not ends:
+            return None
+        for call in calls[ends[-1] + 1 :]:
+            if self._gives_states(call) and is_linear(call.module):
+                return call
+        return None
+
+    def mlp(self, layer: int) -> Call | None:
+        """The MLP or mixture of experts of a layer; None if no single part is one."""
+        inside = self.layers[layer]
+        parts = {id(module): name for name, module in inside.named_children()}
+        found = [
+            call
+            for call in self.calls[layer]
+            if id(call.module) in parts
+            and self._gives_states(call)
+            and any(map(_multiplies, call.module.modules()))
+            and not any(map(is_attention, call.module.modules()))
+        ]
+        return found[-1] if found else None
+
+    def router(self, layer: int) -> Call | None:
+        """The part of a layer's mixture of experts that gives one number per expert."""
+        mlp = self.mlp(layer)
+        if mlp is None:
+            return None
+        experts = {count for module in mlp.module.modules() if (count := _num_experts(module))}
+        inside = {id(module) for module in mlp.module.modules()}
+        for call in self.calls[layer]:
+            width = call.outputs[0].shape[-1] if call.outputs else 0
+            if id(call.module) in inside and width in experts and width != self.hidden:
+                return call
+        return None
+
+    def normed(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
+        """The last layer of the model, from what its deepest decoder layer gives."""
+        if self.final_norm is None:
+            return None
+        stream = outputs[0] + outputs[1] if self.adds_residual else outputs[0]
+        with torch.inference_mode():
+            return _normed(self.final_norm, stream, torch.zeros_like(stream))
+
+    def _gives_states(self, call: Call) -> bool:
+        return bool(call.outputs) and call.outputs[0].shape[-1] == self.hidden
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Whether a module is vLLM's attention itself, which reads and writes the KV cache."""
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
+    return isinstance(module, AttentionLayerBase) and hasattr(module, "num_heads")
+
+
+def dissect(worker: Any) -> Anatomy:
+    """Run the model once with hooks, and find its parts.
+
+    Raises:
+        UnsupportedEngineError: the model has no list of decoder layers that can be told apart.
+    """
+    runner = worker.model_runner
+    model = runner.get_model()
+    hidden = worker.vllm_config.model_config.get_hidden_size()
+    name, layers = _decoder_layers(model, worker.vllm_config)
+    real = {number: layer for number, layer in enumerate(layers) if _is_real(layer)}
+    parent = model.get_submodule(name.rpartition(".")[0])
+    owned = worker.vllm_config.compilation_config.static_forward_context.values()
+    recorder = _Recorder(real)
+    recorder.watch_attention(filter(is_attention, owned))
+    recorder.watch_beside({n: m for n, m in parent.named_children() if m is not layers})
+    try:
+        with eager(model):
+            _dummy_run(runner)
+    finally:
+        recorder.remove()
+    last, calls, norm = max(real), recorder.calls, recorder.after
+    ended = next((call for call in reversed(calls[last]) if call.module is real[last]), None)
+    if ended is None:
+        raise UnsupportedEngineError(
+            f"vLLM's {type(model).__name__} does not call its decoder layers as modules; "
+            "start the server with ACTIVATION_LAYERS=last"
+        )
+    return Anatomy(
+        hidden=hidden,
+        layers=real,
+        final_norm=norm.module if norm else None,
+        calls=calls,
+        adds_residual=_adds_residual(ended, norm),
+    )
+
+
+def _decoder_layers(model: nn.Module, vllm_config: Any) -> tuple[str, nn.ModuleList]:
+    """The list of modules that owns most attention layers, and its name."""
+    owned = vllm_config.compilation_config.static_forward_context
+    depth = vllm_config.model_config.hf_text_config.num_hidden_layers
+    found = [
+        (
+            len(module) == depth,
+            sum(key.startswith(f"{name}.") or f".{name.split('.')[-1]}." in key for key in owned),
+            -len(name),
+            name,
+        )
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    ]
+    if not found or not max(found)[0]:
+        raise UnsupportedEngineError(
+            f"vLLM's {type(model).__name__} has no list of {depth} decoder layers; start the "
+            "server with ACTIVATION_LAYERS=last"
+        )
+    name = max(found)[-1]
+    layers = model.get_submodule(name)
+    assert isinstance(layers, nn.ModuleList)
+    return name, layers
+
+
+def _is_real(layer: nn.Module) -> bool:
+    """Whether this rank has the layer: vLLM leaves a stand-in for those of other pipeline ranks."""
+    return type(layer).__name__ != "PPMissingLayer"
+
+
+class _Recorder:
+    """Hooks that note every call in the decoder layers, and the modules beside the list of layers.
+
+    Attributes:
+        calls: what ran in each layer, in order.
+        after: the first module beside the layers that ran after them, with its arguments.
+    """
+
+    def __init__(self, layers: Mapping[int, nn.Module]) -> None:
+        self.calls: dict[int, list[Call]] = {number: [] for number in layers}
+        self.after: Call | None = None
+        self._last = max(layers)
+        self._current: int | None = None
+        self._handles: list[Any] = []
+        self._patched: list[nn.Module] = []
+        for number, layer in layers.items():
+            self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
+            for name, module in layer.named_modules():
+                if not is_attention(module):
+                    self._watch(name, module)
+
+    def watch_attention(self, modules: Iterable[nn.Module]) -> None:
+        """VLLM's attention. Its Transformers backend calls ``forward``, which runs no hooks."""
+        for module in modules:
+            module.forward = partial(self._attends, module, module.forward)
+            self._patched.append(module)
+
+    def watch_beside(self, modules: Mapping[str, nn.Module]) -> None:
+        """Modules of which the one that follows the layers is wanted."""
+        for name, module in modules.items():
+            hook = partial(self._beside, name)
+            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+
+    def remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        for module in self._patched:
+            del module.forward
+
+    def _watch(self, name: str, module: nn.Module) -> None:
+        hook = partial(self._ended, name)
+        self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
+
+    def _begins(self, number: int, _module: nn.Module, _args: Any) -> None:
+        self._current = number
+
+    def _ended(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        if self._current is not None:
+            inputs = tensors_of([*args, *kwargs.values()])
+            self.calls[self._current].append(Call(name, module, inputs, tensors_of(output)))
+
+    def _attends(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
+        output = forward(*args, **kwargs)
+        self._ended("attention", module, args, kwargs, output)
+        return output
+
+    def _beside(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        if self.after is None and self.calls[self._last]:
+            self._current = None
+            self.after = Call(name, module, tensors_of([*args, *kwargs.values()]), ())
+
+
+@contextmanager
+def eager(model: nn.Module) -> Iterator[None]:
+    """Run the model without compiled graphs: what is traced with hooks would keep them."""
+    compiled = [m for m in model.modules() if getattr(m, "do_not_compile", None) is False]
+    for module in compiled:
+        module.do_not_compile = True
+    try:
+        yield
+    finally:
+        for module in compiled:
+            module.do_not_compile = False
+
+
+def _dummy_run(runner: Any) -> None:
+    """One step of a few tokens before there is a KV cache. Its numbers mean nothing."""
+    options = {}
+    if type(runner).__module__.startswith("vllm.v1.worker.gpu.") or hasattr(runner, "block_tables"):
+        options = {"skip_attn": True, "is_profile": True}
+    with torch.inference_mode():
+        runner._dummy_run(_TOKENS, **options)
+
+
+def _adds_residual(layer: Call, norm: Call | None) -> bool:
+    """Whether the stream after a layer is the sum of its two outputs.
+
+    Most layers give ``(h, r)``, and the stream is ``h + r``. Some give ``h`` whole, and an ``r``
+    that is out of date. The final norm tells: it is given the stream.
+    """
+    if len(layer.outputs) < 2 or layer.outputs[1].shape != layer.outputs[0].shape:
+        return False
+    first, second = layer.outputs[:2]
+    if norm is None:
+        return True
+    given = [tensor for tensor in norm.inputs if tensor.shape == first.shape]
+    if not given:
+        return True
+    if len(given) == 1:
+        return given[0].data_ptr() != first.data_ptr()
+    # A norm that is given both adds them, unless it ignores the second.
+    with torch.inference_mode():
+        x, y = torch.randn_like(first), torch.randn_like(second)
+        zero = torch.zeros_like(x)
+        both = _normed(norm.module, x, y)
+        added, alone = _normed(norm.module, x + y, zero), _normed(norm.module, x, zero)
+    return float((both - added).abs().max()) <= float((both - alone).abs().max())
+
+
+def _normed(norm: nn.Module, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """What a norm makes of a sum. It may write into its arguments, and may take one only."""
+    try:
+        output = norm(x.clone(), residual.clone())
+    except TypeError:
+        output = norm(x + residual)
+    return output[0] if isinstance(output, tuple) else output
+
+
+def tensors_of(value: Any) -> tuple[torch.Tensor, ...]:
+    """The floating-point tensors among a module's arguments or results, one row per token."""
+    items = value if isinstance(value, (list, tuple)) else [value]
+    found = (item for item in items if isinstance(item, torch.Tensor) and item.ndim)
+    return tuple(tensor for tensor in found if tensor.is_floating_point())
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is one matrix product, with an adapter or without.
+
+    Its class says so. Its parameters need not: vLLM empties them where it packs the weights.
+    """
+    from vllm.model_executor.layers.linear import LinearBase
+
+    return isinstance(module, LinearBase | nn.Linear) or hasattr(module, "base_layer")
+
+
+def _multiplies(module: nn.Module) -> bool:
+    """Whether a module is more than a norm or an activation function."""
+    return is_linear(module) or _num_experts(module) > 0
+
+
+def _num_experts(module: nn.Module) -> int:
+    for name in ("global_num_experts", "num_experts", "n_routed_experts", "num_total_experts"):
+        count = getattr(module, name, None)
+        if isinstance(count, int) and count > 1:
+            return count
+    return 0

@@ -1,0 +1,244 @@
+"""Keeps rows of any site of a model, from inside its compiled graph.
+
+A module's ``forward`` is replaced on the instance before vLLM traces the model. The new one calls
+an operator of ours with the tensor of the site. The operator scatters the rows to the slots of the
+step in the :class:`.RowArena`. vLLM's forward context tells it which engine runs, and which slots
+the step has. So there is no hook, no graph break and no work after the step, and both of vLLM's
+model runners, CUDA graphs and every executor take the same path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from torch.library import Library
+from vllm.distributed.communication_op import tensor_model_parallel_all_gather
+from vllm.distributed.parallel_state import get_tensor_model_parallel_world_size
+from vllm.forward_context import get_forward_context, is_forward_context_available
+from vllm.utils.torch_utils import direct_register_custom_op
+
+from activation_logging.errors import UnsupportedEngineError
+from activation_logging.sites import PRENORM, RESID, RowShape, Site
+from activation_logging.vllm_plugin.anatomy import dissect, is_attention
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from torch import nn
+
+    from activation_logging.vllm_plugin.anatomy import Anatomy, Call
+    from activation_logging.vllm_plugin.arena import RowArena
+
+_LIBRARY = Library("activation_logging", "FRAGMENT")
+
+Side = Literal["in", "out", "stream"]
+"""The input of a module, its output, or the residual stream after it."""
+
+
+@dataclass(frozen=True)
+class Tap:
+    """Where a site is read.
+
+    Attributes:
+        site: what is read.
+        module: the module whose call passes it.
+        side: which of its tensors.
+        shape: what one row of it is, all ranks together.
+        sharded: each tensor-parallel rank has a part of the last dimension.
+        adds: the stream is the sum of the module's first two outputs.
+    """
+
+    site: Site
+    module: nn.Module
+    side: Side
+    shape: RowShape
+    sharded: bool = False
+    adds: bool = False
+
+
+_arenas: dict[int, tuple[RowArena, str]] = {}
+"""For each engine, by the identity of its ``static_forward_context``: its arena, and the attention
+layer whose slots the arena follows."""
+
+
+def attach(vllm_config: Any, arena: RowArena, attention_layer: str) -> None:
+    """Let the operator write into an arena from now on."""
+    _arenas[id(vllm_config.compilation_config.static_forward_context)] = (arena, attention_layer)
+
+
+def detach(vllm_config: Any) -> None:
+    """Forget an engine's arena."""
+    _arenas.pop(id(vllm_config.compilation_config.static_forward_context), None)
+
+
+def _keep_rows(
+    x: torch.Tensor,
+    residual: torch.Tensor | None,
+    token: torch.Tensor,  # noqa: ARG001 - only that it counts as changed matters
+    code: int,
+) -> None:
+    """Write one site's rows of the step to the slots of its tokens.
+
+    ``token`` is an empty tensor that counts as changed, so that the call is not optimised away.
+    """
+    if not is_forward_context_available():
+        return
+    context = get_forward_context()
+    known = _arenas.get(id(context.no_compile_layers))
+    mappings = context.slot_mapping
+    if known is None or not isinstance(mappings, dict):
+        return  # while a model is profiled there is no KV cache
+    arena, attention_layer = known
+    slots = mappings.get(attention_layer)
+    if slots is not None:
+        arena.write(code, slots, x, residual)
+
+
+def _keep_rows_fake(
+    x: torch.Tensor,  # noqa: ARG001 - as the operator
+    residual: torch.Tensor | None,  # noqa: ARG001
+    token: torch.Tensor,  # noqa: ARG001
+    code: int,  # noqa: ARG001
+) -> None:
+    return None
+
+
+def _register() -> None:
+    if not hasattr(torch.ops.activation_logging, "keep_rows"):
+        direct_register_custom_op(
+            "keep_rows",
+            _keep_rows,
+            mutates_args=["token"],
+            fake_impl=_keep_rows_fake,
+            target_lib=_LIBRARY,
+        )
+
+
+def plan_taps(
+    worker: Any, sites: Sequence[Site], num_layers: int
+) -> tuple[list[Tap], Anatomy | None]:
+    """Where to read these sites of a loaded model, and its anatomy if more than ``last`` is wanted.
+
+    Raises:
+        UnsupportedEngineError: the model does not have one of them; the text says which it has.
+    """
+    config = worker.vllm_config.model_config
+    hidden = RowShape((config.get_hidden_size(),), _name(config.dtype))
+    model = worker.model_runner.get_model()
+    taps = [Tap(site, model, "out", hidden) for site in sites if site == Site(RESID, num_layers)]
+    others = [site for site in sites if site != Site(RESID, num_layers)]
+    anatomy = dissect(worker) if others else None
+    if anatomy is not None:
+        taps += [_tap(site, anatomy, hidden, model) for site in others]
+    return sorted(taps, key=lambda tap: tap.site.code), anatomy
+
+
+def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Tap:
+    if site.name == RESID and site.layer == 0:
+        return Tap(site, _layer(anatomy, 0, site, model), "in", hidden)
+    if site.name in (RESID, PRENORM):
+        layer = _layer(anatomy, site.layer - 1, site, model)
+        return Tap(site, layer, "stream", hidden, adds=anatomy.adds_residual)
+    layer = site.layer - 1
+    _layer(anatomy, layer, site, model)
+    find = {
+        "attn_out": anatomy.projection,
+        "heads": anatomy.projection,
+        "mlp_out": anatomy.mlp,
+        "router": anatomy.router,
+    }[site.name]
+    call = find(layer)
+    if call is None:
+        having = [str(number + 1) for number in anatomy.layers if find(number)]
+        has = f"layers {', '.join(having)} have one" if having else "no layer has one"
+        raise UnsupportedEngineError(
+            f"vLLM's {type(model).__name__} has no {site}: {has}; leave it out of ACTIVATION_SITES"
+        )
+    if site.name == "heads":
+        return _heads_tap(site, call, anatomy, hidden.dtype, model)
+    given = call.outputs[0]
+    dtype = _name(given.dtype) if site.name == "router" else hidden.dtype
+    return Tap(site, call.module, "out", RowShape((given.shape[-1],), dtype))
+
+
+def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str, model: nn.Module) -> Tap:
+    ranks = get_tensor_model_parallel_world_size()
+    attention = next(
+        found.module for found in anatomy.calls[site.layer - 1] if is_attention(found.module)
+    )
+    heads, width = int(attention.num_heads), call.inputs[0].shape[-1]
+    if width % heads:
+        raise UnsupportedEngineError(
+            f"the attention of vLLM's {type(model).__name__} gives {width} numbers for {heads} "
+            f"heads; leave {site} out of ACTIVATION_SITES"
+        )
+    shape = RowShape((heads * ranks, width // heads), dtype)
+    return Tap(site, call.module, "in", shape, sharded=ranks > 1)
+
+
+def _layer(anatomy: Anatomy, number: int, site: Site, model: nn.Module) -> nn.Module:
+    found = anatomy.layers.get(number)
+    if found is None:
+        raise UnsupportedEngineError(
+            f"this rank of vLLM's {type(model).__name__} does not run layer {number + 1}, which "
+            f"{site} is read from: inner layers need one pipeline rank"
+        )
+    return found
+
+
+def install_taps(taps: Iterable[Tap], device: torch.device) -> None:
+    """Wrap the modules of a model on ``device``. Call it before anything is traced."""
+    _register()
+    token = torch.zeros(0, device=device)
+    for tap in taps:
+        _wrap(tap, token)
+
+
+def _wrap(tap: Tap, token: torch.Tensor) -> None:
+    inner: Callable[..., Any] = tap.module.forward
+    code, sharded, adds = tap.site.code, tap.sharded, tap.adds
+
+    def keep(x: torch.Tensor, residual: torch.Tensor | None = None) -> None:
+        if sharded:
+            x = tensor_model_parallel_all_gather(x)
+        torch.ops.activation_logging.keep_rows(x, residual, token, code)
+
+    def read_input(*args: Any, **kwargs: Any) -> Any:
+        keep(*_states_of(args, kwargs))
+        return inner(*args, **kwargs)
+
+    def read_output(*args: Any, **kwargs: Any) -> Any:
+        output = inner(*args, **kwargs)
+        first = output[0] if isinstance(output, (tuple, list)) else output
+        if isinstance(first, torch.Tensor):  # other pipeline ranks give out something else
+            keep(first)
+        return output
+
+    def read_stream(*args: Any, **kwargs: Any) -> Any:
+        output = inner(*args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            keep(output)
+        else:
+            keep(output[0], output[1] if adds else None)
+        return output
+
+    readers = {"in": read_input, "out": read_output, "stream": read_stream}
+    tap.module.forward = readers[tap.side]
+
+
+def _states_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The hidden states among a module's arguments, and the residual to add to them, if any."""
+    states, residual = kwargs.get("hidden_states"), kwargs.get("residual")
+    given = [a for a in args if isinstance(a, torch.Tensor) and a.is_floating_point()]
+    if states is None:
+        states = given[0] if given else next(iter(kwargs.values()))
+        given = given[1:]
+    if residual is None and given and given[0].shape == states.shape:
+        residual = given[0]
+    return states, residual
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
