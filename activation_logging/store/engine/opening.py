@@ -40,6 +40,8 @@ LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 # py-lmdb 3 bundles two engines, which cannot read each other's files. Stay with the first.
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
+_CREATION_S = 1.0
+"""How long the maker of a store may take from the empty file to the first record, seconds."""
 _NEW_MAP = 1 << 20
 """Smallest map for a new store, bytes."""
 _UNWRITTEN_PAGES = 256
@@ -282,9 +284,12 @@ def _create_format(env: Any) -> None:
 
 def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
     foreign = NotAStore(f"{path} is an LMDB environment of something else")
-    with env.begin() as txn:
-        if not txn.stat()["entries"]:
+    deadline = time.monotonic() + _CREATION_S
+    while not _num_entries(env):
+        if time.monotonic() > deadline:
             raise NotAStore(f"{path} is an empty LMDB environment, not a store")
+        time.sleep(0.01)
+    with env.begin() as txn:
         if txn.get(layout.META) is None:
             raise foreign
     try:
@@ -303,6 +308,11 @@ def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
         return handles | _handles(env, layout.databases(version))
     except (lmdb.NotFoundError, lmdb.IncompatibleError):
         raise foreign from None
+
+
+def _num_entries(env: Any) -> int:
+    with env.begin() as txn:
+        return int(txn.stat()["entries"])
 
 
 def _handles(env: Any, names: Iterable[bytes]) -> dict[bytes, Any]:

@@ -205,6 +205,21 @@ class TestOpening:
         with pytest.raises(NotAStore):
             open_store(tmp_path / "garbage")
 
+    def test_one_that_is_just_being_made_is_waited_for(self, tmp_path: Path) -> None:
+        """Another process makes the file first, and writes what the store is a moment later."""
+        path = tmp_path / "s"
+        program = (
+            "import lmdb, sys, time; env = lmdb.open(sys.argv[1]); print(flush=True); "
+            "time.sleep(0.3); env.close(); "
+            "from activation_logging.store import StoreWriter; "
+            "StoreWriter(sys.argv[1], role='test').close()"
+        )
+        command = [sys.executable, "-c", program, path]
+        with subprocess.Popen(command, stdout=subprocess.PIPE) as made:
+            made.stdout.readline()
+            with open_store(path) as store:
+                assert len(store) == 0
+
     @pytest.mark.parametrize(("version", "error"), [(None, NotAStore), (99, StoreVersionError)])
     def test_foreign_environments(
         self, tmp_path: Path, version: int | None, error: type[Exception]
