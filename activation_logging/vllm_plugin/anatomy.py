@@ -16,6 +16,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from inspect import signature
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -258,9 +259,9 @@ def eager(model: nn.Module) -> Iterator[None]:
 
 def _dummy_run(runner: Any) -> None:
     """One step of a few tokens before there is a KV cache. Its numbers mean nothing."""
-    options = {}
-    if type(runner).__module__.startswith("vllm.v1.worker.gpu.") or hasattr(runner, "block_tables"):
-        options = {"skip_attn": True, "is_profile": True}
+    # The V2 model runner wants to be told that there is no KV cache yet.
+    is_v2 = "skip_attn" in signature(type(runner)._dummy_run).parameters
+    options = {"skip_attn": True, "is_profile": True} if is_v2 else {}
     with torch.inference_mode():
         runner._dummy_run(_TOKENS, **options)
 
