@@ -97,7 +97,7 @@ def start_with(fault: dict[str, int]) -> str | None:
     [
         ({"shift": 1}, "not what its tokens are sampled from"),
         ({"width": 6}, "the first step with logging failed"),
-        ({"unwritten": 1}, "of a request of 8 tokens unwritten"),
+        ({"unwritten": 1}, "unwritten in a request of 8 tokens"),
         ({}, None),
     ],
 )

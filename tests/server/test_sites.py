@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ import pytest
 import torch
 
 from activation_logging import Entry, open_store
-from activation_logging.sites import Site
+from activation_logging.sites import SITES, Site
+from bench import docs
 from tests.fixtures import tokenizers
 
+Table = dict[str, dict[str, float]]
 LAYERS = 4
 TOLERANCE = 5e-5
 """Of what an MLP gives, which is small beside the states that it is computed from: 3.3e-5 of the
@@ -161,6 +163,19 @@ def check(entries: list[Entry], model: Path, sites: str) -> dict[str, float]:
     return worst
 
 
+@pytest.fixture(scope="module")
+def table(request: pytest.FixtureRequest) -> Iterator[Table]:
+    """The worst errors by model; with ``--docs NAME`` they become a table of the docs."""
+    found: Table = {}
+    yield found
+    if name := request.config.getoption("--docs"):
+        rows = [
+            [model, *(f"{worst[site]:.1e}" if site in worst else "" for site in SITES)]
+            for model, worst in found.items()
+        ]
+        docs.record_rows(f"{name}-sites", ["", *SITES], rows)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "model").mkdir()
@@ -171,11 +186,11 @@ EVERYTHING = "resid@all,resid_prenorm,attn_out@all,heads@all,mlp_out@all"
 
 
 class TestSites:
-    def test_of_the_default_model(self, folder: Path, model_path: Path) -> None:
+    def test_of_the_default_model(self, folder: Path, model_path: Path, table: Table) -> None:
         sites = "resid@0;15;last,resid_prenorm,attn_out@1;15,heads@15;last,mlp_out@15"
         entries = run(model_path, folder / "s.lmdb", sites, enforce_eager=True)
         *whole, part = entries
-        worst = check(whole, model_path, sites)
+        worst = table["the default model"] = check(whole, model_path, sites)
         assert worst.keys() == {"resid", "resid_prenorm", "attn_out", "heads", "mlp_out"}
         assert whole[0].site("heads", 15).shape == (len(whole[0].positions), 9, 64)
         assert np.array_equal(whole[0].site("resid", 15), whole[0].layer(15))
@@ -183,22 +198,23 @@ class TestSites:
         check([part], model_path, sites)
 
     @pytest.mark.parametrize("kind", ["StableLm", "Starcoder2", "Olmo2"])
-    def test_of_other_architectures(self, folder: Path, kind: str) -> None:
+    def test_of_other_architectures(self, folder: Path, kind: str, table: Table) -> None:
         """One whose layers give the stream whole, and two that vLLM has from transformers."""
         model = make(folder / "model", kind)
         entries = run(model, folder / "s.lmdb", EVERYTHING, enforce_eager=True)
-        check(entries, model, EVERYTHING)
+        table[kind] = check(entries, model, EVERYTHING)
 
-    def test_of_a_mixture_of_experts(self, folder: Path) -> None:
+    def test_of_a_mixture_of_experts(self, folder: Path, table: Table) -> None:
         model = make(folder / "model", "Mixtral")
         sites = f"{EVERYTHING},router@all"
         entries = run(model, folder / "s.lmdb", sites, enforce_eager=True)
-        assert "router" in check(entries, model, sites)
+        table["Mixtral"] = check(entries, model, sites)
+        assert "router" in table["Mixtral"]
         assert entries[0].site("router", 2).shape[1:] == (5,)
 
     @pytest.mark.compiled
-    def test_in_a_compiled_graph(self, folder: Path) -> None:
+    def test_in_a_compiled_graph(self, folder: Path, table: Table) -> None:
         """One graph without a break, as the program says."""
         model = make(folder / "model", "Llama")
         entries = run(model, folder / "s.lmdb", EVERYTHING)
-        check(entries, model, EVERYTHING)
+        table["Llama, compiled"] = check(entries, model, EVERYTHING)
