@@ -276,7 +276,8 @@ class TestSecrets:
 
     def test_a_body_too_deep_to_be_written_again(self) -> None:
         answers = set()
-        for depth in range(700, 1000):
+        # How deep is too deep differs between versions of Python.
+        for depth in (*range(700, 1000), 5_000, 20_000, 200_000):
             deep = "[" * depth + "]" * depth
             status, seen = passed_on(f'{{"auth_token": "{SECRET}", "a": {deep}}}'.encode(), "/any")
             answers.add(status)
