@@ -196,6 +196,16 @@ def install_taps(taps: Iterable[Tap], device: torch.device) -> None:
         _wrap(tap, token)
 
 
+def remove_taps(taps: Iterable[Tap]) -> None:
+    """Give modules their own ``forward`` back.
+
+    A wrapped module refers to itself, so only the garbage collector would free it. At the end of a
+    program that is too late: vLLM's CPU kernels release memory then, and crash.
+    """
+    for tap in taps:
+        vars(tap.module).pop("forward", None)
+
+
 def _wrap(tap: Tap, token: torch.Tensor) -> None:
     inner: Callable[..., Any] = tap.module.forward
     code, sharded, adds = tap.site.code, tap.sharded, tap.adds

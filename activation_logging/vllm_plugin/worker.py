@@ -28,7 +28,13 @@ from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin.arena import RowArena, row_bytes, staging_bytes
-from activation_logging.vllm_plugin.capture import attach, detach, install_taps, plan_taps
+from activation_logging.vllm_plugin.capture import (
+    attach,
+    detach,
+    install_taps,
+    plan_taps,
+    remove_taps,
+)
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
@@ -40,6 +46,7 @@ if TYPE_CHECKING:
     from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
 
     from activation_logging.sites import RowShape
+    from activation_logging.vllm_plugin.capture import Tap
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -50,6 +57,7 @@ class ActivationWorker(Worker):
     _collector: RowCollector | None = None
     _arena: RowArena | None = None
     _kv_group: int | None = None
+    _taps: Sequence[Tap] = ()
 
     def load_model(self, **kwargs: Any) -> None:
         super().load_model(**kwargs)
@@ -177,6 +185,7 @@ class ActivationWorker(Worker):
         if collector is not None:
             collector.close()
             detach(self.vllm_config)
+        remove_taps(self._taps)
         super().shutdown()
 
     def _writer_cores(self) -> Collection[int] | None:
