@@ -58,6 +58,8 @@ def test_every_record_is_used_and_names_its_program() -> None:
                 assert rest[0] in commands
             elif first == "make":
                 assert f"\n{rest[0]}:" in (ROOT / "Makefile").read_text(encoding="utf-8")
+            elif rest[:2] == ["-m", "pytest"]:
+                assert all((ROOT / word).exists() for word in rest[2:] if not word.startswith("-"))
             elif rest[0] == "-m":
                 folder = ROOT / rest[1].replace(".", "/")
                 assert folder.with_suffix(".py").exists() or (folder / "__main__.py").exists()
