@@ -64,7 +64,7 @@ sys.path.append(sys.argv[1])  # behind the installed package, for the tests' pla
 import activation_logging
 assert activation_logging.__file__.startswith(sys.prefix)
 from tests.fixtures.planted import build
-build(Path("store.lmdb"), n=6)
+build(Path("store.lmdb"), n=60)
 """
 READ_STORE = """
 import numpy as np
