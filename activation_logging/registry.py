@@ -19,13 +19,13 @@ from __future__ import annotations
 
 from functools import cached_property
 from importlib import import_module
-from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from activation_logging.errors import PluginError, UnknownName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -115,6 +115,8 @@ class Registry(Generic[T]):
 
     @cached_property
     def _theirs(self) -> dict[str, list[EntryPoint]]:
+        from importlib.metadata import entry_points  # ten milliseconds, for those that look
+
         found: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.group):
             found.setdefault(point.name, []).append(point)

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 # A benchmark's file has the name of its Inspect task. Once the files are imported, their names are
 # free for `__getattr__`, which gives the tasks.
 from activation_logging.benchmarks import nonsense_mixed_entities, short_facts
+from activation_logging.extras import require
+from activation_logging.lazy import lazy_names
 
 del nonsense_mixed_entities, short_facts
 
@@ -35,28 +37,23 @@ __all__ = [
     "short_facts",
 ]
 
-_HOMES = {
-    "BENCHMARKS": "benchmarks.registry",
-    "Benchmark": "benchmarks.registry",
-    "BenchmarkError": "errors",
-    "RunOptions": "benchmarks.options",
-    "RunResult": "benchmarks.result",
-    "examples": "benchmarks.result",
-    "run_benchmark": "benchmarks.run",
-}
 _TASKS = ("nonsense_mixed_entities", "short_facts")
+_get, __dir__ = lazy_names(
+    __name__,
+    {
+        "BENCHMARKS": ".registry",
+        "Benchmark": ".registry",
+        "BenchmarkError": "..errors",
+        "RunOptions": ".options",
+        "RunResult": ".result",
+        "examples": ".result",
+        "run_benchmark": ".run",
+    },
+)
 
 
 def __getattr__(name: str) -> Any:
     if name in _TASKS:
-        from activation_logging.extras import require
-
         require("eval", "inspect_ai")
-        return import_module("activation_logging.benchmarks.task").TASKS[name]
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"activation_logging.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+        return import_module(f"{__name__}.task").TASKS[name]
+    return _get(name)

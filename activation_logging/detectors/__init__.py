@@ -12,7 +12,9 @@ Fitting needs the extra ``detect``; applying a :class:`SavedProbe` needs numpy a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from activation_logging.lazy import lazy_names
 
 if TYPE_CHECKING:
     from activation_logging.detectors.registry import DETECTORS, Detector
@@ -31,25 +33,16 @@ __all__ = [
     "score_store",
 ]
 
-_HOMES = {
-    "DETECTORS": "registry",
-    "Detector": "registry",
-    "Options": "results",
-    "SavedProbe": "saved_probe",
-    "Study": "results",
-    "fit_probe": "study",
-    "run_study": "study",
-    "score_store": "saved_probe",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
-
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-
-
-def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "DETECTORS": ".registry",
+        "Detector": ".registry",
+        "Options": ".results",
+        "SavedProbe": ".saved_probe",
+        "Study": ".results",
+        "fit_probe": ".study",
+        "run_study": ".study",
+        "score_store": ".saved_probe",
+    },
+)

@@ -16,7 +16,7 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "asgi", "console", "errors", "exposure", "extras", "files", "moved", "printable",
+        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "moved", "printable",
         "progress", "records", "registry", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
