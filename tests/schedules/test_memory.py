@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -10,12 +9,6 @@ import pytest
 
 from tests.schedules.run import processes
 from tests.schedules.shapes import SHAPES, measure
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with processes(2) as started:
-        yield started
 
 
 @pytest.mark.parametrize("name", SHAPES)

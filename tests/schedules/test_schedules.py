@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 from unittest.mock import patch
@@ -10,17 +9,11 @@ from unittest.mock import patch
 import pytest
 
 from tests.schedules.engine import SETTINGS, running
-from tests.schedules.run import Outcome, processes, run
+from tests.schedules.run import Outcome, run
 
 REQUESTS = 920
 """Per setting: more than 10,000 in all."""
 TRIED = {"preempted", "aborted while waiting", "aborted while running", "flushed", "drained"}
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[ProcessPoolExecutor]:
-    with processes(2) as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ class TestCheckScript:
         assert done.returncode == 1
         assert "no server answers" in done.stderr
 
-    def test_wrong_store(self, server: RunningServer, tmp_path: Path, monkeypatch: Any) -> None:
+    def test_wrong_store(self, server: RunningServer, tmp_path: Path) -> None:
         from activation_logging.store import StoreWriter
 
         StoreWriter(tmp_path / "other.lmdb", role="test").close()

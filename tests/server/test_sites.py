@@ -142,7 +142,7 @@ class Reference:
         return {site: value.reshape(len(ids), -1).numpy() for site, value in found.items()}
 
 
-def check(entries: list[Entry], model: Path, sites: str) -> dict[str, float]:
+def check(entries: list[Entry], model: Path) -> dict[str, float]:
     """Compare every row of every site; the worst error by kind of site."""
     reference = Reference(model)
     worst: dict[str, float] = {}
@@ -190,25 +190,25 @@ class TestSites:
         sites = "resid@0;15;last,resid_prenorm,attn_out@1;15,heads@15;last,mlp_out@15"
         entries = run(model_path, folder / "s.lmdb", sites, enforce_eager=True)
         *whole, part = entries
-        worst = table["the default model"] = check(whole, model_path, sites)
+        worst = table["the default model"] = check(whole, model_path)
         assert worst.keys() == {"resid", "resid_prenorm", "attn_out", "heads", "mlp_out"}
         assert whole[0].site("heads", 15).shape == (len(whole[0].positions), 9, 64)
         assert np.array_equal(whole[0].site("resid", 15), whole[0].layer(15))
         assert part.sites == (Site("attn_out", 1),)
-        check([part], model_path, sites)
+        check([part], model_path)
 
     @pytest.mark.parametrize("kind", ["StableLm", "Starcoder2", "Olmo2"])
     def test_of_other_architectures(self, folder: Path, kind: str, table: Table) -> None:
         """One whose layers give the stream whole, and two that vLLM has from transformers."""
         model = make(folder / "model", kind)
         entries = run(model, folder / "s.lmdb", EVERYTHING, enforce_eager=True)
-        table[kind] = check(entries, model, EVERYTHING)
+        table[kind] = check(entries, model)
 
     def test_of_a_mixture_of_experts(self, folder: Path, table: Table) -> None:
         model = make(folder / "model", "Mixtral")
         sites = f"{EVERYTHING},router@all"
         entries = run(model, folder / "s.lmdb", sites, enforce_eager=True)
-        table["Mixtral"] = check(entries, model, sites)
+        table["Mixtral"] = check(entries, model)
         assert "router" in table["Mixtral"]
         assert entries[0].site("router", 2).shape[1:] == (5,)
 
@@ -217,4 +217,4 @@ class TestSites:
         """One graph without a break, as the program says."""
         model = make(folder / "model", "Llama")
         entries = run(model, folder / "s.lmdb", EVERYTHING)
-        table["Llama, compiled"] = check(entries, model, EVERYTHING)
+        table["Llama, compiled"] = check(entries, model)

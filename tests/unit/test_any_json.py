@@ -161,9 +161,7 @@ def test_what_does_not_fit_reads_as_none(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_what_cannot_be_read_is_not_written(
-    tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_cannot_be_read_is_not_written(tmp_path: Path, name: str) -> None:
     """It is counted and logged, and hides no other entry."""
     wrong = [value for value in WRONG if type(value) not in (str, type(None), float, int)]
     if name != "created":

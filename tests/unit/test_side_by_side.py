@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.__main__ import ROOT, names_a_test, run, selections
+from tests.conftest import SLOW
 
 PASSES = "def test_it():\n    pass\n"
 FAILS = "def test_it():\n    raise AssertionError('it is broken')\n"
@@ -72,3 +73,8 @@ def test_every_module_is_in_one_of_the_two(gpu: bool) -> None:
             in_run += found - ignored
     modules = {str(file.relative_to(ROOT)) for file in (ROOT / "tests").rglob("test_*.py")}
     assert sorted(in_run) == sorted(modules)
+
+
+def test_the_slow_modules_are_there() -> None:
+    unit = {file.name for file in (ROOT / "tests" / "unit").rglob("test_*.py")}
+    assert set(SLOW) <= unit

@@ -322,7 +322,7 @@ class TestResume:
 
 
 class TestBadInput:
-    def test_no_server(self, server: Any, tmp_path: Path) -> None:
+    def test_no_server(self, tmp_path: Path) -> None:
         with pytest.raises(BenchmarkError, match=r"no server answers at http://127.0.0.1:9/v1"):
             run_benchmark(
                 NONSENSE, model="m", base_url="http://127.0.0.1:9/v1", output_base_dir=tmp_path

@@ -208,7 +208,7 @@ def test_what_is_wrongly_asked_for_is_shown(text: str, path: Path) -> None:
 
 
 class TestEvaluations:
-    def test_numbers_and_texts_of_other_libraries(self, path: Path, tmp_path: Path) -> None:
+    def test_numbers_and_texts_of_other_libraries(self, tmp_path: Path) -> None:
         torch = pytest.importorskip("torch")
         store_path = build(tmp_path / "s", n=1)
         with open_store(store_path, writable=True) as store:

@@ -99,7 +99,7 @@ def test_noise_gives_one_half_within_its_interval(tmp_path):
         assert auroc.low <= 0.5 <= auroc.high, (name, auroc)
 
 
-def test_shuffled_labels_give_one_half(planted, tmp_path):
+def test_shuffled_labels_give_one_half(tmp_path):
     """The planted store again, with each label given to another answer."""
     lot = np.random.default_rng(8).permutation(200)
     path = build(
