@@ -39,6 +39,6 @@ class PlainConsole(Console):
         return shown
 
 
-def sentence(mark: str, text: object, *, style: str = "bold red") -> Text:
-    """A line that begins with a styled mark, such as ``error:``."""
-    return Text.assemble((mark, style), " ", lines(text))
+def sentence(mark: str, text: object) -> Text:
+    """A line that begins with a red mark, such as ``error:``."""
+    return Text.assemble((mark, "bold red"), " ", lines(text))

@@ -21,6 +21,7 @@ from activation_logging.errors import (
     SettingsError,
 )
 from activation_logging.progress import Progress, silent
+from activation_logging.records import ANSWERED
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import Store, open_store
 from activation_logging.store.query import select
@@ -36,7 +37,6 @@ LINE_TAG = "generate_line"
 
 _FIELDS = {"prompt", "messages", "tags"}
 _SHOWN_ERRORS = 10
-_ANSWERED = ("stop", "length", "repetition")
 _WRITE_S = 30.0
 """What vLLM's processes may take to write and to end."""
 
@@ -158,7 +158,7 @@ def answered_lines(store: Store, run: str) -> set[str]:
     return {
         entry.tags[LINE_TAG]
         for entry in select(store, tags={RUN_TAG: run}, status="complete")
-        if entry.finish_reason in _ANSWERED
+        if entry.finish_reason in ANSWERED
     }
 
 

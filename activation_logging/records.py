@@ -26,6 +26,9 @@ Status = Literal["complete", "pending", "failed", "dropped"]
 """The state of a request's activations. ``pending``: the rows have not arrived (yet)."""
 STATUSES: tuple[Status, ...] = get_args(Status)
 
+ANSWERED = ("stop", "length", "repetition")
+"""The finish reasons of answers that are complete."""
+
 NEVER_RAN = "it ended before any of it was computed"
 """The reason for a request that rightly has no rows: its client left while it was queued."""
 

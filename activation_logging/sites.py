@@ -84,7 +84,7 @@ class Site(NamedTuple):
     @property
     def words(self) -> str:
         """What a sentence calls it: ``layer 15`` for the residual stream, else ``heads@15``."""
-        return f"layer {self.layer}" if self.name == RESID else str(self)
+        return str(Wanted(self.name, self.layer))
 
     def __str__(self) -> str:
         return self.name if self.name == PRENORM else f"{self.name}@{self.layer}"

@@ -39,6 +39,15 @@ def brief(text: object, length: int = 200) -> str:
     return line if len(line) <= length else line[: length - 1] + "…"
 
 
+def last_part(path: str) -> str:
+    """The last part of a model's name or path.
+
+    >>> last_part("org/tiny/")
+    'tiny'
+    """
+    return path.rstrip("/").rpartition("/")[2]
+
+
 _MAX_SHOWN = 80
 
 

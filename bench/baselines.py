@@ -28,19 +28,16 @@ from typing import Any
 from rich.table import Table
 
 from activation_logging.bench.load import Client, Load
-from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
-from activation_logging.strict_json import dumps
-from bench.docs import add_flag, record
+from bench.answers import NUM_LAYERS
+from bench.docs import add_flag, record, write_figures
 
 terminal = PlainConsole(width=130)
 
 IN_FLIGHT = 64
 """Requests at once, where a server is asked."""
-
-NUM_LAYERS = 30
 
 KEPT = {
     "transformers, one by one": "last layer, every token",
@@ -203,8 +200,7 @@ def main() -> None:
             speed = last["tokens"] / last["seconds"]
             terminal.print(f"round {turn + 1}: {name}: {speed:.1f} tokens/s")
     record(args.docs, show(found, args.tokens))
-    if args.output:
-        args.output.write_text(dumps({"runs": found, "machine": describe()}, indent=1) + "\n")
+    write_figures(args.output, {"runs": found})
 
 
 def in_own_process(name: str, prompts: int, tokens: int) -> dict[str, Any]:

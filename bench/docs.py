@@ -27,13 +27,15 @@ import subprocess
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from activation_logging.bench.machine import describe
 from activation_logging.console import PlainConsole
 from activation_logging.files import write_whole
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rich.table import Table
 
@@ -48,6 +50,17 @@ terminal = PlainConsole()
 def add_flag(parser: argparse.ArgumentParser) -> None:
     """Give a program the flag ``--docs NAME``, for :func:`record`."""
     parser.add_argument("--docs", metavar="NAME", help="write docs/measured/NAME.json as well")
+
+
+def write_figures(path: Path | None, found: Mapping[str, Any]) -> None:
+    """Write figures as JSON, and the machine that they were measured on; without a path nothing."""
+    if path is not None:
+        path.write_text(dumps({**found, "machine": describe()}, indent=1) + "\n", encoding="utf-8")
+
+
+def spread_text(found: Mapping[str, float]) -> str:
+    """A ratio as tables show it: the median, and the least and the greatest."""
+    return f"{found['median']:.3f} ({found['least']:.2f} to {found['greatest']:.2f})"
 
 
 def record(name: str | None, table: Table) -> None:
@@ -69,7 +82,6 @@ def record_rows(
     rows: Sequence[Sequence[str]],
     *,
     command: str | None = None,
-    docs: Path = DOCS,
 ) -> Path:
     """As :func:`record`, of a table that is not one of rich's.
 
@@ -78,7 +90,6 @@ def record_rows(
         header: one text a column.
         rows: one text a column each.
         command: what measures it again; if not given, how this program was started.
-        docs: the folder of the pages.
     """
     found = {
         "command": command or _command(),
@@ -86,7 +97,7 @@ def record_rows(
         "header": list(header),
         "rows": [list(row) for row in rows],
     }
-    path = docs / "measured" / f"{name}.json"
+    path = DOCS / "measured" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(found, indent=1, ensure_ascii=False) + "\n"
     write_whole(path, text.encode())
@@ -127,8 +138,8 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     """The lines of a table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return ["|" + "".join(map(_cell, line)) for line in lines]
+    first, *others = ("|" + "".join(map(_cell, line)) for line in [header, *rows])
+    return [first, "|" + "---|" * len(header), *others]
 
 
 def _command() -> str:
@@ -141,7 +152,7 @@ def _command() -> str:
 
 
 def _cell(text: str) -> str:
-    return "---|" if text == "---" else f" {text} |" if text else " |"
+    return f" {text} |" if text else " |"
 
 
 def written(page: Path) -> str:

@@ -34,14 +34,13 @@ from rich.table import Table
 from activation_logging import Entry, Store, open_store
 from activation_logging.bench.compare import Plan, compare
 from activation_logging.bench.load import Load
-from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import Contestant, ServerOptions
 from activation_logging.bench.table import round_line, show
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
-from activation_logging.strict_json import dumps
 from activation_logging.verify import verify
 from activation_logging.verify.lm_head import load_lm_head
+from bench.docs import write_figures
 
 terminal = PlainConsole(width=130)
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
@@ -277,8 +276,7 @@ def main() -> None:
         run_engine(args.model, Mode(**args.mode))
         return
     found = fidelity(args) if args.part == "fidelity" else speed(args)
-    if args.output:
-        args.output.write_text(dumps({"machine": describe(), **found}, indent=1) + "\n")
+    write_figures(args.output, found)
 
 
 if __name__ == "__main__":

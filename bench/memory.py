@@ -18,12 +18,10 @@ import psutil
 from rich.table import Table
 
 from activation_logging.bench.load import Client, Load
-from activation_logging.bench.machine import describe
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
-from activation_logging.strict_json import dumps
-from bench.docs import add_flag, record
+from bench.docs import add_flag, record, write_figures
 
 STEP = 1000
 terminal = PlainConsole(width=120)
@@ -84,9 +82,7 @@ def main() -> None:
             terminal.print(f"{done:>6} requests, {STEP / timing.seconds:.0f}/s, {total:.0f} MiB")
         counters = server.counters()
     growth = show(samples, args.docs)
-    if args.output:
-        found = {"samples": samples, "growth": growth, "counters": counters}
-        args.output.write_text(dumps({**found, "machine": describe()}, indent=1) + "\n")
+    write_figures(args.output, {"samples": samples, "growth": growth, "counters": counters})
 
 
 def show(samples: list[dict[str, Any]], docs: str | None) -> dict[str, float]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from activation_logging.bench.ratios import RATIOS
 from activation_logging.records import LABELS
-from bench.docs import record_rows
+from bench.docs import record_rows, spread_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -95,7 +95,7 @@ def comparison(name: str, found: Mapping[str, Any], command: str | None) -> None
             [
                 f"{metric.replace('_', ' ')}, {candidate}",
                 *(
-                    _spread(ratios[candidate, column][metric])
+                    spread_text(ratios[candidate, column][metric])
                     if (candidate, column) in ratios
                     else ""
                     for column in columns
@@ -117,10 +117,6 @@ def _rate(found: Mapping[str, float] | None) -> str:
         return ""
     error = found["stderr"]
     return f"{100 * found['value']:.1f}" + ("" if error is None else f"±{100 * error:.1f}")
-
-
-def _spread(found: Mapping[str, float]) -> str:
-    return f"{found['median']:.3f} ({found['least']:.2f} to {found['greatest']:.2f})"
 
 
 def main() -> None:

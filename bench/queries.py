@@ -31,7 +31,7 @@ from rich.progress import track
 from rich.table import Table
 
 from activation_logging import Evaluation, open_store
-from activation_logging.bench.machine import describe
+from activation_logging.bench.ratios import Spread
 from activation_logging.console import PlainConsole
 from activation_logging.store import StoreWriter
 from activation_logging.store.query import select
@@ -39,7 +39,7 @@ from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
 from activation_logging.strict_json import dumps
 from bench.answers import NUM_LAYERS, capture, document
-from bench.docs import add_flag, record
+from bench.docs import add_flag, record, write_figures
 from bench.version_1 import make_version_1
 
 if TYPE_CHECKING:
@@ -223,13 +223,13 @@ def compare_appending(folder: Path, rounds: int) -> dict[str, Any]:
             speeds[indexed] = append(path, indexed=indexed)
             shutil.rmtree(path)
         pairs.append((speeds[True], speeds[False]))
-    ratios = [with_index / without for with_index, without in pairs]
+    spread = Spread.of([with_index / without for with_index, without in pairs])
     return {
         "with": statistics.median(pair[0] for pair in pairs),
         "without": statistics.median(pair[1] for pair in pairs),
-        "ratio": statistics.median(ratios),
-        "least": min(ratios),
-        "greatest": max(ratios),
+        "ratio": spread.median,
+        "least": spread.least,
+        "greatest": spread.greatest,
     }
 
 
@@ -271,7 +271,7 @@ def main() -> None:
             terminal.print(f"made in {time.perf_counter() - started:.0f} s")
         walk = options.entries <= WALKED
         shown = Table("", "first", "then", *(["walk"] if walk else []), "found", "own memory")
-        found: dict[str, Any] = {"machine": describe(), "entries": options.entries}
+        found: dict[str, Any] = {"entries": options.entries}
         for name in QUESTIONS:
             answer = ask_apart(path, name, options.rounds, walk=False)
             if walk and "written" not in name:
@@ -296,8 +296,7 @@ def main() -> None:
             f"{appended['without']:.0f} without: {appended['ratio']:.2f} "
             f"({appended['least']:.2f} to {appended['greatest']:.2f})"
         )
-    if options.json:
-        options.json.write_text(dumps(found, indent=2))
+    write_figures(options.json, found)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,6 @@ all contestants run one after the other, in turned order; ratios are within a ro
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -36,11 +35,11 @@ from rich.progress import track
 from rich.table import Table
 
 from activation_logging import open_store
-from activation_logging.bench.machine import describe
+from activation_logging.bench.ratios import Spread
 from activation_logging.store import StoreWriter
 from activation_logging.store.rows import copy_single
 from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
-from bench.docs import add_flag, record
+from bench.docs import add_flag, record, write_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -263,18 +262,17 @@ def rounds_of(
                     found[one.name].append(measure(one, which, batches, rows))
             base = found["memmap"]
             width = rows.values.shape[1] * 4
-            yield (
-                name,
-                {
-                    who: {
-                        "ratio": spread([b[0] / f[0] for b, f in zip(base, runs, strict=True)]),
-                        "cpu ratio": spread([b[1] / f[1] for b, f in zip(base, runs, strict=True)]),
-                        "rows/s": spread([f[2] / f[0] for f in runs]),
-                        "bytes/s": spread([f[2] * width / f[0] for f in runs]),
-                    }
-                    for who, runs in found.items()
-                },
-            )
+            figures = {}
+            for who, runs in found.items():
+                pairs = list(zip(base, runs, strict=True))
+                values = {
+                    "ratio": [b[0] / f[0] for b, f in pairs],
+                    "cpu ratio": [b[1] / f[1] for b, f in pairs],
+                    "rows/s": [f[2] / f[0] for f in runs],
+                    "bytes/s": [f[2] * width / f[0] for f in runs],
+                }
+                figures[who] = {what: Spread.of(each)._asdict() for what, each in values.items()}
+            yield name, figures
 
 
 # --- where the time goes ---------------------------------------------------------------
@@ -331,10 +329,6 @@ def _least(part: Callable[[], Any], times: int) -> float:
 # --- the program -----------------------------------------------------------------------
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
-
-
 def show(figures: dict[str, Any], docs: str | None) -> None:
     """Print a table of each kind of reading; kept as ``NAME-1``, ``NAME-2`` and so on."""
     for number, (name, found) in enumerate(figures.items(), 1):
@@ -387,8 +381,7 @@ def main() -> None:
             ]
             figures |= rounds_of(contestants, rows, args.rounds, f"{hidden} wide")
     show(figures, args.docs)
-    if args.json:
-        args.json.write_text(json.dumps({**figures, "machine": describe()}, indent=1) + "\n")
+    write_figures(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import argparse
 import json
 import random
 import shutil
-import statistics
 import tempfile
 import time
 from contextlib import contextmanager
@@ -26,13 +25,12 @@ from rich.progress import track
 from rich.table import Table
 
 from activation_logging import open_store
-from activation_logging.bench.machine import describe
+from activation_logging.bench.ratios import Spread
 from activation_logging.console import PlainConsole
 from activation_logging.store import StoreWriter
 from activation_logging.store.layout import prompt_key
-from activation_logging.strict_json import dumps
 from bench.answers import NUM_LAYERS, capture, document, to_bfloat16
-from bench.docs import add_flag, record
+from bench.docs import add_flag, record, spread_text, write_figures
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -236,10 +234,6 @@ def pairs(
     return found
 
 
-def spread(values: Sequence[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "least": min(values), "greatest": max(values)}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description="The store against plain LMDB.")
     parser.add_argument("--folder", type=Path, help="where to write (default: the temporary one)")
@@ -252,8 +246,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as base:
         figures = measure(args, Folders(Path(base)))
     record(args.docs, show(figures))
-    if args.json:
-        args.json.write_text(dumps({**figures, "machine": describe()}, indent=1) + "\n")
+    write_figures(args.json, figures)
 
 
 def measure(args: argparse.Namespace, folders: Folders) -> dict[str, Any]:
@@ -298,9 +291,9 @@ def appending(  # noqa: PLR0917 - what makes one figure differ from another
     found = pairs(rounds, ours, raw, name)
     megabytes = entries * len(layers) * block.nbytes / 1e6
     return {
-        "ratio": spread([theirs / mine for mine, theirs in found]),
-        "entries/s": spread([entries / mine for mine, _ in found]),
-        "MB/s": spread([megabytes / mine for mine, _ in found]),
+        "ratio": Spread.of([theirs / mine for mine, theirs in found])._asdict(),
+        "entries/s": Spread.of([entries / mine for mine, _ in found])._asdict(),
+        "MB/s": Spread.of([megabytes / mine for mine, _ in found])._asdict(),
     }
 
 
@@ -320,9 +313,9 @@ def reading(
             rounds, lambda: read_store(path, wanted), lambda: read_raw(raw_path, wanted, kind), name
         )
         figures[name] = {
-            "ratio": spread([theirs / mine for mine, theirs in found]),
-            "us": spread([mine / len(wanted) * 1e6 for mine, _ in found]),
-            "us raw": spread([theirs / len(wanted) * 1e6 for _, theirs in found]),
+            "ratio": Spread.of([theirs / mine for mine, theirs in found])._asdict(),
+            "us": Spread.of([mine / len(wanted) * 1e6 for mine, _ in found])._asdict(),
+            "us raw": Spread.of([theirs / len(wanted) * 1e6 for _, theirs in found])._asdict(),
         }
     return figures
 
@@ -338,8 +331,8 @@ def loading(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> d
         ]
     return {
         "DataLoader, 2 workers against 1": {
-            "ratio": spread([one / two for one, two in found]),
-            "entries/s": spread([len(keys) / two for _, two in found]),
+            "ratio": Spread.of([one / two for one, two in found])._asdict(),
+            "entries/s": Spread.of([len(keys) / two for _, two in found])._asdict(),
         }
     }
 
@@ -351,8 +344,8 @@ def listing(rounds: int, folders: Folders, block: np.ndarray, entries: int) -> d
         written = time.perf_counter() - started
         seconds = [first_page(path) for _ in range(rounds)]
     return {
-        f"write {entries} small entries": {"s": spread([written])},
-        f"open {entries} entries, list 50": {"s": spread(seconds)},
+        f"write {entries} small entries": {"s": Spread.of([written])._asdict()},
+        f"open {entries} entries, list 50": {"s": Spread.of(seconds)._asdict()},
     }
 
 
@@ -363,9 +356,7 @@ def show(figures: dict[str, Any]) -> Table:
         ratio = found.get("ratio")
         table.add_row(
             name,
-            f"{ratio['median']:.3f} ({ratio['least']:.2f} to {ratio['greatest']:.2f})"
-            if ratio
-            else "",
+            spread_text(ratio) if ratio else "",
             ", ".join(
                 f"{value['median']:.4g} {unit}" for unit, value in found.items() if unit != "ratio"
             ),

@@ -18,6 +18,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from functools import cache
 from pathlib import Path
 
 from bootstrap import (
@@ -140,8 +141,9 @@ def use(python: Path, folder: Path, extra: str) -> None:
         run(python.with_name(command[0]), *command[1:], cwd=folder)
 
 
+@cache
 def build(folder: Path, uv: Path) -> Path:
-    """The wheel that is built from the sdist; what the sdist lacks is missed here."""
+    """The wheel that is built from the sdist, once; what the sdist lacks is missed here."""
     run(uv, "build", "--quiet", "--sdist", "--out-dir", folder, ROOT)
     (sdist,) = folder.glob("*.tar.gz")
     run(uv, "build", "--quiet", "--wheel", "--out-dir", folder, sdist)
@@ -151,7 +153,7 @@ def build(folder: Path, uv: Path) -> Path:
 
 def packages(folder: Path, uv: Path, extra: str) -> None:
     """The wheel with an extra, where the checkout is not on the path."""
-    wheel = build(folder, uv)
+    wheel = build(folder.parent / "dist", uv)
     run(uv, "venv", "--quiet", "--seed", "--python", sys.executable, folder / "venv")
     python = folder / "venv" / "bin" / "python"
     install = [uv, "pip", "install", "--quiet", "--python", python]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -155,6 +156,11 @@ class Results:
     """What each logging candidate has stored, by its name."""
     started: str
 
+    @cached_property
+    def machine(self) -> dict[str, Any]:
+        """What it was measured on. A GPU's driver may take seconds to answer."""
+        return describe()
+
     def to_json(self) -> dict[str, Any]:
         """Everything, for machines."""
         storage = {
@@ -165,7 +171,7 @@ class Results:
             "started": self.started,
             "command": sys.argv[1:],
             "plan": asdict(self.plan),
-            "machine": describe(),
+            "machine": self.machine,
             "comparisons": [found.to_json() for found in self.comparisons],
             "storage": storage,
         }

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("activation-logging", "vllm", "torch", "transformers", "lmdb", "numpy")
 _LOOK_S = 0.4
+_PATIENCE_S = 20.0
 _IDLE_SHARE = 0.15
 
 
@@ -52,14 +53,14 @@ def cpu_times(pids: Iterable[int]) -> CpuTimes:
     return CpuTimes(ours, sum(system) - guest - idle - ours)
 
 
-def wait_until_idle(pids: Iterable[int], *, patience_s: float = 20.0) -> None:
+def wait_until_idle(pids: Iterable[int]) -> None:
     """Return when these processes and their children use next to no processor time.
 
     vLLM's engine polls for a second after its last request, and would take a core from the server
     that is measured next.
     """
     family = list(pids)
-    end = time.monotonic() + patience_s
+    end = time.monotonic() + _PATIENCE_S
     while time.monotonic() < end:
         before = cpu_times(family).ours
         time.sleep(_LOOK_S)

@@ -8,7 +8,6 @@ from rich.table import Table
 from rich.text import Text
 
 from activation_logging.bench.compare import COUNTERS, in_words
-from activation_logging.bench.machine import describe
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,7 +49,7 @@ def show(results: Results, console: Console) -> None:
         console.print(_table(plan, candidate.name, found))
         if candidate.name in results.storage:
             _show_storage(results.storage[candidate.name], console)
-    machine = describe()
+    machine = results.machine
     packages = machine["packages"]
     console.print(
         f"{machine['cores']} cores of {machine['processor']}, "

@@ -26,6 +26,7 @@ from activation_logging.benchmarks.questions import (
     write_questions,
 )
 from activation_logging.errors import BenchmarkError
+from activation_logging.text import last_part
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -132,7 +133,7 @@ def make_folder(asked: RunRecord, options: RunOptions) -> Path:
     Raises:
         BenchmarkError: it cannot be made or written to.
     """
-    last = asked.model.rstrip("/").rsplit("/", 1)[-1] or "model"
+    last = last_part(asked.model) or "model"
     folder = Path(options.output_base_dir) / asked.name / last
     probe = folder / ".writable"
     try:

@@ -19,7 +19,7 @@ from activation_logging.benchmarks.endpoint import client, openai_package
 from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
-from activation_logging.records import Evaluation
+from activation_logging.records import ANSWERED, Evaluation
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ WAIT_S = 10.0
 _POLL_S = 0.25
 _GROUP = 100
 """Labels written at a time."""
-_ENDED = ("stop", "length", "repetition")
-"""The finish reasons of answers that are complete."""
 _THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
 
@@ -49,7 +47,7 @@ class Found(NamedTuple):
 
     def holds(self, answer: Answer) -> bool:
         """Whether this entry is complete and holds the text of the answer."""
-        return self.finish_reason in _ENDED and (
+        return self.finish_reason in ANSWERED and (
             answer.generation in (self.response, self.content) or self._thinks_it(answer)
         )
 
@@ -77,7 +75,7 @@ class Labels(ABC):
 
     def answer_to(self, request_id: str) -> str | None:
         """The content of the complete answer to a request, as its client got it; None if none."""
-        ended = [found for found in self.find(request_id) if found.finish_reason in _ENDED]
+        ended = [found for found in self.find(request_id) if found.finish_reason in ANSWERED]
         return ended[0].content if ended else None
 
     @abstractmethod
@@ -209,8 +207,9 @@ def apply_labels(
         )
     total, written = len(pending), 0
     deadline = time.monotonic() + wait_s
+    missing: list[tuple[Answer, Verdict]] = []
     while pending:
-        missing: list[tuple[Answer, Verdict]] = []
+        missing = []
         for begin in range(0, len(pending), _GROUP):
             group: list[tuple[str, Evaluation]] = []
             for answer, verdict in pending[begin : begin + _GROUP]:
@@ -227,8 +226,6 @@ def apply_labels(
             break
         pending = missing
         time.sleep(_POLL_S)
-    else:
-        missing = []
     if missing:
         raise BenchmarkError(_complaint(labels, [answer for answer, _ in missing], written, total))
     progress("labels", written, total)
@@ -274,7 +271,7 @@ def _describe(labels: Labels, answer: Answer) -> str:
         return f"{answer.id} (it has no request_id)"
     reasons = [
         "ended with " + str(found.finish_reason)
-        if found.finish_reason not in _ENDED
+        if found.finish_reason not in ANSWERED
         else "holds another text"
         for found in labels.find(answer.request_id)
     ]

@@ -52,6 +52,11 @@ class Question:
     gold: tuple[str, ...] = ()
     details: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Question:
+        """The question of ``asdict`` or of JSON, which has no tuples."""
+        return cls(**{**fields, "gold": tuple(fields.get("gold", ()))})
+
     @property
     def split(self) -> Split:
         """``train`` or ``test``, one in five, by the group's hash: the same in every run."""
@@ -156,7 +161,6 @@ def replace_text(path: Path, text: str) -> None:
 
 def _parse(line: str, where: str) -> Question:
     try:
-        fields: dict[str, Any] = json.loads(line)
-        return Question(**{**fields, "gold": tuple(fields.get("gold", ()))})
+        return Question.of(json.loads(line))
     except (ValueError, TypeError, RecursionError) as error:
         raise BenchmarkError(f"{where} is not a question: {error}") from None

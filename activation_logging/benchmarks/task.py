@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from inspect_ai import Epochs, Task, task
 from inspect_ai.dataset import MemoryDataset, Sample
@@ -234,11 +234,7 @@ def _reasoning(output: ModelOutput) -> str | None:
 
 def question_of(state: TaskState) -> Question:
     """The question that a sample was made from."""
-    return _question(state.metadata["question"])
-
-
-def _question(fields: dict[str, Any]) -> Question:
-    return Question(**{**fields, "gold": tuple(fields["gold"])})
+    return Question.of(state.metadata["question"])
 
 
 def _sample(question: Question) -> Sample:
@@ -290,7 +286,7 @@ def _rates_and_counts(benchmark: Benchmark, scores: list[SampleScore]) -> Value:
     """Rates by name, and the number of answers of each label that is not the name of a rate."""
     items = [
         Judged(
-            _question((score.sample_metadata or {})["question"]),
+            Question.of((score.sample_metadata or {})["question"]),
             Verdict(**(score.score.metadata or {})["verdict"]),
         )
         for score in scores

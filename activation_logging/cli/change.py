@@ -19,7 +19,7 @@ from activation_logging.cli.options import (
     Yes,
 )
 from activation_logging.cli.progress import show_progress
-from activation_logging.cli.rendering import as_row, entries_table, short_key, size, table
+from activation_logging.cli.rendering import as_row, entries_table, reasons_table, size, table
 from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.errors import SettingsError
 from activation_logging.progress import track
@@ -30,7 +30,6 @@ from activation_logging.store.query import find, parse_conditions, parse_tags, p
 from activation_logging.store.upgrade import upgrade
 
 _SHOWN_BEFORE_DELETING = 10
-_LINES = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -189,10 +188,7 @@ def merge_stores(
                 shown.add_row(*as_row((name.replace("_", " "), number)))
         output.print(shown)
         if done.unreadable:
-            bad = table("cannot be read", "")
-            for key, why in list(done.unreadable.items())[:_LINES]:
-                bad.add_row(*as_row((short_key(key), why)))
-            output.print(bad)
+            output.print(reasons_table("cannot be read", list(done.unreadable.items())))
             output.print(f"{len(done.unreadable)} entries cannot be read and were left out")
     if done.unreadable:
         raise typer.Exit(1)

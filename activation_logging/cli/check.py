@@ -8,7 +8,7 @@ import typer
 
 from activation_logging.cli.options import AsJson, StorePath, Yes
 from activation_logging.cli.progress import show_progress
-from activation_logging.cli.rendering import as_row, short_key, size, table
+from activation_logging.cli.rendering import LINES, as_row, reasons_table, short_key, size, table
 from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.progress import track
 from activation_logging.store import open_store
@@ -19,13 +19,12 @@ from activation_logging.store.repair import (
     remove_unreferenced,
 )
 from activation_logging.verify import Problem, Report, match_model, verify, verify_file
+from activation_logging.verify.alignment import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rich.table import Table
-
-_LINES = 20
 
 
 def register(app: typer.Typer) -> None:
@@ -104,15 +103,15 @@ def repair(
     left = len(unmatched) - len(chosen)
     if unmatched:
         shown = table("what", "id", "its writer", "")
-        for record in unmatched[:_LINES]:
+        for record in unmatched[:LINES]:
             kind = "entry without rows" if record.kind == "entry" else "rows without entry"
             writer = "is gone" if record.final else "still runs"
             action = "will be removed" if record in chosen else "stays (see --pending)"
             name = short_key(record.id) if record.kind == "entry" else record.id
             shown.add_row(*as_row((kind, name, writer, action)))
         output.print(shown)
-        if len(unmatched) > _LINES:
-            output.print(f"and {len(unmatched) - _LINES} more")
+        if len(unmatched) > LINES:
+            output.print(f"and {len(unmatched) - LINES} more")
     if unreferenced:
         nbytes = sum(found.nbytes for found in unreferenced)
         output.print(f"{size(nbytes)} of rows that no entry uses, in {len(unreferenced)} pieces")
@@ -142,13 +141,13 @@ def _show(report: Report) -> None:
     output.print(f"{report.entries} entries ({statuses or 'none'}), {report.rows} rows")
     if report.alignments:
         output.print(_alignment_table(report))
-        if len(report.alignments) > _LINES:
-            output.print(f"the {_LINES} lowest of {len(report.alignments)}; --json has all")
-        for kind, name in (("greedy", "greedy answers"), ("sampled", "sampled answers")):
-            share = report.share("greedy" if kind == "greedy" else "sampled")
+        if len(report.alignments) > LINES:
+            output.print(f"the {LINES} lowest of {len(report.alignments)}; --json has all")
+        for kind in KINDS:
+            share = report.share(kind)
             if share is not None:
                 number = sum(found.kind == kind for found in report.alignments)
-                output.print(f"{number} {name}: {share:.4f} of their tokens rank first")
+                output.print(f"{number} {kind} answers: {share:.4f} of their tokens rank first")
     _print_some("not checked", report.unchecked)
     _print_some("problem", report.problems)
     if report.ok:
@@ -159,7 +158,7 @@ def _show(report: Report) -> None:
 
 def _alignment_table(report: Report) -> Table:
     shown = table("entry", "kind", ">tokens", ">aligned", ">share", ">median rank")
-    for found in sorted(report.alignments, key=lambda found: (found.kind, found.share))[:_LINES]:
+    for found in sorted(report.alignments, key=lambda found: (found.kind, found.share))[:LINES]:
         numbers = (found.tokens, found.aligned, f"{found.share:.4f}", f"{found.median_rank:g}")
         shown.add_row(*as_row((short_key(found.key), found.kind, *numbers)))
     return shown
@@ -168,9 +167,6 @@ def _alignment_table(report: Report) -> Table:
 def _print_some(what: str, found: Sequence[tuple[str, str]]) -> None:
     if not found:
         return
-    shown = table(what, "")
-    for key, text in found[:_LINES]:
-        shown.add_row(*as_row((short_key(key), text)))
-    output.print(shown)
-    if len(found) > _LINES:
-        output.print(f"and {len(found) - _LINES} more; --json has all")
+    output.print(reasons_table(what, found))
+    if len(found) > LINES:
+        output.print(f"and {len(found) - LINES} more; --json has all")

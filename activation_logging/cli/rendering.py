@@ -13,6 +13,7 @@ from rich.text import Text
 from activation_logging.cli.terminal import errors, output
 from activation_logging.errors import StoreError
 from activation_logging.printable import printable
+from activation_logging.text import last_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -61,6 +62,18 @@ def as_row(values: Iterable[Any]) -> list[Text]:
     return [value if isinstance(value, Text) else Text(printable(str(value))) for value in values]
 
 
+LINES = 20
+"""So many lines of a long list are printed; ``--json`` has all."""
+
+
+def reasons_table(what: str, found: Sequence[tuple[str, str]]) -> Table:
+    """The first entries that something is said about: key and text."""
+    made = table(what, "")
+    for key, text in found[:LINES]:
+        made.add_row(*as_row((short_key(key), text)))
+    return made
+
+
 def status_text(status: str) -> Text:
     """A status in its colour."""
     return Text(status, style=_STATUS_STYLE.get(status, "red"))
@@ -102,7 +115,7 @@ def entries_table(entries: Sequence[Entry]) -> Table:
         column.no_wrap = True
     for entry in entries:
         rows, dtype = _shape(entry)
-        model = () if shared else (shorten(entry.model.rstrip("/").rpartition("/")[2], 20),)
+        model = () if shared else (shorten(last_part(entry.model), 20),)
         asked, answered = shorten(entry.question, _CELL), shorten(entry.response, _CELL)
         created = moment(entry.created)[len("2000-") :]
         status, labels = status_text(entry.status), labels_text(entry)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, silent, track
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from activation_logging.dataset.examples import Examples
     from activation_logging.store import Entry
@@ -86,10 +88,10 @@ def read_blocks(
         ]
         what = f"reading layers {chunk[0]}-{chunk[-1]}" if len(chunk) > 1 else f"layer {chunk[0]}"
         for row, entry in enumerate(track(examples.entries(), what, len(examples), progress)):
-            for number, layer in enumerate(chunk):
-                for column, rows in enumerate(located.rows[row]):
-                    if rows is not None:
-                        X[number][row, column] = read_vector(entry, layer, rows)
+            for column, rows in enumerate(located.rows[row]):
+                vectors = [] if rows is None else read_vectors(entry, chunk, rows)
+                for number, vector in enumerate(vectors):
+                    X[number][row, column] = vector
         for number, layer in enumerate(chunk):
             _refuse_nan(examples, layer, positions, X[number], located.there)
             yield Block(layer, X[number])
@@ -122,8 +124,20 @@ def read_rows(entry: Entry, layer: int | str, start: int, stop: int) -> npt.NDAr
 
 def read_vector(entry: Entry, layer: int | str, rows: Rows) -> npt.NDArray[np.float32]:
     """One pooled state, float32 ``[width]``."""
-    part = read_rows(entry, layer, rows.start, rows.stop).astype(np.float32, copy=False)
-    return pool_rows(part, rows.pool)
+    (vector,) = read_vectors(entry, [layer], rows)
+    return vector.copy()  # a view of one head would keep all heads in memory
+
+
+def read_vectors(
+    entry: Entry, layers: Iterable[int | str], rows: Rows
+) -> Iterator[npt.NDArray[np.float32]]:
+    """The pooled states of layers, sites or heads in turn; heads of one site are read together."""
+    for site, sources in groupby(map(Source.of, layers), key=attrgetter("site")):
+        part = entry.rows(site, rows.start, rows.stop).astype(np.float32, copy=False)
+        pooled = pool_rows(part, rows.pool)
+        for source in sources:
+            whole = source.head is None
+            yield pooled if whole else pooled[source.columns(entry.shape_of(site).shape)]
 
 
 def _refuse_nan(
@@ -154,10 +168,10 @@ def finite(
     located = locate(examples, positions)
     good = [
         all(
-            np.isfinite(read_vector(entry, layer, rows)).all()
-            for layer in layers
+            np.isfinite(vector).all()
             for rows in located.rows[row]
             if rows is not None
+            for vector in read_vectors(entry, layers, rows)
         )
         for row, entry in enumerate(
             track(examples.entries(), "looking for NaN", len(examples), progress)

@@ -58,6 +58,15 @@ class Source(NamedTuple):
             raise DatasetError(f"{self.label} does not exist: {self.site} has {heads} heads")
         return math.prod(shape[1:])
 
+    def columns(self, shape: Sequence[int]) -> slice:
+        """Where a vector is in a row of the site, flattened.
+
+        Raises:
+            DatasetError: the site has no such head.
+        """
+        width = self.width(shape)
+        return slice((self.head or 0) * width, ((self.head or 0) + 1) * width)
+
 
 @lru_cache(maxsize=4096)
 def _source(given: int | str, num_layers: int) -> Source:

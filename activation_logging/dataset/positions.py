@@ -134,6 +134,17 @@ def find_rows(position: str | int, place: Place) -> Rows:
     return Rows(start - place.first, stop - place.first, pool_of(position))
 
 
+def rows_at(position: str | int, entry: Entry) -> Rows:
+    """The rows of one position of an entry, which looks for the answer's span only if it must.
+
+    Raises:
+        InputMissing: this answer has no state there; the text says why.
+        DatasetError: there is no such position.
+        RowsMissing: the entry has no record of rows.
+    """
+    return find_rows(parse_position(position), Place.of(entry, span=position == "answer_span"))
+
+
 def pool_of(position: str | int) -> Pool:
     """How the rows of a position become one vector."""
     if position == "response_mean":

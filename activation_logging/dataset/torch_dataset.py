@@ -28,9 +28,9 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
         self.path: Path = dataset.examples.store.path
         self.keys = list(dataset.keys)
         self.classes = dataset.y.tolist()
-        self.site, head = Source.of(dataset.layer)
-        width = dataset.examples.width(dataset.layer)
-        self.columns = slice(None) if head is None else slice(head * width, (head + 1) * width)
+        source = Source.of(dataset.layer)
+        self.site = source.site
+        self.columns = source.columns(dataset.examples.shapes[source.site])
         self.position = dataset.position
         self._store: Store | None = None
 

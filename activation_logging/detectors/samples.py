@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
-from activation_logging.dataset.positions import Place, find_rows
+from activation_logging.dataset.positions import rows_at
 from activation_logging.detectors.registry import Detector
 from activation_logging.errors import InputMissing, RowsMissing
 from activation_logging.text import fold
@@ -56,8 +56,7 @@ class Samples:
 
 
 def _last_state(entry: Entry, layer: int | str) -> npt.NDArray[np.float32]:
-    rows = find_rows("response_last", Place.of(entry, span=False))
-    return read_vector(entry, layer, rows)
+    return read_vector(entry, layer, rows_at("response_last", entry))
 
 
 def normalise_answer(text: str) -> str:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from activation_logging.dataset.examples import PROBE_JUDGE
 from activation_logging.dataset.features import read_vector
 from activation_logging.dataset.layers import Source
-from activation_logging.dataset.positions import Place, find_rows, parse_position
+from activation_logging.dataset.positions import rows_at
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.files import write_whole
 from activation_logging.progress import Progress, silent, track
@@ -116,8 +116,7 @@ class SavedProbe:
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
         self._check(entry)
-        place = Place.of(entry, span=self.position == "answer_span")
-        state = read_vector(entry, self.layer, find_rows(parse_position(self.position), place))
+        state = read_vector(entry, self.layer, rows_at(self.position, entry))
         if not np.isfinite(state).all():
             raise DatasetError(f"layer {self.layer} holds values that are not finite")
         return float(self.probability(state[None])[0])

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source, labels_of
-from activation_logging.dataset.positions import Place, Rows, find_rows
+from activation_logging.dataset.positions import Rows, rows_at
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, track
 from activation_logging.sites import RESID, RowShape, Site
@@ -53,14 +53,12 @@ class Column(NamedTuple):
 class Plan:
     """The entries in order of writing, and what all of them share.
 
-    ``layers`` are those of the residual stream, ``columns`` all that is exported. ``dtype`` is
-    numpy's name for the exported numbers: float16 where all were stored so, else float32, into
-    which float16 and bfloat16 go without change.
+    ``dtype`` is numpy's name for the exported numbers: float16 where all were stored so, else
+    float32, into which float16 and bfloat16 go without change.
     """
 
     store: Store
     items: Sequence[Item]
-    layers: tuple[int, ...]
     columns: tuple[Column, ...]
     num_layers: int
     hidden_size: int
@@ -169,7 +167,6 @@ def make_plan(
     return Plan(
         store=store,
         items=items,
-        layers=tuple(column.layer for column in columns if isinstance(column.layer, int)),
         columns=columns,
         num_layers=num_layers,
         hidden_size=hidden_size,
@@ -196,7 +193,7 @@ def _item(entry: Entry, position: str | int | None) -> Item:
         raise InputMissing("that ended before a row was kept")
     if position is None:
         return Item(entry.key, count, None)
-    return Item(entry.key, 1, find_rows(position, Place.of(entry)))
+    return Item(entry.key, 1, rows_at(position, entry))
 
 
 def _columns(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from safetensors.numpy import save_file
 
 from activation_logging.dataset.layers import Source
@@ -59,10 +58,10 @@ def _as_stored(plan: Plan, entry: Entry, item: Item, layer: int | str) -> npt.ND
     if item.rows is not None and item.rows.pool != "one":
         return plan.array(entry, item, layer)
     site, head = Source.of(layer)
-    rows = entry.stored(site).view(NUMPY_TYPES[entry.shape_of(site).dtype])
-    rows = rows.reshape(len(rows), -1) if head is None else np.ascontiguousarray(rows[:, head])
-    # A copy of the part: a view would keep the whole layer in memory until the shard is written.
-    return rows if item.rows is None else rows[item.rows.start : item.rows.stop].copy()
+    start, stop = (0, None) if item.rows is None else (item.rows.start, item.rows.stop)
+    rows = entry.stored(site, start, stop).view(NUMPY_TYPES[entry.shape_of(site).dtype])
+    # A copy of the head: a view would keep all heads in memory until the shard is written.
+    return rows.reshape(len(rows), -1) if head is None else rows[:, head].copy()
 
 
 FORMAT = Format(

@@ -38,7 +38,7 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
     }
     offsets = np.cumsum([0, *(item.num_rows for item in plan.items)], dtype=np.int64)
     root.create_array("offsets", data=offsets)
-    root.attrs["layers"] = list(plan.layers)
+    root.attrs["layers"] = [column.layer for column in plan.columns if not column.is_site]
     waiting = _Gatherer(arrays, chunk)
     for _, item, entry in entries_with_text(plan, folder, progress):
         waiting.add({layer: plan.array(entry, item, layer) for layer in arrays})

@@ -46,8 +46,7 @@ class Entry:
 
     @cached_property
     def _document(self) -> dict[str, Any]:
-        what = f"entry {self._key}"
-        return schema.entry(layout.load(self._raw, what), what)
+        return schema.entry(self._raw, f"entry {self._key}")
 
     @property
     def key(self) -> str:
@@ -312,14 +311,16 @@ class Entry:
         rows = self._read(site, start, stop, widen=True)
         return rows.reshape(len(rows), *self.shape_of(site).shape)
 
-    def stored(self, site: AnySite) -> npt.NDArray[Any]:
-        """A copy of a layer or site in its stored type, in its shape; bfloat16 as its bits.
+    def stored(self, site: AnySite, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """A copy of rows of a layer or site in its stored type, in its shape; bfloat16 as its bits.
+
+        ``start`` and ``stop`` are those of :meth:`site_rows`.
 
         Raises:
             RowsMissing: the site was not logged, or the rows never arrived.
         """
         shape, dtype = self.shape_of(site)
-        rows = self._read(site, 0, None, widen=False)
+        rows = self._read(site, start, stop, widen=False)
         shaped = rows.reshape(len(rows), *shape)
         return shaped.view(np.uint16) if dtype == "bfloat16" else shaped
 
@@ -365,7 +366,7 @@ class Entry:
         for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
             name = key[len(prefix) :].decode("utf-8", "backslashreplace")
             what = f"label {name} of entry {self.key}"
-            found[name] = Evaluation(name=name, **schema.label(layout.load(value, what), what))
+            found[name] = Evaluation(name=name, **schema.label(value, what))
         return found
 
     def capture_record(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
@@ -378,7 +379,7 @@ class Entry:
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
             if raw is not None:
                 what = f"capture of {self.key}"
-                self._found_capture = schema.capture(layout.load(raw, what), what)
+                self._found_capture = schema.capture(raw, what)
         return self._found_capture
 
     def runs(self, snapshot: Snapshot, site: AnySite) -> tuple[RowType, list[Run]]:

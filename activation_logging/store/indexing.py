@@ -193,7 +193,7 @@ class Indexing:
         raw = txn.get(key.encode(), db=self._database(layout.MAIN))
         if raw is None:
             return None
-        record = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        record = schema.entry(raw, f"entry {key}")
         terms = terms_of(record) + self._label_terms(txn, key)
         return record, terms, self._capture(txn, record["capture"])
 
@@ -237,7 +237,7 @@ class Indexing:
         head = layout.read_head(raw)
         if head is None:
             what = f"entry {key.decode('ascii', 'replace')}"
-            head = layout.head_of(schema.entry(layout.load(raw, what), what))
+            head = layout.head_of(schema.entry(raw, what))
         return head
 
     def _capture(self, txn: Any, name: str) -> Mapping[str, Any] | None:
@@ -246,7 +246,7 @@ class Indexing:
             return self._added[name]
         raw = txn.get(layout.id_key(name), db=self._database(layout.CAPTURES))
         with suppress(StoreCorrupt):
-            return None if raw is None else schema.capture(layout.load(raw, name), name)
+            return None if raw is None else schema.capture(raw, name)
         return None
 
     def _label_terms(self, txn: Any, key: str) -> list[bytes]:
@@ -258,8 +258,6 @@ class Indexing:
         while found and (place := bytes(cursor.key())).startswith(prefix):
             with suppress(StoreCorrupt):
                 name = place[len(prefix) :].decode("utf-8", "backslashreplace")
-                terms += terms_of_label(
-                    name, schema.label(layout.load(cursor.value(), "a label"), "a label")
-                )
+                terms += terms_of_label(name, schema.label(cursor.value(), "a label"))
             found = cursor.next()
         return terms

@@ -129,6 +129,11 @@ def rows_code(key: bytes) -> int:
     return int.from_bytes(key[-2:], "big")
 
 
+def rows_segment(key: bytes) -> bytes:
+    """The segment of a :func:`rows_key`. An id that begins like another's may be longer."""
+    return key[:-2]
+
+
 def evaluation_key(entry: str, name: str) -> bytes:
     """The key of one evaluator's label of an entry. An empty name gives the prefix of them all."""
     return f"{entry}\0{name}".encode()

@@ -179,16 +179,20 @@ def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[
     while some := list(islice(left, BATCH_ENTRIES)):
         while some:
             batch: list[_Item] = []
+            size = 0
             # One view for all of them: a second beside it would keep the map from growing.
             snapshot = source.snapshot()
-            while some and sum(item.nbytes for item in batch) < BATCH_BYTES:
+            while some and size < BATCH_BYTES:
                 key = some.pop(0)
                 try:
-                    batch.append(_read(source.entry_in(snapshot, key), snapshot))
+                    item = _read(source.entry_in(snapshot, key), snapshot)
                 except EntryNotFound:
                     continue
                 except (StoreCorrupt, RowsMissing) as error:
                     done.unreadable[key] = str(error)
+                    continue
+                batch.append(item)
+                size += item.nbytes
             yield batch
             del snapshot
 
@@ -199,11 +203,10 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     segments: dict[bytes, dict[int, memoryview]] = {}
     for part in [] if capture is None else slices_of(capture):
         if part.segment not in segments:
-            rows = snapshot.starting_with(layout.ROWS, part.segment)
-            # Two bytes follow the segment's id, the site's code; a longer id is another's.
-            length = len(part.segment) + 2
             segments[part.segment] = {
-                layout.rows_code(key): raw for key, raw in rows if len(key) == length
+                layout.rows_code(key): raw
+                for key, raw in snapshot.starting_with(layout.ROWS, part.segment)
+                if layout.rows_segment(key) == part.segment
             }
             if not segments[part.segment]:
                 raise StoreCorrupt("it lacks rows that it refers to")
@@ -261,7 +264,7 @@ class _Batch:
 
     def _document(self, key: str) -> dict[str, Any]:
         raw = self._get(layout.MAIN, key.encode())
-        return {} if raw is None else schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        return {} if raw is None else schema.entry(raw, f"entry {key}")
 
     def _is_taken(self, capture: str) -> bool:
         key = layout.id_key(capture)
@@ -328,7 +331,7 @@ class _Batch:
         """Add a label. Of two labels by one evaluator, the later one stays."""
         raw = self._get(layout.EVALUATIONS, layout.evaluation_key(key, evaluation.name))
         if raw is not None:
-            there = schema.label(layout.load(raw, "a label"), "a label")
+            there = schema.label(raw, "a label")
             if (there["created"] or 0) >= (evaluation.created or 0):
                 return
         self._change.put_evaluation(self._txn, key, evaluation)

@@ -53,8 +53,7 @@ class Mutations:
     def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
         """Add an entry under the next free key of its prompt, and return that key."""
         base = layout.prompt_key(document["prompt"])
-        repeats = txn.get(base.encode(), db=self._db(layout.REPEATS))
-        number = int(bytes(repeats)) if repeats is not None else 0
+        number = self._repeats(txn, base)
         key = f"{base}#{number}" if number else base
         txn.put(base.encode(), b"%d" % (number + 1), db=self._db(layout.REPEATS))
 
@@ -70,10 +69,13 @@ class Mutations:
     def reserve_key(self, txn: Any, key: str) -> None:
         """Reserve a key for the prompt's next answer, unless this or a later key is taken."""
         base, _, number = key.partition("#")
-        raw = txn.get(base.encode(), db=self._db(layout.REPEATS))
-        taken = 0 if raw is None else schema.number(raw, f"the number of answers to {base}")
-        if int(number or 0) > taken:
+        if int(number or 0) > self._repeats(txn, base):
             txn.put(base.encode(), number.encode(), db=self._db(layout.REPEATS))
+
+    def _repeats(self, txn: Any, base: str) -> int:
+        """The number of the next answer to a prompt."""
+        raw = txn.get(base.encode(), db=self._db(layout.REPEATS))
+        return 0 if raw is None else schema.number(raw, f"the number of answers to {base}")
 
     def put_capture(self, txn: Any, capture: Capture, *, writer: str | None = None) -> None:
         """Add a request's rows. If a segment that it refers to is gone, it is stored as dropped.
@@ -149,7 +151,7 @@ class Mutations:
         raw = None if raw_key is None else txn.pop(raw_key, db=self._db(layout.MAIN))
         if raw is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
-        document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        document = schema.entry(raw, f"entry {key}")
         self._index.entry_removed(txn, document)
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
@@ -167,7 +169,7 @@ class Mutations:
         raw = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
         if raw is None:
             return False
-        document = schema.entry(layout.load(raw, f"entry {key}"), f"entry {key}")
+        document = schema.entry(raw, f"entry {key}")
         if self._has_capture(txn, document["capture"]):
             return False
         self.delete_entry(txn, key)
@@ -234,8 +236,7 @@ class Mutations:
         cursor = txn.cursor(self._db(layout.ROWS))
         found = cursor.set_range(name)
         while found and (key := bytes(cursor.key())).startswith(name):
-            # Two bytes follow the segment's id, the site's code; a longer id is another's.
-            if len(key) == len(name) + 2:
+            if layout.rows_segment(key) == name:
                 sizes[layout.rows_code(key)] -= len(cursor.value())
                 found = cursor.delete()  # moves on to the next record
             else:

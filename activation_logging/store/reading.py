@@ -195,11 +195,10 @@ def _find(
     kind, runs = entry.runs(snapshot, site)
     if position is None:
         return kind, runs
-    from activation_logging.dataset.positions import Place, find_rows, parse_position
+    from activation_logging.dataset.positions import rows_at
 
-    place = Place.of(entry, span=position == "answer_span")
     try:
-        rows = find_rows(parse_position(position), place)
+        rows = rows_at(position, entry)
     except InputMissing as missing:
         raise RowsMissing(f"entry {entry.key} has no state there: {missing}") from None
     return kind, cut(runs, rows.start, rows.stop, kind.nbytes)

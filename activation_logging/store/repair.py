@@ -111,7 +111,7 @@ def check_segments(store: Store) -> SegmentCheck:
     used = references(raw for _, raw in snapshot.starting_with(layout.CAPTURES, b""))
     sizes: Counter[bytes] = Counter()
     for key, rows in snapshot.starting_with(layout.ROWS, b""):
-        sizes[key[:-2]] += len(rows)
+        sizes[layout.rows_segment(key)] += len(rows)
     counts = {
         name: int(bytes(raw)) if bytes(raw).isdigit() else -1
         for name, raw in snapshot.starting_with(layout.SEGMENTS, b"")

@@ -21,6 +21,7 @@ from activation_logging.errors import StoreCorrupt
 from activation_logging.printable import printable
 from activation_logging.records import Label
 from activation_logging.sites import MAX_LAYER, RESID, Site
+from activation_logging.store import layout
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
 
 if TYPE_CHECKING:
@@ -116,12 +117,14 @@ def document(fields: Mapping[str, Any]) -> Mapping[str, Any]:
     return fields
 
 
-def entry(record: dict[str, Any], what: str) -> dict[str, Any]:
+def entry(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """An entry's record, checked but for the fields that it may lack.
 
     Raises:
-        StoreCorrupt: a field is missing or of another type; ``what`` names the record.
+        StoreCorrupt: it is no JSON object, or a field is missing or of another type; ``what``
+            names the record.
     """
+    record = layout.load(raw, what)
     _check(record, what, _Entry)
     return record
 
@@ -193,12 +196,13 @@ def _is_list_of(value: Any, kind: type) -> bool:
     return type(value) is list and all(type(part) is kind for part in value)
 
 
-def capture(record: dict[str, Any], what: str) -> dict[str, Any]:
+def capture(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """A capture's record, checked.
 
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
+    record = layout.load(raw, what)
     _check(record, what, _Capture)
     slices = record["slices"]
     if (slices and not record["hidden_size"]) or sum(part[2] for part in slices) > MAX_ROWS:
@@ -226,12 +230,13 @@ def site(code: int) -> Site:
     return found
 
 
-def label(record: dict[str, Any], what: str) -> dict[str, Any]:
+def label(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """A label's record, checked, without fields that are not ours.
 
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
+    record = layout.load(raw, what)
     _check(record, what, _Label)
     score = record["score"]
     # Version 0.1 took what is not finite; such a score says nothing.
@@ -240,12 +245,13 @@ def label(record: dict[str, Any], what: str) -> dict[str, Any]:
     return {**{name: record[name] for name in _Label.__struct_fields__}, "score": score}
 
 
-def writer(record: dict[str, Any], what: str) -> dict[str, Any]:
+def writer(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     """A writer's record, checked.
 
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
+    record = layout.load(raw, what)
     _check(record, what, _Writer)
     return record
 

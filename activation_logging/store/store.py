@@ -292,9 +292,7 @@ class Store(Mapping[str, Entry]):
     def writers(self) -> dict[str, dict[str, Any]]:
         """The records of all writers, with their counters, by writer id."""
         return {
-            key.decode("ascii", "backslashreplace"): schema.writer(
-                layout.load(value, "a writer's record"), "a writer's record"
-            )
+            key.decode("ascii", "backslashreplace"): schema.writer(value, "a writer's record")
             for key, value in self.walk(layout.WRITERS)
         }
 

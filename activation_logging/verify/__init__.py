@@ -19,7 +19,7 @@ from activation_logging.sites import RESID, Site
 from activation_logging.store import layout
 from activation_logging.store.repair import check_segments, find_unmatched, page_problems
 from activation_logging.store.upgrade import index_problems
-from activation_logging.verify.alignment import Aligner, Alignment, match_model
+from activation_logging.verify.alignment import Aligner, Alignment, Kind, match_model
 
 if TYPE_CHECKING:
     import os
@@ -59,7 +59,7 @@ class Report:
         """Whether there are no problems."""
         return not self.problems
 
-    def share(self, kind: Literal["greedy", "sampled"]) -> float | None:
+    def share(self, kind: Kind) -> float | None:
         """Share of aligned tokens among all tokens of such answers; None without any."""
         chosen = [found for found in self.alignments if found.kind == kind]
         tokens = sum(found.tokens for found in chosen)

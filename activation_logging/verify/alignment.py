@@ -13,12 +13,13 @@ of the model's weights, whichever is coarser.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from activation_logging.errors import RowsMissing, SettingsError
 from activation_logging.store.statistics import counts
+from activation_logging.text import last_part
 from activation_logging.verify.lm_head import ROUNDING
 
 if TYPE_CHECKING:
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
     from activation_logging.store import Entry, Store
     from activation_logging.verify.lm_head import LMHead
+
+Kind = Literal["greedy", "sampled"]
+"""How an answer's tokens were chosen."""
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 # These change the logits before sampling, so the answer does not follow from the head alone.
 _SHAPING = frozenset(
@@ -51,7 +56,7 @@ class Alignment:
     """
 
     key: str
-    kind: Literal["greedy", "sampled"]
+    kind: Kind
     tokens: int
     aligned: int
     median_rank: float
@@ -165,8 +170,8 @@ def match_model(store: Store, model: str, served_as: str | None) -> Callable[[En
         SettingsError: no entry matches.
     """
     served = set(counts(store).models)
-    own = {model, model.rstrip("/").rpartition("/")[2]}
-    names = {served_as} if served_as else {name for name in served if {name, _last(name)} & own}
+    own = {model, last_part(model)}
+    names = {served_as} if served_as else {name for name in served if {name, last_part(name)} & own}
     if not names and len(served) == 1:
         names = served
     if served and not names & served:
@@ -180,7 +185,3 @@ def match_model(store: Store, model: str, served_as: str | None) -> Callable[[En
 def _batches(rows: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
     for start in range(0, len(rows), _ROWS_AT_ONCE):
         yield start, rows[start : start + _ROWS_AT_ONCE]
-
-
-def _last(name: str) -> str:
-    return name.rstrip("/").rpartition("/")[2]

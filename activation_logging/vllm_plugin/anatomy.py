@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from activation_logging.errors import UnsupportedEngineError
+from activation_logging.vllm_plugin.gate import depth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -34,7 +35,6 @@ _TOKENS = 8
 class Call(NamedTuple):
     """One call of a module in the dummy run. A module's parts are called before it ends."""
 
-    name: str
     module: nn.Module
     inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
@@ -71,12 +71,11 @@ class Anatomy:
 
     def mlp(self, layer: int) -> Call | None:
         """The MLP or mixture of experts of a layer; None if no single part is one."""
-        inside = self.layers[layer]
-        parts = {id(module): name for name, module in inside.named_children()}
+        parts = set(self.layers[layer].children())
         found = [
             call
             for call in self.calls[layer]
-            if id(call.module) in parts
+            if call.module in parts
             and self._gives_states(call)
             and any(map(_multiplies, call.module.modules()))
             and not any(map(is_attention, call.module.modules()))
@@ -88,11 +87,11 @@ class Anatomy:
         mlp = self.mlp(layer)
         if mlp is None:
             return None
-        experts = {count for module in mlp.module.modules() if (count := _num_experts(module))}
-        inside = {id(module) for module in mlp.module.modules()}
+        inside = set(mlp.module.modules())
+        experts = set(map(_num_experts, inside)) - {0}
         for call in self.calls[layer]:
             width = call.outputs[0].shape[-1] if call.outputs else 0
-            if id(call.module) in inside and width in experts and width != self.hidden:
+            if call.module in inside and width in experts and width != self.hidden:
                 return call
         return None
 
@@ -130,7 +129,7 @@ def dissect(worker: Any) -> Anatomy:
     owned = worker.vllm_config.compilation_config.static_forward_context.values()
     recorder = _Recorder(real)
     recorder.watch_attention(filter(is_attention, owned))
-    recorder.watch_beside({n: m for n, m in parent.named_children() if m is not layers})
+    recorder.watch_beside(module for module in parent.children() if module is not layers)
     try:
         with eager(model):
             _dummy_run(runner)
@@ -155,7 +154,7 @@ def dissect(worker: Any) -> Anatomy:
 def _decoder_layers(model: nn.Module, vllm_config: Any) -> tuple[str, nn.ModuleList]:
     """The list of modules that owns most attention layers, and its name."""
     owned = vllm_config.compilation_config.static_forward_context
-    depth = vllm_config.model_config.hf_text_config.num_hidden_layers
+    depth = depth_of(vllm_config.model_config)
     found = [
         (
             len(module) == depth,
@@ -199,9 +198,10 @@ class _Recorder:
         self._patched: list[nn.Module] = []
         for number, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
-            for name, module in layer.named_modules():
+            for module in layer.modules():
                 if not is_attention(module):
-                    self._watch(name, module)
+                    hook = module.register_forward_hook(self._ended, with_kwargs=True)
+                    self._handles.append(hook)
 
     def watch_attention(self, modules: Iterable[nn.Module]) -> None:
         """VLLM's attention. Its Transformers backend calls ``forward``, which runs no hooks."""
@@ -209,11 +209,10 @@ class _Recorder:
             module.forward = partial(self._attends, module, module.forward)
             self._patched.append(module)
 
-    def watch_beside(self, modules: Mapping[str, nn.Module]) -> None:
+    def watch_beside(self, modules: Iterable[nn.Module]) -> None:
         """Modules of which the one that follows the layers is wanted."""
-        for name, module in modules.items():
-            hook = partial(self._beside, name)
-            self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+        for module in modules:
+            self._handles.append(module.register_forward_pre_hook(self._beside, with_kwargs=True))
 
     def remove(self) -> None:
         for handle in self._handles:
@@ -221,27 +220,23 @@ class _Recorder:
         for module in self._patched:
             del module.forward
 
-    def _watch(self, name: str, module: nn.Module) -> None:
-        hook = partial(self._ended, name)
-        self._handles.append(module.register_forward_hook(hook, with_kwargs=True))
-
     def _begins(self, number: int, _module: nn.Module, _args: Any) -> None:
         self._current = number
 
-    def _ended(self, name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+    def _ended(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._current is not None:
             inputs = tensors_of([*args, *kwargs.values()])
-            self.calls[self._current].append(Call(name, module, inputs, tensors_of(output)))
+            self.calls[self._current].append(Call(module, inputs, tensors_of(output)))
 
     def _attends(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
-        self._ended("attention", module, args, kwargs, output)
+        self._ended(module, args, kwargs, output)
         return output
 
-    def _beside(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+    def _beside(self, module: nn.Module, args: Any, kwargs: Any) -> None:
         if self.after is None and self.calls[self._last]:
             self._current = None
-            self.after = Call(name, module, tensors_of([*args, *kwargs.values()]), ())
+            self.after = Call(module, tensors_of([*args, *kwargs.values()]), ())
 
 
 @contextmanager

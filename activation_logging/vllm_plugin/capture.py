@@ -127,8 +127,9 @@ def plan_taps(
     config = worker.vllm_config.model_config
     hidden = RowShape((config.get_hidden_size(),), _name(config.dtype))
     model = worker.model_runner.get_model()
-    taps = [Tap(site, model, "out", hidden) for site in sites if site == Site(RESID, num_layers)]
-    others = [site for site in sites if site != Site(RESID, num_layers)]
+    last = Site(RESID, num_layers)
+    taps = [Tap(last, model, "out", hidden)] if last in sites else []
+    others = [site for site in sites if site != last]
     anatomy = dissect(worker) if others else None
     if anatomy is not None:
         taps += [_tap(site, anatomy, hidden, model) for site in others]
@@ -136,22 +137,26 @@ def plan_taps(
 
 
 def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Tap:
+    number = max(site.layer - 1, 0)
+    layer = anatomy.layers.get(number)
+    if layer is None:
+        raise UnsupportedEngineError(
+            f"this rank of vLLM's {type(model).__name__} does not run layer {number + 1}, which "
+            f"{site} is read from: inner layers need one pipeline rank"
+        )
     if site.name == RESID and site.layer == 0:
-        return Tap(site, _layer(anatomy, 0, site, model), "in", hidden)
+        return Tap(site, layer, "in", hidden)
     if site.name in (RESID, PRENORM):
-        layer = _layer(anatomy, site.layer - 1, site, model)
         return Tap(site, layer, "stream", hidden, adds=anatomy.adds_residual)
-    layer = site.layer - 1
-    _layer(anatomy, layer, site, model)
     find = {
         "attn_out": anatomy.projection,
         "heads": anatomy.projection,
         "mlp_out": anatomy.mlp,
         "router": anatomy.router,
     }[site.name]
-    call = find(layer)
+    call = find(number)
     if call is None:
-        having = [str(number + 1) for number in anatomy.layers if find(number)]
+        having = [str(other + 1) for other in anatomy.layers if find(other)]
         has = f"layers {', '.join(having)} have one" if having else "no layer has one"
         raise UnsupportedEngineError(
             f"vLLM's {type(model).__name__} has no {site}: {has}; leave it out of ACTIVATION_SITES"
@@ -176,16 +181,6 @@ def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str, model: nn.M
         )
     shape = RowShape((heads * ranks, width // heads), dtype)
     return Tap(site, call.module, "in", shape, sharded=ranks > 1)
-
-
-def _layer(anatomy: Anatomy, number: int, site: Site, model: nn.Module) -> nn.Module:
-    found = anatomy.layers.get(number)
-    if found is None:
-        raise UnsupportedEngineError(
-            f"this rank of vLLM's {type(model).__name__} does not run layer {number + 1}, which "
-            f"{site} is read from: inner layers need one pipeline rank"
-        )
-    return found
 
 
 def install_taps(taps: Iterable[Tap], device: torch.device) -> None:

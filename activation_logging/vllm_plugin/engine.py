@@ -23,12 +23,12 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
-from activation_logging.settings import Settings, resolve_sites
+from activation_logging.settings import Settings
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin import gate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Sequence
 
     from vllm.config import ModelConfig, VllmConfig
 
@@ -87,20 +87,18 @@ def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwa
     config = original(*args, **kwargs)
     settings = Settings.from_env()
     if settings.enabled:
-        gate.check_config(config)
-        _prepare(config, settings)
+        sites = gate.check_config(config, settings)
+        _prepare(config, settings, sites)
         _attach_taps()
         _extend_server()
         _extend_request_paths()
     return config
 
 
-def _prepare(config: VllmConfig, settings: Settings) -> None:
-    """Set our worker class, and reject an invalid store or layer list before the model loads."""
+def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> None:
+    """Set our worker class, and reject an invalid store before the model loads."""
     from activation_logging.store import open_store
 
-    depth = _depth(config.model_config)
-    sites = resolve_sites(settings, depth)
     path = Path(settings.lmdb_path).expanduser().resolve()
     open_store(path, writable=True).close()
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit
@@ -113,7 +111,8 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", str(round(_WRITE_S)))
     parallel = config.parallel_config
     parallel.worker_cls = f"{gate.PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
-    if sites != (Site(RESID, depth),) and isinstance(config.additional_config, dict):
+    last = Site(RESID, gate.depth_of(config.model_config))
+    if sites != (last,) and isinstance(config.additional_config, dict):
         # A graph that keeps inner sites compiles differently: give it a cache key of its own.
         config.additional_config["activation_sites"] = [str(site) for site in sites]
     logger.info(
@@ -123,10 +122,6 @@ def _prepare(config: VllmConfig, settings: Settings) -> None:
         settings.dtype,
         path,
     )
-
-
-def _depth(model: ModelConfig) -> int:
-    return int(model.hf_text_config.num_hidden_layers)
 
 
 def _attach_taps() -> None:
@@ -238,7 +233,7 @@ def _build_app(
     app = original(args, supported_tasks, model_config)
     if Settings.from_env().enabled:
         _extend_request_paths()
-        extend_app(app, num_layers=None if model_config is None else _depth(model_config))
+        extend_app(app, num_layers=None if model_config is None else gate.depth_of(model_config))
         if args.uds is None:
             has_key = bool(args.api_key or os.environ.get("VLLM_API_KEY"))
             warn_if_open(args.host, has_key=has_key, logger=logger)

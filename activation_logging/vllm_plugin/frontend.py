@@ -27,6 +27,7 @@ from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
+from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
@@ -77,7 +78,7 @@ class FrontEndTap:
         # With data parallelism vLLM starts several API servers, each with a tap of its own.
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings
-        self._num_layers = int(config.hf_text_config.num_hidden_layers)
+        self._num_layers = depth_of(config)
         self._processors = config.logits_processors or ()
         self._engine = weakref.ref(engine)
         self._processor: TappedOutputProcessor = engine.output_processor

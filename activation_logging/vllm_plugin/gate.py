@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from vllm.config import VllmConfig
+    from vllm.config import ModelConfig, VllmConfig
 
 __all__ = [
     "SYMBOLS",
@@ -32,6 +32,7 @@ __all__ = [
     "check_symbols",
     "check_version",
     "check_worker",
+    "depth_of",
     "is_logged",
     "missing_symbols",
 ]
@@ -144,8 +145,13 @@ def check_worker(config: VllmConfig) -> None:
         )
 
 
-def check_config(config: VllmConfig) -> None:
-    """Refuse modes in which rows would be missing or ambiguous.
+def depth_of(model: ModelConfig) -> int:
+    """The number of decoder layers of a model."""
+    return int(model.hf_text_config.num_hidden_layers)
+
+
+def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
+    """The sites to log. Refuse modes in which rows would be missing or ambiguous.
 
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
@@ -159,13 +165,14 @@ def check_config(config: VllmConfig) -> None:
             f"the worker class {parallel.worker_cls} cannot be logged: use vLLM's own for CPU or "
             f"CUDA, {_OFF}"
         )
-    depth = int(config.model_config.hf_text_config.num_hidden_layers)
-    sites = resolve_sites(Settings.from_env(), depth)
+    depth = depth_of(config.model_config)
+    sites = resolve_sites(settings, depth)
     if parallel.pipeline_parallel_size > 1 and sites != (Site(RESID, depth),):
         raise UnsupportedEngineError(
             "with pipeline parallelism only the last layer can be logged: set "
             f"ACTIVATION_LAYERS=last, {_OFF}"
         )
+    return sites
 
 
 def _runs_old_ray_executor(config: VllmConfig) -> bool:

@@ -49,6 +49,7 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
     """
     request = _Request(worker)
     slots = request.slots(kv_group) if kv_group is not None else np.empty(0, np.int64)
+    rows = slots[: request.num_rows]
     if arena is not None:
         arena.fill(slots, _UNWRITTEN)
     try:
@@ -56,11 +57,11 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
         with torch.random.fork_rng(_devices(worker)), torch.inference_mode():
             tokens = request.run()
             if arena is not None:
-                _check_written(arena, slots[: request.num_rows])
+                _check_written(arena, rows)
             if _has_head(worker):
-                _check_head(worker, arena, slots[: request.num_rows], tokens)
+                _check_head(worker, arena, rows, tokens)
             if worker.anatomy is not None:
-                _check_sites(worker, arena, request, slots[: request.num_rows])
+                _check_sites(worker, arena, request, rows)
     except UnsupportedEngineError:
         raise
     except Exception as error:

@@ -36,6 +36,7 @@ from activation_logging.vllm_plugin.capture import (
     remove_taps,
 )
 from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
 
@@ -61,9 +62,8 @@ class ActivationWorker(Worker):
 
     def load_model(self, **kwargs: Any) -> None:
         super().load_model(**kwargs)
-        config = self.vllm_config.model_config
         self._settings = Settings.from_env()
-        self._num_layers = int(config.hf_text_config.num_hidden_layers)
+        self._num_layers = depth_of(self.vllm_config.model_config)
         sites = resolve_sites(self._settings, self._num_layers)
         self._taps, self.anatomy = plan_taps(self, sites, self._num_layers)
         install_taps(self._taps, self.device)
@@ -159,10 +159,8 @@ class ActivationWorker(Worker):
 
     @with_room_below
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
-        collector = self._collector
-        if collector is None:
-            return super().execute_model(scheduler_output)
-        collector.before_step(scheduler_output)
+        if self._collector is not None:
+            self._collector.before_step(scheduler_output)
         return super().execute_model(scheduler_output)
 
     def sleep(self, level: int = 1) -> None:

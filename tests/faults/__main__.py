@@ -19,9 +19,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.bench.machine import describe
 from activation_logging.console import PlainConsole
-from activation_logging.strict_json import dumps
 from bench import docs
 from tests.faults import crowds, disks, hostile, kills, power, servers
 
@@ -148,8 +146,7 @@ def main() -> None:
             for name, found in counts.items()
         ]
         docs.record_rows(args.docs, ["what was done", "what was counted"], rows)
-    if args.json:
-        args.json.write_text(dumps({**counts, "machine": describe()}, indent=1) + "\n")
+    docs.write_figures(args.json, counts)
 
 
 if __name__ == "__main__":

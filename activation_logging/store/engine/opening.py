@@ -234,9 +234,7 @@ def check_files(path: Path, *, create: bool) -> None:
             raise NotAStore(f"{path} is a folder without a store (no data.mdb inside)")
         else:
             raise StoreNotFound(f"there is no store at {path}")
-    except NotADirectoryError:
-        raise NotAStore(f"{path} is below a file; a store is a folder") from None
-    except FileExistsError:
+    except (NotADirectoryError, FileExistsError):
         raise NotAStore(f"{path} is below a file; a store is a folder") from None
     except StoreError:
         raise
