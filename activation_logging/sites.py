@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
 from activation_logging.errors import SettingsError
-from activation_logging.text import shown
+from activation_logging.text import ranges, shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -167,6 +167,17 @@ def resolve(wanted: Iterable[Wanted], num_layers: int) -> tuple[Site, ...]:
         else:
             found.add(Site(name, num_layers if layer == "last" else layer))
     return tuple(sorted(found, key=lambda site: site.code))
+
+
+def written(sites: Iterable[Site]) -> str:
+    """A list of sites as one would write it: ``resid@0-30,resid_prenorm,heads@4;8``."""
+    layers: dict[str, list[int]] = {}
+    for site in sorted(sites, key=lambda site: site.code):
+        layers.setdefault(site.name, []).append(site.layer)
+    return ",".join(
+        name if name == PRENORM else f"{name}@{';'.join(ranges(numbers))}"
+        for name, numbers in layers.items()
+    )
 
 
 def not_logged(asked: Sequence[Wanted], logged: Sequence[Wanted]) -> Wanted | None:

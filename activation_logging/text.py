@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 # Letters that do not decompose, and the apostrophes of GeoNames.
 _SPECIAL = str.maketrans(
@@ -62,3 +65,14 @@ def shown(value: Any) -> str:
     if isinstance(value, int) and abs(value) < 10**_MAX_SHOWN:
         return repr(value)
     return f"a value of type {type(value).__name__}"
+
+
+def ranges(numbers: Iterable[int]) -> list[str]:
+    """Ascending numbers, with those that follow each other as one range: ``["0-3", "7"]``."""
+    parts: list[list[int]] = []
+    for number in numbers:
+        if parts and number == parts[-1][-1] + 1:
+            parts[-1][1:] = [number]
+        else:
+            parts.append([number])
+    return ["-".join(map(str, part)) for part in parts]

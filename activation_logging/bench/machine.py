@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import psutil  # type: ignore[import-untyped]
+import psutil
 
 from activation_logging.extras import version_of
 

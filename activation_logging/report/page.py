@@ -13,6 +13,7 @@ from plotly.offline import get_plotlyjs
 from activation_logging.report import headline
 from activation_logging.report.charts import make_charts
 from activation_logging.strict_json import dumps
+from activation_logging.text import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -77,11 +78,4 @@ def _on_axis(value: float | None) -> float:
 
 
 def _ranges(numbers: Iterable[int]) -> str:
-    """Consecutive numbers as ranges: ``0-3, 7``."""
-    parts: list[list[int]] = []
-    for number in numbers:
-        if parts and number == parts[-1][-1] + 1:
-            parts[-1][1:] = [number]
-        else:
-            parts.append([number])
-    return ", ".join("-".join(map(str, part)) for part in parts)
+    return ", ".join(ranges(numbers))

@@ -7,32 +7,33 @@ and site. The model itself scatters each site's tensor to the same slots (:mod:`
 A row therefore lives exactly as long as the token's key and value. Batching, chunked prefill and
 prefix-cache hits need no special case: the rows of a cached prefix are already in the arena.
 When vLLM copies blocks, the arena copies them too.
+
+The rows lie in the memory of the host. A GPU writes them there itself: the memory is pinned and
+mapped, so that the scatter is one kernel that writes across the bus while the step goes on. So
+logging takes next to none of a GPU's own memory, whatever is logged (:func:`device_bytes`).
 """
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Mapping
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 import torch
 
+from activation_logging.errors import UnsupportedEngineError
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from activation_logging.sites import RowShape
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """By the names that records have for them."""
-
-STAGING_BYTES = 16 << 20
-"""Size of one staging buffer on the device, bytes. Rows leave through two of them."""
-
-
-def staging_bytes(shapes: Mapping[int, RowShape], device: torch.device) -> int:
-    """Device memory that an arena needs in addition to its rows, bytes."""
-    if device.type != "cuda":
-        return 0
-    return 2 * max(STAGING_BYTES, *(row_bytes(shape) for shape in shapes.values()))
 
 
 def row_bytes(shape: RowShape) -> int:
@@ -40,13 +41,41 @@ def row_bytes(shape: RowShape) -> int:
     return shape.width * DTYPES[shape.dtype].itemsize
 
 
+def arena_bytes(shapes: Mapping[int, RowShape], num_slots: int) -> int:
+    """Host memory of an arena, bytes. It has one row more than slots, for padding."""
+    return (num_slots + 1) * sum(map(row_bytes, shapes.values()))
+
+
+def device_bytes(
+    shapes: Mapping[int, RowShape], num_tokens: int, element_bytes: int, device: torch.device
+) -> int:
+    """A GPU's own memory that writing to an arena takes at most, bytes; elsewhere 0.
+
+    One site is written at a time. On its way are the sum with the residual in the model's type, the
+    same in the arena's, and each token's slot twice.
+
+    Args:
+        shapes: what a row of each site is, by the site's code.
+        num_tokens: tokens of the largest step.
+        element_bytes: of the model's type.
+        device: the model's.
+    """
+    if device.type != "cuda":
+        return 0
+    widest = max(shape.width * element_bytes + row_bytes(shape) for shape in shapes.values())
+    return num_tokens * (widest + 2 * torch.int64.itemsize)
+
+
 class RowArena:
-    """For each site ``[slots, width]`` on the model's device.
+    """For each site ``[slots, width]`` in host memory, which the model's device writes to.
 
     Args:
         shapes: what a row of each site is, by the site's code.
         num_slots: slots of the KV cache group that the arena follows.
         device: the model's.
+
+    Raises:
+        UnsupportedEngineError: the host has not that much memory, or CUDA cannot pin it.
     """
 
     def __init__(
@@ -54,18 +83,36 @@ class RowArena:
     ) -> None:
         self._shapes = dict(shapes)
         self._num_slots = num_slots
-        # One row more: padding, which has no slot, is written there.
-        self._rows = {
-            code: torch.empty(
-                (num_slots + 1, shape.width), dtype=DTYPES[shape.dtype], device=device
-            )
-            for code, shape in self._shapes.items()
+        self._device = device
+        self._pinned: list[int] = []
+        if device.type != "meta":
+            _check_memory(arena_bytes(shapes, num_slots), num_slots)
+        self._host = {
+            code: self._allocate(num_slots + 1, shape) for code, shape in self._shapes.items()
         }
-        self._host_copier = (
-            _HostCopier(self._rows, staging_bytes(shapes, device) // 2, device)
-            if device.type == "cuda"
-            else None
-        )
+        self._rows = {code: self._on_device(host) for code, host in self._host.items()}
+
+    def _allocate(self, rows: int, shape: RowShape) -> torch.Tensor:
+        where = self._device if self._device.type == "meta" else torch.device("cpu")
+        host = torch.empty((rows, shape.width), dtype=DTYPES[shape.dtype], device=where)
+        if self._device.type == "cuda":
+            # Torch's own allocator of pinned memory rounds up to a power of two.
+            failed = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)
+            if int(failed):
+                self.close()
+                raise UnsupportedEngineError(
+                    f"CUDA could not pin {host.nbytes >> 20} MiB of host memory for activations "
+                    f"(error {int(failed)}): log fewer sites, or raise the limit of locked memory"
+                )
+            self._pinned.append(host.data_ptr())
+        return host
+
+    def _on_device(self, host: torch.Tensor) -> torch.Tensor:
+        if self._device.type != "cuda":
+            return host
+        from vllm.utils.torch_utils import get_accelerator_view_from_cpu_tensor
+
+        return get_accelerator_view_from_cpu_tensor(host)
 
     @property
     def shapes(self) -> Mapping[int, RowShape]:
@@ -74,11 +121,8 @@ class RowArena:
 
     @property
     def nbytes(self) -> int:
-        """Device memory of the rows and the staging buffers, bytes."""
-        device = next(iter(self._rows.values())).device
-        return sum(rows.nbytes for rows in self._rows.values()) + staging_bytes(
-            self._shapes, device
-        )
+        """Host memory of the rows, bytes."""
+        return sum(rows.nbytes for rows in self._host.values())
 
     def write(
         self, code: int, slots: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None
@@ -108,28 +152,20 @@ class RowArena:
         for rows in self._rows.values():
             rows.index_copy_(0, target, rows.index_select(0, source))
 
-    def read(
-        self, slots: npt.NDArray[np.int64], dtypes: Mapping[int, torch.dtype]
-    ) -> Mapping[int, npt.NDArray[Any]]:
-        """Gather the rows of some slots. The slots may be overwritten as soon as this returns.
+    def read(self, slots: npt.NDArray[np.int64], codes: Iterable[int]) -> SlotRows:
+        """The rows of some slots, after all that the device has been told to write so far.
 
-        On an accelerator the call does not block. The gather is queued behind the forward pass,
-        and a side stream copies to pinned memory. Only access to a site's rows waits for the copy.
+        Nothing is copied yet, and the call waits for nothing. Before a slot is written again,
+        :meth:`SlotRows.gather` must have been called.
 
         Args:
             slots: slots in the order wanted, int64 ``[rows]``.
-            dtypes: for each site wanted, by its code, the type to convert to.
-
-        Returns:
-            ``{code: [rows, width]}``, bfloat16 as its bits in uint16.
+            codes: the sites wanted.
         """
-        index = self._to_device(slots)
-        if self._host_copier is not None:
-            return self._host_copier.read(index, dtypes)
-        return {
-            code: _as_numpy(self._rows[code].index_select(0, index), dtype)
-            for code, dtype in dtypes.items()
-        }
+        written = None
+        if self._device.type == "cuda":
+            written = torch.cuda.current_stream(self._device).record_event()
+        return SlotRows({code: self._host[code] for code in codes}, slots, written)
 
     def fill(self, slots: npt.NDArray[np.int64], value: float) -> None:
         """Overwrite the rows of some slots, of all sites, with one value."""
@@ -150,83 +186,48 @@ class RowArena:
         """The rows of some slots of one site, on the device, ``[slots, width]``."""
         return self._rows[code].index_select(0, self._to_device(slots))
 
-    def wait(self) -> None:
-        """Wait for all copies to the host. Afterwards the arena's memory may be freed."""
-        if self._host_copier is not None:
-            self._host_copier.wait()
+    def close(self) -> None:
+        """Give the host memory back to the system. Nothing may be written any more."""
+        for address in self._pinned:
+            torch.cuda.cudart().cudaHostUnregister(address)
+        self._pinned.clear()
 
     def _to_device(self, numbers: npt.NDArray[np.int64]) -> torch.Tensor:
-        """Copy through pinned memory: a copy from pageable memory would wait for the device."""
         tensor = torch.from_numpy(numbers)
-        if self._host_copier is None:
-            return tensor
-        device = next(iter(self._rows.values())).device
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.to(self._device) if self._device.type == "cuda" else tensor
 
 
-class _HostCopier:
-    """Copies rows to the host through two alternating staging buffers.
+class SlotRows(Mapping[int, npt.NDArray[Any]]):
+    """The rows of some slots, by the site's code: copied when they are first asked for.
 
-    The forward pass waits only if more rows leave at once than fit into both buffers.
+    Each is ``[rows, width]``, bfloat16 as its bits in uint16. Two threads may ask at once.
     """
-
-    def __init__(
-        self, rows: Mapping[int, torch.Tensor], buffer_bytes: int, device: torch.device
-    ) -> None:
-        self._rows = rows
-        self._device = device
-        self._stream = torch.cuda.Stream(device)
-        self._buffers = [
-            (torch.empty(buffer_bytes, dtype=torch.uint8, device=device), torch.cuda.Event())
-            for _ in range(2)
-        ]
-
-    def wait(self) -> None:
-        self._stream.synchronize()
-
-    def read(self, index: torch.Tensor, dtypes: Mapping[int, torch.dtype]) -> _PendingRows:
-        host: dict[int, torch.Tensor] = {}
-        for code in dtypes:
-            rows = self._rows[code]
-            host[code] = torch.empty((len(index), rows.shape[1]), dtype=rows.dtype, pin_memory=True)
-            piece = max(self._buffers[0][0].numel() // (rows.shape[1] * rows.itemsize), 1)
-            for start in range(0, len(index), piece):
-                some = index[start : start + piece]
-                self._send(rows, some, host[code][start : start + piece])
-        arrived = torch.cuda.Event()
-        arrived.record(self._stream)
-        return _PendingRows(host, arrived, dtypes)
-
-    def _send(self, rows: torch.Tensor, index: torch.Tensor, target: torch.Tensor) -> None:
-        self._buffers.reverse()
-        buffer, free = self._buffers[0]
-        forward = torch.cuda.current_stream(self._device)
-        forward.wait_event(free)
-        size = len(index) * rows.shape[1] * rows.itemsize
-        gathered = buffer[:size].view(rows.dtype).view(len(index), rows.shape[1])
-        torch.index_select(rows, 0, index, out=gathered)
-        self._stream.wait_stream(forward)
-        with torch.cuda.stream(self._stream):
-            target.copy_(gathered, non_blocking=True)
-        free.record(self._stream)
-
-
-class _PendingRows(Mapping[int, npt.NDArray[Any]]):
-    """Rows that a side stream copies to pinned memory. Access to a site waits, then converts."""
 
     def __init__(
         self,
         host: Mapping[int, torch.Tensor],
-        arrived: torch.cuda.Event,
-        dtypes: Mapping[int, torch.dtype],
+        slots: npt.NDArray[np.int64],
+        written: torch.cuda.Event | None,
     ) -> None:
         self._host = host
-        self._arrived = arrived
-        self._dtypes = dtypes
+        self._slots = slots
+        self._written = written
+        self._found: dict[int, npt.NDArray[Any]] = {}
+        self._lock = Lock()
+
+    def gather(self) -> None:
+        """Copy all rows that have not been copied yet."""
+        for code in self._host:
+            self[code]
 
     def __getitem__(self, code: int) -> npt.NDArray[Any]:
-        self._arrived.synchronize()
-        return _as_numpy(self._host[code], self._dtypes[code])
+        with self._lock:
+            if code not in self._found:
+                if self._written is not None:
+                    self._written.synchronize()
+                # Numpy's, because torch would start threads of its own for the thread that asks.
+                self._found[code] = _as_numpy(self._host[code]).take(self._slots, axis=0)
+            return self._found[code]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._host)
@@ -235,8 +236,38 @@ class _PendingRows(Mapping[int, npt.NDArray[Any]]):
         return len(self._host)
 
 
-def _as_numpy(rows: torch.Tensor, dtype: torch.dtype) -> npt.NDArray[Any]:
-    rows = rows.to(dtype)
-    if dtype == torch.bfloat16:
+class Unread:
+    """Which rows that were asked for lie in which blocks, and were perhaps not copied yet."""
+
+    def __init__(self) -> None:
+        self._by_block: dict[int, list[weakref.ref[SlotRows]]] = {}
+
+    def add(self, rows: SlotRows, blocks: Iterable[int]) -> None:
+        """Note that these blocks hold these rows."""
+        for block in blocks:
+            known = [ref for ref in self._by_block.get(block, ()) if ref() is not None]
+            self._by_block[block] = [*known, weakref.ref(rows)]
+
+    def gather(self, block: int) -> None:
+        """Copy what lies in a block, because its slots are about to be written again."""
+        for ref in self._by_block.pop(block, ()):
+            rows = ref()
+            if rows is not None:
+                rows.gather()
+
+
+def _check_memory(needed: int, num_slots: int) -> None:
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise UnsupportedEngineError(
+            f"the activations of {num_slots} tokens, which is what the KV cache holds, take "
+            f"{needed / (1 << 30):.1f} GiB of host memory, and {free / (1 << 30):.1f} GiB are "
+            "free: log fewer sites or layers, or give the KV cache less with "
+            "--num-gpu-blocks-override, --kv-cache-memory-bytes or --gpu-memory-utilization"
+        )
+
+
+def _as_numpy(rows: torch.Tensor) -> npt.NDArray[Any]:
+    if rows.dtype == torch.bfloat16:
         return rows.view(torch.int16).numpy().view(np.uint16)
     return rows.numpy()

@@ -20,7 +20,7 @@ from vllm.forward_context import get_forward_context, is_forward_context_availab
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.sites import PRENORM, RESID, RowShape, Site
+from activation_logging.sites import PRENORM, RESID, SITES, RowShape, Site, Wanted, resolve, written
 from activation_logging.vllm_plugin.anatomy import dissect, is_attention
 
 if TYPE_CHECKING:
@@ -130,20 +130,28 @@ def plan_taps(
     last = Site(RESID, num_layers)
     taps = [Tap(last, model, "out", hidden)] if last in sites else []
     others = [site for site in sites if site != last]
-    anatomy = dissect(worker) if others else None
-    if anatomy is not None:
-        taps += [_tap(site, anatomy, hidden, model) for site in others]
+    if not others:
+        return taps, None
+    anatomy = dissect(worker)
+    found = {site: _tap(site, anatomy, hidden) for site in others}
+    missing = [site for site, tap in found.items() if tap is None]
+    if missing:
+        every = resolve(tuple(Wanted(kind, "all") for kind in SITES), num_layers)
+        having = [site for site in every if site == last or _tap(site, anatomy, hidden)]
+        raise UnsupportedEngineError(
+            f"vLLM's {type(model).__name__} has no {written(missing)}: choose among "
+            f"ACTIVATION_SITES={written(having)}"
+        )
+    taps += filter(None, found.values())
     return sorted(taps, key=lambda tap: tap.site.code), anatomy
 
 
-def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Tap:
+def _tap(site: Site, anatomy: Anatomy, hidden: RowShape) -> Tap | None:
+    """Where a site is read; None if this model does not have it."""
     number = max(site.layer - 1, 0)
     layer = anatomy.layers.get(number)
     if layer is None:
-        raise UnsupportedEngineError(
-            f"this rank of vLLM's {type(model).__name__} does not run layer {number + 1}, which "
-            f"{site} is read from: inner layers need one pipeline rank"
-        )
+        return None
     if site.name == RESID and site.layer == 0:
         return Tap(site, layer, "in", hidden)
     if site.name in (RESID, PRENORM):
@@ -156,29 +164,22 @@ def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Ta
     }[site.name]
     call = find(number)
     if call is None:
-        having = [str(other + 1) for other in anatomy.layers if find(other)]
-        has = f"layers {', '.join(having)} have one" if having else "no layer has one"
-        raise UnsupportedEngineError(
-            f"vLLM's {type(model).__name__} has no {site}: {has}; leave it out of ACTIVATION_SITES"
-        )
+        return None
     if site.name == "heads":
-        return _heads_tap(site, call, anatomy, hidden.dtype, model)
+        return _heads_tap(site, call, anatomy, hidden.dtype)
     given = call.outputs[0]
     dtype = _name(given.dtype) if site.name == "router" else hidden.dtype
     return Tap(site, call.module, "out", RowShape((given.shape[-1],), dtype))
 
 
-def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str, model: nn.Module) -> Tap:
+def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str) -> Tap | None:
     ranks = get_tensor_model_parallel_world_size()
     attention = next(
         found.module for found in anatomy.calls[site.layer - 1] if is_attention(found.module)
     )
     heads, width = int(attention.num_heads), call.inputs[0].shape[-1]
     if width % heads:
-        raise UnsupportedEngineError(
-            f"the attention of vLLM's {type(model).__name__} gives {width} numbers for {heads} "
-            f"heads; leave {site} out of ACTIVATION_SITES"
-        )
+        return None
     shape = RowShape((heads * ranks, width // heads), dtype)
     return Tap(site, call.module, "in", shape, sharded=ranks > 1)
 

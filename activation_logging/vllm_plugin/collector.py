@@ -2,8 +2,9 @@
 
 The collector receives vLLM's ``SchedulerOutput`` before every step. It tracks each request's block
 table and the number of computed positions. The model writes the step's rows into the arena by
-itself. When vLLM reports the request as finished, the collector gathers its rows from the arena and
-queues them for the store.
+itself. When vLLM reports the request as finished, the collector queues its rows for the store. The
+store's writer thread copies them from the arena, unless vLLM gives a block of theirs to another
+request before: then they are copied at once.
 
 vLLM can also take a request's blocks away before the request ends: it preempts one request, or all
 of them when the engine goes to sleep. The collector then gathers the rows and *holds* them until
@@ -24,8 +25,8 @@ import numpy.typing as npt
 
 from activation_logging.records import NEVER_RAN, Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
-from activation_logging.sites import RESID, RowShape, Site
-from activation_logging.vllm_plugin.arena import DTYPES, row_bytes
+from activation_logging.sites import RESID, Site
+from activation_logging.vllm_plugin.arena import Unread, row_bytes
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class _Stored(NamedTuple):
 class _Plan:
     """The rows of one request: stored rows to refer to, and fresh rows to gather.
 
-    ``fresh`` holds the slots to gather into ``segment``, one array per run of slots.
+    ``fresh`` holds the slots to gather into ``segment``, one array for each of ``blocks``.
     ``full_blocks`` are the gathered blocks that later requests may share.
     """
 
@@ -81,6 +82,7 @@ class _Plan:
     segment: bytes
     slices: list[SegmentSlice] = field(default_factory=list)
     fresh: list[npt.NDArray[np.int64]] = field(default_factory=list)
+    blocks: list[int] = field(default_factory=list)
     num_fresh: int = 0
     full_blocks: dict[int, _Stored] = field(default_factory=dict)
 
@@ -117,15 +119,13 @@ class RowCollector:
         self._sites = tuple(map(Site.from_code, sorted(arena.shapes)))
         self._num_layers = num_layers
         self._hidden_size = hidden_size
-        self._shapes = {
-            code: RowShape(shape.shape, settings.dtype if settings.dtype in DTYPES else shape.dtype)
-            for code, shape in arena.shapes.items()
-        }
+        self._shapes = arena.shapes
         self._block_size = block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
         self._requests: dict[str, _Request] = {}
         self._stored: dict[int, _Stored] = {}
+        self._unread = Unread()
         self._held_bytes = 0
         self._segment_numbers = count()
 
@@ -199,10 +199,9 @@ class RowCollector:
             self._held_bytes += request.held.nbytes
 
     def hold_all(self) -> None:
-        """Hold all requests, because the arena is about to lose its memory."""
+        """Hold all requests, because the KV cache is about to lose its memory."""
         self.hold(list(self._requests))
         self._stored.clear()
-        self._arena.wait()
 
     def settle(self, names: Iterable[str]) -> None:
         """Record that requests have no rows: they ended before they reached this worker."""
@@ -256,8 +255,10 @@ class RowCollector:
             request.held = None
 
     def _forget(self, blocks: Iterable[int]) -> None:
+        """Blocks get other rows: those that they have are copied, if anybody still wants them."""
         for block in blocks:
             self._stored.pop(block, None)
+            self._unread.gather(block)
 
     def _copy_blocks(self, copies: Iterable[tuple[int, int]]) -> None:
         """Repeat vLLM's copies of blocks, of which only a part matches a cached prefix.
@@ -267,8 +268,8 @@ class RowCollector:
         """
         pairs = np.array([tuple(pair) for pair in copies], dtype=np.int64)
         slots = pairs[:, :, None] * self._block_size + np.arange(self._block_size)
-        self._arena.copy(slots[:, 0].reshape(-1), slots[:, 1].reshape(-1))
         self._forget(pairs[:, 1].tolist())
+        self._arena.copy(slots[:, 0].reshape(-1), slots[:, 1].reshape(-1))
 
     def _plan(self, request: _Request) -> _Plan:
         """Decide which of a request's rows are stored already, and which must be gathered."""
@@ -290,6 +291,7 @@ class RowCollector:
                 part = SegmentSlice(plan.segment, plan.num_fresh, rows)
                 if shares and rows == size:
                     plan.full_blocks[block] = _Stored(plan.segment, plan.num_fresh)
+                plan.blocks.append(block)
                 start = block * size + offset
                 plan.fresh.append(np.arange(start, start + rows, dtype=np.int64))
                 plan.num_fresh += rows
@@ -298,11 +300,12 @@ class RowCollector:
         return plan
 
     def _gather(self, name: str, plan: _Plan) -> Capture:
-        """The capture of a plan, with its fresh rows."""
+        """The capture of a plan. Its fresh rows are copied later."""
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
-            dtypes = {site.code: DTYPES[self._shapes[site.code].dtype] for site in plan.sites}
-            rows = self._arena.read(np.concatenate(plan.fresh), dtypes)
+            codes = [site.code for site in plan.sites]
+            rows = self._arena.read(np.concatenate(plan.fresh), codes)
+            self._unread.add(rows, plan.blocks)
             segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
         return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
 

@@ -182,7 +182,7 @@ def _check_head(
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)
     if arena is not None:
-        rows = arena.rows_at(worker.last_code, slots[-count:])
+        rows = arena.rows_at(worker.last_code, slots[-count:]).to(config.dtype)
     else:
         rows = torch.zeros(
             (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device

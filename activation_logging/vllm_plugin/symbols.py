@@ -193,10 +193,14 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),
     "vllm.v1.kv_cache_interface": (
         "AttentionSpec.tokens_per_state",
+        "ChunkedLocalAttentionSpec",
         "CircularBufferSpec",
         "FullAttentionSpec",
         "HiddenStateCacheSpec",
+        "MLAAttentionSpec",
         "RSWASpec",
+        "SlidingWindowMLASpec",
+        "SlidingWindowSpec",
         *_of("KVCacheConfig", "num_blocks kv_cache_groups"),
         *_of("KVCacheGroupSpec", "layer_names kv_cache_spec host_resident"),
         "KVCacheSpec.block_size",
@@ -204,6 +208,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.utils.torch_utils": (
         "direct_register_custom_op(op_name, op_func, mutates_args, fake_impl, target_lib, ...)",
+        "get_accelerator_view_from_cpu_tensor(cpu_tensor)",
     ),
     "vllm.v1.metrics.prometheus": ("get_prometheus_registry()",),
     "vllm.v1.outputs": (
@@ -227,7 +232,6 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("Worker", "determine_available_memory() compile_or_warm_up_model()"),
         *_of("Worker", "initialize_from_config(kv_cache_config) sleep(level) shutdown()"),
         *_of("Worker", "execute_model(scheduler_output) sample_tokens(grammar_output)"),
-        *_of("Worker", "_maybe_get_memory_pool_context(tag)"),
     ),
 }
 """Symbols by module. If a module has moved, the key is its newer path ``or`` its older path.

@@ -7,16 +7,11 @@ pass. :meth:`ActivationWorker._step` reads vLLM's internals after it, for both m
 from __future__ import annotations
 
 import logging
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from vllm.distributed.parallel_state import get_pp_group, get_tp_group
-from vllm.v1.kv_cache_interface import (
-    FullAttentionSpec,
-    HiddenStateCacheSpec,
-    KVCacheConfig,
-    RSWASpec,
-    UniformTypeKVCacheSpecs,
-)
+from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu_worker import Worker
 
 try:
@@ -24,10 +19,14 @@ try:
 except ImportError:  # before vLLM 0.33
     from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
 
-from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import RowArena, row_bytes, staging_bytes
+from activation_logging.vllm_plugin.arena import (
+    DTYPES,
+    RowArena,
+    device_bytes,
+    row_bytes,
+)
 from activation_logging.vllm_plugin.capture import (
     attach,
     detach,
@@ -37,6 +36,7 @@ from activation_logging.vllm_plugin.capture import (
 )
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.gate import depth_of
+from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
 
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
     from vllm.v1.core.sched.output import SchedulerOutput
-    from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
+    from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from activation_logging.sites import RowShape
     from activation_logging.vllm_plugin.capture import Tap
@@ -68,9 +68,14 @@ class ActivationWorker(Worker):
         self._taps, self.anatomy = plan_taps(self, sites, self._num_layers)
         install_taps(self._taps, self.device)
 
-    @property
+    @cached_property
     def _shapes(self) -> dict[int, RowShape]:
-        return {tap.site.code: tap.shape for tap in self._taps}
+        """What a row of each site is, in the type that it is stored in."""
+        dtype = self._settings.dtype
+        return {
+            tap.site.code: tap.shape._replace(dtype=dtype) if dtype in DTYPES else tap.shape
+            for tap in self._taps
+        }
 
     @property
     def _has_arena(self) -> bool:
@@ -80,48 +85,55 @@ class ActivationWorker(Worker):
         """
         return bool(get_pp_group().is_last_rank and get_tp_group().is_first_rank)
 
+    def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
+        return keep_every_token(super().get_kv_cache_spec())
+
     def determine_available_memory(self) -> int:
-        """Memory for the KV cache, bytes, after subtracting the arena's memory."""
+        """Memory for the KV cache, bytes, after subtracting what logging takes of the same."""
         available = super().determine_available_memory()
-        return available - self._arena_bytes(available) if self._has_arena else available
+        return available - self._set_aside(available) if self._has_arena else available
 
-    def _arena_bytes(self, available: int) -> int:
-        """The arena's share of the ``available`` bytes for the KV cache and the arena.
+    def _set_aside(self, available: int) -> int:
+        """What logging takes of the ``available`` bytes for the KV cache and the arena.
 
-        vLLM divides the layers into groups, and all groups get blocks from one pool. The arena
-        has a row for each slot of every block, whichever group uses the block.
+        On a GPU the arena lies elsewhere, in host memory. On the CPU both share the memory. VLLM
+        divides the layers into groups, and all groups get blocks from one pool. The arena has a
+        row for each slot of every block, whichever group uses the block.
         """
         config = self.vllm_config
+        if self.device.type == "cuda":
+            return device_bytes(
+                self._shapes,
+                config.scheduler_config.max_num_batched_tokens,
+                config.model_config.dtype.itemsize,
+                self.device,
+            )
         groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
         cache = KVCacheConfig(num_blocks=0, kv_cache_tensors=[], kv_cache_groups=groups)
-        spec = _one_spec(groups[_full_attention_group(cache)])
+        spec = one_spec(groups[full_attention_group(cache)])
         arena_block = spec.block_size * sum(map(row_bytes, self._shapes.values()))
-        fixed = staging_bytes(self._shapes, self.device)
         blocks = config.cache_config.num_gpu_blocks_override
         if blocks is None:
             kv_block = _pool_bytes_per_block(config, groups)
-            blocks = max(available - fixed, 0) // (kv_block + arena_block)
-        return fixed + int(blocks) * arena_block
+            blocks = available // (kv_block + arena_block)
+        return int(blocks) * arena_block
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         super().initialize_from_config(kv_cache_config)
         if not self._has_arena:
             return
-        group = _full_attention_group(kv_cache_config)
+        group = full_attention_group(kv_cache_config)
         cache = kv_cache_config.kv_cache_groups[group]
-        block_size = _one_spec(cache).block_size
+        block_size = one_spec(cache).block_size
         config = self.vllm_config.model_config
-        # Sleep mode frees the memory of this pool.
-        with self._maybe_get_memory_pool_context(tag="kv_cache"):
-            arena = RowArena(
-                self._shapes,
-                num_slots=kv_cache_config.num_blocks * block_size,
-                device=self.device,
-            )
+        num_slots = kv_cache_config.num_blocks * block_size
+        arena = RowArena(self._shapes, num_slots=num_slots, device=self.device)
         logger.info(
-            "activations of up to %d tokens take %.2f GiB beside the KV cache",
-            kv_cache_config.num_blocks * block_size,
+            "activations of up to %d tokens take %.2f GiB of host memory, one row of %d bytes for "
+            "each token of the KV cache",
+            num_slots,
             arena.nbytes / (1 << 30),
+            sum(map(row_bytes, self._shapes.values())),
         )
         attach(self.vllm_config, arena, cache.layer_names[0])
         engine = self.vllm_config.parallel_config.data_parallel_index
@@ -183,34 +195,11 @@ class ActivationWorker(Worker):
         if collector is not None:
             collector.close()
             detach(self.vllm_config)
+            if self._arena is not None:
+                self._arena.close()
         remove_taps(self._taps)
         super().shutdown()
 
     def _writer_cores(self) -> Collection[int] | None:
         """Processor cores for the store's writer thread; None for those of this thread."""
         return None
-
-
-def _one_spec(group: KVCacheGroupSpec) -> KVCacheSpec:
-    """The KV cache spec of each layer of a group."""
-    spec = group.kv_cache_spec
-    if isinstance(spec, UniformTypeKVCacheSpecs):
-        return next(iter(spec.kv_cache_specs.values()))
-    return spec
-
-
-def _full_attention_group(cache: KVCacheConfig) -> int:
-    """Index of a KV cache group that keeps each token of a request in its own slot."""
-    for index, group in enumerate(cache.kv_cache_groups):
-        spec = _one_spec(group)
-        if (
-            isinstance(spec, FullAttentionSpec)
-            and not isinstance(spec, RSWASpec | HiddenStateCacheSpec)
-            and spec.tokens_per_state == 1
-            and not group.host_resident
-        ):
-            return index
-    raise UnsupportedEngineError(
-        "this model has no full-attention layer, so vLLM does not keep all of its tokens, and its "
-        "activations cannot be logged: set ACTIVATION_LOGGING=0 to serve it without logging"
-    )

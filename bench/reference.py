@@ -1,0 +1,206 @@
+"""What transformers computes inside a model, for any architecture, and how far rows are from it.
+
+Hooks keep what every module takes and gives. Of all these tensors, the one nearest to a site's rows
+is the site's counterpart, if it is of the right kind: of a module of the same layer, and an input
+for ``heads``, an output for ``attn_out`` and ``mlp_out``. So no architecture needs a list of names.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+
+from activation_logging import open_store
+from activation_logging.sites import PRENORM, RESID, Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    import numpy.typing as npt
+
+    from activation_logging import Entry
+
+    Rows = npt.NDArray[np.float32]
+
+
+class Tensor(NamedTuple):
+    """Where a tensor was seen: a module's name, and ``in``, ``out`` or ``logits``."""
+
+    module: str
+    side: str
+
+
+class Reference:
+    """One model of transformers in float32.
+
+    Args:
+        model: its folder.
+        kind: its class in transformers.
+    """
+
+    def __init__(self, model: Path, kind: str) -> None:
+        import transformers
+
+        transformers.utils.logging.set_verbosity_error()
+        transformers.utils.logging.disable_progress_bar()
+        loader = getattr(transformers, kind)
+        try:
+            made = loader.from_pretrained(model, dtype=torch.float32, attn_implementation="eager")
+        except ValueError:  # it has only its own way
+            made = loader.from_pretrained(model, dtype=torch.float32)
+        self._model: Any = made.eval()
+        self.layers = _decoder_layers(self._model)
+        self.head: Any = self._model.get_output_embeddings()
+        self._seen: dict[Tensor, torch.Tensor] = {}
+        for name, module in self._model.named_modules():
+            module.register_forward_hook(_keeper(self._seen, name, module), with_kwargs=True)
+
+    def __call__(self, ids: Sequence[int]) -> dict[Tensor, Rows]:
+        """Every tensor with a row for each of these tokens, as ``[tokens, width]``."""
+        self._seen.clear()
+        with torch.inference_mode():
+            self._model(input_ids=torch.tensor([ids]), use_cache=False)
+        found = {}
+        for at, tensor in self._seen.items():
+            rows = _rows(tensor, len(ids))
+            if rows is not None:
+                found[at] = rows.float().numpy()
+        return found
+
+    def candidates(self, site: Site, depth: int, found: dict[Tensor, Rows]) -> Iterator[Tensor]:
+        """The tensors that a site may be."""
+        head = next(n for n, module in self._model.named_modules() if module is self.head)
+        if site == Site(RESID, depth):
+            yield Tensor(head, "in")
+        elif site.name in (RESID, PRENORM):
+            deeper = site.layer < depth
+            layer, side = (site.layer, "in") if deeper else (depth - 1, "out")
+            yield Tensor(f"{self.layers}.{layer}", side)
+            if not deeper:  # gemma3n joins its streams before the norm
+                yield from (at for at in found if at.module.endswith("norm") and at.side == "in")
+        else:
+            sides = {"heads": ("in",), "router": ("out", "logits")}.get(site.name, ("out",))
+            inside = f"{self.layers}.{site.layer - 1}."
+            yield from (at for at in found if at.module.startswith(inside) and at.side in sides)
+
+
+def _keeper(seen: dict[Tensor, torch.Tensor], name: str, module: Any) -> Any:
+    weight = getattr(module, "weight", None)
+
+    def hook(_: Any, args: Any, kwargs: Any, output: Any) -> None:
+        given = _first([*args, *(kwargs.get(key) for key in ("hidden_states", "x", "input"))])
+        made = _first(output if isinstance(output, (tuple, list)) else [output])
+        if given is not None:
+            seen[Tensor(name, "in")] = given
+            if weight is not None and weight.ndim == 2 and weight.shape[-1] == given.shape[-1]:
+                seen[Tensor(name, "logits")] = given.float() @ weight.T
+        if made is not None:
+            seen[Tensor(name, "out")] = made
+
+    return hook
+
+
+def _first(values: Sequence[Any]) -> torch.Tensor | None:
+    for value in values:
+        if isinstance(value, torch.Tensor) and value.is_floating_point():
+            return value.clone()  # what follows may write into it
+    return None
+
+
+def _rows(tensor: torch.Tensor, tokens: int) -> torch.Tensor | None:
+    """As ``[tokens, width]``; of several streams the first; None if it has other rows."""
+    shape = list(tensor.shape)
+    if len(shape) >= 2 and shape[0] == tokens:
+        return tensor.reshape(tokens, -1)
+    if len(shape) >= 3 and shape[:2] == [1, tokens]:
+        return tensor.reshape(tokens, -1)
+    if len(shape) == 4 and shape[1:3] == [1, tokens]:
+        return tensor[0].reshape(tokens, -1)
+    return None
+
+
+def _decoder_layers(model: Any) -> str:
+    """The name of the longest list of modules in the part of the model that handles text."""
+    depth = model.config.get_text_config().num_hidden_layers
+    head = model.get_output_embeddings()
+    found = [
+        (sum(weights.numel() for weights in module.parameters()), name)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and module is not head
+    ]
+    return max(found)[1]
+
+
+def compare(store: Path, model: Path, kind: str) -> dict[str, Any]:
+    """Hold every row of a store against transformers.
+
+    Returns:
+        ``rows``, ``tokens`` (that transformers gives too), ``own`` (that the head makes of the
+        rows), ``last`` (the worst relative error of the last layer), and for each kind of site in
+        ``sites`` its ``worst``, its number of ``layers`` and its ``module`` in transformers.
+    """
+    reference = Reference(model, kind)
+    worst: dict[Site, dict[Tensor, float]] = defaultdict(dict)
+    same = own = total = rows = 0
+    with open_store(store) as opened:
+        entries = list(opened.entries())
+    if not entries:
+        raise AssertionError("nothing was logged")
+    for entry in entries:
+        if entry.status != "complete":
+            raise AssertionError(f"{entry.status}: {entry.status_reason}")
+        ids = [*entry.prompt_token_ids, *entry.response_token_ids]
+        found = reference(ids)
+        rows += len(entry.positions)
+        answers = entry.positions >= len(entry.prompt_token_ids) - 1
+        given = list(entry.response_token_ids)
+        total += len(given)
+        last = next(reference.candidates(Site(RESID, entry.num_layers), entry.num_layers, found))
+        same += _agree(reference.head, found[last][entry.positions][answers], given)
+        own += _agree(reference.head, entry.layer("last")[answers], given)
+        for site in entry.sites:
+            kept = _of(entry, site)
+            for at in set(reference.candidates(site, entry.num_layers, found)):
+                if found[at].shape[1] == kept.shape[1]:
+                    error = _worst(kept, found[at][entry.positions])
+                    worst[site][at] = max(worst[site].get(at, 0.0), error)
+    sites: dict[str, dict[str, Any]] = {}
+    for site, errors in worst.items():
+        if not errors:
+            raise AssertionError(f"transformers has nothing of the width of {site}")
+        at = min(errors, key=errors.__getitem__)
+        known = sites.setdefault(site.name, {"worst": 0.0, "layers": 0, "module": ""})
+        known["worst"] = max(known["worst"], errors[at])
+        known["layers"] += 1
+        known["module"] = f"{at.module.removeprefix(reference.layers)} {at.side}"
+    depth = entries[0].num_layers
+    return {
+        "rows": rows,
+        "tokens": f"{same}/{total}",
+        "own": f"{own}/{total}",
+        "last": min(worst[Site(RESID, depth)].values()),
+        "sites": sites,
+    }
+
+
+def _of(entry: Entry, site: Site) -> Rows:
+    layer = None if site.name == PRENORM else site.layer
+    kept = entry.site(site.name, layer)
+    return np.asarray(kept, dtype=np.float32).reshape(len(kept), -1)
+
+
+def _agree(head: Any, rows: Rows, tokens: Sequence[int]) -> int:
+    with torch.inference_mode():
+        best = head(torch.tensor(np.asarray(rows, dtype=np.float32))).argmax(-1)
+    return int((best == torch.tensor(tokens)).sum())
+
+
+def _worst(rows: Rows, expected: Rows) -> float:
+    """The largest ``|row - expected| / |expected|``; infinite if that is no number."""
+    scale = np.linalg.norm(expected, axis=1) + 1e-12
+    error = float((np.linalg.norm(rows - expected, axis=1) / scale).max())
+    return error if np.isfinite(error) else float("inf")
