@@ -43,7 +43,7 @@ _UNLOGGED = {"vllm_xargs": {"activation_logging": "off"}}
 
 def in_words(server: str) -> str:
     """What the name of a baseline or candidate means."""
-    return _WORDS.get(server, server.replace("logging:", "logging layers "))
+    return _WORDS.get(server, server.replace("logging:", "logging "))
 
 
 class Side(NamedTuple):

@@ -13,6 +13,7 @@ import httpx
 
 from activation_logging.errors import SettingsError
 from activation_logging.process import free_port, running
+from activation_logging.sites import SITES
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -28,30 +29,35 @@ Variant = Literal["plain", "off", "logging"]
 
 
 class Contestant(NamedTuple):
-    """A kind of server: its variant, and what it logs, as in ``ACTIVATION_LAYERS``, ``_TOKENS``."""
+    """A kind of server: its variant, and what it logs.
+
+    ``sites`` is as in ``ACTIVATION_LAYERS``, or as in ``ACTIVATION_SITES``; ``tokens`` as in
+    ``ACTIVATION_TOKENS``.
+    """
 
     variant: Variant
-    layers: str = "last"
+    sites: str = "last"
     tokens: str = "all"
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
-        """From ``variant`` or ``logging:layers``, such as ``logging:8,15,last``.
+        """From a variant such as ``off``, or ``logging:8,last``, or ``logging:heads@8,resid@all``.
 
         Raises:
             SettingsError: there is no such variant, or one that logs nothing was given layers.
         """
-        variant, _, layers = text.partition(":")
-        if variant not in get_args(Variant) or (layers and variant != "logging"):
+        variant, _, sites = text.partition(":")
+        if variant not in get_args(Variant) or (sites and variant != "logging"):
+            known = ", ".join(get_args(Variant))
             raise SettingsError(
-                f"candidate: {text!r} is none of {', '.join(get_args(Variant))}, logging:LAYERS"
+                f"candidate: {text!r} is none of {known}, logging:LAYERS, logging:SITES"
             )
-        return cls(variant, layers or "last")  # type: ignore[arg-type]
+        return cls(variant, sites or "last")  # type: ignore[arg-type]
 
     @property
     def name(self) -> str:
         """What :meth:`parse` takes."""
-        return self.variant if self.layers == "last" else f"{self.variant}:{self.layers}"
+        return self.variant if self.sites == "last" else f"{self.variant}:{self.sites}"
 
 
 SERVED_NAME = "bench"
@@ -128,7 +134,8 @@ class Server:
             env["VLLM_PLUGINS"] = ",".join(n for n in names if n != "activation_logging")
         else:
             env["ACTIVATION_LOGGING"] = "1" if self.kind.variant == "logging" else "0"
-            env["ACTIVATION_LAYERS"] = self.kind.layers
+            named = any(name in self.kind.sites for name in SITES)
+            env["ACTIVATION_SITES" if named else "ACTIVATION_LAYERS"] = self.kind.sites
             env["ACTIVATION_TOKENS"] = self.kind.tokens
             env["ACTIVATION_LMDB_PATH"] = str(self.store)
         return env

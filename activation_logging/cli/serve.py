@@ -152,8 +152,9 @@ def bench(  # noqa: PLR0917 - the command's options
     candidate: Annotated[
         list[str] | None,
         typer.Option(
-            help="What is measured: logging, logging:LAYERS (as in ACTIVATION_LAYERS), off, or "
-            "plain, which shows the noise. May be repeated: all are compared with one baseline."
+            help="What is measured: logging, logging:LAYERS (as in ACTIVATION_LAYERS), "
+            "logging:SITES (as in ACTIVATION_SITES), off, or plain, which shows the noise. May be "
+            "repeated: all are compared with one baseline."
         ),
     ] = None,
     concurrency: Annotated[

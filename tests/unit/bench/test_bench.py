@@ -144,15 +144,17 @@ class TestServers:
 
     def test_variants_differ_in_the_environment_alone(self, tmp_path) -> None:
         inherited = {"PATH": "/bin", "ACTIVATION_LAYERS": "all", "ACTIVATION_LOGGING": "0"}
-        plain, off, logging = (
+        plain, off, logging, sites = (
             Server(Contestant.parse(text), ServerOptions("m"), tmp_path).environment(inherited)
-            for text in ("plain", "off", "logging:3,last")
+            for text in ("plain", "off", "logging:3,last", "logging:heads@3,resid_prenorm")
         )
         assert "activation_logging" not in plain["VLLM_PLUGINS"].split(",")
         assert not [name for name in plain if name.startswith("ACTIVATION_")]
         assert off["ACTIVATION_LOGGING"] == "0"
         assert logging["ACTIVATION_LOGGING"] == "1"
         assert logging["ACTIVATION_LAYERS"] == "3,last"
+        assert sites["ACTIVATION_SITES"] == "heads@3,resid_prenorm"
+        assert not {"ACTIVATION_SITES", "ACTIVATION_LAYERS"} <= {*logging} & {*sites}
 
     @pytest.mark.parametrize("text", ["plain", "off", "logging", "logging:3,last"])
     def test_a_contestant_is_named_as_it_is_asked_for(self, text: str) -> None:
@@ -198,7 +200,7 @@ def test_tables_name_all_servers_and_every_counter(capsys: pytest.CaptureFixture
     results = Results(plan, comparisons, {"logging": storage}, "now")
     show(results, Console(file=sys.stdout, width=100))
     printed = capsys.readouterr().out
-    for text in ("0.980", "0.955", "100.0", "98.0", "without the plugin", "logging layers 3,last"):
+    for text in ("0.980", "0.955", "100.0", "98.0", "without the plugin", "logging 3,last"):
         assert text in printed
     for text in ("2000 bytes", "queue_bytes_max"):
         assert printed.count(text) == 1
