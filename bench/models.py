@@ -59,8 +59,12 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
     os.environ["ACTIVATION_LMDB_PATH"] = str(store)
     os.environ["ACTIVATION_SITES"] = sites
     from vllm import LLM, SamplingParams
+    from vllm.model_executor.models import registry
 
     from activation_logging.errors import ActivationLoggingError
+
+    # It would import vLLM once more, in a process of its own, to look at a class: 15 s.
+    registry._run_in_subprocess = lambda look: look()
 
     options: dict[str, Any] = {
         "dtype": dtype,

@@ -8,6 +8,7 @@ for ``heads``, an output for ``attn_out`` and ``mlp_out``. So no architecture ne
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -144,47 +145,63 @@ def compare(store: Path, model: Path, kind: str) -> dict[str, Any]:
         ``sites`` its ``worst``, its number of ``layers`` and its ``module`` in transformers.
     """
     reference = Reference(model, kind)
-    worst: dict[Site, dict[Tensor, float]] = defaultdict(dict)
-    same = own = total = rows = 0
+    found = _Found()
     with open_store(store) as opened:
-        entries = list(opened.entries())
-    if not entries:
-        raise AssertionError("nothing was logged")
-    for entry in entries:
+        for entry in opened.entries():
+            found.add(entry, reference)
+    return found.summary(reference)
+
+
+@dataclass
+class _Found:
+    """What comparing came to, so far."""
+
+    depth: int = 0
+    rows: int = 0
+    total: int = 0
+    same: int = 0
+    own: int = 0
+    worst: dict[Site, dict[Tensor, float]] = field(default_factory=lambda: defaultdict(dict))
+
+    def add(self, entry: Entry, reference: Reference) -> None:
         if entry.status != "complete":
             raise AssertionError(f"{entry.status}: {entry.status_reason}")
-        ids = [*entry.prompt_token_ids, *entry.response_token_ids]
-        found = reference(ids)
-        rows += len(entry.positions)
-        answers = entry.positions >= len(entry.prompt_token_ids) - 1
         given = list(entry.response_token_ids)
-        total += len(given)
-        last = next(reference.candidates(Site(RESID, entry.num_layers), entry.num_layers, found))
-        same += _agree(reference.head, found[last][entry.positions][answers], given)
-        own += _agree(reference.head, entry.layer("last")[answers], given)
+        found = reference([*entry.prompt_token_ids, *given])
+        self.depth = entry.num_layers
+        self.rows += len(entry.positions)
+        self.total += len(given)
+        answers = entry.positions >= len(entry.prompt_token_ids) - 1
+        last = next(reference.candidates(Site(RESID, self.depth), self.depth, found))
+        expected = found[last][entry.positions][answers]
+        self.same += _agree(reference.head, expected, given)
+        self.own += _agree(reference.head, entry.layer("last")[answers], given)
         for site in entry.sites:
-            kept = _of(entry, site)
-            for at in set(reference.candidates(site, entry.num_layers, found)):
+            kept, errors = _of(entry, site), self.worst[site]
+            for at in set(reference.candidates(site, self.depth, found)):
                 if found[at].shape[1] == kept.shape[1]:
                     error = _worst(kept, found[at][entry.positions])
-                    worst[site][at] = max(worst[site].get(at, 0.0), error)
-    sites: dict[str, dict[str, Any]] = {}
-    for site, errors in worst.items():
-        if not errors:
-            raise AssertionError(f"transformers has nothing of the width of {site}")
-        at = min(errors, key=errors.__getitem__)
-        known = sites.setdefault(site.name, {"worst": 0.0, "layers": 0, "module": ""})
-        known["worst"] = max(known["worst"], errors[at])
-        known["layers"] += 1
-        known["module"] = f"{at.module.removeprefix(reference.layers)} {at.side}"
-    depth = entries[0].num_layers
-    return {
-        "rows": rows,
-        "tokens": f"{same}/{total}",
-        "own": f"{own}/{total}",
-        "last": min(worst[Site(RESID, depth)].values()),
-        "sites": sites,
-    }
+                    errors[at] = max(errors.get(at, 0.0), error)
+
+    def summary(self, reference: Reference) -> dict[str, Any]:
+        if not self.rows:
+            raise AssertionError("nothing was logged")
+        sites: dict[str, dict[str, Any]] = {}
+        for site, errors in self.worst.items():
+            if not errors:
+                raise AssertionError(f"transformers has nothing of the width of {site}")
+            at = min(errors, key=errors.__getitem__)
+            known = sites.setdefault(site.name, {"worst": 0.0, "layers": 0, "module": ""})
+            known["worst"] = max(known["worst"], errors[at])
+            known["layers"] += 1
+            known["module"] = f"{at.module.removeprefix(reference.layers)} {at.side}"
+        return {
+            "rows": self.rows,
+            "tokens": f"{self.same}/{self.total}",
+            "own": f"{self.own}/{self.total}",
+            "last": min(self.worst[Site(RESID, self.depth)].values()),
+            "sites": sites,
+        }
 
 
 def _of(entry: Entry, site: Site) -> Rows:

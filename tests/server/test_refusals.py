@@ -119,10 +119,12 @@ PROGRAM = textwrap.dedent(
         base = configure()
         ours = base.parallel_config.worker_cls
         found["ours"] = ours
+        from activation_logging.settings import Settings
         from activation_logging.vllm_plugin import gate
+        settings = Settings.from_env()
         plain = next(name for name, our in gate.WORKERS.items() if ours.endswith(our))
         base.parallel_config.worker_cls = plain
-        found["nothing"] = refusal(gate.check_config, base)
+        found["nothing"] = refusal(gate.check_config, base, settings)
 
         for name, (env, options) in flags.items():
             with environment(env):
@@ -131,7 +133,7 @@ PROGRAM = textwrap.dedent(
             config = copy.deepcopy(base)
             change(config, changes)
             with environment(env):
-                found[name] = refusal(gate.check_config, config)
+                found[name] = refusal(gate.check_config, config, settings)
 
         from vllm.v1.engine.async_llm import AsyncLLM
         from vllm.v1.engine.llm_engine import LLMEngine
@@ -147,7 +149,7 @@ PROGRAM = textwrap.dedent(
         found["server after"] = hasattr(entry.build_app, "__wrapped__")
 
         sys.modules["__main__"].__spec__ = find_spec("vllm.snapshot.server")
-        found["snapshot"] = refusal(gate.check_config, base)
+        found["snapshot"] = refusal(gate.check_config, base, settings)
         print("RESULT", json.dumps(found))
 
     if __name__ == "__main__":
