@@ -37,7 +37,10 @@ from bench.architectures import ARCHITECTURES, make
 from bench.docs import record_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from multiprocessing.connection import Connection
+
+    Step = Callable[[str, Path, Path], dict[str, Any]]
 
 TOLERANCE = 2e-5
 """Largest relative error of a row in float32."""
@@ -64,7 +67,7 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
     from activation_logging.errors import ActivationLoggingError
 
     # It would import vLLM once more, in a process of its own, to look at a class: 15 s.
-    registry._run_in_subprocess = lambda look: look()
+    vars(registry)["_run_in_subprocess"] = lambda look: look()
 
     options: dict[str, Any] = {
         "dtype": dtype,
@@ -92,60 +95,73 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
     return name
 
 
-def study(name: str, folder: Path, result: Path) -> None:
-    """Make, serve and compare one architecture, in a process of its own; write what was found."""
+def serve_one(name: str, folder: Path, store: Path) -> dict[str, Any]:
+    """Make an architecture's model if it is not there, and serve it."""
+    model = folder / "made" / name
+    if not (model / "config.json").exists():
+        make(name, model)
+    shutil.rmtree(store, ignore_errors=True)
+    return {"class": serve(model, store, ARCHITECTURES[name].dtype, EVERY_SITE)}
+
+
+def compare_one(name: str, folder: Path, store: Path) -> dict[str, Any]:
+    """Hold its rows against transformers."""
     from bench.reference import compare
 
-    architecture = ARCHITECTURES[name]
-    found: dict[str, Any] = {"name": name, "family": architecture.family}
-    started = time.monotonic()
-    try:
-        model = folder / "made" / name
-        if not (model / "config.json").exists():
-            make(name, model)
-        store = result.with_suffix(".lmdb")
-        shutil.rmtree(store, ignore_errors=True)
-        found["class"] = serve(model, store, architecture.dtype, EVERY_SITE)
-        found |= compare(store, model, architecture.model)
-    except Exception as error:  # noqa: BLE001 - whatever ends it is written down
-        traceback.print_exc()
-        found["error"] = re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:500]
-    found["seconds"] = round(time.monotonic() - started, 1)
-    result.write_text(json.dumps(found, indent=1) + "\n")
-    sys.stdout.flush()
-    os._exit(0)  # engines leave threads behind
+    return compare(store, folder / "made" / name, ARCHITECTURES[name].model)
 
 
 def run(name: str, folder: Path, runner: str) -> dict[str, Any]:
-    """Start :func:`study` in a fork of a process that has imported vLLM, and wait for it."""
-    result = folder / runner / f"{name}.json"
-    result.unlink(missing_ok=True)
-    result.parent.mkdir(parents=True, exist_ok=True)
-    log = result.with_suffix(".log")
-    context = multiprocessing.get_context("forkserver")
-    process = context.Process(target=_logged, args=(name, folder, result, log))
-    process.start()
-    process.join(LIMIT_S)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    if not result.exists():
-        why = "it took too long" if process.exitcode == -9 else f"exit code {process.exitcode}"
-        found = {"name": name, "family": ARCHITECTURES[name].family, "error": why}
-        result.write_text(json.dumps(found) + "\n")
-    found = json.loads(result.read_text())
+    """Study one architecture in two processes: vLLM changes classes of transformers in its own."""
+    results = folder / runner
+    results.mkdir(parents=True, exist_ok=True)
+    log = results / f"{name}.log"
+    log.unlink(missing_ok=True)
+    found: dict[str, Any] = {"name": name, "family": ARCHITECTURES[name].family}
+    started = time.monotonic()
+    for step in (serve_one, compare_one):
+        found |= in_a_fork(step, name, folder, results / f"{name}.lmdb", log)
+        if "error" in found:
+            break
+    found["seconds"] = round(time.monotonic() - started, 1)
+    (results / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
     terminal.print(f"{runner} {name}: {told(found)}")
     return found
 
 
-def _logged(name: str, folder: Path, result: Path, log: Path) -> None:
-    with log.open("wb") as output:
+def in_a_fork(step: Step, name: str, folder: Path, store: Path, log: Path) -> dict[str, Any]:
+    """Run a step in a fork of a process that has imported vLLM and transformers."""
+    context = multiprocessing.get_context("forkserver")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_answer, args=(step, (name, folder, store), log, theirs))
+    process.start()
+    theirs.close()
+    try:
+        found = ours.recv() if ours.poll(LIMIT_S) else {"error": f"not done in {LIMIT_S} s"}
+    except EOFError:
+        process.join()
+        found = {"error": f"the process ended with {process.exitcode}"}
+    process.kill()
+    process.join()
+    return found
+
+
+def _answer(step: Step, given: tuple[str, Path, Path], log: Path, answer: Connection) -> None:
+    with log.open("ab") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     import torch
 
     torch.set_num_threads(1)
-    study(name, folder, result)
+    try:
+        found = step(*given)
+    except Exception as error:  # noqa: BLE001 - whatever ends it is written down
+        traceback.print_exc()
+        found = {"error": re.sub(r"\s+", " ", f"{type(error).__name__}: {error}")[:500]}
+    sys.stdout.flush()
+    answer.send(found)
+    answer.close()
+    os._exit(0)  # engines leave threads behind
 
 
 def told(found: dict[str, Any]) -> str:

@@ -48,14 +48,18 @@ class Anatomy:
         hidden: the width of the residual stream.
         layers: the decoder layers of this rank, by their number from 0.
         final_norm: the norm after them; None on ranks that do not have it.
+        norm_adds: whether it adds a second input to its first.
         calls: what ran in each decoder layer, in order.
-        adds_residual: whether a layer's second output is to be added to its first.
+        gives_residual: whether a layer gives two tensors, of which the second may be a residual.
+        adds_residual: whether it is one, to be added to the first.
     """
 
     hidden: int
     layers: Mapping[int, nn.Module]
     final_norm: nn.Module | None
+    norm_adds: bool
     calls: Mapping[int, Sequence[Call]]
+    gives_residual: bool
     adds_residual: bool
 
     def projection(self, layer: int) -> Call | None:
@@ -76,6 +80,7 @@ class Anatomy:
             call
             for call in self.calls[layer]
             if call.module in parts
+            and not is_linear(call.module)
             and self._gives_states(call)
             and any(map(_multiplies, call.module.modules()))
             and not any(map(is_attention, call.module.modules()))
@@ -96,8 +101,12 @@ class Anatomy:
         return None
 
     def normed(self, outputs: Sequence[torch.Tensor]) -> torch.Tensor | None:
-        """The last layer of the model, from what its deepest decoder layer gives."""
-        if self.final_norm is None:
+        """The last layer of the model, from what its deepest decoder layer gives.
+
+        None if that is not to be checked: only two tensors can be taken for the wrong ones, and
+        what has one may do more with it before the norm.
+        """
+        if self.final_norm is None or not self.gives_residual:
             return None
         stream = outputs[0] + outputs[1] if self.adds_residual else outputs[0]
         with torch.inference_mode():
@@ -142,12 +151,17 @@ def dissect(worker: Any) -> Anatomy:
             f"vLLM's {type(model).__name__} does not call its decoder layers as modules; "
             "start the server with ACTIVATION_LAYERS=last"
         )
+    first, *others = ended.outputs
+    gives_residual = bool(others) and others[0].shape == first.shape
+    norm_adds = norm is not None and _norm_adds(norm)
     return Anatomy(
         hidden=hidden,
         layers=real,
         final_norm=norm.module if norm else None,
+        norm_adds=norm_adds,
         calls=calls,
-        adds_residual=_adds_residual(ended, norm),
+        gives_residual=gives_residual,
+        adds_residual=gives_residual and (norm is None or _is_sum(norm, first, norm_adds)),
     )
 
 
@@ -261,29 +275,33 @@ def _dummy_run(runner: Any) -> None:
         runner._dummy_run(_TOKENS, **options)
 
 
-def _adds_residual(layer: Call, norm: Call | None) -> bool:
-    """Whether the stream after a layer is the sum of its two outputs.
-
-    Most layers give ``(h, r)``, and the stream is ``h + r``. Some give ``h`` whole, and an ``r``
-    that is out of date. The final norm tells: it is given the stream.
-    """
-    if len(layer.outputs) < 2 or layer.outputs[1].shape != layer.outputs[0].shape:
+def _norm_adds(norm: Call) -> bool:
+    """Whether a norm that is given two tensors adds them. It may ignore the second."""
+    if len(norm.inputs) < 2 or norm.inputs[1].shape != norm.inputs[0].shape:
         return False
-    first, second = layer.outputs[:2]
-    if norm is None:
-        return True
-    given = [tensor for tensor in norm.inputs if tensor.shape == first.shape]
-    if not given:
-        return True
-    if len(given) == 1:
-        return given[0].data_ptr() != first.data_ptr()
-    # A norm that is given both adds them, unless it ignores the second.
     with torch.inference_mode():
-        x, y = torch.randn_like(first), torch.randn_like(second)
+        x, y = map(torch.randn_like, norm.inputs[:2])
         zero = torch.zeros_like(x)
         both = _normed(norm.module, x, y)
         added, alone = _normed(norm.module, x + y, zero), _normed(norm.module, x, zero)
     return float((both - added).abs().max()) <= float((both - alone).abs().max())
+
+
+def _is_sum(norm: Call, first: torch.Tensor, norm_adds: bool) -> bool:
+    """Whether the stream after a layer that gives two tensors is their sum.
+
+    Most layers give ``(h, r)``, and the stream is ``h + r``. Some give ``h`` whole, and an ``r``
+    that is out of date. The final norm tells: it is given the stream.
+
+    Args:
+        norm: the call of the final norm.
+        first: what the deepest layer gave first.
+        norm_adds: whether the norm adds its second input.
+    """
+    given = [tensor for tensor in norm.inputs if tensor.shape == first.shape]
+    if len(given) == 1:
+        return given[0].data_ptr() != first.data_ptr()
+    return norm_adds or not given
 
 
 def _normed(norm: nn.Module, x: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:

@@ -47,7 +47,7 @@ class Tap:
         side: which of its tensors.
         shape: what one row of it is, all ranks together.
         sharded: each tensor-parallel rank has a part of the last dimension.
-        adds: the stream is the sum of the module's first two outputs.
+        adds: a second tensor, if there is one, is added to the first.
     """
 
     site: Site
@@ -152,9 +152,12 @@ def _tap(site: Site, anatomy: Anatomy, hidden: RowShape) -> Tap | None:
     layer = anatomy.layers.get(number)
     if layer is None:
         return None
+    if site.name == PRENORM:
+        norm = anatomy.final_norm
+        return Tap(site, norm, "in", hidden, adds=anatomy.norm_adds) if norm else None
     if site.name == RESID and site.layer == 0:
-        return Tap(site, layer, "in", hidden)
-    if site.name in (RESID, PRENORM):
+        return Tap(site, layer, "in", hidden, adds=True)
+    if site.name == RESID:
         return Tap(site, layer, "stream", hidden, adds=anatomy.adds_residual)
     find = {
         "attn_out": anatomy.projection,
@@ -212,7 +215,8 @@ def _wrap(tap: Tap, token: torch.Tensor) -> None:
         torch.ops.activation_logging.keep_rows(x, residual, token, code)
 
     def read_input(*args: Any, **kwargs: Any) -> Any:
-        keep(*_states_of(args, kwargs))
+        states, residual = _states_of(args, kwargs)
+        keep(states, residual if adds else None)
         return inner(*args, **kwargs)
 
     def read_output(*args: Any, **kwargs: Any) -> Any:
