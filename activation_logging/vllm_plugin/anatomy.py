@@ -13,6 +13,7 @@ give. What an architecture calls its modules does not matter:
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+from vllm.distributed.parallel_state import get_pp_group
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.vllm_plugin.gate import depth_of
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _TOKENS = 8
 """Tokens of the dummy run."""
+_SEED = 0
+"""Of what attention gives in the dummy run: the same on all ranks."""
 
 
 class Call(NamedTuple):
@@ -49,7 +53,8 @@ class Anatomy:
         layers: the decoder layers of this rank, by their number from 0.
         final_norm: the norm after them; None on ranks that do not have it.
         calls: what ran in each decoder layer, in order.
-        adds_residual: whether a layer's second output is to be added to its first.
+        adds_residual: whether a layer's second output is to be added to its first. Only the rank
+            with the final norm can tell.
     """
 
     hidden: int
@@ -106,6 +111,16 @@ class Anatomy:
     def _gives_states(self, call: Call) -> bool:
         return bool(call.outputs) and call.outputs[0].shape[-1] == self.hidden
 
+    def whole(self, layer: int) -> Call:
+        """The call of a layer itself."""
+        calls = reversed(self.calls[layer])
+        return next(call for call in calls if call.module is self.layers[layer])
+
+
+def has_all_tokens(x: torch.Tensor) -> bool:
+    """Whether a tensor of the dummy run has a row for each token, and not some on each rank."""
+    return math.prod(x.shape[:-1]) >= _TOKENS
+
 
 def is_attention(module: nn.Module) -> bool:
     """Whether a module is vLLM's attention itself, which reads and writes the KV cache."""
@@ -142,12 +157,14 @@ def dissect(worker: Any) -> Anatomy:
             f"vLLM's {type(model).__name__} does not call its decoder layers as modules; "
             "start the server with ACTIVATION_LAYERS=last"
         )
+    stages = get_pp_group()
+    adds = _adds_residual(ended, norm) if stages.is_last_rank else None
     return Anatomy(
         hidden=hidden,
         layers=real,
         final_norm=norm.module if norm else None,
         calls=calls,
-        adds_residual=_adds_residual(ended, norm),
+        adds_residual=stages.broadcast_object(adds, src=stages.world_size - 1),
     )
 
 
@@ -196,6 +213,7 @@ class _Recorder:
         self._current: int | None = None
         self._handles: list[Any] = []
         self._patched: list[nn.Module] = []
+        self._noise = torch.Generator()
         for number, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
             for module in layer.modules():
@@ -230,6 +248,10 @@ class _Recorder:
 
     def _attends(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            # Without a KV cache attention gives zeros. What follows would be zero on every rank.
+            self._noise.manual_seed(_SEED)
+            output = torch.randn(output.shape, generator=self._noise).to(output)
         self._ended(module, args, kwargs, output)
         return output
 

@@ -30,7 +30,7 @@ STAGING_BYTES = 16 << 20
 
 def staging_bytes(shapes: Mapping[int, RowShape], device: torch.device) -> int:
     """Device memory that an arena needs in addition to its rows, bytes."""
-    if device.type != "cuda":
+    if device.type != "cuda" or not shapes:
         return 0
     return 2 * max(STAGING_BYTES, *(row_bytes(shape) for shape in shapes.values()))
 
@@ -53,6 +53,7 @@ class RowArena:
         self, shapes: Mapping[int, RowShape], *, num_slots: int, device: torch.device
     ) -> None:
         self._shapes = dict(shapes)
+        self._device = device
         self._num_slots = num_slots
         # One row more: padding, which has no slot, is written there.
         self._rows = {
@@ -75,9 +76,8 @@ class RowArena:
     @property
     def nbytes(self) -> int:
         """Device memory of the rows and the staging buffers, bytes."""
-        device = next(iter(self._rows.values())).device
         return sum(rows.nbytes for rows in self._rows.values()) + staging_bytes(
-            self._shapes, device
+            self._shapes, self._device
         )
 
     def write(
@@ -89,7 +89,7 @@ class RowArena:
             code: the site's; one that is not kept here is ignored.
             slots: slot of every token, int64 ``[tokens]``, on the device; -1 for padding.
             x: ``[>= tokens, ...]`` of the site's width; rows after the tokens are padding.
-            residual: is added to ``x`` if given.
+            residual: is added to ``x`` if given: as many rows, or one for all, such as a bias.
         """
         rows = self._rows.get(code)
         if rows is None:
@@ -160,8 +160,7 @@ class RowArena:
         tensor = torch.from_numpy(numbers)
         if self._host_copier is None:
             return tensor
-        device = next(iter(self._rows.values())).device
-        return tensor.pin_memory().to(device, non_blocking=True)
+        return tensor.pin_memory().to(self._device, non_blocking=True)
 
 
 class _HostCopier:

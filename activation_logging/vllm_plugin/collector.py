@@ -27,14 +27,16 @@ from activation_logging.settings import RequestOptions, Settings
 from activation_logging.sites import RESID, RowShape, Site
 from activation_logging.vllm_plugin.arena import DTYPES, row_bytes
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
+from activation_logging.vllm_plugin.pipeline import JoinedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
+    from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
 
 HELD_BYTES = 512 << 20
 """Limit for the held rows of requests that have lost their blocks, bytes."""
@@ -90,8 +92,10 @@ class RowCollector:
 
     Args:
         settings: what the server logs.
-        arena: holds the rows of all tokens in flight.
-        writer: writes to the store.
+        shapes: what a row of each site is, of all pipeline stages, by the site's code.
+        arena: holds the rows of all tokens in flight, of this stage's sites.
+        writer: writes to the store, or sends to the last stage.
+        others: has the rows of other stages; None if this one has all, or only sends its own.
         num_layers: the model's depth.
         hidden_size: elements of a row of the residual stream.
         block_size: slots per block of the tracked KV cache group.
@@ -103,8 +107,10 @@ class RowCollector:
         self,
         settings: Settings,
         *,
+        shapes: Mapping[int, RowShape],
         arena: RowArena,
-        writer: StoreWriter,
+        writer: StoreWriter | RowSender,
+        others: RowReceiver | None = None,
         num_layers: int,
         hidden_size: int,
         block_size: int,
@@ -114,13 +120,11 @@ class RowCollector:
         self._settings = settings
         self._arena = arena
         self._writer = writer
-        self._sites = tuple(map(Site.from_code, sorted(arena.shapes)))
+        self._others = others
+        self._sites = tuple(map(Site.from_code, sorted(shapes)))
         self._num_layers = num_layers
         self._hidden_size = hidden_size
-        self._shapes = {
-            code: RowShape(shape.shape, settings.dtype if settings.dtype in DTYPES else shape.dtype)
-            for code, shape in arena.shapes.items()
-        }
+        self._shapes = {code: stored_shape(shape, settings) for code, shape in shapes.items()}
         self._block_size = block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
@@ -215,6 +219,8 @@ class RowCollector:
         """Write the rows of all requests in flight, and wait for the store."""
         self.finish(list(self._requests))
         self._writer.close()
+        if self._others is not None:
+            self._others.close()
 
     def flush(self, finished: Iterable[str], unseen: Iterable[str] = ()) -> None:
         """Write the rows of these requests, and return when everything is committed.
@@ -301,8 +307,12 @@ class RowCollector:
         """The capture of a plan, with its fresh rows."""
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
-            dtypes = {site.code: DTYPES[self._shapes[site.code].dtype] for site in plan.sites}
+            here = {site.code for site in plan.sites} & self._arena.shapes.keys()
+            dtypes = {code: DTYPES[self._shapes[code].dtype] for code in sorted(here)}
             rows = self._arena.read(np.concatenate(plan.fresh), dtypes)
+            if self._others is not None:
+                away = [site.code for site in plan.sites if site.code not in here]
+                rows = JoinedRows(rows, self._others, name, away, plan.num_fresh)
             segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
         return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
 
@@ -329,6 +339,11 @@ class RowCollector:
 
     def _new_segment_id(self) -> bytes:
         return bytes.fromhex(self._writer.id) + next(self._segment_numbers).to_bytes(8, "big")
+
+
+def stored_shape(shape: RowShape, settings: Settings) -> RowShape:
+    """What a row of a site is in the store, which may have another type than the model."""
+    return shape._replace(dtype=settings.dtype if settings.dtype in DTYPES else shape.dtype)
 
 
 def _append_slice(slices: list[SegmentSlice], part: SegmentSlice) -> None:
