@@ -179,9 +179,9 @@ def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Ta
     if site.name == RESID and site.layer == 0:
         return Tap(site, anatomy.layers[number], "in", hidden)
     if site.name in (RESID, PRENORM):
-        call = anatomy.whole(number)
-        _refuse_divided(site, call, model)
-        return Tap(site, call.module, "out", hidden, adds=anatomy.adds_residual)
+        layer = anatomy.whole(number)
+        _refuse_divided(site, layer, model)
+        return Tap(site, layer.module, "out", hidden, adds=anatomy.adds_residual)
     find = {
         "attn_out": anatomy.projection,
         "heads": anatomy.projection,

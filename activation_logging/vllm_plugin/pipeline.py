@@ -81,7 +81,7 @@ class _Message(NamedTuple):
     """What precedes the rows of one request: its id, their number, and the codes of the sites."""
 
     id: str
-    count: int
+    rows: int
     codes: Sequence[int]
 
 
@@ -229,7 +229,7 @@ class RowReceiver:
         found = {}
         for code in message.codes:
             shape = self._shapes[code]
-            rows = np.empty((message.count, shape.width), _WIRE_TYPES[shape.dtype])
+            rows = np.empty((message.rows, shape.width), _WIRE_TYPES[shape.dtype])
             link.receive(rows.view(np.uint8).reshape(-1))
             found[message.id, code] = rows
         with self._wake:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from vllm import SamplingParams
-from vllm.distributed.parallel_state import get_pp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
 
@@ -181,7 +181,7 @@ def _check_head(
 ) -> None:
     """Check that the output head gives the sampled tokens when applied to their rows.
 
-    With tensor parallelism each rank has a part of the head, so all ranks must run it.
+    With tensor parallelism each rank has a part of the head, so all ranks must apply theirs.
     """
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)
@@ -191,6 +191,7 @@ def _check_head(
         rows = torch.zeros(
             (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device
         )
+    rows = get_tp_group().broadcast(rows)
     logits = worker.model_runner.model.compute_logits(rows)
     if arena is None or logits is None:
         return

@@ -49,6 +49,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "get_pp_group()",
         "get_tp_group()",
         *_of("GroupCoordinator", "is_first_rank is_last_rank ranks world_size rank_in_group"),
+        "GroupCoordinator.broadcast(input_, src)",
         "GroupCoordinator.broadcast_object(obj, src)",
     ),
     "vllm.engine.arg_utils": (
