@@ -112,7 +112,8 @@ class _Request:
             output = self._worker.sample_tokens(None)
         if hasattr(output, "get_output"):
             output = output.get_output()
-        return [int(token) for token in output.sampled_token_ids[0]] if output else []
+        sampled = output.sampled_token_ids if output else []
+        return [int(token) for token in sampled[0]] if sampled else []
 
     def _prefill(self) -> SchedulerOutput:
         step = SchedulerOutput.make_empty()

@@ -75,7 +75,7 @@ class TestTensorParallel:
 
 
 # So small a cache that requests are preempted.
-TIGHT = {"num_gpu_blocks_override": 8, "max_num_seqs": 6, "block_size": 32}
+TIGHT = {"num_gpu_blocks_override": 20, "max_num_seqs": 6, "block_size": 32}
 
 
 class TestPipeline:
