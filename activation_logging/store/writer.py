@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
 
-from activation_logging.errors import StoreCorrupt, StoreError
+from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
@@ -48,7 +48,7 @@ Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
 
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
-_PERMANENT = (lmdb.BadValsizeError, StoreCorrupt)
+_PERMANENT = (lmdb.BadValsizeError, StoreCorrupt, RowsMissing)
 _TRANSIENT = (lmdb.Error, OSError, StoreError)
 
 
@@ -215,8 +215,7 @@ class StoreWriter:
     def _drop(self, capture: Capture, reason: str) -> None:
         with self._wake:
             self.stats.dropped += reason != NEVER_RAN
-            capture = dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
-            self._submit(capture, _DOCUMENT_BYTES)
+            self._submit(_without_rows(capture, reason), _DOCUMENT_BYTES)
 
     def _submit(self, item: _Item, size: int) -> None:
         with self._wake:
@@ -296,6 +295,11 @@ class StoreWriter:
             for item in batch:
                 self._write([item])
             return
+        if isinstance(error, RowsMissing) and isinstance(batch[0], Capture):
+            self._write([_without_rows(batch[0], str(error))])
+            with self._wake:
+                self.stats.dropped += 1
+            return
         self._lose(1)
         kind = "capture" if isinstance(batch[0], Capture) else "entry"
         logger.error("a record (%s) cannot be stored and is lost", kind, exc_info=error)
@@ -356,6 +360,10 @@ class StoreWriter:
             self._mutations.transact(action)
         except _TRANSIENT as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
+
+
+def _without_rows(capture: Capture, reason: str) -> Capture:
+    return dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
 
 
 _writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()

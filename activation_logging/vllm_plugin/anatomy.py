@@ -13,6 +13,7 @@ give. What an architecture calls its modules does not matter:
 
 from __future__ import annotations
 
+import math
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
+from vllm.distributed.parallel_state import get_pp_group
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.vllm_plugin.gate import depth_of
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 _TOKENS = 8
 """Tokens of the dummy run."""
+_SEED = 0
+"""Of what attention gives in the dummy run: the same on all ranks."""
 
 
 class Call(NamedTuple):
@@ -51,7 +55,8 @@ class Anatomy:
         norm_adds: whether it adds a second input to its first.
         calls: what ran in each decoder layer, in order.
         gives_residual: whether a layer gives two tensors, of which the second may be a residual.
-        adds_residual: whether it is one, to be added to the first.
+        adds_residual: whether it is one, to be added to the first. Only the rank with the final
+            norm can tell.
     """
 
     hidden: int
@@ -80,12 +85,13 @@ class Anatomy:
             call
             for call in self.calls[layer]
             if call.module in parts
-            and not is_linear(call.module)
             and self._gives_states(call)
             and any(map(_multiplies, call.module.modules()))
             and not any(map(is_attention, call.module.modules()))
         ]
-        return found[-1] if found else None
+        # Some layers have the parts of their MLP as parts of their own.
+        modules = [call for call in found if not is_linear(call.module)]
+        return next(reversed(modules or found), None)
 
     def router(self, layer: int) -> Call | None:
         """The part of a layer's mixture of experts that gives one number per expert."""
@@ -114,6 +120,16 @@ class Anatomy:
 
     def _gives_states(self, call: Call) -> bool:
         return bool(call.outputs) and call.outputs[0].shape[-1] == self.hidden
+
+    def whole(self, layer: int) -> Call:
+        """The call of a layer itself."""
+        calls = reversed(self.calls[layer])
+        return next(call for call in calls if call.module is self.layers[layer])
+
+
+def has_all_tokens(x: torch.Tensor) -> bool:
+    """Whether a tensor of the dummy run has a row for each token, and not some on each rank."""
+    return math.prod(x.shape[:-1]) >= _TOKENS
 
 
 def is_attention(module: nn.Module) -> bool:
@@ -154,6 +170,8 @@ def dissect(worker: Any) -> Anatomy:
     first, *others = ended.outputs
     gives_residual = bool(others) and others[0].shape == first.shape
     norm_adds = norm is not None and _norm_adds(norm)
+    adds = gives_residual and (norm is None or _is_sum(norm, first, norm_adds))
+    stages = get_pp_group()
     return Anatomy(
         hidden=hidden,
         layers=real,
@@ -161,7 +179,7 @@ def dissect(worker: Any) -> Anatomy:
         norm_adds=norm_adds,
         calls=calls,
         gives_residual=gives_residual,
-        adds_residual=gives_residual and (norm is None or _is_sum(norm, first, norm_adds)),
+        adds_residual=stages.broadcast_object(adds, src=stages.world_size - 1),
     )
 
 
@@ -210,6 +228,7 @@ class _Recorder:
         self._current: int | None = None
         self._handles: list[Any] = []
         self._patched: list[nn.Module] = []
+        self._noise = torch.Generator()
         for number, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
             for module in layer.modules():
@@ -244,6 +263,10 @@ class _Recorder:
 
     def _attends(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
+        if isinstance(output, torch.Tensor):
+            # Without a KV cache attention gives zeros. What follows would be zero on every rank.
+            self._noise.manual_seed(_SEED)
+            output = torch.randn(output.shape, generator=self._noise).to(output)
         self._ended(module, args, kwargs, output)
         return output
 

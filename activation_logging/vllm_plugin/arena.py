@@ -60,7 +60,7 @@ def device_bytes(
         element_bytes: of the model's type.
         device: the model's.
     """
-    if device.type != "cuda":
+    if device.type != "cuda" or not shapes:
         return 0
     widest = max(shape.width * element_bytes + row_bytes(shape) for shape in shapes.values())
     return num_tokens * (widest + 2 * torch.int64.itemsize)
@@ -82,8 +82,8 @@ class RowArena:
         self, shapes: Mapping[int, RowShape], *, num_slots: int, device: torch.device
     ) -> None:
         self._shapes = dict(shapes)
-        self._num_slots = num_slots
         self._device = device
+        self._num_slots = num_slots
         self._pinned: list[int] = []
         if device.type != "meta":
             _check_memory(arena_bytes(shapes, num_slots), num_slots)
@@ -133,7 +133,7 @@ class RowArena:
             code: the site's; one that is not kept here is ignored.
             slots: slot of every token, int64 ``[tokens]``, on the device; -1 for padding.
             x: ``[>= tokens, ...]`` of the site's width; rows after the tokens are padding.
-            residual: is added to ``x`` if given.
+            residual: is added to ``x`` if given: as many rows, or one for all, such as a bias.
         """
         rows = self._rows.get(code)
         if rows is None:

@@ -15,13 +15,16 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.library import Library
 from vllm.distributed.communication_op import tensor_model_parallel_all_gather
-from vllm.distributed.parallel_state import get_tensor_model_parallel_world_size
+from vllm.distributed.parallel_state import (
+    get_pp_group,
+    get_tensor_model_parallel_world_size,
+)
 from vllm.forward_context import get_forward_context, is_forward_context_available
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.sites import PRENORM, RESID, SITES, RowShape, Site, Wanted, resolve, written
-from activation_logging.vllm_plugin.anatomy import dissect, is_attention
+from activation_logging.vllm_plugin.anatomy import dissect, has_all_tokens, is_attention
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -33,8 +36,16 @@ if TYPE_CHECKING:
 
 _LIBRARY = Library("activation_logging", "FRAGMENT")
 
-Side = Literal["in", "out", "stream"]
-"""The input of a module, its output, or the residual stream after it."""
+Side = Literal["in", "out"]
+"""The input of a module, or its output."""
+
+Split = Literal["whole", "columns", "terms"]
+"""What a tensor-parallel rank has of a tensor: all of it, some columns, or a term of a sum.
+
+A module gives a term if its decoder layer adds several of them, and sums over ranks only once.
+"""
+_ROUNDING = 0.1
+"""Largest relative distance of one tensor on two ranks. Terms of a sum differ by their size."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +57,35 @@ class Tap:
         module: the module whose call passes it.
         side: which of its tensors.
         shape: what one row of it is, all ranks together.
-        sharded: each tensor-parallel rank has a part of the last dimension.
-        adds: a second tensor, if there is one, is added to the first.
+        split: what each tensor-parallel rank has of it.
+        adds: a second tensor, if there is one, is added to the first: the residual of most layers,
+            and the bias of a module that leaves the sum to others.
     """
 
     site: Site
     module: nn.Module
     side: Side
     shape: RowShape
-    sharded: bool = False
+    split: Split = "whole"
     adds: bool = False
+
+    def states(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], output: Any
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What a call of the module passes: a tensor, and what is to be added to it, if anything.
+
+        Args:
+            args: the call's positional arguments.
+            kwargs: the call's other arguments.
+            output: what it returned; not used for an input.
+        """
+        if self.side == "in":
+            states, residual = _states_of(args, kwargs)
+        elif isinstance(output, torch.Tensor):
+            states, residual = output, None
+        else:
+            states, residual = output[0], output[1] if self.adds else None
+        return states, residual if self.adds else None
 
 
 _arenas: dict[int, tuple[RowArena, str]] = {}
@@ -119,7 +149,10 @@ def _register() -> None:
 def plan_taps(
     worker: Any, sites: Sequence[Site], num_layers: int
 ) -> tuple[list[Tap], Anatomy | None]:
-    """Where to read these sites of a loaded model, and its anatomy if more than ``last`` is wanted.
+    """Where this rank reads these sites of a loaded model, and the model's anatomy.
+
+    A rank reads the sites of its layers. The anatomy is None if only ``last`` is wanted. All ranks
+    must call this.
 
     Raises:
         UnsupportedEngineError: the model does not have one of them; the text says which it has.
@@ -128,16 +161,17 @@ def plan_taps(
     hidden = RowShape((config.get_hidden_size(),), _name(config.dtype))
     model = worker.model_runner.get_model()
     last = Site(RESID, num_layers)
-    taps = [Tap(last, model, "out", hidden)] if last in sites else []
+    is_here = last in sites and get_pp_group().is_last_rank
+    taps = [Tap(last, model, "out", hidden)] if is_here else []
     others = [site for site in sites if site != last]
     if not others:
         return taps, None
     anatomy = dissect(worker)
-    found = {site: _tap(site, anatomy, hidden) for site in others}
+    found = {s: _tap(s, anatomy, hidden, model) for s in others if _layer_of(s) in anatomy.layers}
     missing = [site for site, tap in found.items() if tap is None]
     if missing:
         every = resolve(tuple(Wanted(kind, "all") for kind in SITES), num_layers)
-        having = [site for site in every if site == last or _tap(site, anatomy, hidden)]
+        having = [s for s in every if s == last or found.get(s) or _tap(s, anatomy, hidden, model)]
         raise UnsupportedEngineError(
             f"vLLM's {type(model).__name__} has no {written(missing)}: choose among "
             f"ACTIVATION_SITES={written(having)}"
@@ -146,19 +180,25 @@ def plan_taps(
     return sorted(taps, key=lambda tap: tap.site.code), anatomy
 
 
-def _tap(site: Site, anatomy: Anatomy, hidden: RowShape) -> Tap | None:
-    """Where a site is read; None if this model does not have it."""
-    number = max(site.layer - 1, 0)
-    layer = anatomy.layers.get(number)
-    if layer is None:
+def _layer_of(site: Site) -> int:
+    """The number, from 0, of the decoder layer that a site is read from."""
+    return max(site.layer - 1, 0)
+
+
+def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Tap | None:
+    """Where a site is read; None if this rank's part of the model does not have it."""
+    number = _layer_of(site)
+    if number not in anatomy.layers:
         return None
-    if site.name == PRENORM:
+    if site.name == RESID and site.layer == 0:
+        return Tap(site, anatomy.layers[number], "in", hidden, adds=True)
+    if site.name in (RESID, PRENORM):
+        layer = anatomy.whole(number)
+        _refuse_divided(site, layer, model)
+        if site.name == RESID:
+            return Tap(site, layer.module, "out", hidden, adds=anatomy.adds_residual)
         norm = anatomy.final_norm
         return Tap(site, norm, "in", hidden, adds=anatomy.norm_adds) if norm else None
-    if site.name == RESID and site.layer == 0:
-        return Tap(site, layer, "in", hidden, adds=True)
-    if site.name == RESID:
-        return Tap(site, layer, "stream", hidden, adds=anatomy.adds_residual)
     find = {
         "attn_out": anatomy.projection,
         "heads": anatomy.projection,
@@ -171,8 +211,29 @@ def _tap(site: Site, anatomy: Anatomy, hidden: RowShape) -> Tap | None:
     if site.name == "heads":
         return _heads_tap(site, call, anatomy, hidden.dtype)
     given = call.outputs[0]
+    _refuse_divided(site, call, model)
     dtype = _name(given.dtype) if site.name == "router" else hidden.dtype
-    return Tap(site, call.module, "out", RowShape((given.shape[-1],), dtype))
+    split: Split = "terms" if ranks_differ(given) else "whole"
+    adds = len(call.outputs) > 1 and call.outputs[1].shape == given.shape[-1:]
+    return Tap(site, call.module, "out", RowShape((given.shape[-1],), dtype), split, adds)
+
+
+def _refuse_divided(site: Site, call: Call, model: nn.Module) -> None:
+    if not has_all_tokens(call.outputs[0]):
+        raise UnsupportedEngineError(
+            f"vLLM's {type(model).__name__} divides the tokens of {site} among its ranks; leave it "
+            "out of ACTIVATION_SITES"
+        )
+
+
+def ranks_differ(x: torch.Tensor) -> bool:
+    """Whether the tensor-parallel ranks have different tensors here. All of them must ask."""
+    ranks = get_tensor_model_parallel_world_size()
+    if ranks == 1:
+        return False
+    every = tensor_model_parallel_all_gather(x.float().reshape(1, -1), dim=0)
+    distances = (every - every[:1]).norm(dim=-1)
+    return float(distances.max()) > _ROUNDING * float(every[0].norm())
 
 
 def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str) -> Tap | None:
@@ -184,7 +245,7 @@ def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str) -> Tap | No
     if width % heads:
         return None
     shape = RowShape((heads * ranks, width // heads), dtype)
-    return Tap(site, call.module, "in", shape, sharded=ranks > 1)
+    return Tap(site, call.module, "in", shape, "columns" if ranks > 1 else "whole")
 
 
 def install_taps(taps: Iterable[Tap], device: torch.device) -> None:
@@ -207,35 +268,26 @@ def remove_taps(taps: Iterable[Tap]) -> None:
 
 def _wrap(tap: Tap, token: torch.Tensor) -> None:
     inner: Callable[..., Any] = tap.module.forward
-    code, sharded, adds = tap.site.code, tap.sharded, tap.adds
+    code, split = tap.site.code, tap.split
+    ranks = get_tensor_model_parallel_world_size()
 
     def keep(x: torch.Tensor, residual: torch.Tensor | None = None) -> None:
-        if sharded:
+        if split == "columns":
             x = tensor_model_parallel_all_gather(x)
+        elif split == "terms":
+            # Not an all-reduce: on the CPU it writes into its argument, which the model needs.
+            x = tensor_model_parallel_all_gather(x, dim=0).unflatten(0, (ranks, -1)).sum(0)
         torch.ops.activation_logging.keep_rows(x, residual, token, code)
 
-    def read_input(*args: Any, **kwargs: Any) -> Any:
-        states, residual = _states_of(args, kwargs)
-        keep(states, residual if adds else None)
-        return inner(*args, **kwargs)
-
-    def read_output(*args: Any, **kwargs: Any) -> Any:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if tap.side == "in":
+            keep(*tap.states(args, kwargs, None))
+            return inner(*args, **kwargs)
         output = inner(*args, **kwargs)
-        first = output[0] if isinstance(output, (tuple, list)) else output
-        if isinstance(first, torch.Tensor):  # other pipeline ranks give out something else
-            keep(first)
+        keep(*tap.states(args, kwargs, output))
         return output
 
-    def read_stream(*args: Any, **kwargs: Any) -> Any:
-        output = inner(*args, **kwargs)
-        if isinstance(output, torch.Tensor):
-            keep(output)
-        else:
-            keep(output[0], output[1] if adds else None)
-        return output
-
-    readers = {"in": read_input, "out": read_output, "stream": read_stream}
-    tap.module.forward = readers[tap.side]
+    tap.module.forward = forward
 
 
 def _states_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from itertools import count
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,14 +28,17 @@ from activation_logging.settings import RequestOptions, Settings
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin.arena import Unread, row_bytes
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
+from activation_logging.vllm_plugin.pipeline import JoinedRows
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
+    from activation_logging.sites import RowShape
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
+    from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
 
 HELD_BYTES = 512 << 20
 """Limit for the held rows of requests that have lost their blocks, bytes."""
@@ -92,8 +95,10 @@ class RowCollector:
 
     Args:
         settings: what the server logs.
-        arena: holds the rows of all tokens in flight.
-        writer: writes to the store.
+        shapes: what a row of each site is, of all pipeline stages, by the site's code.
+        arena: holds the rows of all tokens in flight, of this stage's sites.
+        writer: writes to the store, or sends to the last stage.
+        others: has the rows of other stages; None if this one has all, or only sends its own.
         num_layers: the model's depth.
         hidden_size: elements of a row of the residual stream.
         block_size: slots per block of the tracked KV cache group.
@@ -105,8 +110,10 @@ class RowCollector:
         self,
         settings: Settings,
         *,
+        shapes: Mapping[int, RowShape],
         arena: RowArena,
-        writer: StoreWriter,
+        writer: StoreWriter | RowSender,
+        others: RowReceiver | None = None,
         num_layers: int,
         hidden_size: int,
         block_size: int,
@@ -116,10 +123,11 @@ class RowCollector:
         self._settings = settings
         self._arena = arena
         self._writer = writer
-        self._sites = tuple(map(Site.from_code, sorted(arena.shapes)))
+        self._others = others
+        self._sites = tuple(map(Site.from_code, sorted(shapes)))
         self._num_layers = num_layers
         self._hidden_size = hidden_size
-        self._shapes = arena.shapes
+        self._shapes = shapes
         self._block_size = block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
@@ -214,6 +222,8 @@ class RowCollector:
         """Write the rows of all requests in flight, and wait for the store."""
         self.finish(list(self._requests))
         self._writer.close()
+        if self._others is not None:
+            self._others.close()
 
     def flush(self, finished: Iterable[str], unseen: Iterable[str] = ()) -> None:
         """Write the rows of these requests, and return when everything is committed.
@@ -304,8 +314,13 @@ class RowCollector:
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
             codes = [site.code for site in plan.sites]
-            rows = self._arena.read(np.concatenate(plan.fresh), codes)
-            self._unread.add(rows, plan.blocks)
+            here = [code for code in codes if code in self._arena.shapes]
+            found = self._arena.read(np.concatenate(plan.fresh), here)
+            self._unread.add(found, plan.blocks)
+            rows: Mapping[int, npt.NDArray[Any]] = found
+            if self._others is not None:
+                away = [code for code in codes if code not in here]
+                rows = JoinedRows(found, self._others, name, away, plan.num_fresh)
             segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
         return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
 

@@ -167,10 +167,11 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
         )
     depth = depth_of(config.model_config)
     sites = resolve_sites(settings, depth)
-    if parallel.pipeline_parallel_size > 1 and sites != (Site(RESID, depth),):
+    inner = sites != (Site(RESID, depth),)
+    if inner and parallel.pipeline_parallel_size > 1 and settings.full_policy == "drop":
         raise UnsupportedEngineError(
-            "with pipeline parallelism only the last layer can be logged: set "
-            f"ACTIVATION_LAYERS=last, {_OFF}"
+            "pipeline stages must keep the rows of the same requests, so none of them may drop "
+            f"some: set ACTIVATION_FULL_POLICY=block or ACTIVATION_LAYERS=last, {_OFF}"
         )
     return sites
 

@@ -7,24 +7,28 @@ the sampled tokens do not follow from.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from vllm import SamplingParams
-from vllm.distributed.parallel_state import get_pp_group
+from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, SchedulerOutput
 from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.sites import Site
 from activation_logging.vllm_plugin.anatomy import eager, tensors_of
+from activation_logging.vllm_plugin.capture import ranks_differ
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+    from torch import nn
 
     from activation_logging.vllm_plugin.arena import RowArena
+    from activation_logging.vllm_plugin.capture import Tap
 
 PROMPT_LEN = 7
 _UNWRITTEN = -24576.0
@@ -108,7 +112,8 @@ class _Request:
             output = self._worker.sample_tokens(None)
         if hasattr(output, "get_output"):
             output = output.get_output()
-        return [int(token) for token in output.sampled_token_ids[0]] if output else []
+        sampled = output.sampled_token_ids if output else []
+        return [int(token) for token in sampled[0]] if sampled else []
 
     def _prefill(self) -> SchedulerOutput:
         step = SchedulerOutput.make_empty()
@@ -177,7 +182,7 @@ def _check_head(
 ) -> None:
     """Check that the output head gives the sampled tokens when applied to their rows.
 
-    With tensor parallelism each rank has a part of the head, so all ranks must run it.
+    With tensor parallelism each rank has a part of the head, so all ranks must apply theirs.
     """
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)
@@ -187,6 +192,7 @@ def _check_head(
         rows = torch.zeros(
             (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device
         )
+    rows = get_tp_group().broadcast(rows)
     logits = worker.model_runner.model.compute_logits(rows)
     if arena is None or logits is None:
         return
@@ -204,29 +210,44 @@ def _check_sites(
 ) -> None:
     """Run the request again without compiled graphs, and compare.
 
-    Each site must have the same rows as in the graph. The final norm must make the last layer of
-    what the deepest decoder layer gives; otherwise it is not known what the layers give.
+    Each site must have the same rows as in the graph. Tensor-parallel ranks must all have it, or a
+    term of it, as was found out. The final norm must make the last layer of what the deepest
+    decoder layer gives; otherwise it is not known what the layers give.
     """
     model, anatomy = worker.model_runner.get_model(), worker.anatomy
     found = {} if arena is None else {code: arena.rows_at(code, slots) for code in arena.shapes}
-    layer = anatomy.layers[max(anatomy.layers)]
+    wrong: list[Site] = []
     given: list[tuple[torch.Tensor, ...]] = []
     made: list[torch.Tensor] = []
-    handles = (
-        # What comes next may write into them.
-        layer.register_forward_hook(
-            lambda _module, _args, output: given.append(tuple(map(torch.clone, tensors_of(output))))
-        ),
-        model.register_forward_hook(
-            lambda _module, _args, output: made.append(tensors_of(output)[0].clone())
-        ),
-    )
+    handles = [
+        tap.module.register_forward_hook(partial(_compare_ranks, tap, wrong), with_kwargs=True)
+        for tap in worker.taps
+        if tap.split != "columns"
+    ]
+    if get_pp_group().is_last_rank:
+        layer = anatomy.layers[max(anatomy.layers)]
+        handles += [
+            # What comes next may write into them.
+            layer.register_forward_hook(
+                lambda _module, _args, output: given.append(
+                    tuple(map(torch.clone, tensors_of(output)))
+                )
+            ),
+            model.register_forward_hook(
+                lambda _module, _args, output: made.append(tensors_of(output)[0].clone())
+            ),
+        ]
     try:
         with eager(model):
             request.run()
     finally:
         for handle in handles:
             handle.remove()
+    if wrong:
+        raise UnsupportedEngineError(
+            f"it is not known how the ranks of vLLM's {type(model).__name__} make up "
+            f"{', '.join(map(str, dict.fromkeys(wrong)))}; leave it out of ACTIVATION_SITES"
+        )
     for code, rows in found.items():
         again = arena.rows_at(code, slots) if arena is not None else rows
         if _distance(again, rows) > _ROUNDING:
@@ -240,6 +261,18 @@ def _check_sites(
             f"the final norm of vLLM's {type(model).__name__} does not make its last layer of what "
             "its decoder layers give: start the server with ACTIVATION_LAYERS=last"
         )
+
+
+def _compare_ranks(
+    tap: Tap, wrong: list[Site], _module: nn.Module, args: Any, kwargs: Any, output: Any
+) -> None:
+    """Note a site of which the tensor-parallel ranks have something else than was found out."""
+    x, residual = tap.states(args, kwargs, output)
+    if residual is not None:
+        x = x + residual
+    # Padding comes after the tokens, and may be anything.
+    if ranks_differ(x.reshape(-1, x.shape[-1])[:1]) != (tap.split == "terms"):
+        wrong.append(tap.site)
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:

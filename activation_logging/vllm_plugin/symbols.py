@@ -48,7 +48,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "get_tensor_model_parallel_world_size()",
         "get_pp_group()",
         "get_tp_group()",
-        *_of("GroupCoordinator", "is_first_rank is_last_rank"),
+        *_of("GroupCoordinator", "is_first_rank is_last_rank ranks world_size rank_in_group"),
+        "GroupCoordinator.broadcast(input_, src)",
+        "GroupCoordinator.broadcast_object(obj, src)",
     ),
     "vllm.engine.arg_utils": (
         "EngineArgs.create_engine_config",

@@ -19,6 +19,7 @@ try:
 except ImportError:  # before vLLM 0.33
     from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
 
+from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin.arena import (
@@ -37,6 +38,12 @@ from activation_logging.vllm_plugin.capture import (
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
+from activation_logging.vllm_plugin.pipeline import (
+    GroupLink,
+    RowReceiver,
+    RowSender,
+    make_group,
+)
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
 
@@ -58,32 +65,42 @@ class ActivationWorker(Worker):
     _collector: RowCollector | None = None
     _arena: RowArena | None = None
     _kv_group: int | None = None
-    _taps: Sequence[Tap] = ()
+    taps: Sequence[Tap] = ()
 
     def load_model(self, **kwargs: Any) -> None:
         super().load_model(**kwargs)
         self._settings = Settings.from_env()
         self._num_layers = depth_of(self.vllm_config.model_config)
         sites = resolve_sites(self._settings, self._num_layers)
-        self._taps, self.anatomy = plan_taps(self, sites, self._num_layers)
-        install_taps(self._taps, self.device)
+        self.taps, self.anatomy = plan_taps(self, sites, self._num_layers)
+        install_taps(self.taps, self.device)
+        stages = get_pp_group()
+        self._stages: list[dict[int, RowShape]] = [
+            stages.broadcast_object(self._shapes if stages.rank_in_group == stage else None, stage)
+            for stage in range(stages.world_size)
+        ]
 
     @cached_property
     def _shapes(self) -> dict[int, RowShape]:
-        """What a row of each site is, in the type that it is stored in."""
+        """What a row of each site of this stage is, in the type that it is stored in."""
         dtype = self._settings.dtype
         return {
             tap.site.code: tap.shape._replace(dtype=dtype) if dtype in DTYPES else tap.shape
-            for tap in self._taps
+            for tap in self.taps
         }
 
     @property
-    def _has_arena(self) -> bool:
-        """Whether this rank keeps rows: the first tensor-parallel rank of the last pipeline stage.
+    def _all_shapes(self) -> dict[int, RowShape]:
+        """The same of all pipeline stages."""
+        return {code: shape for shapes in self._stages for code, shape in shapes.items()}
 
-        All tensor-parallel ranks have the same hidden states.
+    @property
+    def _has_arena(self) -> bool:
+        """Whether this rank keeps rows: the first tensor-parallel rank of a stage that has sites.
+
+        All tensor-parallel ranks have the same hidden states. The last stage writes to the store.
         """
-        return bool(get_pp_group().is_last_rank and get_tp_group().is_first_rank)
+        return get_tp_group().is_first_rank and (get_pp_group().is_last_rank or bool(self._shapes))
 
     def get_kv_cache_spec(self) -> dict[str, KVCacheSpec]:
         return keep_every_token(super().get_kv_cache_spec())
@@ -124,6 +141,11 @@ class ActivationWorker(Worker):
             return
         group = full_attention_group(kv_cache_config)
         cache = kv_cache_config.kv_cache_groups[group]
+        if not cache.layer_names:
+            raise UnsupportedEngineError(
+                "a pipeline stage has no full-attention layer, so its activations cannot be "
+                "logged: set ACTIVATION_LAYERS=last"
+            )
         block_size = one_spec(cache).block_size
         config = self.vllm_config.model_config
         num_slots = kv_cache_config.num_blocks * block_size
@@ -136,23 +158,40 @@ class ActivationWorker(Worker):
             sum(map(row_bytes, self._shapes.values())),
         )
         attach(self.vllm_config, arena, cache.layer_names[0])
-        engine = self.vllm_config.parallel_config.data_parallel_index
+        writer, others = self._ways_out()
         self._arena, self._kv_group = arena, group
         self._collector = RowCollector(
             self._settings,
+            shapes=self._all_shapes,
             arena=arena,
-            writer=StoreWriter(
-                self._settings.lmdb_path,
-                role=f"worker of engine {engine}",
-                policy=self._settings.full_policy,
-                cores=self._writer_cores(),
-            ),
+            writer=writer,
+            others=others,
             num_layers=self._num_layers,
             hidden_size=config.get_hidden_size(),
             block_size=block_size,
             kv_group=group,
             accepted_only=True,
         )
+
+    def _ways_out(self) -> tuple[StoreWriter | RowSender, RowReceiver | None]:
+        """Where the rows of this stage go, and from where those of the other stages come."""
+        stages = get_pp_group()
+        ranks = [rank for rank, shapes in zip(stages.ranks, self._stages, strict=True) if shapes]
+        last = stages.ranks[-1]
+        away = [rank for rank in ranks if rank != last]
+        group = make_group([*away, last]) if away else None
+        if not stages.is_last_rank:
+            return RowSender(GroupLink(group, last)), None
+        writer = StoreWriter(
+            self._settings.lmdb_path,
+            role=f"worker of engine {self.vllm_config.parallel_config.data_parallel_index}",
+            policy=self._settings.full_policy,
+            cores=self._writer_cores(),
+        )
+        if not away:
+            return writer, None
+        links = [GroupLink(group, rank) for rank in away]
+        return writer, RowReceiver(links, self._all_shapes)
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()
@@ -197,7 +236,7 @@ class ActivationWorker(Worker):
             detach(self.vllm_config)
             if self._arena is not None:
                 self._arena.close()
-        remove_taps(self._taps)
+        remove_taps(self.taps)
         super().shutdown()
 
     def _writer_cores(self) -> Collection[int] | None:

@@ -37,11 +37,14 @@ class Setting:
     max_num_seqs: int = 12
     max_num_batched_tokens: int = 256
     layers: Layers = _ONE_LAYER
+    worker: str = "worker.LoggingSimWorker"
     options: tuple[tuple[str, Any], ...] = ()
 
 
 _HYBRID = Layers(block_size=64, mamba=1)
 _COPIES = (("mamba_cache_mode", "align"), ("mamba_block_size", 64), ("prefix_match_unit", 16))
+
+_STAGED = "stages.StagedSimWorker"
 
 SETTINGS = (
     Setting("V1"),
@@ -58,6 +61,8 @@ SETTINGS = (
         layers=Layers(full=1, sliding=2),
     ),
     Setting("V2, full and sliding", v2=True, num_blocks=60, layers=Layers(full=1, sliding=2)),
+    Setting("V1, two stages", worker=_STAGED),
+    Setting("V2, async, two stages", v2=True, async_scheduling=True, worker=_STAGED),
     Setting("V1, Mamba, block copies", num_blocks=16, layers=_HYBRID, options=_COPIES),
     Setting(
         "V2, async, Mamba, block copies",
@@ -113,7 +118,7 @@ def running(setting: Setting, store: Path, **layers: Any) -> Iterator[Any]:
         VllmConfig.use_v2_model_runner = property(lambda _: setting.v2)
         # vLLM switches it off where the device is a CPU, which nothing here depends on.
         config.scheduler_config.async_scheduling = setting.async_scheduling
-        config.parallel_config.worker_cls = "tests.schedules.worker.LoggingSimWorker"
+        config.parallel_config.worker_cls = f"tests.schedules.{setting.worker}"
         engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         assert (engine.engine_core.engine_core.batch_queue_size > 1) == setting.async_scheduling
         FrontEndTap(engine, Settings.from_env()).attach()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -15,7 +16,7 @@ from bench import docs
 from tests.fixtures import tokenizers
 from tests.fixtures.server import RunningServer, running
 from tests.fixtures.tiny import make_model_with, make_tiny_model
-from tests.server.reference import Fidelity, Reference
+from tests.server.reference import Fidelity, Reference, SiteTables, site_rows
 
 LAYERS = {"smol": "1,15,last", "tiny": "1,2,last", "llama": "last"}
 """What is logged of each model."""
@@ -104,6 +105,16 @@ def check(reference_of: Callable[[str], Reference]) -> Fidelity:
     """Compares every row of every layer, and notes the worst error for the table."""
     _fidelity.append(Fidelity(reference_of))
     return _fidelity[0]
+
+
+@pytest.fixture(scope="session")
+def site_tables(request: pytest.FixtureRequest) -> Iterator[SiteTables]:
+    """Worst errors by site; with ``--docs NAME`` the table ``T`` is written to ``NAME-T``."""
+    found: SiteTables = defaultdict(dict)
+    yield found
+    if name := request.config.getoption("--docs"):
+        for kind, table in found.items():
+            docs.record_rows(f"{name}-{kind}", *site_rows(table))
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from activation_logging import Entry
 from activation_logging.verify import verify
+from tests.fixtures.offline import SEVERAL_WORKERS
 from tests.fixtures.server import RunningServer, as_on_gpu
 from tests.server.reference import Fidelity
 
@@ -234,10 +235,6 @@ class TestCompiled(Modes):
     def serving(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
         with serve(eager=False) as started:
             yield started
-
-
-# One thread for each of several workers: on few cores they would wait for each other spinning.
-SEVERAL_WORKERS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 
 
 class TestTensorParallel:

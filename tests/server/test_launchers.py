@@ -279,7 +279,11 @@ class TestRefusedAtStart:
             {"speculative_config": {"method": "ngram", "num_speculative_tokens": 2}},
             "--speculative-config",
         ),
-        ({"ACTIVATION_LAYERS": "3,last"}, {"pipeline_parallel_size": 2}, "ACTIVATION_LAYERS=last"),
+        (
+            {"ACTIVATION_LAYERS": "3,last", "ACTIVATION_FULL_POLICY": "drop"},
+            {"pipeline_parallel_size": 2},
+            "ACTIVATION_FULL_POLICY=block",
+        ),
     )
     PROGRAM = textwrap.dedent(
         """

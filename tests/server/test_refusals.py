@@ -43,7 +43,10 @@ FLAGS: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
         {"VLLM_DISABLE_REQUEST_ID_RANDOMIZATION": "1"},
         {},
     ),
-    "ACTIVATION_LAYERS=last": ({"ACTIVATION_LAYERS": "3"}, {"pipeline_parallel_size": 2}),
+    "ACTIVATION_FULL_POLICY=block": (
+        {"ACTIVATION_LAYERS": "3", "ACTIVATION_FULL_POLICY": "drop"},
+        {"pipeline_parallel_size": 2},
+    ),
 }
 """Part of the sentence; the environment and the engine's arguments that it is for."""
 

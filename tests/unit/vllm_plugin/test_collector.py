@@ -84,6 +84,7 @@ class Machine:
         )
         self.collector = RowCollector(
             Settings(layers="1,last", **settings),
+            shapes=self.arena.shapes,
             arena=self.arena,
             writer=self.writer,
             num_layers=NUM_LAYERS,

@@ -1,0 +1,118 @@
+"""The same worker as two pipeline stages, of which the first runs up to two steps ahead.
+
+Both stages are told of every step in the same order, as vLLM's workers are, but the last one later.
+Each has an arena, a collector and block numbers of its own time. Rows of the first travel through a
+socket.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from activation_logging.sites import RowShape
+from activation_logging.vllm_plugin import capture
+from activation_logging.vllm_plugin.arena import RowArena
+from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
+from tests.fixtures.links import socket_links
+from tests.schedules.worker import LoggingSimWorker
+
+
+class Stages:
+    """Two collectors in the place of one, and their arenas in the place of one.
+
+    Args:
+        shapes: what a row of each site is.
+        first: the sites of the first stage.
+        make: makes a collector of an arena, a writer and what the other stages send.
+        writer: writes to the store.
+    """
+
+    def __init__(
+        self,
+        shapes: dict[int, RowShape],
+        first: set[int],
+        num_slots: int,
+        make: Callable[[RowArena, Any, Any], RowCollector],
+        writer: Any,
+    ) -> None:
+        def arena(codes: set[int]) -> RowArena:
+            mine = {code: shapes[code] for code in codes}
+            return RowArena(mine, num_slots=num_slots, device=torch.device("cpu"))
+
+        sending, receiving = socket_links()
+        self._arenas = arena(first), arena(shapes.keys() - first)
+        self._first = make(self._arenas[0], RowSender(sending), None)
+        receiver = RowReceiver([receiving], shapes)
+        self._last = make(self._arenas[1], writer, receiver)
+        self._later: deque[tuple[int, Callable[[], None]]] = deque()
+        self._step = 0
+
+    def write(self, code: int, slots: torch.Tensor, x: torch.Tensor, residual: Any) -> None:
+        """A step's rows of one site, as an arena takes them."""
+        self._arenas[0].write(code, slots, x, residual)
+        kept = slots.clone(), x.clone()
+        self._later.append((self._step, lambda: self._arenas[1].write(code, *kept, residual)))
+
+    def before_step(self, step: Any) -> None:
+        self._step += 1
+        self._first.before_step(step)
+        self._later.append((self._step, lambda: self._last.before_step(step)))
+        # How far the last stage is behind changes from step to step.
+        self._catch_up(self._step - self._step % 3)
+
+    def flush(self, *names: Any) -> None:
+        self._both("flush", *names)
+
+    def settle(self, names: Any) -> None:
+        self._both("settle", names)
+
+    def close(self) -> None:
+        self._both("close")
+
+    def _both(self, method: str, *arguments: Any) -> None:
+        """A call of the engine comes after the steps before it, at each stage."""
+        getattr(self._first, method)(*arguments)
+        self._catch_up(self._step)
+        getattr(self._last, method)(*arguments)
+
+    def _catch_up(self, step: int) -> None:
+        while self._later and self._later[0][0] <= step:
+            self._later.popleft()[1]()
+
+
+class StagedSimWorker(LoggingSimWorker):
+    """Logs as two stages: the inner layer belongs to the first, ``last`` to the last."""
+
+    def compile_or_warm_up_model(self) -> Any:
+        times = super().compile_or_warm_up_model()
+        whole = self._collector
+        assert whole is not None
+        arena = whole._arena
+        last = self._num_layers
+
+        def make(arena: RowArena, writer: Any, others: Any) -> RowCollector:
+            return RowCollector(
+                self._settings,
+                shapes=self._all_shapes,
+                arena=arena,
+                writer=writer,
+                others=others,
+                num_layers=last,
+                hidden_size=self.vllm_config.model_config.get_hidden_size(),
+                block_size=whole._block_size,
+                kv_group=whole._kv_group,
+                accepted_only=True,
+            )
+
+        stages = Stages(
+            dict(arena.shapes), arena.shapes.keys() - {last}, arena._num_slots, make, whole._writer
+        )
+        group = self.model_runner.kv_cache_config.kv_cache_groups[self._group]
+        capture.attach(self.vllm_config, stages, group.layer_names[0])  # type: ignore[arg-type]
+        self._collector = stages  # type: ignore[assignment]
+        return times
