@@ -48,6 +48,7 @@ def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
 
 FAULTS = {
     "nothing is held of preempted requests": ("RowCollector.hold", "V1"),
+    "a pipeline stage holds nothing of them": ("RowCollector.hold", "V1, two stages"),
     "block copies are not followed": ("RowCollector._copy_blocks", "V1, Mamba, block copies"),
     "blocks are not forgotten": ("RowCollector._forget", "V2, async"),
     "nobody asks about requests that never ran": ("RowCollector.settle", "V1, async"),
