@@ -117,6 +117,7 @@ class GGUFModel:
     def _convert(self, gguf: Path, target: Path) -> None:
         """Write ``gguf`` as a bf16 model folder, with its chat template and generation config."""
         import torch
+        from safetensors import SafetensorError
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
         from transformers.utils import logging
 
@@ -131,6 +132,8 @@ class GGUFModel:
             # One file, whose sum is pinned.
             model.save_pretrained(target, max_shard_size="50GB")
             AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+        except SafetensorError as error:  # a full disk, for one
+            raise OSError(str(error)) from error
         finally:
             logging.enable_progress_bar()
         if sha256(target / WEIGHTS_FILE) != self.weights_sha256:

