@@ -28,7 +28,7 @@
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
     ├── PluginError (ImportError)           another package's entry point cannot be used
-    └── DemoModelError                      the default model could not be prepared
+    └── DemoModelError                      a model could not be prepared
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ class ExtraMissing(ActivationLoggingError, ImportError):
 
 
 class DemoModelError(ActivationLoggingError):
-    """The default model could not be prepared."""
+    """The default model, or the large one, could not be prepared."""
 
 
 def print_as_one_sentence() -> None:

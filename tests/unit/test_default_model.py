@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from activation_logging import default_model
-from activation_logging.default_model import MANIFEST, WEIGHTS_FILE, WEIGHTS_SHA256
+from activation_logging.default_model import MODEL
 from activation_logging.errors import DemoModelError
+from activation_logging.gguf_model import MANIFEST, WEIGHTS_FILE
 
 PROGRAM = """
 from activation_logging.default_model import demo_model_path
@@ -43,10 +45,10 @@ def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
 def test_killed_damaged_and_made_by_two_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if missing := [name for name in default_model.NEEDED if find_spec(name) is None]:
+    if missing := [name for name in MODEL.needs if find_spec(name) is None]:
         pytest.skip(f"not installed: {', '.join(missing)}")
     models = tmp_path / "activation-logging" / "models"
-    folder = models / f"{default_model.NAME}-{WEIGHTS_SHA256[:12]}"
+    folder = models / f"{MODEL.name}-{MODEL.weights_sha256[:12]}"
     making = models / f".{folder.name}.tmp"
 
     killed = start(tmp_path)
@@ -58,7 +60,7 @@ def test_killed_damaged_and_made_by_two_at_once(
 
     folder.mkdir()
     (folder / WEIGHTS_FILE).write_bytes(b"damaged")
-    files = {WEIGHTS_FILE: {"sha256": WEIGHTS_SHA256}}
+    files = {WEIGHTS_FILE: {"sha256": MODEL.weights_sha256}}
     (folder / MANIFEST).write_text(json.dumps({"files": files}))
 
     pair = [start(tmp_path) for _ in range(2)]
@@ -71,13 +73,13 @@ def test_killed_damaged_and_made_by_two_at_once(
     assert set(noted) | {MANIFEST} == {path.name for path in folder.iterdir()}
     for name, about in noted.items():
         assert sha256((folder / name).read_bytes()).hexdigest() == about["sha256"]
-    assert noted[WEIGHTS_FILE]["sha256"] == WEIGHTS_SHA256
+    assert noted[WEIGHTS_FILE]["sha256"] == MODEL.weights_sha256
 
     # A copy, whose times differ, needs no conversion: none could write here.
     copied = tmp_path / "copy"
     shutil.copytree(tmp_path / "activation-logging", copied / "activation-logging")
     monkeypatch.setenv("XDG_CACHE_HOME", str(copied))
-    monkeypatch.setattr(default_model, "NEEDED", ("no_such_package",))
+    monkeypatch.setattr(default_model, "MODEL", replace(MODEL, needs=("no_such_package",)))
     assert default_model.demo_model_path().parent == copied / "activation-logging" / "models"
     with (default_model.demo_model_path() / "config.json").open("a") as file:
         file.write(" ")

@@ -25,7 +25,9 @@ GROUND = frozenset(
 ARROWS: dict[str, set[str]] = {
     "store": set(),
     "judges": set(),
-    "default_model": set(),
+    "gguf_model": set(),
+    "default_model": {"gguf_model"},
+    "large_model": {"gguf_model"},
     "process": set(),
     "dataset": {"store"},
     "verify": {"store"},
@@ -41,8 +43,8 @@ ARROWS: dict[str, set[str]] = {
     "bench": {"process", "store"},
     "test_lmdb_logging": {"store"},
     "cli": {
-        "bench", "benchmarks", "default_model", "detectors", "export", "generate", "report",
-        "store", "verify", "vllm_serve",
+        "bench", "benchmarks", "default_model", "detectors", "export", "generate", "large_model",
+        "report", "store", "verify", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -57,7 +59,7 @@ NAMED_EXCEPTIONS = {
 ALLOWED_FOREIGN = {
     "lmdb": {"store"},
     "vllm": {"vllm_plugin", "vllm_serve", "server", "generate"},
-    "torch": {"vllm_plugin", "dataset", "default_model"},
+    "torch": {"vllm_plugin", "dataset", "gguf_model"},
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
