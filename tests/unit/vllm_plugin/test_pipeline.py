@@ -74,9 +74,7 @@ def stages() -> Iterator[Stages]:
 
 
 def test_rows_of_all_stages(stages: Stages) -> None:
-    assert stages.sender.put_capture(
-        make_capture("b", {1: rows_of(1) + 1})
-    )
+    assert stages.sender.put_capture(make_capture("b", {1: rows_of(1) + 1}))
     assert stages.sender.put_capture(make_capture("a", {1: rows_of(1), ROUTER: rows_of(ROUTER)}))
     found = stages.joined("a")
     assert list(found) == [3, 1, ROUTER]
