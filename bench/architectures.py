@@ -23,6 +23,7 @@ IMAGE = ("<image>", "<video>", "<image_start>", "<image_end>")
 """Stand where an image goes into a prompt, beside it, before it and behind it."""
 VOCABULARY = 272
 """256 bytes, the special tokens, and a few that are never used."""
+EVERY_SITE = "resid@all,resid_prenorm,attn_out@all,heads@all,mlp_out@all,router@all"
 _FIRST_IMAGE = 256 + len(SPECIAL)
 _WINDOW = 16
 TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
@@ -40,6 +41,7 @@ class Architecture:
         alone: the configuration has sizes of its own, and is not given the shared ones.
         dtype: what vLLM computes in, where it cannot do so in float32.
         named: the architecture that ``config.json`` names, where vLLM has another name for it.
+        sites: what is logged of it.
         note: what a reader of the table must know.
     """
 
@@ -50,6 +52,7 @@ class Architecture:
     alone: bool = False
     dtype: str = "float32"
     named: str | None = None
+    sites: str = EVERY_SITE
     note: str = ""
 
 
@@ -185,7 +188,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         "OPTForCausalLM",
         {**_OPT, "word_embed_proj_dim": 64, "do_layer_norm_before": False},
         alone=True,
-        note="as OPT-350m: narrower before the head than inside",
+        sites="resid@last",
+        note="as OPT-350m: narrower before the head than inside, so that `last` is logged alone",
     ),
     "bloom": Architecture(
         "dense",
@@ -213,20 +217,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         "FalconForCausalLM",
         {**_FALCON, "num_kv_heads": 2, "new_decoder_architecture": True},
         alone=True,
-    ),
-    "mpt": Architecture(
-        "dense",
-        "Mpt",
-        "MptForCausalLM",
-        {
-            "vocab_size": VOCABULARY,
-            "d_model": 128,
-            "n_layers": LAYERS,
-            "n_heads": 4,
-            "max_seq_len": 512,
-        },
-        alone=True,
-        named="MPTForCausalLM",
     ),
     "olmo": _dense("Olmo"),
     "olmo2": _dense("Olmo2"),

@@ -44,7 +44,6 @@ if TYPE_CHECKING:
 
 TOLERANCE = 2e-5
 """Largest relative error of a row in float32."""
-EVERY_SITE = "resid@all,resid_prenorm,attn_out@all,heads@all,mlp_out@all,router@all"
 V2_SITE = Path(__file__).parent.parent / "tests" / "fixtures" / "v2_site"
 LIMIT_S = 300
 AT_ONCE = 2
@@ -101,7 +100,8 @@ def serve_one(name: str, folder: Path, store: Path) -> dict[str, Any]:
     if not (model / "config.json").exists():
         make(name, model)
     shutil.rmtree(store, ignore_errors=True)
-    return {"class": serve(model, store, ARCHITECTURES[name].dtype, EVERY_SITE)}
+    architecture = ARCHITECTURES[name]
+    return {"class": serve(model, store, architecture.dtype, architecture.sites)}
 
 
 def compare_one(name: str, folder: Path, store: Path) -> dict[str, Any]:

@@ -162,8 +162,14 @@ def plan_taps(
     model = worker.model_runner.get_model()
     last = Site(RESID, num_layers)
     is_here = last in sites and get_pp_group().is_last_rank
-    taps = [Tap(last, model, "out", hidden)] if is_here else []
+    final = hidden._replace(shape=(_width_of_last(model, hidden.width),))
+    taps = [Tap(last, model, "out", final)] if is_here else []
     others = [site for site in sites if site != last]
+    if is_here and final != hidden and any(site.name == RESID for site in others):
+        raise UnsupportedEngineError(
+            f"the last layer of vLLM's {type(model).__name__} is {final.width} wide, the others "
+            f"{hidden.width}: log either ACTIVATION_LAYERS=last or others"
+        )
     if not others:
         return taps, None
     anatomy = dissect(worker)
@@ -178,6 +184,12 @@ def plan_taps(
         )
     taps += filter(None, found.values())
     return sorted(taps, key=lambda tap: tap.site.code), anatomy
+
+
+def _width_of_last(model: nn.Module, hidden: int) -> int:
+    """What the output head takes: OPT-350m projects its states to another width before it."""
+    width = getattr(getattr(model, "lm_head", None), "embedding_dim", hidden)
+    return int(width)
 
 
 def _layer_of(site: Site) -> int:

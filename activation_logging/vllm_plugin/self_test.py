@@ -189,9 +189,7 @@ def _check_head(
     if arena is not None:
         rows = arena.rows_at(worker.last_code, slots[-count:]).to(config.dtype)
     else:
-        rows = torch.zeros(
-            (count, config.get_hidden_size()), dtype=config.dtype, device=worker.device
-        )
+        rows = torch.zeros((count, worker.last_width), dtype=config.dtype, device=worker.device)
     rows = get_tp_group().broadcast(rows)
     logits = worker.model_runner.model.compute_logits(rows)
     if arena is None or logits is None:

@@ -167,7 +167,7 @@ class ActivationWorker(Worker):
             writer=writer,
             others=others,
             num_layers=self._num_layers,
-            hidden_size=config.get_hidden_size(),
+            hidden_size=self.last_width if self.logs_last_layer else config.get_hidden_size(),
             block_size=block_size,
             kv_group=group,
             accepted_only=True,
@@ -202,6 +202,11 @@ class ActivationWorker(Worker):
     def last_code(self) -> int:
         """The code of the last layer, which the model's head reads."""
         return self._num_layers
+
+    @property
+    def last_width(self) -> int:
+        """Elements of a row of the last layer."""
+        return self._all_shapes[self.last_code].width
 
     @property
     def logs_last_layer(self) -> bool:
