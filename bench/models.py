@@ -168,8 +168,8 @@ def told(found: dict[str, Any]) -> str:
     """One line about one architecture."""
     if "error" in found:
         return found["error"][:150]
-    worst = ", ".join(f"{kind} {site['worst']:.0e}" for kind, site in found["sites"].items())
-    return f"{found['class']}, {found['tokens']} tokens as transformers, {worst}"
+    worst = ", ".join(f"{kind} {_error(site['worst'])}" for kind, site in found["sites"].items())
+    return f"{found['class']}, same tokens {_tokens(found)}, {worst}"
 
 
 def is_verified(found: dict[str, Any]) -> bool:
@@ -208,23 +208,22 @@ def environment(runner: str) -> dict[str, str]:
 
 def table(folder: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the table of docs/models.md, of what lies in the folder."""
-    runners = ("v1", "v2")
-    header = ["", "family", "vLLM's class", "tokens", "last", *SITES, "V2: last", "V2: worst"]
+    header = ["", "family", "vLLM's class", "same tokens", *SITES, "worst with V2", ""]
     rows = []
     for name, architecture in ARCHITECTURES.items():
-        v1, v2 = (_found(folder / runner / f"{name}.json") for runner in runners)
+        v1, v2 = (_found(folder / runner / f"{name}.json") for runner in ("v1", "v2"))
         cells = [f"`{name}`", architecture.family]
         if "error" in v1:
-            cells += ["", "", _why(v1["error"]), *[""] * len(SITES)]
+            cells += ["", "", *[""] * len(SITES)]
         else:
-            cells += [f"`{v1['class']}`", v1["tokens"], _error(v1["last"])]
+            cells += [f"`{v1['class']}`", _tokens(v1)]
             cells += [_site(v1["sites"].get(kind)) for kind in SITES]
         if "error" in v2:
-            cells += ["" if "error" in v1 else _why(v2["error"]), ""]
+            cells.append("")
         else:
-            worst = max(site["worst"] for site in v2["sites"].values())
-            cells += [_error(v2["last"]), _error(worst)]
-        rows.append(cells)
+            cells.append(_error(max(site["worst"] for site in v2["sites"].values())))
+        why = v1.get("error") or (v2.get("error") and f"V2: {v2['error']}")
+        rows.append([*cells, architecture.note or _short(why or "")])
     return header, rows
 
 
@@ -232,8 +231,15 @@ def _found(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {"error": "not run"}
 
 
-def _why(error: str) -> str:
-    return error.split(": ", 1)[-1][:80].replace("|", "/")
+def _tokens(found: dict[str, Any]) -> str:
+    if found["tokens"] == found["own"]:
+        return found["tokens"]
+    return f"{found['tokens']}, own head {found['own']}"
+
+
+def _short(error: str) -> str:
+    """The sentence of an error, without the name of its class."""
+    return error.split("Error: ", 1)[-1].replace("|", "/")[:120]
 
 
 def _error(value: float) -> str:
