@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging import Entry
+from activation_logging.sites import Site
 
 TOLERANCE = 2e-5
 
@@ -42,6 +43,83 @@ class Reference:
     def worst_errors(self, entry: Entry) -> dict[int, float]:
         """The same for each layer of the entry."""
         return {layer: self.worst_error(entry, layer) for layer in entry.layers}
+
+
+def load(model: Path) -> Any:
+    """A model of transformers in float32, whose modules run one by one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
+class SiteReference:
+    """What a model of transformers computes at every site, a whole sequence at a time."""
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._found: dict[Site, Any] = {}
+        inner = model.model
+        for layer, block in enumerate(inner.layers, 1):
+            projection = block.self_attn.o_proj
+            self._keep(projection, Site("attn_out", layer), lambda args, output: output)
+            self._keep(projection, Site("heads", layer), lambda args, output: args[0])
+            self._keep(block.mlp, Site("mlp_out", layer), lambda args, output: output)
+            if hasattr(block.mlp, "gate"):
+                weight = block.mlp.gate.weight
+                self._keep(
+                    block.mlp.gate,
+                    Site("router", layer),
+                    lambda args, output, weight=weight: args[0] @ weight.T,
+                )
+        depth = len(inner.layers)
+        self._keep(inner.norm, Site("resid_prenorm", depth), lambda args, output: args[0])
+
+    def _keep(self, module: Any, site: Site, pick: Any) -> None:
+        def hook(_: Any, args: Any, output: Any) -> None:
+            value = pick(args, output)
+            self._found[site] = value[0] if isinstance(value, tuple) else value
+
+        module.register_forward_hook(hook)
+
+    def __call__(self, ids: Sequence[int]) -> dict[Site, npt.NDArray[np.float32]]:
+        """The rows of every site, ``[tokens, width]``."""
+        import torch
+
+        with torch.inference_mode():
+            states = self._model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        found = {**self._found, **{Site("resid", n): state for n, state in enumerate(states)}}
+        return {site: value.reshape(len(ids), -1).numpy() for site, value in found.items()}
+
+    def errors(self, entries: Iterable[Entry]) -> dict[Site, npt.NDArray[np.float64]]:
+        """``|row - reference| / |reference|`` of every row of whole entries, by site.
+
+        Raises:
+            AssertionError: an entry is not complete.
+        """
+        found: dict[Site, list[npt.NDArray[np.float64]]] = {}
+        for entry in entries:
+            assert entry.status == "complete", entry.status_reason
+            ids = [*entry.prompt_token_ids, *entry.response_token_ids]
+            assert list(entry.positions) == list(range(len(ids) - 1))
+            expected = self(ids)
+            for site in entry.sites:
+                layer = None if site.name == "resid_prenorm" else site.layer
+                rows = entry.site(site.name, layer).reshape(len(entry.positions), -1)
+                known = expected[site][: len(rows)]
+                error = np.linalg.norm(rows.astype(np.float64) - known, axis=1)
+                found.setdefault(site, []).append(error / np.linalg.norm(known, axis=1))
+        assert found, "nothing was compared"
+        return {site: np.concatenate(errors) for site, errors in found.items()}
+
+    def worst(self, entries: Iterable[Entry]) -> dict[str, float]:
+        """The largest of :meth:`errors` by kind of site."""
+        worst: dict[str, float] = {}
+        for site, errors in self.errors(entries).items():
+            worst[site.name] = max(worst.get(site.name, 0.0), float(errors.max()))
+        return worst
 
 
 class Fidelity:
