@@ -231,7 +231,7 @@ class _Recorder:
         self._noise = torch.Generator()
         for number, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
-            for module in layer.modules():
+            for module in _without_base_layers(layer):
                 if not is_attention(module):
                     hook = module.register_forward_hook(self._ended, with_kwargs=True)
                     self._handles.append(hook)
@@ -274,6 +274,16 @@ class _Recorder:
         if self.after is None and self.calls[self._last]:
             self._current = None
             self.after = Call(module, tensors_of([*args, *kwargs.values()]), ())
+
+
+def _without_base_layers(layer: nn.Module) -> list[nn.Module]:
+    """The modules of a layer, but for those that vLLM has wrapped for LoRA.
+
+    Some wrappers call the module that they wrap, which gives states without the adapter's part.
+    """
+    modules = list(layer.modules())
+    wrapped = {getattr(module, "base_layer", None) for module in modules}
+    return [module for module in modules if module not in wrapped]
 
 
 @contextmanager

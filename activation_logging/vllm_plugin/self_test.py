@@ -172,9 +172,8 @@ def _check_written(arena: RowArena, slots: npt.NDArray[np.int64]) -> None:
 
 
 def _has_head(worker: Any) -> bool:
-    """Whether this rank has a part of the output head that runs outside a step: not with LoRA."""
-    with_lora = worker.vllm_config.lora_config is not None
-    return worker.logs_last_layer and get_pp_group().is_last_rank and not with_lora
+    """Whether this rank has a part of the output head, and rows that it is applied to."""
+    return bool(worker.logs_last_layer and get_pp_group().is_last_rank)
 
 
 def _check_head(
@@ -182,7 +181,8 @@ def _check_head(
 ) -> None:
     """Check that the output head gives the sampled tokens when applied to their rows.
 
-    With tensor parallelism each rank has a part of the head, so all ranks must apply theirs.
+    With tensor parallelism each rank has a part of the head, so all ranks must apply theirs. With
+    LoRA the head's adapters are those of the last step, which had one request: so row by row.
     """
     config = worker.vllm_config.model_config
     count = max(len(tokens), 1)
@@ -191,10 +191,11 @@ def _check_head(
     else:
         rows = torch.zeros((count, worker.last_width), dtype=config.dtype, device=worker.device)
     rows = get_tp_group().broadcast(rows)
-    logits = worker.model_runner.model.compute_logits(rows)
-    if arena is None or logits is None:
+    logits = [worker.model_runner.model.compute_logits(row[None]) for row in rows]
+    if arena is None or logits[0] is None:
         return
-    for scores, token in zip(logits.float(), tokens, strict=True):
+    for each, token in zip(logits, tokens, strict=True):
+        scores = each[0].float()
         spread = float(scores.max() - scores.min())
         if float(scores.max() - scores[token]) > _SLACK * spread:
             raise UnsupportedEngineError(

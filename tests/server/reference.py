@@ -100,19 +100,23 @@ class Fidelity:
             yield header, rows
 
 
+def load(model: Path) -> Any:
+    """A model of transformers, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        model, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+
+
 class SiteReference:
-    """What transformers computes at every site, a whole sequence at a time."""
+    """What a model of transformers computes at every site, a whole sequence at a time."""
 
-    def __init__(self, model: Path) -> None:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        self._torch = torch
-        self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model, dtype=torch.float32, attn_implementation="eager"
-        ).eval()
+    def __init__(self, model: Any) -> None:
+        self._model = model
         self._found: dict[Site, Any] = {}
-        inner = self._model.base_model
+        inner = model.base_model
         layers = _part(inner, "layers", "h")
         for layer, block in enumerate(layers, 1):
             attention = _part(block, "self_attn", "attn", "self_attention")
@@ -138,11 +142,42 @@ class SiteReference:
         module.register_forward_hook(hook)
 
     def __call__(self, ids: Sequence[int]) -> dict[Site, npt.NDArray[np.float32]]:
-        """By site, ``[tokens, width]``."""
-        with self._torch.inference_mode():
-            ran = self._model(self._torch.tensor([ids]), output_hidden_states=True)
-        found = {**self._found, **{Site("resid", n): x for n, x in enumerate(ran.hidden_states)}}
+        """The rows of every site, ``[tokens, width]``."""
+        import torch
+
+        with torch.inference_mode():
+            states = self._model(torch.tensor([ids]), output_hidden_states=True).hidden_states
+        found = {**self._found, **{Site("resid", n): state for n, state in enumerate(states)}}
         return {site: value.reshape(len(ids), -1).numpy() for site, value in found.items()}
+
+    def errors(self, entries: Iterable[Entry]) -> dict[Site, npt.NDArray[np.float64]]:
+        """``|row - reference| / |reference|`` of every row of entries, by site.
+
+        Raises:
+            AssertionError: an entry is not complete.
+        """
+        found: dict[Site, list[npt.NDArray[np.float64]]] = {}
+        for entry in entries:
+            assert entry.status == "complete", entry.status_reason
+            ids = [*entry.prompt_token_ids, *entry.response_token_ids]
+            if entry.finish_reason != "abort":
+                assert list(entry.positions) == list(range(len(ids) - 1))
+            expected = self(ids)
+            for site in entry.sites:
+                layer = None if site.name == "resid_prenorm" else site.layer
+                rows = entry.site(site.name, layer).reshape(len(entry.positions), -1)
+                known = expected[site][: len(rows)]
+                error = np.linalg.norm(rows.astype(np.float64) - known, axis=1)
+                found.setdefault(site, []).append(error / np.linalg.norm(known, axis=1))
+        assert found, "nothing was compared"
+        return {site: np.concatenate(errors) for site, errors in found.items()}
+
+    def worst(self, entries: Iterable[Entry]) -> dict[str, float]:
+        """The largest of :meth:`errors` by kind of site."""
+        worst: dict[str, float] = {}
+        for site, errors in self.errors(entries).items():
+            worst[site.name] = max(worst.get(site.name, 0.0), float(errors.max()))
+        return worst
 
 
 def _part(module: Any, *names: str) -> Any:
@@ -151,26 +186,12 @@ def _part(module: Any, *names: str) -> Any:
 
 
 def check_sites(entries: Iterable[Entry], model: Path) -> dict[str, float]:
-    """Compare every row of every site of whole entries; the worst error by kind of site.
+    """Compare every row of every site of entries; the worst error by kind of site.
 
     Raises:
         AssertionError: an entry is not complete, or a row is not its token's.
     """
-    reference = SiteReference(model)
-    worst: dict[str, float] = {}
-    for entry in entries:
-        assert entry.status == "complete", entry.status_reason
-        ids = [*entry.prompt_token_ids, *entry.response_token_ids]
-        if entry.finish_reason != "abort":
-            assert list(entry.positions) == list(range(len(ids) - 1))
-        expected = reference(ids)
-        for site in entry.sites:
-            layer = None if site.name == "resid_prenorm" else site.layer
-            rows = entry.site(site.name, layer).reshape(len(entry.positions), -1)
-            known = expected[site][: len(rows)]
-            error = np.linalg.norm(rows - known, axis=1) / np.linalg.norm(known, axis=1)
-            worst[site.name] = max(worst.get(site.name, 0.0), float(error.max()))
-    assert worst, "nothing was compared"
+    worst = SiteReference(load(model)).worst(entries)
     assert max(worst.values()) <= SITE_TOLERANCE, worst
     return worst
 
