@@ -185,6 +185,7 @@ def folder(tmp_path: Path) -> Path:
 EVERYTHING = "resid@all,resid_prenorm,attn_out@all,heads@all,mlp_out@all"
 
 
+@pytest.mark.core
 class TestSites:
     def test_of_the_default_model(self, folder: Path, model_path: Path, table: Table) -> None:
         sites = "resid@0;15;last,resid_prenorm,attn_out@1;15,heads@15;last,mlp_out@15"

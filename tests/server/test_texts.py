@@ -22,6 +22,7 @@ from activation_logging import Entry, open_store
 from tests.fixtures import tokenizers
 from tests.fixtures.server import RunningServer
 
+pytestmark = pytest.mark.core
 KIND = "llama"
 TEXT = "The largest planet is Jupiter, and the smallest one is"
 MESSAGES = [{"role": "user", "content": "What is the smallest one?"}]
