@@ -278,7 +278,7 @@ def copy_scripts(target: Path) -> None:
     here = Path(sys.executable).parent
     for script in here.iterdir():
         copy = target / "bin" / script.name
-        if copy.exists() or script.is_symlink() or script.name.startswith("pip"):
+        if copy.exists() or not script.is_file() or script.name.startswith("pip"):
             continue
         first, _, rest = script.read_bytes().partition(b"\n")
         if first == f"#!{sys.executable}".encode():
