@@ -196,7 +196,6 @@ class TestUvicorn:
         assert SECRET not in app.log.read_text()
 
 
-@pytest.mark.core
 class TestOffline:
     """``vllm.LLM`` in a process where the plugin is active."""
 
