@@ -345,11 +345,9 @@ def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
     from vllm.entrypoints.launchers.api_server import entry  # noqa: F401
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    try:
-        from vllm.entrypoints.common.cli_args import make_arg_parser, validate_parsed_serve_args
-    except ImportError:  # before vLLM 0.33
-        from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from activation_logging.vllm_plugin.compat import serve_arguments
 
+    make_arg_parser, validate_parsed_serve_args = serve_arguments()
     args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
     validate_parsed_serve_args(args)
     # vLLM itself does not listen here. A loopback address keeps ``build_app`` from a false warning.

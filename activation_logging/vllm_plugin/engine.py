@@ -40,7 +40,6 @@ _WORKER = "vllm.v1.worker.worker_base"
 _EXECUTOR = "vllm.v1.executor.abstract"
 _BATCH_COMMAND = "vllm.entrypoints.cli.run_batch"
 _BATCH = "vllm.entrypoints.launchers.run_batch"
-_OFFLINE = "vllm.entrypoints.common.offline"
 _WRITE_S = 30.0
 """Time that workers get to write their rows at shutdown, seconds."""
 _drained: WeakSet[Any] = WeakSet()
@@ -60,11 +59,11 @@ def install() -> None:
     """
     import vllm
 
-    gate.check_version(vllm.__version__)
+    version = gate.check_version(vllm.__version__)
     if _ARGUMENTS not in sys.modules and _WORKER in sys.modules:
-        gate.check_modules()
+        gate.check_modules(version)
     else:
-        gate.check_symbols()
+        gate.check_symbols(version)
         arguments = import_module(_ARGUMENTS)
         _wrap(arguments.EngineArgs, "create_engine_config", _create_engine_config)
         _extend_server()
@@ -115,6 +114,7 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     if sites != (last,) and isinstance(config.additional_config, dict):
         # A graph that keeps inner sites compiles differently: give it a cache key of its own.
         config.additional_config["activation_sites"] = [str(site) for site in sites]
+    gate.warn_if_untested()
     logger.info(
         "logging activations of %s (%s tokens, %s) to %s",
         settings.sites or f"layers {settings.layers}",
@@ -149,6 +149,8 @@ def _extend_batch() -> None:
 
 def _extend_request_paths() -> None:
     """Patch the code that creates requests here, to record what the engine never gets."""
+    from activation_logging.vllm_plugin import compat
+
     _extend_batch()
     if _SERVER in sys.modules:
         from vllm.entrypoints.openai.chat_completion.serving import OpenAIServingChat
@@ -156,12 +158,12 @@ def _extend_request_paths() -> None:
 
         from activation_logging.vllm_plugin.parsing import note_parser
 
-        _wrap(OpenAIServingChat, "_make_parser", note_parser)
+        _wrap(OpenAIServingChat, compat.CHAT_METHOD, compat.noting(note_parser))
         _wrap(OpenAIServingResponses, "_make_response_parser", note_parser)
-    if _OFFLINE in sys.modules:
+    if compat.OFFLINE in sys.modules:
         from activation_logging.vllm_plugin import offline_chat
 
-        mixin = sys.modules[_OFFLINE].OfflineInferenceMixin
+        mixin = sys.modules[compat.OFFLINE].OfflineInferenceMixin
         _wrap(mixin, "_add_chat_requests", offline_chat.add_conversations)
         _wrap(mixin, "_preprocess_chat_one", offline_chat.note_conversation)
 

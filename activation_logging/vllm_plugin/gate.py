@@ -6,6 +6,7 @@ vLLM is started in, and whether vLLM loads this plugin.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from importlib.metadata import entry_points
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.sites import RESID, Site
-from activation_logging.vllm_plugin.symbols import SYMBOLS, missing_modules, missing_symbols
+from activation_logging.vllm_plugin.symbols import missing_modules, missing_symbols, version_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
     from vllm.config import ModelConfig, VllmConfig
 
+    from activation_logging.vllm_plugin.symbols import Version
+
 __all__ = [
-    "SYMBOLS",
     "VERSIONS",
     "WORKERS",
     "check_config",
@@ -34,11 +36,22 @@ __all__ = [
     "check_worker",
     "depth_of",
     "is_logged",
-    "missing_symbols",
+    "warn_if_untested",
 ]
 
-VERSIONS = ((0, 32), (0, 33))
-"""Supported minor versions. The internals of both were read; the first was tested."""
+logger = logging.getLogger(f"vllm.{__name__}")
+
+VERSIONS: Mapping[Version, str | None] = {
+    (0, 30): "0.30.0",
+    (0, 31): "0.31.0",
+    (0, 32): "0.32.0",
+    (0, 33): None,
+}
+"""Supported minor versions, and of each the release whose CPU build passed the tests.
+
+None where no CPU build was there to be tested: the internals were read, and ``bench.versions`` ran
+the version's Python code over the kernels of another.
+"""
 
 WORKERS = {
     "vllm.v1.worker.cpu_worker.CPUWorker": "worker_cpu.CPUActivationWorker",
@@ -54,44 +67,58 @@ _EXECUTORS = ("mp", "ray", "uni")
 _OFF = "or set ACTIVATION_LOGGING=0 to serve without logging"
 
 
-def check_version(version: str) -> None:
-    """Refuse untested versions of vLLM.
+def check_version(version: str) -> Version:
+    """Major and minor of a vLLM, such as ``0.32.0``. Refuses unknown ones.
 
     Raises:
         UnsupportedEngineError: the version is outside :data:`VERSIONS`.
     """
-    parts = version.split(".")
-    try:
-        found = (int(parts[0]), int(parts[1]))
-    except (IndexError, ValueError):
-        found = (0, 0)
+    found = version_of(version)
     if found not in VERSIONS:
-        known = " or ".join(f"{major}.{minor}" for major, minor in VERSIONS)
+        *some, last = (f"{major}.{minor}" for major, minor in VERSIONS)
         raise UnsupportedEngineError(
-            f"activation-logging supports vLLM {known}, this is {version}: install a supported "
-            f"version, {_OFF}"
+            f"activation-logging supports vLLM {', '.join(some)} and {last}, this is {version}: "
+            f"install a supported version, {_OFF}"
+        )
+    return found
+
+
+def warn_if_untested() -> None:
+    """Log a warning if the tests did not run with this release of vLLM."""
+    import vllm
+
+    release = vllm.__version__.partition("+")[0]
+    tested = [one for one in VERSIONS.values() if one is not None]
+    if release not in tested:
+        logger.warning(
+            "activation-logging was tested with vLLM %s; of %s its internals were read, and all "
+            "that is used is there. `activation-logging verify PATH --model MODEL` compares what "
+            "is logged with the model's own head",
+            ", ".join(tested),
+            release,
         )
 
 
-def check_symbols(root: Path | None = None) -> None:
+def check_symbols(version: Version, root: Path | None = None) -> None:
     """Check that vLLM has all symbols that this package uses. Without them it would log nothing.
 
     Args:
+        version: its major and minor.
         root: the folder that contains the package ``vllm``; by default that of the installed one.
 
     Raises:
         UnsupportedEngineError: a symbol is missing, or has other parameters.
     """
-    _refuse_missing(missing_symbols(root))
+    _refuse_missing(missing_symbols(version, root))
 
 
-def check_modules() -> None:
+def check_modules(version: Version) -> None:
     """Check the modules alone, which is fast enough for engine and worker processes.
 
     Raises:
         UnsupportedEngineError: a module is missing.
     """
-    _refuse_missing(missing_modules())
+    _refuse_missing(missing_modules(version))
 
 
 def _refuse_missing(missing: list[str]) -> None:
@@ -176,16 +203,16 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
     return sites
 
 
-def _runs_old_ray_executor(config: VllmConfig) -> bool:
-    """Whether vLLM 0.32 uses its older Ray executor. vLLM 0.33 has only the newer one."""
-    is_new = getattr(_envs(), "VLLM_USE_RAY_V2_EXECUTOR_BACKEND", True)
-    return config.parallel_config.distributed_executor_backend == "ray" and not is_new
-
-
 def _envs() -> Any:
     from vllm import envs
 
     return envs
+
+
+def _compat() -> Any:
+    from activation_logging.vllm_plugin import compat
+
+    return compat
 
 
 def _makes_a_snapshot() -> bool:
@@ -208,10 +235,7 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
         config.model_config.rswa_window is not None
     ),
     "bounded replay computes only a prompt's last window: add --no-swa-bounded-replay": (
-        lambda config: (
-            config.model_config.architecture == "DeepseekV41ForCausalLM"
-            and config.cache_config.swa_bounded_replay
-        )
+        lambda config: _compat().replays_last_window(config)
     ),
     "fast prefill skips layers for a prompt's tokens: drop --kv-sharing-fast-prefill": (
         lambda config: config.cache_config.kv_sharing_fast_prefill
@@ -248,7 +272,7 @@ _REFUSED: Mapping[str, Callable[[VllmConfig], bool]] = {
         config.parallel_config.distributed_executor_backend not in _EXECUTORS
     ),
     "the older Ray executor bypasses this plugin: unset VLLM_USE_RAY_V2_EXECUTOR_BACKEND": (
-        _runs_old_ray_executor
+        lambda config: _compat().runs_old_ray_executor(config)
     ),
     "vLLM's Rust front end has no plugins: unset VLLM_USE_RUST_FRONTEND": lambda _config: (
         _envs().VLLM_USE_RUST_FRONTEND

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.vllm_plugin.compat import tell_prompt
 from activation_logging.vllm_plugin.context import http_request
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def note_parser(
     def content_of(text: str, ids: Sequence[int], prompt_ids: Sequence[int]) -> str | None:
         # A parser is stateful: each answer needs its own.
         parser = make(serving, request, tokenizer, kwargs)
-        parser.set_prompt_token_ids(prompt_ids)
+        tell_prompt(parser, prompt_ids)
         _, content, _ = parser.parse(
             text,
             request,

@@ -21,6 +21,7 @@ from activation_logging.errors import UnsupportedEngineError
 from activation_logging.sites import Site
 from activation_logging.vllm_plugin.anatomy import eager, tensors_of
 from activation_logging.vllm_plugin.capture import ranks_differ
+from activation_logging.vllm_plugin.compat import empty_step
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
 if TYPE_CHECKING:
@@ -101,10 +102,13 @@ class _Request:
         tokens = self._step(self._prefill())
         if self._decodes:
             tokens += self._step(self._decode())
-        end = SchedulerOutput.make_empty()
+        end = self._empty()
         end.finished_req_ids = {SELF_TEST}
         self._worker.execute_model(end)
         return tokens
+
+    def _empty(self) -> SchedulerOutput:
+        return empty_step(len(self._cache.kv_cache_groups))
 
     def _step(self, step: SchedulerOutput) -> list[int]:
         output = self._worker.execute_model(step)
@@ -116,7 +120,7 @@ class _Request:
         return [int(token) for token in sampled[0]] if sampled else []
 
     def _prefill(self) -> SchedulerOutput:
-        step = SchedulerOutput.make_empty()
+        step = self._empty()
         step.scheduled_new_reqs = [
             NewRequestData(
                 req_id=SELF_TEST,
@@ -133,7 +137,7 @@ class _Request:
         return _scheduled(step, len(self._prompt))
 
     def _decode(self) -> SchedulerOutput:
-        step = SchedulerOutput.make_empty()
+        step = self._empty()
         cached = CachedRequestData.make_empty()
         cached.req_ids = [SELF_TEST]
         cached.new_block_ids = [None]

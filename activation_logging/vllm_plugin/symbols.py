@@ -7,16 +7,20 @@ for a vLLM that is not installed.
 
 from __future__ import annotations
 
-import ast
 import gc
 from contextlib import contextmanager
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from activation_logging.vllm_plugin.sources import Sources
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    Version = tuple[int, int]
+
+_PARSER = "request, tokenizer, chat_template_kwargs"
 
 
 def _of(owner: str, members: str) -> tuple[str, ...]:
@@ -39,8 +43,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("ParallelConfig", "pipeline_parallel_size decode_context_parallel_size"),
         *_of("ParallelConfig", "prefill_context_parallel_size data_parallel_index"),
         *_of("ParallelConfig", "enable_elastic_ep _api_process_count"),
-        *_of("CacheConfig", "kv_sharing_fast_prefill swa_bounded_replay"),
-        "CacheConfig.num_gpu_blocks_override",
+        *_of("CacheConfig", "kv_sharing_fast_prefill num_gpu_blocks_override"),
         *_of("SchedulerConfig", "max_num_seqs max_num_batched_tokens"),
     ),
     "vllm.distributed.communication_op": ("tensor_model_parallel_all_gather(input_, ...)",),
@@ -62,15 +65,6 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.entrypoints.cli.main": ("main()",),
     "vllm.entrypoints.cli.run_batch": ("RunBatchSubcommand",),
-    "vllm.entrypoints.common.cli_args or vllm.entrypoints.launchers.cli_args": (
-        "make_arg_parser(parser)",
-        "validate_parsed_serve_args(args)",
-        *_of("FrontendArgs", "host uds api_key"),
-    ),
-    "vllm.entrypoints.common.offline": (
-        "OfflineInferenceMixin._add_chat_requests(messages, params, ...)",
-        "OfflineInferenceMixin._preprocess_chat_one(conversation, ...)",
-    ),
     "vllm.entrypoints.generate.base.protocol": ("RequestResponseMetadata.request_id",),
     "vllm.entrypoints.launchers.api_server.entry": (
         "build_app(args, supported_tasks, model_config)",
@@ -89,13 +83,10 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "LLM.enqueue(prompts, sampling_params, use_tqdm, ...)",
         "LLM.enqueue_chat(messages, sampling_params, use_tqdm, ...)",
     ),
-    "vllm.entrypoints.openai.chat_completion.serving": (
-        "OpenAIServingChat._make_parser(request, tokenizer, chat_template_kwargs)",
-        "OpenAIServingChat.enable_auto_tools",
-    ),
+    "vllm.entrypoints.openai.chat_completion.serving": ("OpenAIServingChat.enable_auto_tools",),
     "vllm.entrypoints.openai.models.serving": ("OpenAIServingModels.lora_requests",),
     "vllm.entrypoints.openai.responses.serving": (
-        "OpenAIServingResponses._make_response_parser(request, tokenizer, chat_template_kwargs)",
+        f"OpenAIServingResponses._make_response_parser({_PARSER})",
         "OpenAIServingResponses.enable_auto_tools",
     ),
     "vllm.entrypoints.serve.middleware.authenticate": (
@@ -130,18 +121,12 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.parser.abstract_parser": (
         "Parser.parse(model_output, request, enable_auto_tools, model_output_token_ids)",
-        "Parser.set_prompt_token_ids(prompt_token_ids)",
     ),
     "vllm.sampling_params": (
         *_of("SamplingParams", "n temperature include_stop_str_in_output extra_args"),
         *_of("SamplingParams", "skip_special_tokens watermarking structured_outputs"),
     ),
-    "vllm.snapshot.server": ("run_vllm_snapshot_child",),
     "vllm.utils.argparse_utils": ("FlexibleArgumentParser",),
-    "vllm.v1.core.kv_cache_planning or vllm.v1.core.kv_cache_utils": (
-        "_pool_bytes_per_block(vllm_config, kv_cache_groups)",
-        "get_kv_cache_groups(vllm_config, kv_cache_spec)",
-    ),
     "vllm.v1.core.kv_cache_utils": _of("KVCacheBlockCopy", "src_block_id dst_block_id"),
     "vllm.v1.core.sched.output": (
         *_of("NewRequestData", "req_id prompt_token_ids prompt_len sampling_params"),
@@ -236,7 +221,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("Worker", "execute_model(scheduler_output) sample_tokens(grammar_output)"),
     ),
 }
-"""Symbols by module. If a module has moved, the key is its newer path ``or`` its older path.
+"""Symbols of every supported version, by module.
 
 ``name`` is any name of the module. ``Class.name`` is a method, a field, or an attribute that a
 method sets. With parentheses it is a function with exactly these parameters in this order;
@@ -244,28 +229,99 @@ method sets. With parentheses it is a function with exactly these parameters in 
 """
 
 
-def missing_symbols(root: Path | None = None) -> list[str]:
-    """The symbols of :data:`SYMBOLS` that a vLLM lacks, each with its module.
+class Span(NamedTuple):
+    """Symbols that only some of the supported versions have: from ``first`` to ``last``."""
+
+    first: Version
+    last: Version
+    module: str
+    symbols: tuple[str, ...]
+
+
+_OLDEST, _NEWEST = (0, 30), (0, 33)
+_CHAT = "vllm.entrypoints.openai.chat_completion.serving"
+_OFFLINE = (
+    "OfflineInferenceMixin._add_chat_requests(messages, params, ...)",
+    "OfflineInferenceMixin._preprocess_chat_one(conversation, ...)",
+)
+_ARGUMENTS = (
+    "make_arg_parser(parser)",
+    "validate_parsed_serve_args(args)",
+    *_of("FrontendArgs", "host uds api_key"),
+)
+_GROUPS = "get_kv_cache_groups(vllm_config, kv_cache_spec)"
+_BLOCK = "_pool_bytes_per_block(vllm_config, kv_cache_groups)"
+_OLDER_BLOCK = "_pool_bytes_per_block(kv_cache_groups)"
+_OLDER_CHAT = (
+    "OpenAIServingChat._effective_chat_template_kwargs(request)",
+    *_of("OpenAIServingChat", "parser_cls renderer model_config"),
+)
+
+SPANS: Sequence[Span] = (
+    Span(_OLDEST, (0, 31), "vllm.entrypoints.offline_utils", _OFFLINE),
+    Span((0, 32), _NEWEST, "vllm.entrypoints.common.offline", _OFFLINE),
+    Span(_OLDEST, (0, 32), "vllm.entrypoints.launchers.cli_args", _ARGUMENTS),
+    Span((0, 33), _NEWEST, "vllm.entrypoints.common.cli_args", _ARGUMENTS),
+    Span(_OLDEST, (0, 31), _CHAT, _OLDER_CHAT),
+    Span((0, 32), _NEWEST, _CHAT, (f"OpenAIServingChat._make_parser({_PARSER})",)),
+    Span(
+        *((0, 32), _NEWEST, "vllm.parser.abstract_parser"),
+        ("Parser.set_prompt_token_ids(prompt_token_ids)",),
+    ),
+    Span(_OLDEST, (0, 31), "vllm.v1.core.kv_cache_utils", (_GROUPS, _OLDER_BLOCK)),
+    Span((0, 32), (0, 32), "vllm.v1.core.kv_cache_utils", (_GROUPS, _BLOCK)),
+    Span((0, 33), _NEWEST, "vllm.v1.core.kv_cache_planning", (_GROUPS, _BLOCK)),
+    Span(
+        *(_OLDEST, (0, 31), "vllm.v1.core.sched.output"),
+        ("SchedulerOutput.num_common_prefix_blocks",),
+    ),
+    Span(_OLDEST, (0, 32), "vllm.envs", ("VLLM_USE_RAY_V2_EXECUTOR_BACKEND",)),
+    Span((0, 31), _NEWEST, "vllm.config", ("CacheConfig.swa_bounded_replay",)),
+    Span((0, 31), _NEWEST, "vllm.snapshot.server", ("run_vllm_snapshot_child",)),
+)
+"""What differs between versions. :mod:`.compat` alone uses it."""
+
+
+def version_of(text: str) -> Version:
+    """Major and minor of a version of vLLM, such as ``0.32.0+cpu``; (0, 0) for anything else."""
+    parts = text.split(".")
+    try:
+        return int(parts[0]), int(parts[1])
+    except (IndexError, ValueError):
+        return 0, 0
+
+
+def symbols_of(version: Version) -> dict[str, tuple[str, ...]]:
+    """All symbols of one version that this package uses, by module."""
+    found = dict(SYMBOLS)
+    for span in SPANS:
+        if span.first <= version <= span.last:
+            found[span.module] = (*found.get(span.module, ()), *span.symbols)
+    return found
+
+
+def missing_symbols(version: Version, root: Path | None = None) -> list[str]:
+    """The symbols of a version that a vLLM lacks, each with its module.
 
     Args:
+        version: major and minor of that vLLM.
         root: the folder that contains the package ``vllm``; by default that of the installed one.
     """
-    sources = _Sources(root or _installed())
+    sources = Sources(root or _installed())
     missing: list[str] = []
     with _without_collections():
-        for modules, symbols in SYMBOLS.items():
-            module = next((name for name in modules.split(" or ") if sources.has(name)), None)
-            if module is None:
-                missing.append(modules)
+        for module, symbols in symbols_of(version).items():
+            if not sources.has(module):
+                missing.append(module)
                 continue
             missing += [f"{module}.{name}" for name in symbols if not sources.find(module, name)]
     return missing
 
 
-def missing_modules() -> list[str]:
-    """The modules of :data:`SYMBOLS` that the installed vLLM lacks. Checks only their files."""
-    sources = _Sources(_installed())
-    return [names for names in SYMBOLS if not any(map(sources.has, names.split(" or ")))]
+def missing_modules(version: Version) -> list[str]:
+    """The modules of a version that the installed vLLM lacks. Checks only their files."""
+    sources = Sources(_installed())
+    return [module for module in symbols_of(version) if not sources.has(module)]
 
 
 @contextmanager
@@ -285,132 +341,3 @@ def _installed() -> Path:
     if spec is None or not spec.submodule_search_locations:
         return Path("vllm is not installed")
     return Path(next(iter(spec.submodule_search_locations))).parent
-
-
-class _Definition(NamedTuple):
-    """A definition, and the module that it is in. Base classes are looked up in that module."""
-
-    module: str
-    node: ast.AST
-
-
-class _Sources:
-    """The modules below a folder. Each is parsed on first use."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._parsed = cache(self._parse)
-        self._set_by = cache(_attributes)
-
-    def has(self, module: str) -> bool:
-        return self._file(module).is_file()
-
-    def find(self, module: str, symbol: str) -> bool:
-        """Whether a module has a symbol in the notation of :data:`SYMBOLS`."""
-        path, _, parameters = symbol.partition("(")
-        owner, _, member = path.partition(".")
-        found = self._lookup(module, owner)
-        if found is not None and member:
-            found = self._member(found, member)
-        if found is None or "(" not in symbol:
-            return found is not None
-        wanted = [name for name in parameters.rstrip(")").split(", ") if name]
-        return _takes(found.node, wanted)
-
-    def _lookup(self, module: str, name: str) -> _Definition | None:
-        """The definition of a module's top-level name; imports are followed."""
-        if not self.has(module):
-            return None
-        node = self._parsed(module).get(name)
-        if not isinstance(node, ast.ImportFrom):
-            return None if node is None else _Definition(module, node)
-        origin = self._origin(module, node)
-        wanted = next(alias.name for alias in node.names if (alias.asname or alias.name) == name)
-        found = self._lookup(origin, wanted)
-        # A module, or an import from another package, exists but has no definition to inspect.
-        is_opaque = not self.has(origin) or self.has(f"{origin}.{wanted}")
-        return _Definition(module, node) if found is None and is_opaque else found
-
-    def _member(self, owner: _Definition, name: str) -> _Definition | None:
-        """A method, field or attribute of a class or of one of its bases."""
-        if not isinstance(owner.node, ast.ClassDef):
-            return None
-        node = _names(owner.node.body).get(name)
-        if node is None and name in self._set_by(owner.node):
-            node = owner.node
-        if node is not None:
-            return _Definition(owner.module, node)
-        for base in owner.node.bases:
-            found = self._lookup(owner.module, base.id) if isinstance(base, ast.Name) else None
-            inherited = None if found is None else self._member(found, name)
-            if inherited is not None:
-                return inherited
-        return None
-
-    def _file(self, module: str) -> Path:
-        folder = self._root.joinpath(*module.split("."))
-        package = folder / "__init__.py"
-        return package if package.is_file() else folder.with_suffix(".py")
-
-    def _parse(self, module: str) -> Mapping[str, ast.stmt]:
-        return _names(ast.parse(self._file(module).read_bytes()).body)
-
-    def _origin(self, module: str, node: ast.ImportFrom) -> str:
-        """The absolute name of the module that a ``from`` import names."""
-        if not node.level:
-            return node.module or ""
-        parts = module.split(".")
-        is_package = self._file(module).name == "__init__.py"
-        kept = parts[: len(parts) - node.level + is_package]
-        return ".".join([*kept, *([node.module] if node.module else [])])
-
-
-def _names(body: Iterable[ast.stmt]) -> dict[str, ast.stmt]:
-    """Names that statements define or import. A definition takes precedence over an assignment."""
-    found: dict[str, ast.stmt] = {}
-    for node in _flat(body):
-        if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            found[node.name] = node
-        elif isinstance(node, ast.ImportFrom):
-            found.update({alias.asname or alias.name: node for alias in node.names})
-        elif isinstance(node, ast.Assign):
-            for target in node.targets:
-                if isinstance(target, ast.Name):
-                    found.setdefault(target.id, node)
-        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            found.setdefault(node.target.id, node)
-    return found
-
-
-def _flat(body: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
-    """Statements, and those inside ``if``, ``try`` and ``with``."""
-    for node in body:
-        yield node
-        if isinstance(node, (ast.If, ast.Try, ast.With)):
-            for inner in ("body", "orelse", "handlers", "finalbody"):
-                for part in getattr(node, inner, ()):
-                    yield from _flat(part.body if isinstance(part, ast.ExceptHandler) else [part])
-
-
-def _attributes(owner: ast.ClassDef) -> frozenset[str]:
-    """Attributes that the methods of a class set on ``self``."""
-    return frozenset(
-        node.attr
-        for node in ast.walk(owner)
-        if isinstance(node, ast.Attribute)
-        and isinstance(node.ctx, ast.Store)
-        and isinstance(node.value, ast.Name)
-        and node.value.id == "self"
-    )
-
-
-def _takes(node: ast.AST, wanted: Sequence[str]) -> bool:
-    """Whether a function has exactly these parameters; with ``...``, at least these, in order."""
-    if not isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-        return False
-    arguments = node.args
-    every = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs]
-    names = [argument.arg for argument in every if argument.arg not in ("self", "cls")]
-    if list(wanted[-1:]) != ["..."]:
-        return names == list(wanted)
-    return [name for name in names if name in wanted] == list(wanted[:-1])

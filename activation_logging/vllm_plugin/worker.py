@@ -14,11 +14,6 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu_worker import Worker
 
-try:
-    from vllm.v1.core.kv_cache_planning import _pool_bytes_per_block, get_kv_cache_groups
-except ImportError:  # before vLLM 0.33
-    from vllm.v1.core.kv_cache_utils import _pool_bytes_per_block, get_kv_cache_groups
-
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
@@ -36,6 +31,7 @@ from activation_logging.vllm_plugin.capture import (
     remove_taps,
 )
 from activation_logging.vllm_plugin.collector import RowCollector
+from activation_logging.vllm_plugin.compat import kv_cache_groups
 from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import (
@@ -125,13 +121,12 @@ class ActivationWorker(Worker):
                 config.model_config.dtype.itemsize,
                 self.device,
             )
-        groups = get_kv_cache_groups(config, dict(self.get_kv_cache_spec()))
+        groups, kv_block = kv_cache_groups(config, self.get_kv_cache_spec())
         cache = KVCacheConfig(num_blocks=0, kv_cache_tensors=[], kv_cache_groups=groups)
         spec = one_spec(groups[full_attention_group(cache)])
         arena_block = spec.block_size * sum(map(row_bytes, self._shapes.values()))
         blocks = config.cache_config.num_gpu_blocks_override
         if blocks is None:
-            kv_block = _pool_bytes_per_block(config, groups)
             blocks = available // (kv_block + arena_block)
         return int(blocks) * arena_block
 

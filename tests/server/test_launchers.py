@@ -137,6 +137,7 @@ def without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in answer.items() if name not in left_out}
 
 
+@pytest.mark.core
 class TestUvicorn:
     """``uvicorn activation_logging.server:app``: models come and go by request."""
 

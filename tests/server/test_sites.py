@@ -18,6 +18,7 @@ def table(site_tables: SiteTables) -> SiteTable:
     return site_tables["sites"]
 
 
+@pytest.mark.core
 class TestSites:
     def test_of_the_default_model(self, tmp_path: Path, model_path: Path, table: SiteTable) -> None:
         sites = "resid@0;15;last,resid_prenorm,attn_out@1;15,heads@15;last,mlp_out@15"
