@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.default_model import demo_model_path
-from activation_logging.vllm_plugin.symbols import missing_symbols, version_of
+from activation_logging.vllm_plugin.symbols import missing_symbols, minor_of
 from bench import docs
 from bench.environments import ROOT, Environment, VersionError, environment_of, terminal
 
@@ -61,7 +61,7 @@ def try_version(version: str, args: argparse.Namespace, pytest: Sequence[str]) -
         terminal.print(f"{version}: {error}")
         return Outcome(version, "does not start", "")
     terminal.print(f"vLLM {version} lies in {environment.folder}")
-    missing = missing_symbols(version_of(version), environment.packages)
+    missing = missing_symbols(minor_of(version), environment.packages)
     terminal.print(f"missing of what the plugin uses: {', '.join(missing) or 'nothing'}")
     kernels = "its own" if environment.kernels == version else f"of {environment.kernels}"
     found = Outcome(version, kernels, str(len(missing)))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from vllm import __version__
 
-from activation_logging.vllm_plugin.symbols import version_of
+from activation_logging.vllm_plugin.symbols import minor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheGroupSpec, KVCacheSpec
 
-VERSION = version_of(__version__)
+VERSION = minor_of(__version__)
 
 OFFLINE = (
     "vllm.entrypoints.common.offline" if VERSION >= (0, 32) else "vllm.entrypoints.offline_utils"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.sites import RESID, Site
-from activation_logging.vllm_plugin.symbols import missing_modules, missing_symbols, version_of
+from activation_logging.vllm_plugin.symbols import missing_modules, missing_symbols, minor_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -73,7 +73,7 @@ def check_version(version: str) -> Version:
     Raises:
         UnsupportedEngineError: the version is outside :data:`VERSIONS`.
     """
-    found = version_of(version)
+    found = minor_of(version)
     if found not in VERSIONS:
         *some, last = (f"{major}.{minor}" for major, minor in VERSIONS)
         raise UnsupportedEngineError(

@@ -282,7 +282,7 @@ SPANS: Sequence[Span] = (
 """What differs between versions. :mod:`.compat` alone uses it."""
 
 
-def version_of(text: str) -> Version:
+def minor_of(text: str) -> Version:
     """Major and minor of a version of vLLM, such as ``0.32.0+cpu``; (0, 0) for anything else."""
     parts = text.split(".")
     try:
