@@ -262,9 +262,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         moe_num_shared_experts=1,
         moe_layer_start_index=1,
     ),
-    "hunyuan_v1_moe": _experts(
-        "HunYuanMoEV1", **_HEAD, num_experts=4, moe_topk=2, moe_intermediate_size=64
-    ),
     "dots1": _experts("Dots1", **_HEAD, **_ROUTED, **_WHOLE),
     "exaone_moe": _experts(
         "ExaoneMoe",

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.default_model import demo_model_path
-from activation_logging.vllm_plugin.symbols import missing_symbols, minor_of
+from activation_logging.vllm_plugin.symbols import minor_of, missing_symbols
 from bench import docs
 from bench.environments import ROOT, Environment, VersionError, environment_of, terminal
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.sites import RESID, Site
-from activation_logging.vllm_plugin.symbols import missing_modules, missing_symbols, minor_of
+from activation_logging.vllm_plugin.symbols import minor_of, missing_modules, missing_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
