@@ -22,7 +22,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import nn
-from vllm.distributed.parallel_state import get_pp_group
+from vllm.distributed.communication_op import tensor_model_parallel_all_gather
+from vllm.distributed.parallel_state import (
+    get_pp_group,
+    get_tensor_model_parallel_world_size,
+)
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.vllm_plugin.gate import depth_of
@@ -32,16 +36,23 @@ if TYPE_CHECKING:
 
 _TOKENS = 8
 """Tokens of the dummy run."""
+_ROUNDING = 0.1
+"""Largest relative distance of one tensor on two ranks. Terms of a sum differ by their size."""
 _SEED = 0
 """Of what attention gives in the dummy run: the same on all ranks."""
 
 
 class Call(NamedTuple):
-    """One call of a module in the dummy run. A module's parts are called before it ends."""
+    """One call of a module in the dummy run. A module's parts are called before it ends.
+
+    ``differs`` says that its first output is another on each tensor-parallel rank. It is for states
+    of the hidden width only.
+    """
 
     module: nn.Module
     inputs: tuple[torch.Tensor, ...]
     outputs: tuple[torch.Tensor, ...]
+    differs: bool = False
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,16 @@ class Anatomy:
         return next(call for call in calls if call.module is self.layers[layer])
 
 
+def ranks_differ(x: torch.Tensor) -> bool:
+    """Whether the tensor-parallel ranks have different tensors here. All of them must ask."""
+    ranks = get_tensor_model_parallel_world_size()
+    if ranks == 1:
+        return False
+    every = tensor_model_parallel_all_gather(x.float().reshape(1, -1), dim=0)
+    distances = (every - every[:1]).norm(dim=-1)
+    return float(distances.max()) > _ROUNDING * float(every[0].norm())
+
+
 def has_all_tokens(x: torch.Tensor) -> bool:
     """Whether a tensor of the dummy run has a row for each token, and not some on each rank."""
     return math.prod(x.shape[:-1]) >= _TOKENS
@@ -152,7 +173,7 @@ def dissect(worker: Any) -> Anatomy:
     real = {number: layer for number, layer in enumerate(layers) if _is_real(layer)}
     parent = model.get_submodule(name.rpartition(".")[0])
     owned = worker.vllm_config.compilation_config.static_forward_context.values()
-    recorder = _Recorder(real)
+    recorder = _Recorder(real, hidden)
     recorder.watch_attention(filter(is_attention, owned))
     recorder.watch_beside(module for module in parent.children() if module is not layers)
     try:
@@ -221,9 +242,10 @@ class _Recorder:
         after: the first module beside the layers that ran after them, with its arguments.
     """
 
-    def __init__(self, layers: Mapping[int, nn.Module]) -> None:
+    def __init__(self, layers: Mapping[int, nn.Module], hidden: int) -> None:
         self.calls: dict[int, list[Call]] = {number: [] for number in layers}
         self.after: Call | None = None
+        self._hidden = hidden
         self._last = max(layers)
         self._current: int | None = None
         self._handles: list[Any] = []
@@ -259,7 +281,11 @@ class _Recorder:
     def _ended(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._current is not None:
             inputs = tensors_of([*args, *kwargs.values()])
-            self.calls[self._current].append(Call(module, inputs, tensors_of(output)))
+            outputs = tensors_of(output)
+            # What comes next may write into them, so they are compared now.
+            is_states = bool(outputs) and outputs[0].shape[-1] == self._hidden
+            differs = is_states and ranks_differ(outputs[0])
+            self.calls[self._current].append(Call(module, inputs, outputs, differs))
 
     def _attends(self, module: nn.Module, forward: Any, *args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)

@@ -44,8 +44,6 @@ Split = Literal["whole", "columns", "terms"]
 
 A module gives a term if its decoder layer adds several of them, and sums over ranks only once.
 """
-_ROUNDING = 0.1
-"""Largest relative distance of one tensor on two ranks. Terms of a sum differ by their size."""
 
 
 @dataclass(frozen=True)
@@ -225,7 +223,7 @@ def _tap(site: Site, anatomy: Anatomy, hidden: RowShape, model: nn.Module) -> Ta
     given = call.outputs[0]
     _refuse_divided(site, call, model)
     dtype = _name(given.dtype) if site.name == "router" else hidden.dtype
-    split: Split = "terms" if ranks_differ(given) else "whole"
+    split: Split = "terms" if call.differs else "whole"
     adds = len(call.outputs) > 1 and call.outputs[1].shape == given.shape[-1:]
     return Tap(site, call.module, "out", RowShape((given.shape[-1],), dtype), split, adds)
 
@@ -236,16 +234,6 @@ def _refuse_divided(site: Site, call: Call, model: nn.Module) -> None:
             f"vLLM's {type(model).__name__} divides the tokens of {site} among its ranks; leave it "
             "out of ACTIVATION_SITES"
         )
-
-
-def ranks_differ(x: torch.Tensor) -> bool:
-    """Whether the tensor-parallel ranks have different tensors here. All of them must ask."""
-    ranks = get_tensor_model_parallel_world_size()
-    if ranks == 1:
-        return False
-    every = tensor_model_parallel_all_gather(x.float().reshape(1, -1), dim=0)
-    distances = (every - every[:1]).norm(dim=-1)
-    return float(distances.max()) > _ROUNDING * float(every[0].norm())
 
 
 def _heads_tap(site: Site, call: Call, anatomy: Anatomy, dtype: str) -> Tap | None:

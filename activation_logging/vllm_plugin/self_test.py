@@ -19,8 +19,7 @@ from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
 
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.sites import Site
-from activation_logging.vllm_plugin.anatomy import eager, tensors_of
-from activation_logging.vllm_plugin.capture import ranks_differ
+from activation_logging.vllm_plugin.anatomy import eager, ranks_differ, tensors_of
 from activation_logging.vllm_plugin.compat import empty_step
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
