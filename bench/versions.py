@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -75,13 +76,15 @@ def run_in(environment: Environment, module: str, *arguments: str) -> str:
     """Run a module with an environment's Python, and show what it says; that as one text."""
     command = [str(environment.python), "-m", module, *arguments]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    lines = []
-    with subprocess.Popen(command, cwd=ROOT, env=environment.variables, text=True, **pipes) as one:
-        for line in one.stdout or ():
-            sys.stdout.write(line)
-            sys.stdout.flush()
-            lines.append(line)
-    return "".join(lines)
+    said = b""
+    with subprocess.Popen(command, cwd=ROOT, env=environment.variables, **pipes) as running:
+        assert running.stdout is not None
+        # Not line by line: pytest makes a line of many tests.
+        while part := os.read(running.stdout.fileno(), 1 << 16):
+            sys.stdout.buffer.write(part)
+            sys.stdout.buffer.flush()
+            said += part
+    return said.decode(errors="replace")
 
 
 def summary(said: str) -> str:
