@@ -14,7 +14,7 @@ from activation_logging.sites import SITES
 from bench import docs
 from tests.fixtures.adapters import merge, write_adapter
 from tests.fixtures.architectures import make
-from tests.fixtures.engines import Ask, Engine, ask
+from tests.fixtures.offline import Ask, Engine, ask
 from tests.fixtures.server import RunningServer, running
 from tests.server.reference import SiteReference, load
 

@@ -11,7 +11,8 @@ from activation_logging import Entry, open_store
 from activation_logging.records import NEVER_RAN
 from activation_logging.sites import Site
 from tests.fixtures.architectures import LAYERS, make
-from tests.fixtures.offline import SEVERAL_WORKERS, execute, run
+from tests.fixtures.offline import SEVERAL_WORKERS, execute, usual
+from tests.fixtures.offline import ask as ask_offline
 from tests.server.reference import EVERYTHING, SiteTable, SiteTables, check_sites
 
 FALCON = {
@@ -29,8 +30,8 @@ def table(site_tables: SiteTables) -> SiteTable:
 
 
 def ask(model: Path, tmp_path: Path, sites: str = EVERYTHING, **options: Any) -> list[Entry]:
-    usual = {"enforce_eager": True, "env": SEVERAL_WORKERS}
-    return run(model, tmp_path / "s.lmdb", sites, **usual | options)
+    engine = usual(model, **{"enforce_eager": True, **options})
+    return ask_offline(tmp_path / "s.lmdb", sites, engine, env=SEVERAL_WORKERS)
 
 
 class TestTensorParallel:
@@ -98,7 +99,8 @@ class TestPipeline:
     def test_a_site_that_one_stage_lacks(self, tmp_path: Path) -> None:
         """The refusal of one stage ends all of them."""
         model = make(tmp_path / "model", "Llama")
-        options = {"pipeline_parallel_size": 2, "enforce_eager": True, "env": SEVERAL_WORKERS}
-        done = execute(model, tmp_path / "s.lmdb", f"resid@1,router@{LAYERS}", **options)
+        engine = usual(model, pipeline_parallel_size=2, enforce_eager=True)
+        sites = f"resid@1,router@{LAYERS}"
+        done = execute(tmp_path / "s.lmdb", sites, engine, env=SEVERAL_WORKERS)
         assert done.returncode
         assert f"has no router@{LAYERS}" in done.stdout + done.stderr

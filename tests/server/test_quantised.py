@@ -15,7 +15,7 @@ from activation_logging.verify import verify
 from activation_logging.verify.lm_head import load_lm_head
 from bench import docs
 from tests.fixtures.architectures import make
-from tests.fixtures.engines import Ask, Engine, ask
+from tests.fixtures.offline import Ask, Engine, ask
 from tests.fixtures.quantised import round_as, write_quantised
 from tests.server.reference import SiteReference, load
 

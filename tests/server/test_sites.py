@@ -1,4 +1,7 @@
-"""Every site of a layer, captured inside the model's graph, against hooks on transformers."""
+"""Every site of a layer, captured inside the model's graph, against hooks on transformers.
+
+Other architectures are in ``test_models.py``.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import pytest
 
 from activation_logging.sites import Site
 from tests.fixtures.architectures import make
-from tests.fixtures.offline import run
+from tests.fixtures.offline import ask, usual
 from tests.server.reference import EVERYTHING, SiteTable, SiteTables, check_sites
 
 
@@ -22,7 +25,7 @@ def table(site_tables: SiteTables) -> SiteTable:
 class TestSites:
     def test_of_the_default_model(self, tmp_path: Path, model_path: Path, table: SiteTable) -> None:
         sites = "resid@0;15;last,resid_prenorm,attn_out@1;15,heads@15;last,mlp_out@15"
-        entries = run(model_path, tmp_path / "s.lmdb", sites, enforce_eager=True)
+        entries = ask(tmp_path / "s.lmdb", sites, usual(model_path, enforce_eager=True))
         *whole, part = entries
         worst = table["the default model"] = check_sites(whole, model_path)
         assert worst.keys() == {"resid", "resid_prenorm", "attn_out", "heads", "mlp_out"}
@@ -31,24 +34,9 @@ class TestSites:
         assert part.sites == (Site("attn_out", 1),)
         check_sites([part], model_path)
 
-    @pytest.mark.parametrize("kind", ["StableLm", "Starcoder2", "Olmo2"])
-    def test_of_other_architectures(self, tmp_path: Path, kind: str, table: SiteTable) -> None:
-        """One whose layers give the stream whole, and two that vLLM has from transformers."""
-        model = make(tmp_path / "model", kind)
-        entries = run(model, tmp_path / "s.lmdb", EVERYTHING, enforce_eager=True)
-        table[kind] = check_sites(entries, model)
-
-    def test_of_a_mixture_of_experts(self, tmp_path: Path, table: SiteTable) -> None:
-        model = make(tmp_path / "model", "Mixtral")
-        sites = f"{EVERYTHING},router@all"
-        entries = run(model, tmp_path / "s.lmdb", sites, enforce_eager=True)
-        table["Mixtral"] = check_sites(entries, model)
-        assert "router" in table["Mixtral"]
-        assert entries[0].site("router", 2).shape[1:] == (5,)
-
     @pytest.mark.compiled
     def test_in_a_compiled_graph(self, tmp_path: Path, table: SiteTable) -> None:
         """One graph without a break, as the program says."""
         model = make(tmp_path / "model", "Llama")
-        entries = run(model, tmp_path / "s.lmdb", EVERYTHING)
+        entries = ask(tmp_path / "s.lmdb", EVERYTHING, usual(model))
         table["Llama, compiled"] = check_sites(entries, model)
