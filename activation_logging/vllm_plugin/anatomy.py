@@ -39,7 +39,7 @@ _TOKENS = 8
 _ROUNDING = 0.1
 """Largest relative distance of one tensor on two ranks. Terms of a sum differ by their size."""
 _SEED = 0
-"""Of what attention gives in the dummy run: the same on all ranks."""
+"""Of the noise that enters the first layer and that attention gives, in the dummy run."""
 
 
 class Call(NamedTuple):
@@ -251,6 +251,9 @@ class _Recorder:
         self._handles: list[Any] = []
         self._patched: list[nn.Module] = []
         self._noise = torch.Generator()
+        # Embeddings of dummy tokens and the states of a dummy stage before may be zero.
+        first = layers[min(layers)]
+        self._handles.append(first.register_forward_pre_hook(self._enters, with_kwargs=True))
         for number, layer in layers.items():
             self._handles.append(layer.register_forward_pre_hook(partial(self._begins, number)))
             for module in _without_base_layers(layer):
@@ -275,6 +278,18 @@ class _Recorder:
         for module in self._patched:
             del module.forward
 
+    def _like(self, x: torch.Tensor) -> torch.Tensor:
+        """Noise of the same shape, the same on all ranks."""
+        self._noise.manual_seed(_SEED)
+        return torch.randn(x.shape, generator=self._noise).to(x)
+
+    def _enters(self, _module: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
+        def noise(value: Any) -> Any:
+            is_states = isinstance(value, torch.Tensor) and value.shape[-1:] == (self._hidden,)
+            return self._like(value) if is_states and value.is_floating_point() else value
+
+        return tuple(map(noise, args)), {name: noise(value) for name, value in kwargs.items()}
+
     def _begins(self, number: int, _module: nn.Module, _args: Any) -> None:
         self._current = number
 
@@ -291,8 +306,7 @@ class _Recorder:
         output = forward(*args, **kwargs)
         if isinstance(output, torch.Tensor):
             # Without a KV cache attention gives zeros. What follows would be zero on every rank.
-            self._noise.manual_seed(_SEED)
-            output = torch.randn(output.shape, generator=self._noise).to(output)
+            output = self._like(output)
         self._ended(module, args, kwargs, output)
         return output
 
