@@ -19,8 +19,15 @@ if TYPE_CHECKING:
 
 LAYERS = 4
 SPECIAL = ("<pad>", "<s>", "</s>")
-IMAGE = ("<image>", "<video>", "<image_start>", "<image_end>")
-"""Stand where an image goes into a prompt, beside it, before it and behind it."""
+IMAGE = {
+    "image": "<|image_pad|>",
+    "video": "<|video_pad|>",
+    "vision_start": "<|vision_start|>",
+    "vision_end": "<|vision_end|>",
+    "boi": "<start_of_image>",
+    "eoi": "<end_of_image>",
+}
+"""Tokens of images in prompts, as Qwen's and Gemma's processors call them."""
 VOCABULARY = 272
 """256 bytes, the special tokens, and a few that are never used."""
 EVERY_SITE = "resid@all,resid_prenorm,attn_out@all,heads@all,mlp_out@all,router@all"
@@ -110,7 +117,7 @@ _MAMBA2 = {
     "mamba_d_head": 32,
     "mamba_d_state": 32,
     "mamba_n_groups": 1,
-    "mamba_chunk_size": 64,
+    "mamba_chunk_size": 512,
 }
 _DELTA = {
     "linear_num_key_heads": 2,
@@ -284,21 +291,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         num_dense_layers=1,
         moe_intermediate_size=64,
     ),
-    "dbrx": Architecture(
-        "experts",
-        "Dbrx",
-        "DbrxForCausalLM",
-        {
-            "vocab_size": VOCABULARY,
-            "d_model": 128,
-            "n_heads": 4,
-            "n_layers": LAYERS,
-            "max_seq_len": 512,
-            "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
-            "ffn_config": {"ffn_hidden_size": 256, "moe_num_experts": 4, "moe_top_k": 2},
-        },
-        alone=True,
-    ),
     "gpt_oss": Architecture(
         "experts",
         "GptOss",
@@ -456,7 +448,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "mamba_head_dim": 32,
             "ssm_state_size": 32,
             "n_groups": 1,
-            "chunk_size": 64,
+            "chunk_size": 512,
         },
     ),
     "jamba": Architecture(
@@ -484,6 +476,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "block_dim": 128,
             "conv_dim": 128,
             "conv_L_cache": 3,
+            "tie_word_embeddings": True,
         },
     ),
     "qwen3_next": Architecture(
@@ -515,7 +508,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "num_heads": 8,
             "head_dim": 32,
             "n_groups": 1,
-            "chunk_size": 64,
+            "chunk_size": 512,
         },
         alone=True,
     ),
@@ -561,8 +554,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "vision_config": _CLIP,
             "mm_tokens_per_image": 4,
             "image_token_index": _FIRST_IMAGE,
-            "boi_token_index": _FIRST_IMAGE + 2,
-            "eoi_token_index": _FIRST_IMAGE + 3,
+            "boi_token_index": _FIRST_IMAGE + 4,
+            "eoi_token_index": _FIRST_IMAGE + 5,
         },
         alone=True,
     ),
@@ -598,6 +591,8 @@ def make(name: str, folder: Path) -> None:
     model.save_pretrained(folder)
     (folder / "generation_config.json").unlink(missing_ok=True)
     _save_tokenizer(folder)
+    if architecture.family == "image":
+        _save_processor(architecture.config, folder)
     if architecture.named:
         path = folder / "config.json"
         written = json.loads(path.read_text())
@@ -627,10 +622,39 @@ def _save_tokenizer(folder: Path) -> None:
     made = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     made.decoder = decoders.ByteLevel()
-    made.add_special_tokens([*SPECIAL, *IMAGE])
+    made.add_special_tokens([*SPECIAL, *IMAGE.values()])
     PreTrainedTokenizerFast(
         tokenizer_object=made,
         **dict(zip(("pad_token", "bos_token", "eos_token"), SPECIAL, strict=True)),
-        additional_special_tokens=list(IMAGE),
+        additional_special_tokens=list(IMAGE.values()),
         chat_template=TEMPLATE,
     ).save_pretrained(folder)
+
+
+def _save_processor(config: str, folder: Path) -> None:
+    """Write what turns an image into numbers, and its place in a prompt into tokens."""
+    import transformers
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    for name, token in IMAGE.items():
+        setattr(tokenizer, f"{name}_token", token)
+        setattr(tokenizer, f"{name}_token_id", tokenizer.convert_tokens_to_ids(token))
+    size = _CLIP["image_size"]
+    if config == "Gemma3":
+        images = transformers.Gemma3ImageProcessor(size={"height": size, "width": size})
+        more: dict[str, Any] = {"image_seq_length": 4}
+    elif config == "Llava":
+        images = transformers.CLIPImageProcessor(size={"shortest_edge": size}, crop_size=size)
+        more = {
+            "patch_size": _CLIP["patch_size"],
+            "vision_feature_select_strategy": "default",
+            "image_token": IMAGE["image"],
+            "num_additional_image_tokens": 1,
+        }
+    else:
+        images = transformers.Qwen2VLImageProcessor()
+        videos = "Qwen3VLVideoProcessor" if config == "Qwen3VL" else "Qwen2VLVideoProcessor"
+        more = {"video_processor": getattr(transformers, videos)()}
+    kind = getattr(transformers, f"{config}Processor")
+    processor = kind(image_processor=images, tokenizer=tokenizer, chat_template=TEMPLATE, **more)
+    processor.save_pretrained(folder)

@@ -12,7 +12,6 @@ Where vLLM and transformers give different tokens, the rows are still proven to 
 output head, applied to the last layer's rows, gives the tokens that vLLM gave.
 
 Each model has a process of its own, two at a time. What was found lies in ``FOLDER/RUNNER/*.json``.
-Models of text and images are served with ``--images``; see there.
 """
 
 from __future__ import annotations
@@ -35,6 +34,7 @@ from activation_logging.console import PlainConsole
 from activation_logging.sites import SITES
 from bench.architectures import ARCHITECTURES, make
 from bench.docs import record_rows
+from bench.vision import VARIABLE, install
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -73,7 +73,7 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
         "enforce_eager": True,
         "max_model_len": 512,
         "max_num_seqs": 4,
-        "max_num_batched_tokens": 256,
+        "max_num_batched_tokens": 1024,
         "seed": 0,
     }
     if ARCHITECTURES[model.name].family == "image":
@@ -188,7 +188,11 @@ def run_all(names: Sequence[str], folder: Path, runner: str) -> list[dict[str, A
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": "1",
     }
-    multiprocessing.set_forkserver_preload(["vllm", "transformers", "bench.reference"])
+    if vision := install(folder / "packages"):
+        os.environ[VARIABLE] = str(vision)
+        sys.path.insert(0, str(vision))  # forks get this path
+    preloaded = ["bench.vision", "vllm", "transformers", "bench.reference"]
+    multiprocessing.set_forkserver_preload(preloaded)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda name: run(name, folder, runner), names))
 
