@@ -137,7 +137,8 @@ class SiteReference:
     def _keep(self, module: Any, site: Site, pick: Any) -> None:
         def hook(_: Any, args: Any, output: Any) -> None:
             value = pick(args, output)
-            self._found[site] = value[0] if isinstance(value, tuple) else value
+            # What comes next may write into it.
+            self._found[site] = (value[0] if isinstance(value, tuple) else value).clone()
 
         module.register_forward_hook(hook)
 
