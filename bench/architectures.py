@@ -253,6 +253,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "PhimoeForCausalLM",
         {**_LOCAL, **_WHOLE},
         named="PhiMoEForCausalLM",
+        note="transformers gives NaN",
     ),
     "olmoe": _experts("Olmoe", num_experts=4, num_experts_per_tok=2, num_key_value_heads=4),
     "flex_olmo": _experts("FlexOlmo", num_experts=4, num_experts_per_tok=2),
@@ -280,7 +281,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         moe_intermediate_size=64,
         first_k_dense_replace=1,
     ),
-    "minimax_m2": _experts("MiniMaxM2", **_HEAD, **_LOCAL),
+    "minimax_m2": _experts("MiniMaxM2", **_HEAD, **_LOCAL, rotary_dim=32),
     "afmoe": _experts(
         "Afmoe",
         **_HEAD,
@@ -289,6 +290,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         num_experts_per_tok=2,
         num_shared_experts=1,
         num_dense_layers=1,
+        score_func="sigmoid",
         moe_intermediate_size=64,
     ),
     "gpt_oss": Architecture(

@@ -73,10 +73,13 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
         "enforce_eager": True,
         "max_model_len": 512,
         "max_num_seqs": 4,
-        "max_num_batched_tokens": 1024,
+        "max_num_batched_tokens": 256,
         "seed": 0,
     }
-    if ARCHITECTURES[model.name].family == "image":
+    family = ARCHITECTURES[model.name].family
+    # VLLM's CPU build cannot keep states of Mamba 2 for its prefix cache, with us or without.
+    options["enable_prefix_caching"] = family != "hybrid"
+    if family == "image":
         options["limit_mm_per_prompt"] = {"image": 0, "video": 0}
     try:
         llm = LLM(str(model), **options)
