@@ -32,7 +32,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.config": (
         *_of("VllmConfig", "model_config parallel_config cache_config scheduler_config"),
         *_of("VllmConfig", "speculative_config diffusion_config kv_transfer_config"),
-        *_of("VllmConfig", "ec_transfer_config lora_config additional_config"),
+        *_of("VllmConfig", "ec_transfer_config additional_config"),
         *_of("VllmConfig", "is_mm_encoder_only shutdown_timeout compilation_config"),
         "CompilationConfig.static_forward_context",
         *_of("ModelConfig", "model served_model_name architecture runner_type dtype"),
@@ -110,6 +110,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("ForwardContext", "no_compile_layers slot_mapping"),
     ),
     "vllm.logprobs": ("Logprob.logprob",),
+    "vllm.lora.layers.base_linear": ("BaseLinearLayerWithLoRA.base_layer",),
     "vllm.model_executor.layers.attention_layer_base": ("AttentionLayerBase",),
     "vllm.model_executor.layers.linear": ("LinearBase",),
     "vllm.model_executor.models.interfaces_base": (

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from activation_logging import Entry
+from activation_logging import Entry, open_store
 from activation_logging.sites import SITES
+from activation_logging.verify import verify
+from activation_logging.verify.lm_head import load_lm_head
 from bench import docs
 from tests.fixtures.adapters import merge, write_adapter
 from tests.fixtures.architectures import make
@@ -65,6 +67,9 @@ class Adapted:
         batch = [Ask(f"{shared}Who was number {n}?", name) for n in range(2) for name in WHO]
         engine = Engine(self.model, [batch, batch], self.adapters, {**OPTIONS, **options})
         entries = ask(folder / "s.lmdb", SITES_LOGGED, engine)
+        report = verify(open_store(folder / "s.lmdb"), load_lm_head(self.model))
+        assert report.ok, report.problems
+        assert len(report.alignments) == len(entries)
         names = {name or str(self.model): name for name in WHO}
         assert [entry.model for entry in entries] == [*names] * 4
         return self.check(label, entries, names)
@@ -94,11 +99,8 @@ class TestAdapters:
     ) -> None:
         table |= llama.ask("Llama, compiled", tmp_path)
 
-    def test_where_vllm_wraps_whole_modules(self, tmp_path: Path, table: Table) -> None:
-        """The adapter's part is added to what a module gives, which runs as a whole before.
-
-        So it is in vLLM's Transformers backend, where no plan splits the model among ranks.
-        """
+    def test_of_the_transformers_backend(self, tmp_path: Path, table: Table) -> None:
+        """Where some wrappers call what they wrap, and others do its work themselves."""
         bitnet = Adapted(tmp_path, "BitNet", PROJECTIONS)
         table |= bitnet.ask("BitNet", tmp_path, enforce_eager=True)
 

@@ -89,7 +89,7 @@ class TestQuantised:
         errors, worst = reference.errors(entries), reference.worst(entries)
         assert max(worst.values()) <= case.tolerance, worst
         usual = max(float(np.median(errors[site])) for site in FIRST)
-        assert usual < (1e-5 if case.format in STEPS else 2e-3)
+        assert usual < (1e-5 if case.format in STEPS else 3e-3)
         # The model before it was rounded is far off: its rows would be noticed.
         before = SiteReference(load(plain)).errors(entries)
         off = min(float(np.median(before[site])) for site in FIRST)
