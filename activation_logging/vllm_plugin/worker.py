@@ -138,8 +138,8 @@ class ActivationWorker(Worker):
         cache = kv_cache_config.kv_cache_groups[group]
         if not cache.layer_names:
             raise UnsupportedEngineError(
-                "a pipeline stage has no full-attention layer, so its activations cannot be "
-                "logged: set ACTIVATION_LAYERS=last"
+                "a pipeline stage has no layer in the KV cache group that rows follow: choose "
+                "another --pipeline-parallel-size, or set ACTIVATION_LOGGING=0"
             )
         block_size = one_spec(cache).block_size
         config = self.vllm_config.model_config
