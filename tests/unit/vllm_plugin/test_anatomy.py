@@ -22,7 +22,7 @@ class Adapted(nn.Module):
 def test_a_wrapped_module_is_noted_once_with_what_its_wrapper_gives() -> None:
     gate = Adapted(nn.Linear(4, 3))
     layer = nn.Sequential(nn.Identity(), gate)
-    recorder = _Recorder({0: layer})
+    recorder = _Recorder({0: layer}, hidden=8)
     given = layer(torch.ones(2, 4))
     recorder.remove()
     layer(torch.ones(2, 4))
