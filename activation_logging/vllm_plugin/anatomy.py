@@ -7,7 +7,8 @@ give. What an architecture calls its modules does not matter:
 - The *final norm* is the first module beside that list that runs after its last layer.
 - The *output projection* of a layer is the first module that runs after its attention and gives
   states of the hidden width.
-- The *MLP* of a layer is the last of its parts, attention and norms aside, that gives such states.
+- The *MLP* of a layer is the last of its parts that gives such states, attention and norms aside; one
+  with experts before others.
 - The *router* is the part of the MLP that gives one number per expert.
 """
 
@@ -100,9 +101,10 @@ class Anatomy:
             and any(map(_multiplies, call.module.modules()))
             and not any(map(is_attention, call.module.modules()))
         ]
-        # Some layers have the parts of their MLP as parts of their own.
+        # Some layers have a dense MLP beside the experts, some the parts of their MLP as their own.
+        experts = [call for call in found if any(map(_num_experts, call.module.modules()))]
         modules = [call for call in found if not is_linear(call.module)]
-        return next(reversed(modules or found), None)
+        return next(reversed(experts or modules or found), None)
 
     def router(self, layer: int) -> Call | None:
         """The part of a layer's mixture of experts that gives one number per expert."""
