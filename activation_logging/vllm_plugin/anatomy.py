@@ -7,8 +7,8 @@ give. What an architecture calls its modules does not matter:
 - The *final norm* is the first module beside that list that runs after its last layer.
 - The *output projection* of a layer is the first module that runs after its attention and gives
   states of the hidden width.
-- The *MLP* of a layer is the last of its parts that gives such states, attention and norms aside; one
-  with experts before others.
+- The *MLP* of a layer is the last of its parts that gives such states, attention and norms aside.
+  One with experts comes before others.
 - The *router* is the part of the MLP that gives one number per expert.
 """
 
