@@ -1,7 +1,7 @@
-"""The worker tap: vLLM's own workers, extended to keep the hidden states of every step.
+"""The worker tap: vLLM's own workers, extended to keep the rows of every step.
 
-vLLM loads these classes by name (``worker_cls``), one per platform. They add nothing to the forward
-pass. :meth:`ActivationWorker._step` reads vLLM's internals after it, for both model runners.
+vLLM loads these classes by name (``worker_cls``), one per platform. The model itself writes the rows
+(:mod:`.capture`). The worker makes room for them, and tells a :class:`.RowCollector` of each step.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from vllm.v1.worker.gpu_worker import Worker
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import (
-    DTYPES,
-    RowArena,
-    device_bytes,
-    row_bytes,
-)
+from activation_logging.vllm_plugin.arena import DTYPES, RowArena, device_bytes, row_bytes
 from activation_logging.vllm_plugin.capture import (
     attach,
     detach,
@@ -34,12 +29,7 @@ from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.compat import kv_cache_groups
 from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
-from activation_logging.vllm_plugin.pipeline import (
-    GroupLink,
-    RowReceiver,
-    RowSender,
-    make_group,
-)
+from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.stack import with_room_below
 
