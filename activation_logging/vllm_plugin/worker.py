@@ -1,7 +1,8 @@
 """The worker tap: vLLM's own workers, extended to keep the rows of every step.
 
-vLLM loads these classes by name (``worker_cls``), one per platform. The model itself writes the rows
-(:mod:`.capture`). The worker makes room for them, and tells a :class:`.RowCollector` of each step.
+vLLM loads these classes by name (``worker_cls``), one per platform. The model itself writes the
+rows (:mod:`.capture`). The worker makes room for them, and tells a :class:`.RowCollector` of each
+step.
 """
 
 from __future__ import annotations
