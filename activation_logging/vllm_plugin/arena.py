@@ -97,12 +97,13 @@ class RowArena:
         host = torch.empty((rows, shape.width), dtype=DTYPES[shape.dtype], device=where)
         if self._device.type == "cuda":
             # Torch's own allocator of pinned memory rounds up to a power of two.
-            failed = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)
-            if int(failed):
+            result = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)
+            # Of memory that is not pinned, the view on the device would be one of a copy.
+            if result.value or not host.is_pinned():
                 self.close()
                 raise UnsupportedEngineError(
                     f"CUDA could not pin {host.nbytes >> 20} MiB of host memory for activations "
-                    f"(error {int(failed)}): log fewer sites, or raise the limit of locked memory"
+                    f"({result}): log fewer sites, or raise the limit of locked memory"
                 )
             self._pinned.append(host.data_ptr())
         return host
