@@ -49,6 +49,7 @@ class Architecture:
         dtype: what vLLM computes in, where it cannot do so in float32.
         named: the architecture that ``config.json`` names, where vLLM has another name for it.
         sites: what is logged of it.
+        sees: its prompts may have images.
         note: what a reader of the table must know.
     """
 
@@ -60,6 +61,7 @@ class Architecture:
     dtype: str = "float32"
     named: str | None = None
     sites: str = EVERY_SITE
+    sees: bool = False
     note: str = ""
 
 
@@ -280,18 +282,6 @@ ARCHITECTURES: dict[str, Architecture] = {
         num_shared_experts=1,
         moe_intermediate_size=64,
         first_k_dense_replace=1,
-    ),
-    "minimax_m2": _experts("MiniMaxM2", **_HEAD, **_LOCAL, rotary_dim=32),
-    "afmoe": _experts(
-        "Afmoe",
-        **_HEAD,
-        **_TURNS,
-        num_experts=4,
-        num_experts_per_tok=2,
-        num_shared_experts=1,
-        num_dense_layers=1,
-        score_func="sigmoid",
-        moe_intermediate_size=64,
     ),
     "gpt_oss": Architecture(
         "experts",
@@ -531,6 +521,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             **_QWEN_IMAGE,
         },
         alone=True,
+        sees=True,
     ),
     "qwen3_vl": Architecture(
         "image",
@@ -546,6 +537,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             **_QWEN_IMAGE,
         },
         alone=True,
+        sees=True,
     ),
     "gemma3_mm": Architecture(
         "image",
@@ -560,6 +552,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "eoi_token_index": _FIRST_IMAGE + 5,
         },
         alone=True,
+        note="text alone: vLLM wants Gemma's own tokens around an image",
     ),
     "llava": Architecture(
         "image",
@@ -571,8 +564,19 @@ ARCHITECTURES: dict[str, Architecture] = {
             "image_token_index": _FIRST_IMAGE,
         },
         alone=True,
+        note="text alone: vLLM does not find its image tower's weights by their names",
     ),
 }
+
+
+def image_prompt() -> tuple[str, Any]:
+    """A prompt with one image in it, as Qwen's processors want it, and the image."""
+    import numpy as np
+    from PIL import Image
+
+    place = IMAGE["vision_start"] + IMAGE["image"] + IMAGE["vision_end"]
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    return f"{place}What is to be seen there?", Image.fromarray(pixels)
 
 
 def make(name: str, folder: Path) -> None:
@@ -654,7 +658,7 @@ def _save_processor(config: str, folder: Path) -> None:
             "num_additional_image_tokens": 1,
         }
     else:
-        images = transformers.Qwen2VLImageProcessor()
+        images = transformers.Qwen2VLImageProcessor(patch_size=16 if config == "Qwen3VL" else 14)
         videos = "Qwen3VLVideoProcessor" if config == "Qwen3VL" else "Qwen2VLVideoProcessor"
         more = {"video_processor": getattr(transformers, videos)()}
     kind = getattr(transformers, f"{config}Processor")

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from activation_logging.console import PlainConsole
 from activation_logging.sites import SITES
-from bench.architectures import ARCHITECTURES, make
+from bench.architectures import ARCHITECTURES, image_prompt, make
 from bench.docs import record_rows
 from bench.vision import VARIABLE, install
 
@@ -76,11 +76,11 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
         "max_num_batched_tokens": 256,
         "seed": 0,
     }
-    family = ARCHITECTURES[model.name].family
+    family, sees = ARCHITECTURES[model.name].family, ARCHITECTURES[model.name].sees
     # VLLM's CPU build cannot keep states of Mamba 2 for its prefix cache, with us or without.
     options["enable_prefix_caching"] = family != "hybrid"
     if family == "image":
-        options["limit_mm_per_prompt"] = {"image": 0, "video": 0}
+        options["limit_mm_per_prompt"] = {"image": int(sees), "video": 0}
     try:
         llm = LLM(str(model), **options)
     except ActivationLoggingError as error:
@@ -91,6 +91,10 @@ def serve(model: Path, store: Path, dtype: str, sites: str) -> str:
     usual = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
     llm.generate(PROMPTS[:1], usual, use_tqdm=False)
     llm.generate(PROMPTS, usual, use_tqdm=False)
+    if sees:
+        prompt, image = image_prompt()
+        asked = {"prompt": prompt, "multi_modal_data": {"image": image}}
+        llm.generate(asked, usual, use_tqdm=False)
     core = llm.llm_engine.engine_core.engine_core  # in this process
     name = type(core.model_executor.driver_worker.worker.model_runner.get_model()).__name__
     llm.llm_engine.engine_core.shutdown()

@@ -16,6 +16,7 @@ import torch
 
 from activation_logging import open_store
 from activation_logging.sites import PRENORM, RESID, Site
+from bench.architectures import image_prompt
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -54,17 +55,27 @@ class Reference:
         except ValueError:  # it has only its own way
             made = loader.from_pretrained(model, dtype=torch.float32)
         self._model: Any = made.eval()
+        self._folder = model
+        config = made.config
+        names = ("image_token_id", "image_token_index")
+        self.image_token = next((getattr(config, n) for n in names if hasattr(config, n)), None)
         self.layers = _decoder_layers(self._model)
         self.head: Any = self._model.get_output_embeddings()
         self._seen: dict[Tensor, torch.Tensor] = {}
         for name, module in self._model.named_modules():
             module.register_forward_hook(_keeper(self._seen, name, module), with_kwargs=True)
 
-    def __call__(self, ids: Sequence[int]) -> dict[Tensor, Rows]:
-        """Every tensor with a row for each of these tokens, as ``[tokens, width]``."""
+    def __call__(self, ids: Sequence[int], prompt_len: int) -> dict[Tensor, Rows]:
+        """Every tensor with a row for each of these tokens, as ``[tokens, width]``.
+
+        Args:
+            ids: of the prompt and the answer.
+            prompt_len: how many are the prompt's.
+        """
         self._seen.clear()
+        more = self._image(ids, prompt_len) if self.image_token in ids else {}
         with torch.inference_mode():
-            self._model(input_ids=torch.tensor([ids]), use_cache=False)
+            self._model(input_ids=torch.tensor([ids]), use_cache=False, **more)
         found = {}
         for at, tensor in self._seen.items():
             rows = _rows(tensor, len(ids))
@@ -72,16 +83,35 @@ class Reference:
                 found[at] = rows.float().numpy()
         return found
 
+    def _image(self, ids: Sequence[int], prompt_len: int) -> dict[str, torch.Tensor]:
+        """What the processor makes of the prompt's image."""
+        from transformers import AutoProcessor
+
+        text, image = image_prompt()
+        found = AutoProcessor.from_pretrained(self._folder)(
+            text=[text], images=[image], return_tensors="pt"
+        )
+        if found.pop("input_ids")[0].tolist() != list(ids[:prompt_len]):
+            raise AssertionError("vLLM puts other tokens in the image's place")
+        found.pop("attention_mask")
+        answer = torch.zeros((1, len(ids) - prompt_len), dtype=torch.long)
+        return {
+            name: torch.cat([values, answer], dim=1) if values.shape == (1, prompt_len) else values
+            for name, values in found.items()
+        }
+
     def candidates(self, site: Site, depth: int, found: dict[Tensor, Rows]) -> Iterator[Tensor]:
         """The tensors that a site may be."""
         head = next(n for n, module in self._model.named_modules() if module is self.head)
         if site == Site(RESID, depth):
             yield Tensor(head, "in")
         elif site.name in (RESID, PRENORM):
-            deeper = site.layer < depth
-            layer, side = (site.layer, "in") if deeper else (depth - 1, "out")
-            yield Tensor(f"{self.layers}.{layer}", side)
-            if not deeper:  # gemma3n joins its streams before the norm
+            # Between two layers, Qwen3-VL adds an image's features to its stream.
+            if site.layer < depth:
+                yield Tensor(f"{self.layers}.{site.layer}", "in")
+            if site.layer:
+                yield Tensor(f"{self.layers}.{site.layer - 1}", "out")
+            if site.name == PRENORM:  # gemma3n joins its streams before the norm
                 yield from (at for at in found if at.module.endswith("norm") and at.side == "in")
         else:
             sides = {"heads": ("in",), "router": ("out", "logits")}.get(site.name, ("out",))
@@ -167,7 +197,7 @@ class _Found:
         if entry.status != "complete":
             raise AssertionError(f"{entry.status}: {entry.status_reason}")
         given = list(entry.response_token_ids)
-        found = reference([*entry.prompt_token_ids, *given])
+        found = reference([*entry.prompt_token_ids, *given], len(entry.prompt_token_ids))
         self.depth = entry.num_layers
         self.rows += len(entry.positions)
         self.total += len(given)
