@@ -158,6 +158,7 @@ _QWEN_IMAGE = {
 }
 _SECTIONS = {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 10000.0}
 _BF16 = "vLLM's CPU build computes it in bfloat16 only"
+_MAMBA1 = "vLLM's CPU build cannot compute Mamba 1"
 
 
 def _dense(name: str, **options: Any) -> Architecture:
@@ -457,6 +458,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "mamba_d_state": 16,
             "use_mamba_kernels": False,
         },
+        note=_MAMBA1,
     ),
     "lfm2": Architecture(
         "hybrid",
@@ -488,7 +490,12 @@ ARCHITECTURES: dict[str, Architecture] = {
         note=_BF16,
     ),
     "mamba": Architecture(
-        "state space", "Mamba", "MambaForCausalLM", {**_STATES, "state_size": 16}, alone=True
+        "state space",
+        "Mamba",
+        "MambaForCausalLM",
+        {**_STATES, "state_size": 16},
+        alone=True,
+        note=_MAMBA1,
     ),
     "mamba2": Architecture(
         "state space",
@@ -503,6 +510,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "chunk_size": 512,
         },
         alone=True,
+        note="refused: it has no attention",
     ),
     "falcon_mamba": Architecture(
         "state space",
@@ -510,6 +518,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         "FalconMambaForCausalLM",
         {**_STATES, "state_size": 16},
         alone=True,
+        note=_MAMBA1,
     ),
     "qwen2_5_vl": Architecture(
         "image",
