@@ -47,10 +47,9 @@ VERSIONS: Mapping[Version, str | None] = {
     (0, 32): "0.32.0",
     (0, 33): None,
 }
-"""Supported minor versions, and of each the release whose CPU build passed the tests.
+"""Supported minor versions, and of each the release whose CPU build passed the core of the tests.
 
-None where the whole of them has not passed yet: the internals were read, and all that is used is
-there.
+None where none passed all of it yet: what is used of the version was read, and is there.
 """
 
 WORKERS = {
