@@ -64,6 +64,11 @@ class Architecture:
     sees: bool = False
     note: str = ""
 
+    @property
+    def needs_vision(self) -> bool:
+        """Whether vLLM's file of it imports torchvision, even for text."""
+        return self.family == "image" or self.config.startswith("Qwen3_5")
+
 
 SIZES: dict[str, Any] = {
     "vocab_size": VOCABULARY,

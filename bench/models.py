@@ -195,7 +195,8 @@ def run_all(names: Sequence[str], folder: Path, runner: str) -> list[dict[str, A
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "OMP_NUM_THREADS": "1",
     }
-    if vision := install(folder / "packages"):
+    needed = any(ARCHITECTURES[name].needs_vision for name in names)
+    if needed and (vision := install(folder / "packages")):
         os.environ[VARIABLE] = str(vision)
         sys.path.insert(0, str(vision))  # forks get this path
     preloaded = ["bench.vision", "vllm", "transformers", "bench.reference"]
