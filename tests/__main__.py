@@ -23,7 +23,10 @@ ROOT = Path(__file__).parent.parent
 LOGS = ROOT / "output" / "tests"
 ALONE = tuple(
     f"tests/server/test_{name}.py"
-    for name in ("async_llm", "doors", "generate", "refusals", "texts")
+    for name in (
+        *("adapters", "async_llm", "doors", "generate", "models", "quantised", "refusals"),
+        *("sites", "texts"),
+    )
 )
 """Tests with servers and engines of their own, so that it is all the same in which run they are."""
 PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
