@@ -2,10 +2,11 @@
 
     python -m bench.sites [--rounds 5] [--docs speed-sites]
 
-For each choice of sites a process of its own loads the default model, compiled unless ``--eager`` is
-given, answers a batch to warm up, and then as many as ``--rounds`` says: 32 prompts at once, of 64 words, 48 tokens each. A
-figure is the median of the rounds with the least and the greatest. Processor time is that of the
-whole process, the store's writer included. It is steadier than the clock where other work goes on.
+For each choice of sites a process of its own loads the default model, compiled unless ``--eager``
+is given, and answers a batch to warm up. Then come as many as ``--rounds`` says: 32 prompts at
+once, of 64 words, 48 tokens each. A figure is the median of the rounds with the least and the
+greatest. Processor time is that of the whole process, the store's writer included. It is steadier
+than the clock where other work goes on.
 """
 
 from __future__ import annotations
