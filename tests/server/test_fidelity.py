@@ -101,7 +101,7 @@ class Modes:
         check(f"{self.name}, client left", [entry])
 
 
-ATTEMPTS = 5
+ATTEMPTS = 15
 
 
 def leave(server: RunningServer, request_id: str) -> Entry:
