@@ -174,6 +174,13 @@ def _experts(name: str, **options: Any) -> Architecture:
     return Architecture("experts", name, f"{name}ForCausalLM", options)
 
 
+def _mamba1(name: str) -> Architecture:
+    options = {**_STATES, "state_size": 16}
+    return Architecture(
+        "state space", name, f"{name}ForCausalLM", options, alone=True, note=_MAMBA1
+    )
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "llama": _dense("Llama", **_HEAD),
     "mistral": _dense("Mistral", **_HEAD, **_WHOLE),
@@ -494,14 +501,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         dtype="bfloat16",
         note=_BF16,
     ),
-    "mamba": Architecture(
-        "state space",
-        "Mamba",
-        "MambaForCausalLM",
-        {**_STATES, "state_size": 16},
-        alone=True,
-        note=_MAMBA1,
-    ),
+    "mamba": _mamba1("Mamba"),
     "mamba2": Architecture(
         "state space",
         "Mamba2",
@@ -517,14 +517,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         alone=True,
         note="refused: it has no attention",
     ),
-    "falcon_mamba": Architecture(
-        "state space",
-        "FalconMamba",
-        "FalconMambaForCausalLM",
-        {**_STATES, "state_size": 16},
-        alone=True,
-        note=_MAMBA1,
-    ),
+    "falcon_mamba": _mamba1("FalconMamba"),
     "qwen2_5_vl": Architecture(
         "image",
         "Qwen2_5_VL",

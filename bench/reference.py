@@ -171,8 +171,8 @@ def compare(store: Path, model: Path, kind: str) -> dict[str, Any]:
 
     Returns:
         ``rows``, ``tokens`` (that transformers gives too), ``own`` (that the head makes of the
-        rows), ``last`` (the worst relative error of the last layer), and for each kind of site in
-        ``sites`` its ``worst``, its number of ``layers`` and its ``module`` in transformers.
+        rows), and for each kind of site in ``sites`` its ``worst`` relative error, its number of
+        ``layers`` and its ``module`` in transformers.
     """
     reference = Reference(model, kind)
     found = _Found()
@@ -229,7 +229,6 @@ class _Found:
             "rows": self.rows,
             "tokens": f"{self.same}/{self.total}",
             "own": f"{self.own}/{self.total}",
-            "last": min(self.worst[Site(RESID, self.depth)].values()),
             "sites": sites,
         }
 

@@ -25,6 +25,7 @@ from typing import Any
 from rich.table import Table
 
 from activation_logging.bench.load import Load
+from activation_logging.bench.ratios import Spread
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
 from bench.docs import add_flag, record
@@ -91,8 +92,8 @@ def measure(sites: str | None, rounds: int, *, eager: bool) -> list[tuple[float,
 
 
 def _spread(values: list[float], digits: int) -> str:
-    least, greatest = min(values), max(values)
-    return f"{median(values):.{digits}f} ({least:.{digits}f} to {greatest:.{digits}f})"
+    found = Spread.of(values)
+    return f"{found.median:.{digits}f} ({found.least:.{digits}f} to {found.greatest:.{digits}f})"
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 The wheel that registries have is built for CUDA. Its compiled part does not load beside a CPU build
 of torch, and then its Python refuses to be imported: it describes operators that are not there.
 Here these operators are declared, and never called. Imported before vLLM, this module makes
-``import torchvision`` work, if :func:`install` has put it into ``FOLDER``.
+``import torchvision`` work, from the folder that :data:`VARIABLE` names.
 """
 
 from __future__ import annotations
