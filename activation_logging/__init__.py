@@ -12,14 +12,14 @@ from activation_logging.moved import install
 
 if TYPE_CHECKING:
     from activation_logging.errors import ActivationLoggingError
-    from activation_logging.records import Evaluation
+    from activation_logging.records import Evaluation, Span
     from activation_logging.store import Entry, Store, open_store
 
 install()
 del install
 
 __version__ = "0.1.0"
-__all__ = ["ActivationLoggingError", "Entry", "Evaluation", "Store", "open_store"]
+__all__ = ["ActivationLoggingError", "Entry", "Evaluation", "Span", "Store", "open_store"]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
@@ -27,6 +27,7 @@ __getattr__, __dir__ = lazy_names(
         "ActivationLoggingError": ".errors",
         "Entry": ".store",
         "Evaluation": ".records",
+        "Span": ".records",
         "Store": ".store",
         "open_store": ".store",
     },

@@ -23,6 +23,7 @@
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
+    ├── PackageError                        a package of data cannot be downloaded or read
     ├── BenchmarkError                      a benchmark cannot start or go on
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
@@ -131,6 +132,10 @@ class OutputExists(ActivationLoggingError, FileExistsError):
 
 class ExtraMissing(ActivationLoggingError, ImportError):
     """A package that belongs to an optional extra is not installed."""
+
+
+class PackageError(ActivationLoggingError):
+    """A package that carries data is not on this machine, or could not be downloaded or read."""
 
 
 class DemoModelError(ActivationLoggingError):

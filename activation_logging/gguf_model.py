@@ -13,20 +13,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from importlib.metadata import version
 from importlib.util import find_spec
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from activation_logging.errors import DemoModelError
+from activation_logging.packages import cache_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from pathlib import Path
 
     from activation_logging.progress import Progress
 
@@ -156,10 +156,7 @@ class GGUFModel:
 
 def models_folder() -> Path:
     """Where prepared models are kept."""
-    # The XDG Base Directory Specification has relative paths ignored.
-    chosen = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    cache = chosen if chosen.is_absolute() else Path.home() / ".cache"
-    return cache / "activation-logging" / "models"
+    return cache_folder() / "models"
 
 
 def sha256(path: Path) -> str:

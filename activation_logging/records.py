@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from numbers import Number, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
@@ -22,6 +22,10 @@ Label = Literal["hallucinated", "correct", "refused", "invalid"]
 LABELS: tuple[Label, ...] = get_args(Label)
 """``invalid``: the judge gave no usable verdict. It is counted and reported, but never a class."""
 
+SpanLabel = Literal["supported", "contradicted", "unverifiable"]
+SPAN_LABELS: tuple[SpanLabel, ...] = get_args(SpanLabel)
+"""What a claim in an answer is, beside what is known."""
+
 Status = Literal["complete", "pending", "failed", "dropped"]
 """The state of a request's activations. ``pending``: the rows have not arrived (yet)."""
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -38,8 +42,36 @@ MAX_NAME_BYTES = 128
 
 
 @dataclass(frozen=True)
+class Span:
+    """A claim within an answer, and whether it is true.
+
+    Attributes:
+        start: its first character in the response, from 0.
+        end: the character after its last.
+        label: ``supported``, ``contradicted`` or ``unverifiable``.
+        claim: what is claimed, such as ``birth year``.
+        gold: what would be right.
+        source: where that is known from.
+    """
+
+    start: int
+    end: int
+    label: SpanLabel
+    claim: str | None = None
+    gold: str | None = None
+    source: str | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields that say something."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
+
+
+@dataclass(frozen=True)
 class Evaluation:
-    """One evaluator's verdict on one answer."""
+    """One evaluator's verdict on one answer.
+
+    ``spans`` are the claims in it that the evaluator judged one by one, in the order of the text.
+    """
 
     name: str
     label: Label
@@ -47,16 +79,20 @@ class Evaluation:
     judge: str | None = None
     details: Mapping[str, Any] = field(default_factory=dict)
     created: float | None = None
+    spans: tuple[Span, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """Everything but the name, which it is stored and listed under."""
-        return {
+        """Everything but the name, which it is stored and listed under; spans if there are any."""
+        found: dict[str, Any] = {
             "label": self.label,
             "score": self.score,
             "judge": self.judge,
             "details": dict(self.details),
             "created": self.created,
         }
+        if self.spans:
+            found["spans"] = [span.as_json() for span in self.spans]
+        return found
 
     @classmethod
     def checked(  # noqa: PLR0917 - the fields, in their order

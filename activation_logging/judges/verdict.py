@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from activation_logging.records import Label
+    from activation_logging.records import Label, Span
 
 Kind = Literal["made_up", "real", "fact"]
 """What a question asks about: a made-up name, a real one, or a fact with one right answer."""
@@ -74,6 +74,7 @@ class Verdict:
         words: the judge's reason.
         answer: digest of the judged text.
         details: whatever else the judge found.
+        spans: the claims in the text that the judge judged one by one.
     """
 
     id: str
@@ -83,6 +84,7 @@ class Verdict:
     answer: str
     epoch: int = 1
     details: Mapping[str, Any] | None = None
+    spans: tuple[Span, ...] = ()
 
     @classmethod
     def on(
@@ -91,15 +93,18 @@ class Verdict:
         label: Label,
         judge: str,
         words: str,
+        *,
         details: Mapping[str, Any] | None = None,
+        spans: Sequence[Span] = (),
     ) -> Verdict:
-        return cls(answer.id, label, judge, words, answer.digest, answer.epoch, details)
+        digest, place = answer.digest, answer.epoch
+        return cls(answer.id, label, judge, words, digest, place, details, tuple(spans))
 
     @classmethod
     def of_belief(cls, answer: Answer, belief: Belief, judge: str, words: str) -> Verdict:
         """The verdict on an answer about a made-up or a real name."""
         label = label_of_belief(belief, answer.kind)
-        return cls.on(answer, label, judge, words, {"belief": belief})
+        return cls.on(answer, label, judge, words, details={"belief": belief})
 
     @property
     def place(self) -> Place:

@@ -25,9 +25,10 @@ GROUND = frozenset(
 ARROWS: dict[str, set[str]] = {
     "store": set(),
     "judges": set(),
-    "gguf_model": set(),
+    "packages": set(),
+    "gguf_model": {"packages"},
     "default_model": {"gguf_model"},
-    "large_model": {"gguf_model"},
+    "large_model": {"gguf_model", "packages"},
     "process": set(),
     "dataset": {"store"},
     "verify": {"store"},
@@ -35,7 +36,7 @@ ARROWS: dict[str, set[str]] = {
     "detectors": {"dataset", "store"},
     "export": {"dataset", "store"},
     "report": {"detectors", "dataset", "store"},
-    "benchmarks": {"judges", "store"},
+    "benchmarks": {"judges", "packages", "store"},
     "vllm_plugin": {"routes", "store"},
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "vllm_plugin"},
@@ -44,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "generate", "large_model",
-        "report", "store", "verify", "vllm_serve",
+        "packages", "report", "store", "verify", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
