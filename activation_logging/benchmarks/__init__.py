@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 # A benchmark's file has the name of its Inspect task. Once the files are imported, their names are
 # free for `__getattr__`, which gives the tasks.
-from activation_logging.benchmarks import nonsense_mixed_entities, short_facts
+from activation_logging.benchmarks import (
+    generated_entities,
+    known_names,
+    nonsense_mixed_entities,
+    short_facts,
+)
 from activation_logging.extras import require
 from activation_logging.lazy import lazy_names
 
-del nonsense_mixed_entities, short_facts
+del generated_entities, known_names, nonsense_mixed_entities, short_facts
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -32,12 +37,14 @@ __all__ = [
     "RunOptions",
     "RunResult",
     "examples",
+    "generated_entities",
+    "known_names",
     "nonsense_mixed_entities",
     "run_benchmark",
     "short_facts",
 ]
 
-_TASKS = ("nonsense_mixed_entities", "short_facts")
+_TASKS = ("generated_entities", "known_names", "nonsense_mixed_entities", "short_facts")
 _get, __dir__ = lazy_names(
     __name__,
     {

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from inspect_ai.model import Model
     from openai import OpenAI
 
-Role = Literal["server", "judge"]
+Role = Literal["server", "judge", "generator"]
 
 RETRIES: dict[Role, dict[str, Any]] = {
     "server": {"max_retries": 4, "attempt_timeout": 900},
@@ -23,7 +23,11 @@ RETRIES: dict[Role, dict[str, Any]] = {
 SERVICE = "served"
 """Inspect's name for the endpoint: models are ``openai-api/served/<model>``."""
 
-_KEYS: dict[Role, str] = {"server": "VLLM_API_KEY", "judge": "JUDGE_API_KEY"}
+_KEYS: dict[Role, str] = {
+    "server": "VLLM_API_KEY",
+    "judge": "JUDGE_API_KEY",
+    "generator": "GENERATOR_API_KEY",
+}
 _TIMEOUT_S = 15.0
 _PROBE_TIMEOUT_S = 600.0  # a server that loads models on request may load one now
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,7 +111,7 @@ def asked_for(benchmark: Benchmark, options: RunOptions) -> RunRecord:
     """The record of a new run with these options, the benchmark's own defaults filled in.
 
     Raises:
-        BenchmarkError: there is no such experiment.
+        BenchmarkError: there is no such experiment, or the benchmark lacks an option.
     """
     return RunRecord(
         run_id=new_run_id(),
@@ -123,6 +123,7 @@ def asked_for(benchmark: Benchmark, options: RunOptions) -> RunRecord:
         created=time.time(),
         temperature=options.temperature,
         max_tokens=options.max_tokens or benchmark.max_tokens,
+        settings=options.recorded_settings(benchmark),
         versions={package: _version(package) for package in (*_PACKAGES, *benchmark.packages)},
     )
 
@@ -192,15 +193,24 @@ def _overwritten(options: RunOptions) -> list[str]:
 def _questions(benchmark: Benchmark, asked: RunRecord, options: RunOptions) -> list[Question]:
     path = _questions_path(asked, options)
     if options.do_generate_prompt or not path.exists():
-        made = benchmark.make_questions(asked.exp, asked.n, asked.seed)
+        settings = options.settings(benchmark)
+        made = [
+            replace(question, details={**question.details, **asked.settings})
+            for question in benchmark.make_questions(asked.exp, asked.n, asked.seed, **settings)
+        ]
         write_questions(path, made)
         return made
     found = read_questions(path)
-    if any(question.seed != asked.seed for question in found) or not found:
-        raise BenchmarkError(
-            f"{path} was not made with --seed {asked.seed}; --do_generate_prompt makes it anew"
-        )
-    return found
+    wanted = {"--seed": str(asked.seed)} | {f"--{k}": v for k, v in asked.settings.items()}
+    for question in found:
+        told = {k: question.details[k] for k in benchmark.settings if k in question.details}
+        if {"--seed": str(question.seed)} | {f"--{k}": v for k, v in told.items()} != wanted:
+            break
+    else:
+        if found:
+            return found
+    words = " and ".join(f"{name} {value}" for name, value in wanted.items())
+    raise BenchmarkError(f"{path} was not made with {words}; --do_generate_prompt makes it anew")
 
 
 def _questions_path(asked: RunRecord, options: RunOptions) -> Path:

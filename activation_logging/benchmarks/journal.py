@@ -54,6 +54,7 @@ class RunRecord:
     created: float
     max_tokens: int
     temperature: float
+    settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -76,8 +77,13 @@ class RunRecord:
         Raises:
             BenchmarkError: they differ; the text names the setting.
         """
-        for name in ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens"):
-            theirs, ours = getattr(self, name), getattr(asked, name)
+        names = ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens")
+        pairs = [(name, getattr(self, name), getattr(asked, name)) for name in names]
+        pairs += [
+            (name, self.settings.get(name, "default"), asked.settings.get(name, "default"))
+            for name in sorted(self.settings.keys() | asked.settings.keys())
+        ]
+        for name, theirs, ours in pairs:
             if theirs != ours:
                 raise BenchmarkError(
                     f"{folder} belongs to a run with {name} {theirs!r}, not {ours!r}; "

@@ -6,10 +6,13 @@ The tables are keyed by ISO 3166 codes of countries.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.extras import require
 from activation_logging.text import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SMALLEST_CITY = 15_000
 """Inhabitants of the smallest cities that the package has."""
@@ -158,6 +161,16 @@ def capital_names() -> dict[str, tuple[str, ...]]:
         kept = [name for name in kept if fold(name) and fold(name) not in country_names]
         found[country.code] = tuple(dict.fromkeys(kept))
     return found
+
+
+def all_place_names() -> Iterator[str]:
+    """Names of cities, of countries and of the states of the USA, with all other Latin names."""
+    for city in geonames().get_cities().values():
+        yield city["name"]
+        yield from filter(_is_latin, city["alternatenames"])
+    for country in countries():
+        yield from (*country.names, country.capital)
+    yield from (state["name"] for state in geonames().get_us_states().values())
 
 
 def unambiguous_cities() -> list[dict[str, Any]]:
