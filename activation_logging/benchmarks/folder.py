@@ -19,6 +19,7 @@ from activation_logging.benchmarks.journal import (
     questions_of,
     write_json,
 )
+from activation_logging.benchmarks.options import default_setting
 from activation_logging.benchmarks.questions import (
     Question,
     balanced,
@@ -201,16 +202,18 @@ def _questions(benchmark: Benchmark, asked: RunRecord, options: RunOptions) -> l
         write_questions(path, made)
         return made
     found = read_questions(path)
-    wanted = {"--seed": str(asked.seed)} | {f"--{k}": v for k, v in asked.settings.items()}
+    wanted = {name: asked.settings.get(name, default_setting(name)) for name in benchmark.settings}
     for question in found:
-        told = {k: question.details[k] for k in benchmark.settings if k in question.details}
-        if {"--seed": str(question.seed)} | {f"--{k}": v for k, v in told.items()} != wanted:
+        told = {name: question.details.get(name, default_setting(name)) for name in wanted}
+        if (question.seed, told) != (asked.seed, wanted):
             break
     else:
         if found:
             return found
-    words = " and ".join(f"{name} {value}" for name, value in wanted.items())
-    raise BenchmarkError(f"{path} was not made with {words}; --do_generate_prompt makes it anew")
+    made_with = " ".join([f"--seed {asked.seed}", *(f"--{k} {v}" for k, v in wanted.items())])
+    raise BenchmarkError(
+        f"{path} was not made with {made_with}; --do_generate_prompt makes it anew"
+    )
 
 
 def _questions_path(asked: RunRecord, options: RunOptions) -> Path:

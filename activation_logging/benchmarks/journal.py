@@ -22,6 +22,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+from activation_logging.benchmarks.options import default_setting
 from activation_logging.benchmarks.questions import Question, replace_text
 from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.errors import BenchmarkError, UnknownName
@@ -80,7 +81,7 @@ class RunRecord:
         names = ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens")
         pairs = [(name, getattr(self, name), getattr(asked, name)) for name in names]
         pairs += [
-            (name, self.settings.get(name, "default"), asked.settings.get(name, "default"))
+            (name, *(run.settings.get(name, default_setting(name)) for run in (self, asked)))
             for name in sorted(self.settings.keys() | asked.settings.keys())
         ]
         for name, theirs, ours in pairs:

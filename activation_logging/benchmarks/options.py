@@ -191,6 +191,10 @@ class RunOptions:
                 raise BenchmarkError(f"{benchmark.name} has no {script_flag(one)}")
         found = {name: getattr(self, name) for name in benchmark.settings}
         if "generator" in found:
+            if not (self.generator or self.model):
+                raise BenchmarkError(
+                    "--generator is missing: name the model that invents, as MODEL@URL"
+                )
             named = self.generator or [f"{self.model}@{self.base_url}"]
             found["generator"] = [Inventor.parse(text, self.base_url) for text in named]
         return found
@@ -204,8 +208,7 @@ class RunOptions:
         found = self.settings(benchmark)
         if "generator" in found:
             found["generator"] = ", ".join(inventor.model for inventor in found["generator"])
-        defaults = {one.name: one.default for one in flags()}
-        return {name: value for name, value in found.items() if value != defaults[name]}
+        return {name: value for name, value in found.items() if value != default_setting(name)}
 
     @classmethod
     def from_command_line(cls, **given: Any) -> RunOptions:
@@ -228,6 +231,11 @@ def flags() -> list[Field[Any]]:
 def script_flag(one: Field[Any]) -> str:
     """The flag's name in the scripts."""
     return one.metadata["script"] or f"--{one.name}"
+
+
+def default_setting(name: str) -> Any:
+    """The value of a benchmark's own option where none is given."""
+    return next(one.default for one in flags() if one.name == name)
 
 
 def default_of(one: Field[Any], benchmark: Benchmark) -> Any:

@@ -76,9 +76,12 @@ _DENIAL = re.compile(
     )
 )
 # "there is no known cure", "not a true spider": the thing itself is not denied.
-# "A fictional detective in the novels of ..." names a work that is there to be read.
 _NOT_DENIAL = re.compile(
-    r"\bfictional (?:\w+ ){1,4}(?:in|from|by|who|whose|created|appearing|featured|set|where)\b|\b(?:did not|didn't) exist (?:until|before|in (?:the|its))\b|\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+    r"\b(?:did not|didn't) exist (?:until|before|in (?:the|its))\b|\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+)
+# "A fictional detective in the novels of ..." names a work that is there to be read.
+_FICTION = re.compile(
+    r"\bfictional (?:\w+ ){1,4}(?:in|from|by|who|whose|created|appearing|featured|set|where)\b"
 )
 _IGNORANCE = re.compile(
     "|".join(
@@ -181,7 +184,7 @@ def classify(answer: str, name: str) -> list[Sentence]:
         text = _plain(raw)
         if not text:
             continue
-        if _DENIAL.search(text) and not _NOT_DENIAL.search(text):
+        if _is_denial(text) and not _FICTION.search(text):
             role = "denial"
         elif _IGNORANCE.search(_NOT_IGNORANCE.sub(" ", text)):
             role, about = "ignorance", not _PROPOSAL.search(text)
@@ -194,6 +197,10 @@ def classify(answer: str, name: str) -> list[Sentence]:
             role = ("hedged" if _HEDGE.search(text) else "about") if about else "elsewhere"
         sentences.append(Sentence(raw.strip(), role))
     return sentences
+
+
+def _is_denial(text: str) -> bool:
+    return bool(_DENIAL.search(text)) and not _NOT_DENIAL.search(text)
 
 
 def _is_about(text: str, words: list[str], before: bool) -> bool:
@@ -231,8 +238,8 @@ def says_ignorance(answer: str) -> bool:
 
 
 def denies(answer: str) -> bool:
-    """Whether some sentence says that there is no such thing."""
-    return any(sentence.role == "denial" for sentence in classify(answer, ""))
+    """Whether some sentence says that there is no such thing, or that it is fiction."""
+    return any(_is_denial(_plain(sentence)) for sentence in _split(answer))
 
 
 def judge_name(answer: Answer) -> Verdict:

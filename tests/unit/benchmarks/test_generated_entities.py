@@ -1,0 +1,266 @@
+"""``generated_entities`` and the options that only some benchmarks have.
+
+The model is a server whose answers are chosen here; what is asked of it and what becomes of its
+answers is the package's own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from activation_logging import benchmarks
+from activation_logging.benchmarks import BenchmarkError, endpoint, run_benchmark
+from activation_logging.benchmarks.inventing import name_in
+from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_questions
+from activation_logging.benchmarks.registry import BENCHMARKS
+from activation_logging.benchmarks.script import parser
+from tests.fixtures.canned import canned
+
+ROOT = Path(__file__).parents[3]
+GENERATED = "generated_entities"
+PERSON = "generated_entities_person"
+SYLLABLES = ("Or", "Van", "Tres", "Kel", "Mir", "Zan", "Dro", "Quil", "Bex", "Hul")
+
+
+def invent(body: dict[str, Any]) -> str:
+    """Ten lines by the request's seed: two known names, one that is no name, seven new ones."""
+    question = body["messages"][-1]["content"]
+    if not question.startswith("Invent"):
+        return "It is well known and was born long ago."
+    seed = body["seed"]
+    new = [
+        f"{number}. {SYLLABLES[seed % 10]}{SYLLABLES[number].lower()} "
+        f"{SYLLABLES[seed // 10 % 10]}{SYLLABLES[number - 1].lower()}ix"
+        for number in range(1, 8)
+    ]
+    return "\n".join(["Here are ten names:", "1. Albert Einstein", "2. Marie Curie", *new])
+
+
+@pytest.fixture
+def server() -> Iterator[Any]:
+    with canned(invent) as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    once = {"max_retries": 0, "attempt_timeout": 20}
+    monkeypatch.setattr(endpoint, "RETRIES", {"server": once, "judge": once})
+
+
+def run(server: Any, folder: Path, **options: Any) -> Any:
+    given = {"exp": PERSON, "n": 6, "model": server.model, **options}
+    return run_benchmark(GENERATED, base_url=server.base_url, output_base_dir=folder, **given)
+
+
+def inventing(server: Any) -> list[dict[str, Any]]:
+    return [b for b in server.asked if b["messages"][-1]["content"].startswith("Invent")]
+
+
+class TestQuestions:
+    def test_what_is_known_or_no_name_is_dropped(self, server: Any, tmp_path: Path) -> None:
+        result = run(server, tmp_path)
+        questions = list(result.questions.values())
+        made_up = [q for q in questions if q.kind == "made_up"]
+        assert len(made_up) == 6 == len(questions) - 6
+        assert all(q.name.endswith("ix") for q in made_up)
+        assert {q.details["inventor"] for q in made_up} == {server.model}
+        assert {q.tags(GENERATED)["fame"] for q in questions} == {"made_up", "famous"}
+        assert made_up[0].tags(GENERATED)["inventor"] == server.model
+        assert made_up[0].details["invented_with"].startswith("seed ")
+        assert result.results["counts"]["hallucinated"] == 6
+        assert result.results["metrics"]["false_refusal_famous"]["value"] == 0
+        record = json.loads((result.folder / "run.json").read_text())
+        assert record["settings"] == {"generator": server.model}
+
+    def test_inventing_is_sampled_and_not_logged(self, server: Any, tmp_path: Path) -> None:
+        run(server, tmp_path)
+        bodies = inventing(server)
+        assert len({body["seed"] for body in bodies}) == len(bodies)
+        assert {body["temperature"] for body in bodies} == {1.0}
+        assert {body["vllm_xargs"]["activation_logging"] for body in bodies} == {"off"}
+
+    def test_a_run_that_goes_on_invents_nothing(self, server: Any, tmp_path: Path) -> None:
+        first = run(server, tmp_path)
+        asked = len(server.asked)
+        second = run(server, tmp_path)
+        assert len(server.asked) == asked
+        assert second.questions == first.questions
+
+    def test_several_models_take_turns(self, server: Any, tmp_path: Path) -> None:
+        with canned(lambda body: invent({**body, "seed": body["seed"] + 500})) as other:
+            other.model = "org/other"
+            named = [f"{each.model}@{each.base_url}" for each in (server, other)]
+            result = run(server, tmp_path, n=5, generator=named)
+            assert len(inventing(other)) == len(inventing(server))
+        inventors = [
+            q.details["inventor"] for q in result.questions.values() if q.kind == "made_up"
+        ]
+        assert inventors == [server.model, "org/other"] * 2 + [server.model]
+        # The other one is gone, and is not needed any more.
+        assert run(server, tmp_path, n=5, generator=named).results == result.results
+
+
+class TestBadInput:
+    def test_a_generator_that_does_not_answer(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match=r"no generator answers at http://127.0.0.1:9/v1"):
+            run(server, tmp_path, generator=["m@http://127.0.0.1:9/v1"])
+        with pytest.raises(BenchmarkError, match="does not serve the model 'm'"):
+            run(server, tmp_path, generator=[f"m@{server.base_url}"])
+
+    @pytest.mark.parametrize("named", ["model", "model@localhost:8000", "@http://localhost/v1"])
+    def test_what_is_no_generator(self, server: Any, tmp_path: Path, named: str) -> None:
+        with pytest.raises(BenchmarkError, match="is not MODEL@URL"):
+            run(server, tmp_path, generator=[named])
+
+    def test_nobody_to_invent(self) -> None:
+        with pytest.raises(BenchmarkError, match="--generator is missing"):
+            benchmarks.generated_entities(n=1)
+
+    def test_nothing_usable_is_said_with_the_reasons(self, tmp_path: Path) -> None:
+        said = "I am happy to help you with that today.\n1. Albert Einstein"
+        with (
+            canned(lambda body: said) as dull,
+            pytest.raises(BenchmarkError, match=r"only 0 usable names .* \d+ are known") as raised,
+        ):
+            run(dull, tmp_path)
+        assert "lower --N" in str(raised.value)
+        assert not list(tmp_path.rglob("prompts.jsonl"))
+
+    def test_a_server_that_fails(self, server: Any, tmp_path: Path) -> None:
+        server.reply = lambda body: 400
+        with pytest.raises(BenchmarkError, match="failed while it invented names"):
+            run(server, tmp_path)
+
+    def test_too_many(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match=r"--N 9000: there are only \d+ famous names"):
+            run(server, tmp_path, n=9000)
+        assert server.asked == []
+
+    def test_another_generator(self, server: Any, tmp_path: Path) -> None:
+        run(server, tmp_path)
+        with pytest.raises(BenchmarkError, match=r"not made with .*--generator org/other"):
+            run(server, tmp_path, generator=[f"org/other@{server.base_url}"])
+
+    def test_a_broken_file_of_questions(self, server: Any, tmp_path: Path) -> None:
+        result = run(server, tmp_path)
+        prompts = result.folder.parent / "prompts.jsonl"
+        prompts.write_text(prompts.read_text()[:-30])
+        with pytest.raises(BenchmarkError, match=r"prompts.jsonl line 12 is not a question"):
+            run(server, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "domain", "name"),
+    [
+        ("3. **Orla Vantresk**", "person", "Orla Vantresk"),
+        ("- Jean de la Motte", "person", "Jean de la Motte"),
+        ("Orla", "person", None),
+        ("Orla Vantresk - a singer", "person", None),
+        ("Here are ten names:", "person", None),
+        ("The name of the town is Zel", "place", None),
+        ("\u201cThe Ash of Morrow\u201d", "work", "The Ash of Morrow"),
+        ("silver-backed marsh fox", "species", "silver-backed marsh fox"),
+        ("Zantrivol", "medicine", "Zantrivol"),
+        ("", "medicine", None),
+    ],
+)
+def test_names_in_lines(line: str, domain: str, name: str | None) -> None:
+    assert name_in(line, domain) == name
+
+
+class TestControls:
+    """``--controls`` of ``nonsense_mixed_entities``."""
+
+    def test_famous_controls_leave_the_made_up_names_as_they_are(self) -> None:
+        sibling = nonsense_questions(n=30, seed=3)
+        famous = nonsense_questions(n=30, seed=3, controls="famous")
+        made_up = [[q.prompt for q in asked if q.kind == "made_up"] for asked in (sibling, famous)]
+        assert made_up[0] == made_up[1]
+        real = [q for q in famous if q.kind == "real"]
+        assert Counter(q.type for q in real).most_common()[-1][1] == 30
+        assert {q.details["fame"] for q in real} == {"famous"}
+        assert len({q.prompt for q in famous}) == len(famous)
+        assert "Escherichia coli" in {q.name for q in real}
+        assert not any("fame" in q.tags("x") for q in sibling)
+
+    def test_a_few_famous_ones_are_asked_about_in_every_template(self) -> None:
+        asked = nonsense_questions(("bacteria",), n=1500, seed=3, controls="famous")
+        real = [q for q in asked if q.kind == "real"]
+        assert len({q.prompt for q in real}) == len(real) == 10 * len({q.name for q in real})
+
+    def test_a_run_keeps_its_controls(self, server: Any, tmp_path: Path) -> None:
+        given: dict[str, Any] = {
+            "exp": "nonsense_medicine", "n": 3, "model": server.model,
+            "base_url": server.base_url, "output_base_dir": tmp_path,
+        }  # fmt: skip
+        nonsense = "nonsense_mixed_entities"
+        first = run_benchmark(nonsense, controls="famous", **given)
+        assert json.loads((first.folder / "run.json").read_text())["settings"] == {
+            "controls": "famous"
+        }
+        with pytest.raises(BenchmarkError, match="made with --seed 0 --controls sibling"):
+            run_benchmark(nonsense, **given)
+        with pytest.raises(BenchmarkError, match="with controls 'famous', not 'sibling'"):
+            run_benchmark(nonsense, **given, do_generate_prompt=True)
+        again = run_benchmark(nonsense, controls="famous", **given, do_generate_prompt=True)
+        assert again.results["counts"] == first.results["counts"]
+
+    def test_what_a_benchmark_does_not_have(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match="'donors' is neither 'sibling' nor 'famous'"):
+            nonsense_questions(n=1, controls="donors")
+        with pytest.raises(BenchmarkError, match="generated_entities has no --controls"):
+            run(server, tmp_path, controls="famous")
+
+
+def test_scripts_have_the_flags_of_their_benchmark_only() -> None:
+    has = {
+        name: {
+            flag for flag in ("--controls", "--generator") if flag in parser(about).format_help()
+        }
+        for name in BENCHMARKS.names()
+        for about in [BENCHMARKS.get(name)]
+    }
+    assert has["nonsense_mixed_entities"] == {"--controls"}
+    assert has[GENERATED] == {"--generator"}
+    assert has["known_names"] == has["short_facts"] == set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [str(ROOT / "tasks" / "refusal_test" / "generated_entities.py"), "--do_generate_prompt",
+         "--exp", PERSON, "--N", "2"],
+        ["-m", "activation_logging.cli", "eval", GENERATED, "--exp", PERSON, "--n", "2",
+         "--model", "org/tiny"],
+    ],
+    ids=["script", "command"],
+)  # fmt: skip
+def test_both_command_lines_take_several_generators(
+    server: Any, tmp_path: Path, command: list[str]
+) -> None:
+    with canned(lambda body: invent({**body, "seed": body["seed"] + 500})) as other:
+        other.model = "org/other"
+        named = [
+            part for s in (server, other) for part in ("--generator", f"{s.model}@{s.base_url}")
+        ]
+        out = "--output_base_dir" if "--N" in command else "--output-dir"
+        where = ["--base_url" if "--N" in command else "--base-url", server.base_url]
+        ended = subprocess.run(
+            [sys.executable, *command, *named, *where, out, str(tmp_path)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0, ended.stderr
+    (prompts,) = tmp_path.rglob("prompts.jsonl")
+    asked = [json.loads(line) for line in prompts.read_text().splitlines()]
+    assert {q["details"].get("inventor") for q in asked} == {"org/tiny", "org/other", None}
