@@ -83,13 +83,11 @@ def inventions(
         for domain in domains
         for share, inventor, ask in zip(shares, inventors, asking, strict=True)
     ]
-    unread: list[str] = [""]
-    while unread:
-        unread = [name for share, one in asked for name in one.fill(share)]
+    while unread := [name for share, one in asked for name in one.fill(share)]:
         in_texts = mentioned(unread)
         for _, one in asked:
             one.drop(in_texts)
-    found: dict[str, list[Invention]] = {domain: [] for domain in domains}
+    found: dict[str, list[Invention]] = {}
     for domain in domains:
         own = [one.names[:share] for share, one in asked if one.domain == domain]
         turns = itertools.chain.from_iterable(itertools.zip_longest(*own))

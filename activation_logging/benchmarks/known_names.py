@@ -106,18 +106,17 @@ def known_names_questions(
     questions of a larger ``n`` are those of a smaller one.
 
     Raises:
-        BenchmarkError: a domain that does not exist, or ``n`` that no rung of the domains has.
+        BenchmarkError: a domain that does not exist, or ``n`` that no rung could have.
         PackageError: a package was not downloaded, or its archive is broken.
     """
     unknown = [domain for domain in domains if domain not in DOMAINS]
     if unknown:
         raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
-    if n < 1:
-        raise BenchmarkError(f"--N {n}: ask about at least one made-up name of each rung")
+    if not 1 <= n <= _LARGEST_POOL:
+        raise BenchmarkError(
+            f"--N {n}: ask about 1 to {_LARGEST_POOL} made-up names of each rung of a domain"
+        )
     made = pairs(tuple(cast("Sequence[Domain]", domains)), seed)
-    most = 2 * max(map(len, made.values()))
-    if n > most + 1:
-        raise BenchmarkError(f"--N {n}: no rung here has more than {most} made-up names")
     return [
         question
         for (domain, rung), found in made.items()
@@ -176,7 +175,7 @@ def _fits(domain: Domain, chance: float, pair: Pair) -> bool:
 
 def _questions(domain: Domain, rung: str, number: int, pair: Pair, seed: int) -> Iterator[Question]:
     template = TEMPLATES[domain][number % len(TEMPLATES[domain])]
-    origin = {"halves_of": f"{pair.one.name} / {pair.other.name}", "kind": pair.one.kind}
+    origin = {"halves_of": f"{pair.one.name} / {pair.other.name}", "swapped_within": pair.one.kind}
     sides: tuple[tuple[Kind, int, str, dict[str, str]], ...] = (
         ("real", 1, pair.one.name, {tags.FAME: rung, "source": pair.one.source}),
         ("made_up", 1, pair.made_up[0], {tags.FAME: MADE_UP, **origin}),
