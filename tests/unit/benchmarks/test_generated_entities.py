@@ -7,12 +7,13 @@ answers is the package's own.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -25,6 +26,7 @@ from activation_logging.benchmarks.script import parser
 from tests.fixtures.canned import canned
 
 ROOT = Path(__file__).parents[3]
+COMMAND = "from activation_logging.cli import app; app()"
 GENERATED = "generated_entities"
 PERSON = "generated_entities_person"
 SYLLABLES = ("Or", "Van", "Tres", "Kel", "Mir", "Zan", "Dro", "Quil", "Bex", "Hul")
@@ -50,6 +52,24 @@ def server() -> Iterator[Any]:
         yield running
 
 
+class Done(NamedTuple):
+    """A finished run: its folder and result, and what its server was asked."""
+
+    base: Path
+    result: Any
+    asked: list[dict[str, Any]]
+
+    def again(self, server: Any, base: Path | None = None, **options: Any) -> Any:
+        return run(server, base or self.base, **options)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    base = tmp_path_factory.mktemp("done")
+    with canned(invent) as running:
+        return Done(base, run(running, base), list(running.asked))
+
+
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     once = {"max_retries": 0, "attempt_timeout": 20}
@@ -61,52 +81,47 @@ def run(server: Any, folder: Path, **options: Any) -> Any:
     return run_benchmark(GENERATED, base_url=server.base_url, output_base_dir=folder, **given)
 
 
-def inventing(server: Any) -> list[dict[str, Any]]:
-    return [b for b in server.asked if b["messages"][-1]["content"].startswith("Invent")]
+def inventing(asked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [b for b in asked if b["messages"][-1]["content"].startswith("Invent")]
 
 
 class TestQuestions:
-    def test_what_is_known_or_no_name_is_dropped(self, server: Any, tmp_path: Path) -> None:
-        result = run(server, tmp_path)
-        questions = list(result.questions.values())
+    def test_what_is_known_or_no_name_is_dropped(self, done: Done) -> None:
+        questions = list(done.result.questions.values())
         made_up = [q for q in questions if q.kind == "made_up"]
         assert len(made_up) == 6 == len(questions) - 6
         assert all(q.name.endswith("ix") for q in made_up)
-        assert {q.details["inventor"] for q in made_up} == {server.model}
+        assert {q.details["inventor"] for q in made_up} == {"org/tiny"}
         assert {q.tags(GENERATED)["fame"] for q in questions} == {"made_up", "famous"}
-        assert made_up[0].tags(GENERATED)["inventor"] == server.model
+        assert made_up[0].tags(GENERATED)["inventor"] == "org/tiny"
         assert made_up[0].details["invented_with"].startswith("seed ")
-        assert result.results["counts"]["hallucinated"] == 6
-        assert result.results["metrics"]["false_refusal_famous"]["value"] == 0
-        record = json.loads((result.folder / "run.json").read_text())
-        assert record["settings"] == {"generator": server.model}
+        assert done.result.results["counts"]["hallucinated"] == 6
+        assert done.result.results["metrics"]["false_refusal_famous"]["value"] == 0
+        record = json.loads((done.result.folder / "run.json").read_text())
+        assert record["settings"] == {"generator": "org/tiny"}
 
-    def test_inventing_is_sampled_and_not_logged(self, server: Any, tmp_path: Path) -> None:
-        run(server, tmp_path)
-        bodies = inventing(server)
-        assert len({body["seed"] for body in bodies}) == len(bodies)
+    def test_inventing_is_sampled_and_not_logged(self, done: Done) -> None:
+        bodies = inventing(done.asked)
+        assert len({body["seed"] for body in bodies}) == len(bodies) > 0
         assert {body["temperature"] for body in bodies} == {1.0}
         assert {body["vllm_xargs"]["activation_logging"] for body in bodies} == {"off"}
 
-    def test_a_run_that_goes_on_invents_nothing(self, server: Any, tmp_path: Path) -> None:
-        first = run(server, tmp_path)
-        asked = len(server.asked)
-        second = run(server, tmp_path)
-        assert len(server.asked) == asked
-        assert second.questions == first.questions
+    def test_a_run_that_goes_on_invents_nothing(self, server: Any, done: Done) -> None:
+        second = done.again(server)
+        assert server.asked == []
+        assert second.questions == done.result.questions
 
     def test_several_models_take_turns(self, server: Any, tmp_path: Path) -> None:
-        with canned(lambda body: invent({**body, "seed": body["seed"] + 500})) as other:
+        with canned(lambda body: invent({**body, "seed": body["seed"] + 50})) as other:
             other.model = "org/other"
             named = [f"{each.model}@{each.base_url}" for each in (server, other)]
             result = run(server, tmp_path, n=5, generator=named)
-            assert len(inventing(other)) == len(inventing(server))
         inventors = [
             q.details["inventor"] for q in result.questions.values() if q.kind == "made_up"
         ]
-        assert inventors == [server.model, "org/other"] * 2 + [server.model]
+        assert inventors == ["org/tiny", "org/other"] * 2 + ["org/tiny"]
         # The other one is gone, and is not needed any more.
-        assert run(server, tmp_path, n=5, generator=named).results == result.results
+        assert run(server, tmp_path, n=5, generator=named).questions == result.questions
 
 
 class TestBadInput:
@@ -145,17 +160,16 @@ class TestBadInput:
             run(server, tmp_path, n=9000)
         assert server.asked == []
 
-    def test_another_generator(self, server: Any, tmp_path: Path) -> None:
-        run(server, tmp_path)
+    def test_another_generator(self, server: Any, done: Done) -> None:
         with pytest.raises(BenchmarkError, match=r"not made with .*--generator org/other"):
-            run(server, tmp_path, generator=[f"org/other@{server.base_url}"])
+            done.again(server, generator=[f"org/other@{server.base_url}"])
 
-    def test_a_broken_file_of_questions(self, server: Any, tmp_path: Path) -> None:
-        result = run(server, tmp_path)
-        prompts = result.folder.parent / "prompts.jsonl"
+    def test_a_broken_file_of_questions(self, server: Any, done: Done, tmp_path: Path) -> None:
+        shutil.copytree(done.base, tmp_path / "copy")
+        (prompts,) = tmp_path.rglob("prompts.jsonl")
         prompts.write_text(prompts.read_text()[:-30])
         with pytest.raises(BenchmarkError, match=r"prompts.jsonl line 12 is not a question"):
-            run(server, tmp_path)
+            done.again(server, tmp_path / "copy")
 
 
 @pytest.mark.parametrize(
@@ -234,33 +248,32 @@ def test_scripts_have_the_flags_of_their_benchmark_only() -> None:
     assert has["known_names"] == has["short_facts"] == set()
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [str(ROOT / "tasks" / "refusal_test" / "generated_entities.py"), "--do_generate_prompt",
-         "--exp", PERSON, "--N", "2"],
-        ["-m", "activation_logging.cli", "eval", GENERATED, "--exp", PERSON, "--n", "2",
-         "--model", "org/tiny"],
-    ],
-    ids=["script", "command"],
-)  # fmt: skip
-def test_both_command_lines_take_several_generators(
-    server: Any, tmp_path: Path, command: list[str]
-) -> None:
-    with canned(lambda body: invent({**body, "seed": body["seed"] + 500})) as other:
+def test_the_script_takes_several_generators(server: Any, tmp_path: Path) -> None:
+    with canned(lambda body: invent({**body, "seed": body["seed"] + 50})) as other:
         other.model = "org/other"
         named = [
             part for s in (server, other) for part in ("--generator", f"{s.model}@{s.base_url}")
         ]
-        out = "--output_base_dir" if "--N" in command else "--output-dir"
-        where = ["--base_url" if "--N" in command else "--base-url", server.base_url]
+        script = ROOT / "tasks" / "refusal_test" / "generated_entities.py"
+        command = [sys.executable, str(script), "--do_generate_prompt", "--exp", PERSON, "--N", "2"]
+        where = ["--output_base_dir", str(tmp_path)]
         ended = subprocess.run(
-            [sys.executable, *command, *named, *where, out, str(tmp_path)],
-            capture_output=True,
-            text=True,
-            check=False,
+            [*command, *named, *where], capture_output=True, text=True, check=False
         )
     assert ended.returncode == 0, ended.stderr
     (prompts,) = tmp_path.rglob("prompts.jsonl")
     asked = [json.loads(line) for line in prompts.read_text().splitlines()]
     assert {q["details"].get("inventor") for q in asked} == {"org/tiny", "org/other", None}
+
+
+def test_so_does_the_command(server: Any, tmp_path: Path) -> None:
+    command = ["eval", GENERATED, "--model", "org/tiny", "--base-url", server.base_url]
+    named = ["--generator", "a@http://localhost:1/v1", "--generator", "second"]
+    ended = subprocess.run(
+        [sys.executable, "-c", COMMAND, *command, *named, "--output-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1
+    assert "--generator 'second' is not MODEL@URL" in " ".join(ended.stderr.split())
