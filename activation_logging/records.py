@@ -44,7 +44,7 @@ MAX_NAME_BYTES = 128
 
 MAX_SPANS, MAX_SPANS_BYTES = 10_000, 1 << 20
 """Limits for the spans of one label: their number, and all of them as JSON."""
-MAX_OFFSET = (1 << 31) - 1
+MAX_LENGTH = (1 << 31) - 1
 """No text has a character beyond this one."""
 
 
@@ -208,7 +208,7 @@ def _offset(value: Any, what: str) -> int:
     value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise LabelError(f"{what} is a whole number, not a {type(value).__name__}")
-    if not 0 <= value <= MAX_OFFSET:
+    if not 0 <= value <= MAX_LENGTH:
         raise LabelError(f"{what} is {shown(int(value))}: it is no place in a text")
     return int(value)
 

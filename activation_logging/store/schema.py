@@ -19,7 +19,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.printable import printable
-from activation_logging.records import MAX_OFFSET, Label, Span, SpanLabel
+from activation_logging.records import MAX_LENGTH, Label, Span, SpanLabel
 from activation_logging.sites import MAX_LAYER, RESID, Site
 from activation_logging.store import layout
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
@@ -43,7 +43,7 @@ Size = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
 Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Time = Annotated[float, Meta(ge=0, le=200e9)]
 """Seconds since the epoch; Python cannot print dates much later than the year 8000."""
-Offset = Annotated[int, Meta(ge=0, le=MAX_OFFSET)]
+Offset = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
 
 
 class _Document(Struct):
