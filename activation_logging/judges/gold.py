@@ -37,13 +37,15 @@ if TYPE_CHECKING:
     from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/1"
+VERSION = "gold/2"
 
 _RIGHT = "the right answer"
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
-_NEGATION = re.compile(r"\b(?:not|n't|nor|rather than|instead of|unlike) (?:in |the |of )*$")
-_SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
+_NEGATION = re.compile(
+    r"\b(?:not|isnt|wasnt|arent|nor|rather than|instead of|unlike) (?:in |the |of )*$"
+)
+_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bSt\.)\s+|\n+")
 
 
 class Finding(NamedTuple):

@@ -121,10 +121,13 @@ def judge_value(answer: Answer, names: Callable[[str], Mapping[str, str]]) -> Fi
     """Label one answer; see the module's description."""
     if not re.search(r"\w", answer.generation):
         return Finding("invalid", "the answer has no words", {})
-    if answer.type.endswith("year"):
-        found = _judge_year(answer)
-    elif (right := _number(answer.gold[0])) is not None:
-        found = _judge_number(answer, right)
+    if not answer.gold:
+        return Finding("invalid", "the question has no right answer to compare with", {})
+    year = find_years(answer.gold[0], bare=True) if answer.type.endswith("year") else []
+    if year:
+        found = _judge_year(answer, year[0].value)
+    elif (number := _number(answer.gold[0])) is not None:
+        found = _judge_number(answer, number)
     else:
         return _judge_place(answer, names(answer.type))
     return found or _without_value(answer.generation, "gives no value of the kind asked for")
@@ -133,8 +136,8 @@ def judge_value(answer: Answer, names: Callable[[str], Mapping[str, str]]) -> Fi
 # --- years ---------------------------------------------------------------------------
 
 
-def _judge_year(answer: Answer) -> Finding | None:
-    text, right = answer.generation, find_years(answer.gold[0], bare=True)[0].value
+def _judge_year(answer: Answer, right: int) -> Finding | None:
+    text = answer.generation
     is_short = not re.search(r"[^\W\d_]", text)
     for start, sentence in sentences(text):
         years = [
