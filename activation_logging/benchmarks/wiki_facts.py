@@ -41,7 +41,7 @@ from activation_logging.benchmarks.wiki.lives import birth_countries, lives
 from activation_logging.benchmarks.wiki.measures import measures
 from activation_logging.benchmarks.wiki.places import places
 from activation_logging.errors import BenchmarkError
-from activation_logging.judges.typed import YEAR_TOLERANCES, typed_judge
+from activation_logging.judges.typed import typed_judge
 from activation_logging.records import LABELS
 from activation_logging.text import fold
 
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from activation_logging.benchmarks.wiki.fact import Fact
+    from activation_logging.judges.verdict import Verdict
 
 NAME = "wiki_facts"
 DEFAULT_N = 1000
@@ -126,7 +127,7 @@ def _question(fact: Fact, seed: int) -> Question:
 def wiki_rates(items: Sequence[Judged]) -> Rates:
     """Rates of ``wiki_facts``, of all answers but the ``invalid`` ones.
 
-    ``within_1``, ``within_5`` and ``within_10`` are shares of the answers to questions for a year.
+    ``within_5`` is the share of the answers to questions for a year that are off by 5 at most.
     ``majority_baseline`` is the accuracy of always giving the stratum's most frequent right answer.
     """
     answers = valid(items)
@@ -137,18 +138,15 @@ def wiki_rates(items: Sequence[Judged]) -> Rates:
     return present(
         {
             **{label: share(label, answers) for label in LABELS if label != "invalid"},
-            **{f"within_{n}": share_of(_within(n, years), years) for n in YEAR_TOLERANCES},
+            "within_5": share_of(sum(_is_near(item.verdict) for item in years), years),
             "majority_baseline": share_of(sum(max(c.values()) for c in strata.values()), answers),
         }
     )
 
 
-def _within(tolerance: int, items: Sequence[Judged]) -> int:
-    return sum(
-        item.verdict.label == "correct"
-        or bool((item.verdict.details or {}).get(f"within_{tolerance}"))
-        for item in items
-    )
+def _is_near(verdict: Verdict) -> bool:
+    """Whether a year is right within 5; a model's verdict says only whether it is right."""
+    return verdict.label == "correct" or bool((verdict.details or {}).get("within_5"))
 
 
 BENCHMARK = Benchmark(

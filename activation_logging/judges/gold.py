@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 VERSION = "gold/2"
 
 _RIGHT = "the right answer"
+_NEAR = 100  # characters before an answer that may negate it
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
 _NEGATION = re.compile(
@@ -128,7 +129,7 @@ def sentences(text: str) -> list[tuple[int, str]]:
 
 def is_negated(sentence: str, start: int) -> bool:
     """Whether what begins there is said not to be the answer: "not in Germany but in Austria"."""
-    return _NEGATION.search(f"{fold(sentence[:start])} ") is not None
+    return _NEGATION.search(f"{fold(sentence[max(0, start - _NEAR) : start])} ") is not None
 
 
 def _judge_names(text: str, names: Sequence[Found[str]]) -> tuple[Label, str]:

@@ -63,6 +63,7 @@ TOLERANCES: dict[str | None, float] = {
 }
 """What part of the right number an answer may be off by, for each sort of unit."""
 _TOLERANCE = 0.01  # of other sorts
+_NEAR = 200  # characters around a value that may say what it is
 _ROUNDING = 1e-9  # of floating point
 
 _BORN, _DIED = (
@@ -177,7 +178,8 @@ def _relevance(sort: str, sentence: str, year: Found[int]) -> int:
     """2 for a year said to be that of the birth or death asked about, 0 of the other, else 1."""
     if sort not in _CUES:
         return 1
-    before, after = sentence[: year.start].lower(), sentence[year.end :]
+    before = sentence[max(0, year.start - _NEAR) : year.start].lower()
+    after = sentence[year.end : year.end + _NEAR]
     wanted, other = (
         max((match.end() for match in cue.finditer(before)), default=0) for cue in _CUES[sort]
     )
@@ -277,7 +279,7 @@ def _judge_place(answer: Answer, table: Mapping[str, str]) -> Finding:
 
 def _counts(answer: Answer, sentence: str, value: Found[object]) -> bool:
     """Whether a value is said to be the answer: not negated, no aside, no part of the name."""
-    before = sentence[: value.start]
+    before = sentence[max(0, value.start - _NEAR) : value.start]
     said = re.escape(value.text_in(sentence))
     return not (
         _NOT_BEFORE.search(before)
