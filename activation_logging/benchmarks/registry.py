@@ -91,6 +91,6 @@ BENCHMARKS = Registry(
     "activation_logging.benchmarks",
     {
         name: f"activation_logging.benchmarks.{name}:BENCHMARK"
-        for name in ("nonsense_mixed_entities", "short_facts")
+        for name in ("nonsense_mixed_entities", "short_facts", "wiki_facts")
     },
 )
