@@ -17,11 +17,12 @@ from activation_logging.benchmarks import (
     known_names,
     nonsense_mixed_entities,
     short_facts,
+    wiki_facts,
 )
 from activation_logging.extras import require
 from activation_logging.lazy import lazy_names
 
-del generated_entities, known_names, nonsense_mixed_entities, short_facts
+del generated_entities, known_names, nonsense_mixed_entities, short_facts, wiki_facts
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -42,9 +43,16 @@ __all__ = [
     "nonsense_mixed_entities",
     "run_benchmark",
     "short_facts",
+    "wiki_facts",
 ]
 
-_TASKS = ("generated_entities", "known_names", "nonsense_mixed_entities", "short_facts")
+_TASKS = (
+    "generated_entities",
+    "known_names",
+    "nonsense_mixed_entities",
+    "short_facts",
+    "wiki_facts",
+)
 _get, __dir__ = lazy_names(
     __name__,
     {

@@ -99,6 +99,7 @@ BENCHMARKS = Registry(
             "known_names",
             "generated_entities",
             "short_facts",
+            "wiki_facts",
         )
     },
 )

@@ -286,7 +286,7 @@ def judged_by(benchmark: Benchmark, judge: Judge, session: Session | None = None
                 value=verdict.label,
                 answer=answer.generation,
                 explanation=verdict.words,
-                metadata={"verdict": asdict(verdict)},
+                metadata={"verdict": verdict.as_json()},
             )
 
         return score
@@ -299,7 +299,7 @@ def _rates_and_counts(benchmark: Benchmark, scores: list[SampleScore]) -> Value:
     items = [
         Judged(
             Question.of((score.sample_metadata or {})["question"]),
-            Verdict(**(score.score.metadata or {})["verdict"]),
+            Verdict.of((score.score.metadata or {})["verdict"]),
         )
         for score in scores
     ]

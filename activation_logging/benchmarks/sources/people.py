@@ -27,6 +27,7 @@ _LIFE = re.compile(
 _BORN = re.compile(r"\((?:[Bb]orn:?(?: in [A-Z][A-Za-z ]+)?(?: in)? (?P<birth>\d{4})|(\d{4})-)\)$")
 _DIED = re.compile(rf"\(died(?: in)? (?P<death>\d{{2,4}}){_ERA.format('death_era')}\)$")
 _HEAD_ENDS = re.compile(r"[,;(]| (?:of|and|from|who|in|to)\b")
+_PRONOUN = re.compile(r"\b(?:he|she|his|her)\b", re.IGNORECASE)
 _YEARS = re.compile(r"\([^()]*\d[^()]*\)$")
 _YOUNGEST, _OLDEST = 12, 115  # years that a life lasts; others are reigns or mistakes
 
@@ -53,7 +54,8 @@ class Person(NamedTuple):
         life: the years that are known: where both sources give one, they agree on it.
         article: of Wikipedia, if the person has one there.
         synset: of WordNet, if the person has one there.
-        differ: which of ``birth`` and ``death`` the two sources differ on.
+        agreed: which of ``birth`` and ``death`` both sources give, and alike.
+        differ: which of them the sources differ on.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Person(NamedTuple):
     life: Life
     article: Article | None = None
     synset: Synset | None = None
+    agreed: tuple[str, ...] = ()
     differ: tuple[str, ...] = ()
 
 
@@ -97,16 +100,20 @@ def people() -> tuple[Person, ...]:
     synsets = instances_of("person")
     by_name = _unambiguous((fold(name), synset) for synset in synsets for name in synset.names)
     by_ends = _unambiguous((_ends(name), synset) for synset in synsets for name in synset.names)
+    by_life = _unambiguous((_surname_and_life(s.names[0], life_of(s.gloss)), s) for s in synsets)
     found: list[Person] = []
     taken: set[str] = set()
     for article in articles().values():
         if not _is_person(article):
             continue
-        synset = by_name.get(fold(article.name))
+        life = _article_life(article)
+        synset = by_name.get(fold(article.name)) or by_life.get(
+            _surname_and_life(article.name, life)
+        )
         if synset is None:
-            # Sergei Prokofiev is WordNet's Sergei Sergeyevich Prokofiev if a year is the same.
+            # Sergei Prokofiev is WordNet's Sergei Sergeyevich Prokofiev if no year says otherwise.
             near = by_ends.get(_ends(article.name))
-            synset = near if near and _share_a_year(article, near) else None
+            synset = near if near and _may_be(life, near) else None
         if synset is None or synset.id in taken:
             found.append(Person(article.name, (article.name,), _article_life(article), article))
         else:
@@ -120,12 +127,14 @@ def people() -> tuple[Person, ...]:
 
 
 def _is_person(article: Article) -> bool:
-    """By its topic; the most vital articles have none, so by the noun that describes them."""
+    """By its topic; the most vital articles have none, so by their words."""
     if article.topic == "People" or not article.is_most_vital:
         return article.topic == "People"
     head = _HEAD_ENDS.split(article.description.lower())[0].split()
     senses = meanings().get(head[-1], ()) if head else ()
-    return bool(senses) and senses[0] in kinds_of("person")
+    is_one = bool(senses) and senses[0] in kinds_of("person")
+    has_life = _article_life(article) != Life()
+    return is_one and (has_life or _PRONOUN.search(article.extract) is not None)
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Synset]]) -> dict[str, Synset]:
@@ -142,9 +151,16 @@ def _ends(name: str) -> str:
     return f"{words[0]} {words[-1]}" if words else ""
 
 
-def _share_a_year(article: Article, synset: Synset) -> bool:
-    pairs = zip(_article_life(article), life_of(synset.gloss), strict=True)
-    return any(one is not None and one == other for one, other in pairs)
+def _surname_and_life(name: str, life: Life) -> str:
+    """Carl von Clausewitz and WordNet's Karl von Clausewitz have these in common."""
+    return f"{fold(name).split()[-1:]} {life}" if None not in life else name
+
+
+def _may_be(life: Life, synset: Synset) -> bool:
+    """Whether the two have a year in common, or one of them has none."""
+    pairs = list(zip(life, life_of(synset.gloss), strict=True))
+    shared = any(one is not None and one == other for one, other in pairs)
+    return shared or all(None in pair for pair in pairs)
 
 
 def _compared(article: Article, synset: Synset) -> Person:
@@ -152,14 +168,13 @@ def _compared(article: Article, synset: Synset) -> Person:
     names = _names(article.name, synset)
     if ours == Life() and _YEARS.search(article.description):
         return Person(article.name, names, Life(), article, synset)  # approximate, or a reign
-    life: dict[str, int | None] = {}
-    differ = []
-    for field, one, other in zip(Life._fields, ours, theirs, strict=True):
-        known = {year for year in (one, other) if year is not None}
-        life[field] = known.pop() if len(known) == 1 else None
-        if known and life[field] is None:
-            differ.append(field)
-    return Person(article.name, names, Life(**life), article, synset, tuple(differ))
+    pairs = dict(zip(Life._fields, zip(ours, theirs, strict=True), strict=True))
+    known = {field: [year for year in pair if year is not None] for field, pair in pairs.items()}
+    life = Life(*(years[0] if len(set(years)) == 1 else None for years in known.values()))
+    both = [field for field, years in known.items() if len(years) == 2]
+    agreed = tuple(field for field in both if len(set(known[field])) == 1)
+    differ = tuple(field for field in both if field not in agreed)
+    return Person(article.name, names, life, article, synset, agreed, differ)
 
 
 def _article_life(article: Article) -> Life:

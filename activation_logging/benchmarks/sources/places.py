@@ -143,6 +143,27 @@ def countries() -> tuple[Country, ...]:
 
 
 @cache
+def country_names() -> dict[str, str]:
+    """Every name of a country or territory, folded, and its code.
+
+    What stands for nothing ("") only looks like a country: New Mexico is not Mexico.
+    """
+    territories = geonames().get_countries().values()
+    return {
+        **{fold(place["name"]): place["iso"] for place in territories},
+        **{fold(name): country.code for country in countries() for name in country.names},
+        **{fold(nation): "GB" for nation in HOME_NATIONS.values()},
+        **dict.fromkeys(map(fold, NOT_COUNTRIES), ""),
+    }
+
+
+@cache
+def us_states() -> dict[str, str]:
+    """The code of each state of the United States -> its name; the federal district among them."""
+    return {code: about["name"] for code, about in sorted(geonames().get_us_states().items())}
+
+
+@cache
 def capital_names() -> dict[str, tuple[str, ...]]:
     """Names of each capital: GeoNames' other names in Latin script, and a few by hand."""
     cities = geonames().get_cities().values()

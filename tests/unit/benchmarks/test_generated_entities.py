@@ -23,7 +23,11 @@ from activation_logging.benchmarks.inventing import name_in
 from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_questions
 from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.benchmarks.script import parser
+from activation_logging.packages import WIKIPEDIA, WORDNET
 from tests.fixtures.canned import canned
+from tests.fixtures.data import needs
+
+pytestmark = needs(WIKIPEDIA, WORDNET)
 
 ROOT = Path(__file__).parents[3]
 COMMAND = "from activation_logging.cli import app; app()"

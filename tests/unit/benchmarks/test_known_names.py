@@ -19,8 +19,12 @@ from activation_logging.benchmarks.sources.known import is_known, mentioned
 from activation_logging.benchmarks.sources.pools import DOMAINS, pool
 from activation_logging.benchmarks.sources.wikipedia import articles
 from activation_logging.judges import Verdict
+from activation_logging.packages import WIKIPEDIA, WORDNET
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.text import fold
+from tests.fixtures.data import needs
+
+pytestmark = needs(WIKIPEDIA, WORDNET)
 
 RUNGS_THERE = {
     ("person", "famous"), ("person", "obscure"), ("place", "famous"), ("place", "obscure"),
