@@ -1,18 +1,19 @@
 """Names that a model invents, asked for over HTTP and looked up everywhere.
 
-A model is asked for ten names at a time, one on each line, at temperature 1 and with another seed
-each time. A line that is not just a name does not count, nor does a name that was there before, nor
+A model is asked for ten names at a time, as JSON by a schema, at temperature 1 and with another
+seed each time. What is not just a name does not count, nor does a name that was there before, nor
 one that any list or paragraph on this machine knows.
 """
 
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from activation_logging.benchmarks.endpoint import check_endpoint, client, openai_package
 from activation_logging.benchmarks.sources.known import is_known, mentioned
@@ -27,7 +28,8 @@ if TYPE_CHECKING:
 
 PROMPT = (
     "Invent {count} names of {things}. They must be new: nothing that exists or was ever written "
-    "about is called so. Answer with the {count} names alone, one on each line."
+    "about is called so. Answer with a JSON object that has the {count} names as a list under "
+    '"names".'
 )
 THINGS = {
     "person": "people, with given name and surname",
@@ -39,14 +41,13 @@ THINGS = {
 TEMPERATURE = 1.0
 
 _COUNT = 10
-_MAX_TOKENS = 200
+_MAX_TOKENS = 400
 _AT_ONCE = 8
 _LEAST_YIELD = 1  # names that an answer must bring on average, or the model is given up
 _PATIENCE = 16  # answers that it has in any case
 _SPARE = 1.2  # the paragraphs, which are read once for all, take some away
 _TIMEOUT_S = 300.0
 
-_MARK = re.compile(r"^\s*(?:[-*\u2022]|\d{1,3}[.)])?\s*")
 _WORD = r"[^\W\d_](?:[\w'\u2019-]*[^\W_])?"
 _NAME = re.compile(rf"{_WORD}(?: {_WORD}){{0,4}}")
 _SMALL = frozenset(
@@ -56,6 +57,29 @@ _SMALL = frozenset(
 _WORDS = {"person": (2, 4), "place": (1, 4), "work": (1, 5), "species": (1, 3), "medicine": (1, 2)}
 """The fewest and the most words of a name; a longer line is a sentence."""
 _CAPITALISED = frozenset({"person", "place", "work"})
+_FORMAT = {
+    "type": "json_schema",
+    "json_schema": {
+        "name": "names",
+        "schema": {
+            "type": "object",
+            "properties": {
+                "names": {
+                    "type": "array",
+                    # Small models write sentences where nothing bounds them.
+                    "items": {
+                        "type": "string",
+                        "pattern": "^[A-Za-z][A-Za-z'-]{1,14}( [A-Za-z][A-Za-z'-]{1,14}){0,4}$",
+                    },
+                    "minItems": _COUNT,
+                    "maxItems": _COUNT,
+                }
+            },
+            "required": ["names"],
+            "additionalProperties": False,
+        },
+    },
+}
 
 
 class Invention(NamedTuple):
@@ -138,7 +162,7 @@ class _Invented:
             why = ", ".join(f"{number} {reason}" for reason, number in self.dropped.most_common())
             raise BenchmarkError(
                 f"{self.model} invented only {len(self.names)} usable names for the "
-                f"domain {self.domain} in {self.asked} answers (of the other lines {why or 'none'}"
+                f"domain {self.domain} in {self.asked} answers (of all else {why or 'nothing'}"
                 "): lower --N, leave the domain out, or name another --generator"
             )
         wanted = -(-(count - len(self.names)) // _COUNT)
@@ -149,12 +173,13 @@ class _Invented:
             answers = list(pool.map(lambda number: self.ask(prompt, number), seeds))
         self.asked += len(seeds)
         for number, answer in zip(seeds, answers, strict=True):
-            for line in filter(str.strip, answer.splitlines()):
-                self._take(line, number)
+            said = names_in(answer)
+            self.dropped["answers are no list of names"] += said is None
+            for name in said or ():
+                self._take(name, number)
 
-    def _take(self, line: str, number: int) -> None:
-        name = name_in(line, self.domain)
-        if name is None:
+    def _take(self, name: str, number: int) -> None:
+        if not is_name(name, self.domain):
             self.dropped["are no names"] += 1
         elif fold(name) in self.taken:
             self.dropped["were there before"] += 1
@@ -185,6 +210,7 @@ def _asker(inventor: Inventor) -> Callable[[str, int], str]:
                 max_tokens=_MAX_TOKENS,
                 temperature=TEMPERATURE,
                 seed=seed,
+                response_format=cast("Any", _FORMAT),
                 extra_body=extra,
             )
         except openai_package().APIError as error:
@@ -197,20 +223,33 @@ def _asker(inventor: Inventor) -> Callable[[str, int], str]:
     return ask
 
 
-def name_in(line: str, domain: str) -> str | None:
-    """The name that a line of an answer consists of; None if it holds anything else.
+def names_in(answer: str) -> list[str] | None:
+    """The texts in ``{"names": [...]}``; None if an answer is anything else.
 
-    >>> name_in("3. **Orla Vantresk**", "person")
-    'Orla Vantresk'
-    >>> name_in("Here are ten names:", "person")
+    >>> names_in('{"names": ["Orla Vantresk"]}')
+    ['Orla Vantresk']
     """
-    text = _MARK.sub("", line).strip().strip('*_"\u201c\u201d').strip()
+    try:
+        said = json.loads(answer)
+    except (ValueError, RecursionError):
+        return None
+    names = said.get("names") if isinstance(said, dict) else None
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return None
+    return names
+
+
+def is_name(text: str, domain: str) -> bool:
+    """Whether a text is just a name: words of letters, not too many, capitalised where names are.
+
+    >>> is_name("Orla Vantresk", "person"), is_name("Orla, a singer", "person")
+    (True, False)
+    """
     fewest, most = _WORDS[domain]
     words = text.split()
     if not (_NAME.fullmatch(text) and fewest <= len(words) <= most):
-        return None
-    if domain in _CAPITALISED:
-        big = [word for word in words if word.lower() not in _SMALL]
-        if not big or any(word[0].islower() for word in (words[0], *big)):
-            return None
-    return text
+        return False
+    if domain not in _CAPITALISED:
+        return True
+    big = [word for word in words if word.lower() not in _SMALL]
+    return bool(big) and not any(word[0].islower() for word in (words[0], *big))

@@ -19,7 +19,7 @@ import pytest
 
 from activation_logging import benchmarks
 from activation_logging.benchmarks import BenchmarkError, endpoint, run_benchmark
-from activation_logging.benchmarks.inventing import name_in
+from activation_logging.benchmarks.inventing import is_name, names_in
 from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_questions
 from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.benchmarks.script import parser
@@ -37,17 +37,17 @@ SYLLABLES = ("Or", "Van", "Tres", "Kel", "Mir", "Zan", "Dro", "Quil", "Bex", "Hu
 
 
 def invent(body: dict[str, Any]) -> str:
-    """Ten lines by the request's seed: two known names, one that is no name, seven new ones."""
+    """Ten texts by the request's seed: two known names, one that is no name, seven new ones."""
     question = body["messages"][-1]["content"]
     if not question.startswith("Invent"):
         return "It is well known and was born long ago."
     seed = body["seed"]
     new = [
-        f"{number}. {SYLLABLES[seed % 10]}{SYLLABLES[number].lower()} "
+        f"{SYLLABLES[seed % 10]}{SYLLABLES[number].lower()} "
         f"{SYLLABLES[seed // 10 % 10]}{SYLLABLES[number - 1].lower()}ix"
         for number in range(1, 8)
     ]
-    return "\n".join(["Here are ten names:", "1. Albert Einstein", "2. Marie Curie", *new])
+    return json.dumps({"names": ["Orla, a singer", "Albert Einstein", "Marie Curie", *new]})
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ class TestBadInput:
             benchmarks.generated_entities(n=1)
 
     def test_nothing_usable_is_said_with_the_reasons(self, tmp_path: Path) -> None:
-        said = "I am happy to help you with that today.\n1. Albert Einstein"
+        said = json.dumps({"names": ["I am happy to help you.", "Albert Einstein"]})
         with (
             canned(lambda body: said) as dull,
             pytest.raises(BenchmarkError, match=r"only 0 usable names .* \d+ are known") as raised,
@@ -177,22 +177,29 @@ class TestBadInput:
 
 
 @pytest.mark.parametrize(
-    ("line", "domain", "name"),
+    ("text", "domain", "good"),
     [
-        ("3. **Orla Vantresk**", "person", "Orla Vantresk"),
-        ("- Jean de la Motte", "person", "Jean de la Motte"),
-        ("Orla", "person", None),
-        ("Orla Vantresk - a singer", "person", None),
-        ("Here are ten names:", "person", None),
-        ("The name of the town is Zel", "place", None),
-        ("\u201cThe Ash of Morrow\u201d", "work", "The Ash of Morrow"),
-        ("silver-backed marsh fox", "species", "silver-backed marsh fox"),
-        ("Zantrivol", "medicine", "Zantrivol"),
-        ("", "medicine", None),
+        ("Orla Vantresk", "person", True),
+        ("Jean de la Motte", "person", True),
+        ("Orla", "person", False),
+        ("3. Orla Vantresk", "person", False),
+        ("Orla Vantresk - a singer", "person", False),
+        ("The name of the town is Zel", "place", False),
+        ("The Ash of Morrow", "work", True),
+        ("silver-backed marsh fox", "species", True),
+        ("Zantrivol", "medicine", True),
+        ("", "medicine", False),
     ],
 )
-def test_names_in_lines(line: str, domain: str, name: str | None) -> None:
-    assert name_in(line, domain) == name
+def test_what_is_just_a_name(text: str, domain: str, good: bool) -> None:
+    assert is_name(text, domain) is good
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "Orla", "[1]", '{"names": "Orla"}', '{"names": [1]}', "[" * 9999]
+)
+def test_answers_that_are_no_list(answer: str) -> None:
+    assert names_in(answer) is None
 
 
 class TestControls:
