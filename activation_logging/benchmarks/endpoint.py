@@ -57,9 +57,16 @@ def openai_package() -> Any:
 
 
 def client(
-    base_url: str, *, role: Role = "server", timeout: float = _TIMEOUT_S, retries: int = 1
+    base_url: str,
+    *,
+    role: Role = "server",
+    key: str | None = None,
+    timeout: float = _TIMEOUT_S,
+    retries: int = 1,
 ) -> OpenAI:
     """OpenAI's own client, for the few calls that Inspect does not make.
+
+    ``key`` is the server's, where it is not the role's.
 
     Raises:
         BenchmarkError: the address is invalid.
@@ -68,7 +75,7 @@ def client(
     if not base_url.startswith(("http://", "https://")):
         raise BenchmarkError(f"{base_url!r} is not an address such as http://localhost:8000/v1")
     return openai_package().OpenAI(
-        base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries
+        base_url=base_url, api_key=key or api_key(role), timeout=timeout, max_retries=retries
     )
 
 

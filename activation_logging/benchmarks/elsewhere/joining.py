@@ -1,0 +1,92 @@
+"""From a mark to the entries of the answer that it is about: by id, else by the text itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from typing import TYPE_CHECKING
+
+from activation_logging.progress import Progress, silent
+from activation_logging.store import layout
+
+if TYPE_CHECKING:
+    from activation_logging.benchmarks.elsewhere.marks import Mark
+    from activation_logging.benchmarks.entries import Found, Labels
+
+
+class NotJoinedError(Exception):
+    """No entry is the one that a mark is about; the text is the reason."""
+
+
+class Joiner:
+    """Finds the entries of answers.
+
+    All entries are read once when a prompt is no key: of a chat, others know the question only.
+    """
+
+    def __init__(self, labels: Labels, progress: Progress = silent) -> None:
+        self._labels = labels
+        self._progress = progress
+        self._asked: dict[bytes, list[str]] | None = None
+
+    def entries(self, mark: Mark) -> list[Found]:
+        """The entries that hold the judged answer: one, or several that hold the same text.
+
+        Raises:
+            NotJoinedError: there are none, or several and nothing tells which.
+        """
+        found, reason = self._candidates(mark)
+        if not found:
+            raise NotJoinedError(reason)
+        whole = [one for one in found if one.whole]
+        if not whole:
+            raise NotJoinedError(f"its answer ended with {found[0].finish_reason!r}")
+        if mark.choice is not None and len(whole) > 1:
+            whole = [one for one in whole if one.choice == mark.choice]
+            if not whole:
+                raise NotJoinedError(f"its request has no choice {mark.choice}")
+        if mark.response is not None:
+            whole = [one for one in whole if one.says(mark.response)]
+            if not whole:
+                raise NotJoinedError("its entry holds another text")
+        if len({one.response for one in whole}) > 1:
+            raise NotJoinedError(f"it has {len(whole)} answers; say which by its `response`")
+        if mark.spans and mark.response is not None and mark.response != whole[0].response:
+            raise NotJoinedError("its spans are of another text than the entry's whole response")
+        return whole
+
+    def _candidates(self, mark: Mark) -> tuple[list[Found], str]:
+        """The entries that may be it, or the reason that there are none."""
+        reason = "nothing in it says which answer it is about"
+        if mark.request_id is not None:
+            if found := self._labels.find(mark.request_id):
+                return found, ""
+            reason = "no entry has this request id"
+        if mark.key is not None:
+            if found := self._labels.of_key(mark.key):
+                return found, ""
+            reason = "no entry has this key"
+        # The id of another answer must not label this one: its text must be the judged one.
+        if mark.prompt is not None and (mark.response is not None or not (_has_id(mark))):
+            if found := self._labels.of_key(layout.prompt_key(mark.prompt)):
+                return found, ""
+            if found := self._answers_to(mark.prompt):
+                return found, ""
+            reason = "no entry has this prompt" if not _has_id(mark) else f"{reason} or prompt"
+        return [], reason
+
+    def _answers_to(self, question: str) -> list[Found]:
+        if self._asked is None:
+            self._asked = defaultdict(list)
+            for asked, key in self._labels.questions(self._progress):
+                self._asked[_digest(asked)].append(key)
+        keys = self._asked.get(_digest(question), ())
+        return [found for key in keys for found in self._labels.of_key(key) if found.key == key]
+
+
+def _has_id(mark: Mark) -> bool:
+    return mark.request_id is not None or mark.key is not None
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
