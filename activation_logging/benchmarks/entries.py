@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
@@ -16,7 +17,7 @@ from urllib.parse import quote
 from activation_logging.benchmarks.endpoint import client, openai_package
 from activation_logging.errors import BenchmarkError, EntryNotFound, LabelError
 from activation_logging.progress import Progress, silent, track
-from activation_logging.records import ANSWERED, Evaluation
+from activation_logging.records import ANSWERED, Evaluation, Span
 from activation_logging.store import open_store
 from activation_logging.store.query import entries_of
 from activation_logging.text import brief
@@ -60,12 +61,27 @@ class Found(NamedTuple):
         """Whether its text is this one, or this one and the reasoning that was taken out of it."""
         return text in (self.response, self.content) or self._thinks(text, reasoning)
 
+    def place_of(self, text: str) -> int | None:
+        """Where the judged text begins in the response; None if the response does not hold it.
+
+        What precedes it is the reasoning, which may quote it, so the last place counts.
+        """
+        at = self.response.rfind(text)
+        return None if at < 0 else at
+
     def _thinks(self, text: str, reasoning: str | None) -> bool:
         if not reasoning:
             return False
         before, found, after = self.response.partition(reasoning)
         rest = _THINK.sub("", before + after)
         return bool(found) and rest.split() == text.split()
+
+
+def moved(spans: Sequence[Span], place: int | None) -> tuple[Span, ...]:
+    """Spans of the judged text, which is at ``place`` in the response; none if it is nowhere."""
+    if place is None:
+        return ()
+    return tuple(replace(span, start=place + span.start, end=place + span.end) for span in spans)
 
 
 class Labels(ABC):
@@ -184,9 +200,8 @@ class ServerLabels(Labels):
                 "score": evaluation.score,
                 "judge": evaluation.judge,
                 "details": dict(evaluation.details),
+                "spans": [span.as_json() for span in evaluation.spans],
             }
-            if evaluation.spans:
-                body["spans"] = [span.as_json() for span in evaluation.spans]
             path = f"/activations/{quote(key, safe='')}/evaluations"
             with self._asking():
                 self._client.post(path, cast_to=object, body=body)

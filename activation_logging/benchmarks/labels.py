@@ -1,17 +1,18 @@
 """Write verdicts as labels beside the entries of the judged answers, found by request id.
 
-An entry gets a label only if it holds the judged text. So neither
-an aborted first try nor another answer under the same id is labelled. The judged text may lack the
-reasoning that the entry holds, because the server or Inspect took it out.
+An entry gets a label only if it holds the judged text. So neither an aborted first try nor another
+answer under the same id is labelled. The judged text may lack the reasoning that the entry holds,
+because the server or Inspect took it out. Spans of the judged text then move to its place in the
+response.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.benchmarks.entries import Labels, reach
+from activation_logging.benchmarks.entries import Found, Labels, moved, reach
 from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
@@ -33,10 +34,27 @@ _NAMED = 3  # how many missing entries an error names
 
 @dataclass(frozen=True)
 class LabelReport:
-    """How many labels went where."""
+    """How many labels went where.
+
+    ``without_spans`` names the answers whose labels went without the verdict's spans, because the
+    entry's response does not hold the judged text in one piece.
+    """
 
     written: int
     where: str
+    without_spans: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about the labels without their spans; None if there are none."""
+        if not self.without_spans:
+            return None
+        named = ", ".join(self.without_spans[:_NAMED])
+        more = ", ..." if len(self.without_spans) > _NAMED else ""
+        return (
+            f"{len(self.without_spans)} labels have no spans, because the entry's response does "
+            f"not hold the judged text in one piece: {named}{more}"
+        )
 
 
 def apply_labels(
@@ -75,15 +93,20 @@ def apply_labels(
     total, written = len(pending), 0
     deadline = time.monotonic() + wait_s
     missing: list[tuple[Answer, Verdict]] = []
+    unplaced: list[str] = []
     while pending:
         missing = []
         for begin in range(0, len(pending), _GROUP):
             group: list[tuple[str, Evaluation]] = []
             for answer, verdict in pending[begin : begin + _GROUP]:
-                keys = _keys(labels, answer)
-                group += [(key, _evaluation(evaluator, answer, verdict, run)) for key in keys]
-                written += bool(keys)
-                if not keys:
+                entries = _entries(labels, answer)
+                evaluation = _evaluation(evaluator, answer, verdict, run)
+                for found in entries:
+                    spans = moved(verdict.spans, found.place_of(answer.generation))
+                    group.append((found.key, replace(evaluation, spans=spans)))
+                    unplaced += [answer.id] if len(spans) < len(verdict.spans) else []
+                written += bool(entries)
+                if not entries:
                     missing.append((answer, verdict))
             labels.put(group)
             progress("labels", written, total)
@@ -96,14 +119,14 @@ def apply_labels(
     if missing:
         raise BenchmarkError(_complaint(labels, [answer for answer, _ in missing], written, total))
     progress("labels", written, total)
-    return LabelReport(written, labels.where)
+    return LabelReport(written, labels.where, tuple(unplaced))
 
 
-def _keys(labels: Labels, answer: Answer) -> list[str]:
-    """Keys of the entries that hold exactly this answer."""
+def _entries(labels: Labels, answer: Answer) -> list[Found]:
+    """The entries that hold exactly this answer."""
     if not answer.request_id:
         return []
-    return [found.key for found in labels.find(answer.request_id) if found.holds(answer)]
+    return [found for found in labels.find(answer.request_id) if found.holds(answer)]
 
 
 def _evaluation(

@@ -183,7 +183,13 @@ def _show_statistics(found: Statistics) -> None:
     labels = {
         f"label of {name}": labels.most_common() for name, labels in sorted(found.labels.items())
     }
-    groups = {"status": found.statuses.most_common(), "model": found.models.most_common(), **labels}
+    spans = {f"span of {name}": found.most_common() for name, found in sorted(found.spans.items())}
+    groups = {
+        "status": found.statuses.most_common(),
+        "model": found.models.most_common(),
+        **labels,
+        **spans,
+    }
     for group, members in groups.items():
         for index, (name, number) in enumerate(members):
             first = "" if index else group

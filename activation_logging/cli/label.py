@@ -141,6 +141,8 @@ def _label_run(run_dir: Path, store: Path | None, base_url: str | None, *, as_js
         print_json(asdict(report))
     else:
         output.print(f"{report.written} labels written to {report.where}")
+        if report.note:
+            output.print(f"note: {report.note}")
 
 
 def _show(outcome: Outcome, *, dry_run: bool, all_in: Path | None) -> None:

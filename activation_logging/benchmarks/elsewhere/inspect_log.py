@@ -14,9 +14,9 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.benchmarks.elsewhere.marks import Mark, Problem, Reading
-from activation_logging.benchmarks.elsewhere.plain import spans_of
 from activation_logging.errors import LabelsFileError
 from activation_logging.extras import require
+from activation_logging.records import checked_spans
 from activation_logging.text import brief
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def _mark(sample: EvalSample, task: EvalSpec, request_id: str, scored: _Scored) 
     # What our own benchmarks' scorers say of a score.
     verdict = said["verdict"] if isinstance(said.get("verdict"), Mapping) else {}
     try:
-        spans = spans_of(verdict.get("spans") or said.get("spans"))
+        spans = checked_spans(verdict.get("spans") or said.get("spans"))
     except ValueError as error:
         return Problem(place, str(error), request_id)
     target = sample.target if isinstance(sample.target, str) else next(iter(sample.target), None)
@@ -186,6 +186,7 @@ def _mark(sample: EvalSample, task: EvalSpec, request_id: str, scored: _Scored) 
         value=value,
         name=scorer,
         request_id=request_id,
+        response=sample.output.completion if spans else None,
         choice=0,
         judge=str(verdict.get("judge") or f"inspect/{scorer}"),
         details={name: value for name, value in details.items() if value is not None},

@@ -51,8 +51,6 @@ class Joiner:
                 raise NotJoinedError("its entry holds another text")
         if len({one.response for one in whole}) > 1:
             raise NotJoinedError(f"it has {len(whole)} answers; say which by its `response`")
-        if mark.spans and mark.response is not None and mark.response != whole[0].response:
-            raise NotJoinedError("its spans are of another text than the entry's whole response")
         return whole
 
     def _candidates(self, mark: Mark) -> tuple[list[Found], str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.benchmarks.elsewhere.joining import Joiner, NotJoinedError
 from activation_logging.benchmarks.elsewhere.marks import Mark, Problem
 from activation_logging.benchmarks.elsewhere.values import unknown
+from activation_logging.benchmarks.entries import moved
 from activation_logging.errors import EntryNotFound, LabelError
 from activation_logging.progress import Progress, silent
 from activation_logging.records import Evaluation
@@ -133,7 +134,10 @@ class Labelling:
                 self.note(_problem(mark, reason))
             elif (said := self._said.get((entry.key, evaluation.name))) is None:
                 self._said[entry.key, evaluation.name] = evaluation.label, mark.place
-                self._ready.append(_Ready(entry.key, evaluation, mark))
+                spans = mark.spans
+                if mark.response is not None:  # which may lack what the model has thought
+                    spans = moved(spans, entry.place_of(mark.response))
+                self._ready.append(_Ready(entry.key, replace(evaluation, spans=spans), mark))
             elif said[0] == evaluation.label:
                 self.outcome.repeated += 1
             else:
@@ -153,8 +157,7 @@ class Labelling:
         score = mark.score
         if score is None and self._scored and label != "invalid":
             score = float(label == "hallucinated")
-        checked = Evaluation.checked(self._name or mark.name, label, score, mark.judge, details)
-        return replace(checked, spans=mark.spans)
+        return Evaluation.checked(self._name or mark.name, label, score, mark.judge, details)
 
     def _objection(self, entry: Found, evaluation: Evaluation, mark: Mark) -> str | None:
         """Why a label must not be written: another evaluator of the same name has been there."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.benchmarks.elsewhere.marks import Mark, Problem
 from activation_logging.errors import LabelsFileError
-from activation_logging.records import SPAN_LABELS, Span
+from activation_logging.records import checked_spans
 from activation_logging.text import brief, shown
 
 if TYPE_CHECKING:
@@ -29,7 +29,6 @@ JUDGE = "file"
 _DELIMITERS = ",;\t"
 _MAX_CELL = 1 << 24
 """Characters of a cell; a quote that is never closed ends here, not at the end of the file."""
-_SPAN_FIELDS = frozenset(Span.__dataclass_fields__)
 _NUMBERS = (int, float)
 
 
@@ -141,7 +140,7 @@ def mark_of(row: Mapping[str, Any], place: str, name: str) -> Mark | Problem:
             score=_number(row, "score"),
             judge=_text(row, "judge") or JUDGE,
             details=_details(row),
-            spans=spans_of(_parsed(row, "spans")),
+            spans=checked_spans(_parsed(row, "spans")),
         )
     except ValueError as error:
         return Problem(place, str(error), _about(row))
@@ -150,38 +149,6 @@ def mark_of(row: Mapping[str, Any], place: str, name: str) -> Mark | Problem:
 def _about(row: Mapping[str, Any]) -> str | None:
     found = next((row[one] for one in PLACES if row.get(one) is not None), None)
     return None if found is None else brief(found, 80)
-
-
-def spans_of(given: Any) -> tuple[Span, ...]:
-    """Spans as a tool wrote them: a list of objects with the fields of :class:`.Span`.
-
-    Raises:
-        ValueError: one of them is not so; the text says which.
-    """
-    if given is None:
-        return ()
-    if not isinstance(given, (list, tuple)):
-        raise _BadRowError(f"spans is a list of objects, not {shown(given)}")
-    return tuple(_span(number, one) for number, one in enumerate(given, start=1))
-
-
-def _span(number: int, given: Any) -> Span:
-    if not isinstance(given, Mapping):
-        raise _BadRowError(f"span {number} is {shown(given)}, not an object")
-    fields = {name: value for name, value in given.items() if value is not None}
-    if unknown := fields.keys() - _SPAN_FIELDS:
-        raise _BadRowError(f"span {number} has an unknown field {shown(min(unknown))}")
-    if missing := {"start", "end", "label"} - fields.keys():
-        raise _BadRowError(f"span {number} has no {min(missing)}")
-    for name in ("start", "end"):
-        if not isinstance(fields[name], int) or isinstance(fields[name], bool):
-            raise _BadRowError(f"{name} of span {number} is {shown(fields[name])}, not an integer")
-    if fields["label"] not in SPAN_LABELS:
-        raise _BadRowError(
-            f"label {shown(fields['label'])} of span {number} is not one of "
-            f"{', '.join(SPAN_LABELS)}"
-        )
-    return Span(**fields)
 
 
 def _text(row: Mapping[str, Any], name: str) -> str | None:
