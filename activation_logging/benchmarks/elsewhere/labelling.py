@@ -129,15 +129,16 @@ class Labelling:
             self.note(_problem(mark, str(error)))
             return
         for entry in self._joiner.entries(mark):
-            reason = self._objection(entry, evaluation, mark)
+            spans = mark.spans
+            if mark.response is not None:  # which may lack what the model has thought
+                spans = moved(spans, entry.place_of(mark.response))
+            evaluation = replace(evaluation, spans=spans)
+            reason = self._objection(entry, evaluation)
             if reason is not None:
                 self.note(_problem(mark, reason))
             elif (said := self._said.get((entry.key, evaluation.name))) is None:
                 self._said[entry.key, evaluation.name] = evaluation.label, mark.place
-                spans = mark.spans
-                if mark.response is not None:  # which may lack what the model has thought
-                    spans = moved(spans, entry.place_of(mark.response))
-                self._ready.append(_Ready(entry.key, replace(evaluation, spans=spans), mark))
+                self._ready.append(_Ready(entry.key, evaluation, mark))
             elif said[0] == evaluation.label:
                 self.outcome.repeated += 1
             else:
@@ -159,18 +160,19 @@ class Labelling:
             score = float(label == "hallucinated")
         return Evaluation.checked(self._name or mark.name, label, score, mark.judge, details)
 
-    def _objection(self, entry: Found, evaluation: Evaluation, mark: Mark) -> str | None:
-        """Why a label must not be written: another evaluator of the same name has been there."""
-        if evaluation.name not in entry.evaluators:
-            return None
-        if (entry.key, evaluation.name) in self._said:
+    def _objection(self, entry: Found, evaluation: Evaluation) -> str | None:
+        """Why a label must not be written: a span, or another evaluator of the same name."""
+        name = evaluation.name
+        if outside := evaluation.outside(entry.response):
+            return outside
+        if name not in entry.evaluators or (entry.key, name) in self._said:
             return None
         with suppress(EntryNotFound):
-            theirs = self._labels.evaluation(entry.key, evaluation.name)
-            if theirs is not None and theirs.judge != mark.judge:
+            theirs = self._labels.evaluation(entry.key, name)
+            if theirs is not None and theirs.judge != evaluation.judge:
                 return (
                     f"{theirs.judge or 'another evaluator'} has labelled it {theirs.label!r} as "
-                    f"{evaluation.name!r}; give another --name"
+                    f"{name!r}; give another --name"
                 )
         return None
 

@@ -22,7 +22,7 @@ RIGHT_OR_WRONG: dict[str, Label] = {
 }
 """Grades of tools that say whether an answer is right."""
 
-_COMPARED = re.compile(r"(>=|<=|>|<)\s*([-+.\deE]+)")
+_COMPARED = re.compile(r"(>=|<=|>|<)(.+)")
 _COMPARISONS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     "<=": operator.le,

@@ -20,8 +20,8 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.benchmarks import BenchmarkError, RunOptions, endpoint, run_benchmark
-from activation_logging.benchmarks.journal import Journal
 from activation_logging.benchmarks.entries import StoreLabels
+from activation_logging.benchmarks.journal import Journal
 from activation_logging.benchmarks.labels import apply_labels, label_run
 from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_rates
 from activation_logging.benchmarks.questions import Question
