@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import BenchmarkError
@@ -79,6 +81,22 @@ def client(
     )
 
 
+def inspect_model(name: str, **options: Any) -> Model:
+    """Inspect's handle of a model.
+
+    The first one that a process makes lists Inspect's hooks on standard output. It goes to
+    standard error, because ``--json`` prints for machines.
+
+    Raises:
+        ExtraMissing: Inspect is not installed.
+    """
+    require("eval", "inspect_ai")
+    from inspect_ai.model import get_model
+
+    with redirect_stdout(sys.stderr):
+        return get_model(name, **options)
+
+
 def served_model(
     model: str, base_url: str, *, role: Role = "server", max_connections: int | None = None
 ) -> Model:
@@ -88,9 +106,9 @@ def served_model(
         ExtraMissing: Inspect is not installed.
     """
     require("eval", "inspect_ai")
-    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.model import GenerateConfig
 
-    return get_model(
+    return inspect_model(
         f"openai-api/{SERVICE}/{model}",
         base_url=base_url,
         api_key=api_key(role),

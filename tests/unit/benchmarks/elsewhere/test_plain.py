@@ -103,7 +103,7 @@ KEY = layout.prompt_key(PROMPT)
         ({"request_id": "both", "choice": 1}, ["both/1"]),
         ({"request_id": "both"}, None),
         ({"request_id": "thinks", "response": "So."}, ["thinks"]),
-        ({"request_id": "of another store", "prompt": "2 + 2 =", "response": " 4"}, ["same-1", "same-2"]),
+        ({"key": "0" * 64, "prompt": "2 + 2 =", "response": " 4"}, ["same-1", "same-2"]),
     ],
 )  # fmt: skip
 def test_how_an_answer_is_found(
@@ -146,8 +146,9 @@ def test_how_an_answer_is_found(
 def test_why_a_line_labels_nothing(
     give: Give, tmp_path: Path, line: dict[str, Any], reason: str
 ) -> None:
-    others = [{"request_id": "same-1", "label": "refused"}, {"request_id": "same-2", "label": "invalid"}]  # fmt: skip
-    outcome = give(others[0], {"label": "correct", **line}, others[1])
+    before = {"request_id": "same-1", "label": "refused"}
+    after = {"request_id": "same-2", "label": "invalid"}
+    outcome = give(before, {"label": "correct", **line}, after)
     assert labelled(tmp_path) == {"same-1": "refused", "same-2": "invalid"}
     (problem,) = outcome.problems
     assert problem.place == "line 2"
@@ -180,7 +181,8 @@ def test_everything_that_a_line_may_say(give: Give, tmp_path: Path) -> None:
 
 
 def test_one_answer_twice(give: Give, tmp_path: Path) -> None:
-    one, other = {"request_id": "chat-1", "label": "correct"}, {"prompt": PROMPT, "response": "A poet."}  # fmt: skip
+    one = {"request_id": "chat-1", "label": "correct"}
+    other = {"prompt": PROMPT, "response": "A poet."}
     outcome = give(one, {**other, "label": "correct"}, {**other, "label": "refused"})
     assert labelled(tmp_path) == {"chat-1": "correct"}
     assert (outcome.written, outcome.repeated) == (1, 1)
@@ -299,7 +301,7 @@ class TestText:
             (b"  \n\n", "is empty"),
             (bytes(range(256)), "is not text"),
             ("prompt,label\nOù,correct\n".encode("latin-1"), "is not UTF-8 at byte 14"),
-            (b"prompt,label\n" + b"x,correct\n" * 300_000 + b"\xff", "is not UTF-8 at byte 3000013"),
+            (b"prompt,label\n" + b"x,correct\n" * 300_000 + b"\xff", "not UTF-8 at byte 3000013"),
             (b"prompt,verdict\n", "has no column 'label', only 'prompt', 'verdict'"),
             (b"answer,label\n", "has none of the columns request_id, key, prompt"),
             (b"prompt,label,label\n", "has the column 'label' twice"),
