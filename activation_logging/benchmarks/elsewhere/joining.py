@@ -79,7 +79,8 @@ class Joiner:
             for asked, key in self._labels.questions(self._progress):
                 self._asked[_digest(asked)].append(key)
         keys = self._asked.get(_digest(question), ())
-        return [found for key in keys for found in self._labels.of_key(key) if found.key == key]
+        prompts = dict.fromkeys(key.partition("#")[0] for key in keys)
+        return [found for prompt in prompts for found in self._labels.of_key(prompt)]
 
 
 def _has_id(mark: Mark) -> bool:

@@ -240,6 +240,11 @@ class TestHook:
         assert [record.levelname for record in ours] == ["INFO", "WARNING"]
         assert "9 of 9 scores labelled no answer" in ours[1].getMessage()
 
+    def test_it_can_be_turned_off(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        assert hook.LabelHook().enabled()
+        monkeypatch.setenv("ACTIVATION_LOGGING", "0")
+        assert not hook.LabelHook().enabled()
+
     def test_what_labels_itself_is_not_labelled(
         self, server: LoggingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
