@@ -10,8 +10,12 @@ from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from activation_logging.benchmarks.elsewhere.marks import Mark
     from activation_logging.benchmarks.entries import Found, Labels
+
+_ID = "request id"
 
 
 class NotJoinedError(Exception):
@@ -35,43 +39,39 @@ class Joiner:
         Raises:
             NotJoinedError: there are none, or several and nothing tells which.
         """
-        found, reason = self._candidates(mark)
-        if not found:
-            raise NotJoinedError(reason)
-        whole = [one for one in found if one.whole]
-        if not whole:
-            raise NotJoinedError(f"its answer ended with {found[0].finish_reason!r}")
-        if mark.choice is not None and len(whole) > 1:
-            whole = [one for one in whole if one.choice == mark.choice]
-            if not whole:
-                raise NotJoinedError(f"its request has no choice {mark.choice}")
-        if mark.response is not None:
-            whole = [one for one in whole if one.says(mark.response)]
-            if not whole:
-                raise NotJoinedError("its entry holds another text")
-        if len({one.response for one in whole}) > 1:
-            raise NotJoinedError(f"it has {len(whole)} answers; say which by its `response`")
-        return whole
+        tried: list[str] = []
+        refused: NotJoinedError | None = None
+        for way, found in self._ways(mark):
+            tried.append(way)
+            try:
+                if found:
+                    return _chosen(found, mark)
+            except NotJoinedError as error:
+                # An id is certain; a prompt may be a chat's question and another's whole prompt.
+                if way == _ID or mark.response is None:
+                    raise
+                refused = refused or error
+        if refused is not None:
+            raise refused
+        if not tried:
+            raise NotJoinedError("nothing in it says which answer it is about")
+        raise NotJoinedError(f"no entry has this {' or '.join(tried)}")
 
-    def _candidates(self, mark: Mark) -> tuple[list[Found], str]:
-        """The entries that may be it, or the reason that there are none."""
-        reason = "nothing in it says which answer it is about"
+    def _ways(self, mark: Mark) -> Iterator[tuple[str, list[Found]]]:
+        """What the answer can be looked up by, and what is found, the surest first."""
+        known = False
         if mark.request_id is not None:
-            if found := self._labels.find(mark.request_id):
-                return found, ""
-            reason = "no entry has this request id"
+            known = True
+            yield _ID, self._labels.find(mark.request_id)
         if mark.key is not None:
-            if found := self._labels.of_key(mark.key):
-                return found, ""
-            reason = "no entry has this key"
+            known = True
+            yield "key", self._labels.of_key(mark.key)
         # The id of another answer must not label this one: its text must be the judged one.
-        if mark.prompt is not None and (mark.response is not None or not (_has_id(mark))):
-            if found := self._labels.of_key(layout.prompt_key(mark.prompt)):
-                return found, ""
-            if found := self._answers_to(mark.prompt):
-                return found, ""
-            reason = "no entry has this prompt" if not _has_id(mark) else f"{reason} or prompt"
-        return [], reason
+        if mark.prompt is not None and (mark.response is not None or not known):
+            exact = self._labels.of_key(layout.prompt_key(mark.prompt))
+            if exact:
+                yield "prompt", exact
+            yield "prompt", self._answers_to(mark.prompt)
 
     def _answers_to(self, question: str) -> list[Found]:
         if self._asked is None:
@@ -83,8 +83,22 @@ class Joiner:
         return [found for prompt in prompts for found in self._labels.of_key(prompt)]
 
 
-def _has_id(mark: Mark) -> bool:
-    return mark.request_id is not None or mark.key is not None
+def _chosen(found: Sequence[Found], mark: Mark) -> list[Found]:
+    """Those of some entries that hold the judged answer."""
+    whole = [one for one in found if one.whole]
+    if not whole:
+        raise NotJoinedError(f"its answer ended with {found[0].finish_reason!r}")
+    if mark.choice is not None and len(whole) > 1:
+        whole = [one for one in whole if one.choice == mark.choice]
+        if not whole:
+            raise NotJoinedError(f"its request has no choice {mark.choice}")
+    if mark.response is not None:
+        whole = [one for one in whole if one.says(mark.response)]
+        if not whole:
+            raise NotJoinedError("its entry holds another text")
+    if len({one.response for one in whole}) > 1:
+        raise NotJoinedError(f"it has {len(whole)} answers; say which by its `response`")
+    return whole
 
 
 def _digest(text: str) -> bytes:

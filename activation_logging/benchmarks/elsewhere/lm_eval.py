@@ -49,6 +49,8 @@ def mark_of(fields: Mapping[str, Any], place: str, task: str, metric: str | None
         return Problem(place, f"the sample has no metric {chosen or ''!r}, {has}")
     used = str(fields.get("filter", _ONE_FILTER))
     prompt = _first_argument(fields, "arg_0")
+    if isinstance(prompt, list) and len(prompt) == 1:  # of a chat: its messages, as JSON
+        prompt = prompt[0]
     digest = fields.get("prompt_hash")
     return Mark(
         place=place,
