@@ -154,8 +154,12 @@ class StoreLabels(Labels):
 
 def _found(entry: Entry) -> Found:
     return Found(
-        *(entry.key, entry.response, entry.content, entry.finish_reason, entry.choice),
-        tuple(entry.evaluations),
+        key=entry.key,
+        response=entry.response,
+        content=entry.content,
+        finish_reason=entry.finish_reason,
+        choice=entry.choice,
+        evaluators=tuple(entry.evaluations),
     )
 
 
@@ -238,9 +242,12 @@ class ServerLabels(Labels):
 
 def _listed(entry: Mapping[str, Any]) -> Found:
     return Found(
-        *(entry["key"], entry["response"]),
-        entry.get("content", entry["response"]),  # an older server has none
-        *(entry["finish_reason"], entry.get("choice"), tuple(entry.get("evaluations", ()))),
+        key=entry["key"],
+        response=entry["response"],
+        content=entry.get("content", entry["response"]),  # an older server has none
+        finish_reason=entry["finish_reason"],
+        choice=entry.get("choice"),
+        evaluators=tuple(entry.get("evaluations", ())),
     )
 
 

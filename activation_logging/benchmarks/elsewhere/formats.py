@@ -31,8 +31,8 @@ def open_source(
         LabelsFileError: it is of no format that is known here; the text says what it looks like.
     """
     try:
-        with path.open("rb") as file:
-            magic = file.read(4)
+        with path.open("rb") as raw:
+            magic = raw.read(4)
     except OSError as error:
         raise LabelsFileError(f"{path} cannot be read: {error.strerror}") from None
     if magic == _ZIP:
