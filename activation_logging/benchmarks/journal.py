@@ -142,9 +142,9 @@ class Journal:
             self.answers[answer.place] = answer
         for where, fields in _lines(folder / VERDICTS, mend=True):
             verdict = _verdict(fields, where)
-            answer = self.answers.get(verdict.place)
-            if answer is not None and answer.digest == verdict.answer:
-                verdict = _within(verdict, answer, where)
+            judged = self.answers.get(verdict.place)
+            if judged is not None and judged.digest == verdict.answer:
+                verdict = _within(verdict, judged, where)
             self.verdicts[verdict.place] = verdict
 
     def add_answer(self, answer: Answer) -> None:
