@@ -211,6 +211,7 @@ class TestHook:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(tmp_path / "nowhere.lmdb"))
+        monkeypatch.setattr(hook._LOG, "disabled", False)  # others' imports may have done so
         with canned(lambda body: "It is 2.") as server, caplog.at_level(logging.INFO):
             evaluate(server, tmp_path / "logs")
         ours = [r for r in caplog.records if r.name.startswith("activation_logging")]
@@ -234,6 +235,7 @@ class TestHook:
     ) -> None:
         """Said in one line, after a while, and in the way of nothing else."""
         monkeypatch.setattr(hook, "WAIT_S", 0.5)
+        monkeypatch.setattr(hook._LOG, "disabled", False)
         monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(server.path))
         with canned(lambda body: "It is 2.") as other, caplog.at_level(logging.INFO):
             evaluate(other, tmp_path / "logs")
