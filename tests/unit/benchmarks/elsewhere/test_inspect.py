@@ -212,7 +212,10 @@ class TestHook:
     ) -> None:
         monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(tmp_path / "nowhere.lmdb"))
         monkeypatch.setattr(hook._LOG, "disabled", False)  # others' imports may have done so
-        with canned(lambda body: "It is 2.") as server, caplog.at_level(logging.INFO):
+        with (
+            canned(lambda body: "It is 2.") as server,
+            caplog.at_level(logging.INFO, hook._LOG.name),
+        ):
             evaluate(server, tmp_path / "logs")
         ours = [r for r in caplog.records if r.name.startswith("activation_logging")]
         assert [record.levelname for record in ours] == ["INFO"]
@@ -237,7 +240,10 @@ class TestHook:
         monkeypatch.setattr(hook, "WAIT_S", 0.5)
         monkeypatch.setattr(hook._LOG, "disabled", False)
         monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(server.path))
-        with canned(lambda body: "It is 2.") as other, caplog.at_level(logging.INFO):
+        with (
+            canned(lambda body: "It is 2.") as other,
+            caplog.at_level(logging.INFO, hook._LOG.name),
+        ):
             evaluate(other, tmp_path / "logs")
         ours = [r for r in caplog.records if r.name.startswith("activation_logging")]
         assert [record.levelname for record in ours] == ["INFO", "WARNING"]
