@@ -131,7 +131,7 @@ class Mutations:
             LabelError: a span lies outside the entry's response.
         """
         raw_key = layout.entry_key(key)
-        entry = raw_key and txn.get(raw_key, db=self._db(layout.MAIN))
+        entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
         if raw_key is None or entry is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
         if evaluation.spans:

@@ -62,6 +62,8 @@ BROKEN = "no judge"
 POINTS = {
     "activation_logging.benchmarks": {"sums": "SUMS", "alias": "SUMS"},
     "activation_logging.judges": {"digits": "DIGITS", "odd": "ODD", "broken": "BROKEN"},
+    # Once Inspect knows a hook, it prints the list of its hooks.
+    "inspect_ai": {"labels": "activation_logging.benchmarks.elsewhere.hook:LabelHook"},
 }
 COMMAND = [sys.executable, "-c", "from activation_logging.cli import app; app()", "eval"]
 

@@ -20,8 +20,9 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.benchmarks import BenchmarkError, RunOptions, endpoint, run_benchmark
+from activation_logging.benchmarks.entries import StoreLabels
 from activation_logging.benchmarks.journal import Journal
-from activation_logging.benchmarks.labels import StoreLabels, apply_labels, label_run
+from activation_logging.benchmarks.labels import apply_labels, label_run
 from activation_logging.benchmarks.questions import Question
 from activation_logging.benchmarks.rates import Judged, Rate
 from activation_logging.benchmarks.refusal import refusal_rates
