@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 # A benchmark's file has the name of its Inspect task. Once the files are imported, their names are
 # free for `__getattr__`, which gives the tasks.
-from activation_logging.benchmarks import nonsense_mixed_entities, short_facts
+from activation_logging.benchmarks import nonsense_mixed_entities, short_facts, wiki_profiles
 from activation_logging.extras import require
 from activation_logging.lazy import lazy_names
 
-del nonsense_mixed_entities, short_facts
+del nonsense_mixed_entities, short_facts, wiki_profiles
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -35,9 +35,10 @@ __all__ = [
     "nonsense_mixed_entities",
     "run_benchmark",
     "short_facts",
+    "wiki_profiles",
 ]
 
-_TASKS = ("nonsense_mixed_entities", "short_facts")
+_TASKS = ("nonsense_mixed_entities", "short_facts", "wiki_profiles")
 _get, __dir__ = lazy_names(
     __name__,
     {

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from activation_logging.benchmarks.endpoint import check_endpoint, served_model
 from activation_logging.errors import BenchmarkError
 from activation_logging.extras import require
-from activation_logging.judges.model import model_judge
 from activation_logging.judges.registry import JUDGES, Judge
 
 if TYPE_CHECKING:
@@ -38,9 +37,10 @@ def judge_named(benchmark: Benchmark, name: str, base_url: str | None) -> Judge:
         require("eval", "inspect_ai")
         from inspect_ai.model import get_model
 
-        return model_judge(name, get_model(name))
+        return benchmark.model_judge(name, get_model(name))
     endpoint = check_endpoint(base_url, name, role="judge")
-    return model_judge(name, served_model(name, base_url, role="judge"), is_vllm=endpoint.is_vllm)
+    model = served_model(name, base_url, role="judge")
+    return benchmark.model_judge(name, model, is_vllm=endpoint.is_vllm)
 
 
 def check_kinds(judge: Judge, questions: Iterable[Question]) -> None:

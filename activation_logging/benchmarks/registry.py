@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from activation_logging.errors import BenchmarkError
+from activation_logging.judges.model import model_judge
 from activation_logging.registry import Registry
 
 if TYPE_CHECKING:
@@ -43,6 +44,8 @@ class Benchmark:
         judge: the benchmark's own judge, used unless ``--judge`` names another.
         rates: from judged answers to rates by name; labels that are ``invalid`` count in none.
         group_of: which row of the result table a question belongs to.
+        model_judge: from a model's name, Inspect's handle of it and whether vLLM serves it to the
+            judge that ``--judge MODEL`` is.
         packages: distributions whose versions the run's record names, beside those that all runs
             name.
     """
@@ -58,6 +61,7 @@ class Benchmark:
     judge: Judge
     rates: Callable[[Sequence[Judged]], Rates]
     group_of: Callable[[Question], str]
+    model_judge: Callable[..., Judge] = model_judge
     packages: tuple[str, ...] = ()
 
     @property
@@ -91,6 +95,6 @@ BENCHMARKS = Registry(
     "activation_logging.benchmarks",
     {
         name: f"activation_logging.benchmarks.{name}:BENCHMARK"
-        for name in ("nonsense_mixed_entities", "short_facts")
+        for name in ("nonsense_mixed_entities", "short_facts", "wiki_profiles")
     },
 )
