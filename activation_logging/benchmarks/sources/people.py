@@ -27,6 +27,7 @@ _LIFE = re.compile(
 _BORN = re.compile(r"\((?:[Bb]orn:?(?: in [A-Z][A-Za-z ]+)?(?: in)? (?P<birth>\d{4})|(\d{4})-)\)$")
 _DIED = re.compile(rf"\(died(?: in)? (?P<death>\d{{2,4}}){_ERA.format('death_era')}\)$")
 _HEAD_ENDS = re.compile(r"[,;(]| (?:of|and|from|who|in|to)\b")
+_PRONOUN = re.compile(r"\b(?:he|she|his|her)\b", re.IGNORECASE)
 _YEARS = re.compile(r"\([^()]*\d[^()]*\)$")
 _YOUNGEST, _OLDEST = 12, 115  # years that a life lasts; others are reigns or mistakes
 
@@ -53,7 +54,8 @@ class Person(NamedTuple):
         life: the years that are known: where both sources give one, they agree on it.
         article: of Wikipedia, if the person has one there.
         synset: of WordNet, if the person has one there.
-        differ: which of ``birth`` and ``death`` the two sources differ on.
+        agreed: which of ``birth`` and ``death`` both sources give, and alike.
+        differ: which of them the sources differ on.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Person(NamedTuple):
     life: Life
     article: Article | None = None
     synset: Synset | None = None
+    agreed: tuple[str, ...] = ()
     differ: tuple[str, ...] = ()
 
 
@@ -120,12 +123,13 @@ def people() -> tuple[Person, ...]:
 
 
 def _is_person(article: Article) -> bool:
-    """By its topic; the most vital articles have none, so by the noun that describes them."""
+    """By its topic; the most vital articles have none, so by their words."""
     if article.topic == "People" or not article.is_most_vital:
         return article.topic == "People"
     head = _HEAD_ENDS.split(article.description.lower())[0].split()
     senses = meanings().get(head[-1], ()) if head else ()
-    return bool(senses) and senses[0] in kinds_of("person")
+    is_one = bool(senses) and senses[0] in kinds_of("person")
+    return is_one and _PRONOUN.search(article.extract) is not None
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Synset]]) -> dict[str, Synset]:
@@ -152,14 +156,13 @@ def _compared(article: Article, synset: Synset) -> Person:
     names = _names(article.name, synset)
     if ours == Life() and _YEARS.search(article.description):
         return Person(article.name, names, Life(), article, synset)  # approximate, or a reign
-    life: dict[str, int | None] = {}
-    differ = []
-    for field, one, other in zip(Life._fields, ours, theirs, strict=True):
-        known = {year for year in (one, other) if year is not None}
-        life[field] = known.pop() if len(known) == 1 else None
-        if known and life[field] is None:
-            differ.append(field)
-    return Person(article.name, names, Life(**life), article, synset, tuple(differ))
+    pairs = dict(zip(Life._fields, zip(ours, theirs, strict=True), strict=True))
+    known = {field: [year for year in pair if year is not None] for field, pair in pairs.items()}
+    life = Life(*(years[0] if len(set(years)) == 1 else None for years in known.values()))
+    both = [field for field, years in known.items() if len(years) == 2]
+    agreed = tuple(field for field in both if len(set(known[field])) == 1)
+    differ = tuple(field for field in both if field not in agreed)
+    return Person(article.name, names, life, article, synset, agreed, differ)
 
 
 def _article_life(article: Article) -> Life:
