@@ -33,7 +33,8 @@ from activation_logging.benchmarks.rates import (
 )
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.places import WITH_ARTICLE, countries
-from activation_logging.benchmarks.sources.profiles import profiles, world
+from activation_logging.benchmarks.sources.profiles import profiles
+from activation_logging.benchmarks.sources.world import world
 from activation_logging.errors import BenchmarkError
 from activation_logging.judges.claims import Profile, claims_judge
 from activation_logging.judges.claims.model import claims_model_judge
@@ -51,33 +52,56 @@ DEFAULT_N = 200
 
 TEMPLATES: dict[str, tuple[str, ...]] = {
     "person": (
-        "Write a short biography of {name} in one paragraph, with the dates of birth and death, "
-        "the birthplace, the nationality and the occupation.",
-        "Who was {name}? Answer in one paragraph: when and where born, what profession, when died, "
-        "and the best-known works or deeds with their years.",
-        "Give me a brief life of {name}: birth year, birthplace, occupation, important years, "
-        "and year of death.",
+        (
+            "Write a short biography of {name} in one paragraph, with the dates of birth and "
+            "death, the birthplace, the nationality and the occupation."
+        ),
+        (
+            "Who was {name}? Answer in one paragraph: when and where born, what profession, when "
+            "died, and the best-known works or deeds with their years."
+        ),
+        (
+            "Give me a brief life of {name}: birth year, birthplace, occupation, important years, "
+            "and year of death."
+        ),
         "Write an encyclopaedia's first paragraph on {name}, including years and places.",
     ),
     "country": (
-        "Write a short profile of {name} in one paragraph: capital, area, population, "
-        "neighbouring countries, currency, official languages and year of independence.",
-        "Describe the country {name} in one paragraph, with its location, capital, size in square "
-        "kilometres, population, the countries it borders, and its currency.",
-        "Give me the key facts about {name}: capital, official language, currency, area, "
-        "population, neighbours, independence.",
-        "Write an encyclopaedia's first paragraph on {name}, including figures for its area and "
-        "population.",
+        (
+            "Write a short profile of {name} in one paragraph: capital, area, population, "
+            "neighbouring countries, currency, official languages and year of independence."
+        ),
+        (
+            "Describe the country {name} in one paragraph, with its location, capital, size in "
+            "square kilometres, population, the countries it borders, and its currency."
+        ),
+        (
+            "Give me the key facts about {name}: capital, official language, currency, area, "
+            "population, neighbours, independence."
+        ),
+        (
+            "Write an encyclopaedia's first paragraph on {name}, including figures for its area "
+            "and population."
+        ),
     ),
     "element": (
-        "Write a short profile of the chemical element {name} in one paragraph: symbol, atomic "
-        "number, atomic mass, melting point, boiling point, and who discovered it when.",
-        "Describe the element {name} in one paragraph, with its symbol, atomic number, density, "
-        "melting and boiling points, and its discovery.",
-        "Give me the key facts about {name}: symbol, atomic number, group, period, melting point, "
-        "discoverer and year of discovery.",
-        "Write an encyclopaedia's first paragraph on the chemical element {name}, including "
-        "figures.",
+        (
+            "Write a short profile of the chemical element {name} in one paragraph: symbol, "
+            "atomic number, atomic mass, melting point, boiling point, and who discovered it "
+            "when."
+        ),
+        (
+            "Describe the element {name} in one paragraph, with its symbol, atomic number, "
+            "density, melting and boiling points, and its discovery."
+        ),
+        (
+            "Give me the key facts about {name}: symbol, atomic number, group, period, melting "
+            "point, discoverer and year of discovery."
+        ),
+        (
+            "Write an encyclopaedia's first paragraph on the chemical element {name}, including "
+            "figures."
+        ),
     ),
 }
 _STRATA = {

@@ -94,7 +94,7 @@ class ModelJudge:
         return verdict or "unclear", words
 
 
-async def ask_for_json(  # noqa: PLR0913 - one question, completely
+async def ask_for_json(
     model: Model,
     text: str,
     parse: Callable[[str], T | None],

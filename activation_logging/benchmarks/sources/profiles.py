@@ -10,24 +10,28 @@ from __future__ import annotations
 
 import re
 from functools import cache
+from math import isfinite
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.benchmarks.sources.elements import element_names
 from activation_logging.benchmarks.sources.factbook import Entry, factbook
 from activation_logging.benchmarks.sources.people import Person, people
 from activation_logging.benchmarks.sources.places import (
-    HOME_NATIONS,
     NO_SINGLE_CAPITAL,
-    NOT_COUNTRIES,
     Country,
     capital_names,
     countries,
     geonames,
 )
+from activation_logging.benchmarks.sources.world import (
+    country_names,
+    currencies,
+    demonyms,
+    world,
+)
 from activation_logging.extras import require
-from activation_logging.judges.claims.countries import singular
 from activation_logging.judges.claims.persons import occupations_in
-from activation_logging.judges.claims.record import Fact, Profile, World
+from activation_logging.judges.claims.record import Fact, Profile
 from activation_logging.judges.values import find_names
 from activation_logging.text import fold
 
@@ -38,43 +42,28 @@ _WIKIPEDIA, _WORDNET = "Wikipedia", "WordNet 3.1"
 _FACTBOOK, _GEONAMES, _MENDELEEV = "World Factbook 2015", "GeoNames", "mendeleev"
 _LATEST = 2024
 """The last year that the articles of the package know whole."""
-_LARGE_CITY = 200_000
 
 _BORN_IN = re.compile(
     r"\bborn in (?:the )?(?P<place>[A-Z][\w'\-]*(?: (?:de |of |la )?[A-Z][\w'\-]*)*)"
     r"(?P<more>(?:, [A-Z][\w'\-]*(?: [A-Z][\w'\-]*)*)*)"
 )
-_WORK = re.compile(r"(?P<title>[A-Z][\w'\u2019:,\-]*(?: [\w'\u2019:\-]+,?){0,7}?) \((?P<year>1\d{3}|20\d{2})\)")
-_LIST_WORDS = re.compile(r"^(?:.*?\b(?:include|included|including|are|were|is|as|and|novels?|plays?|film|films|book|books|with|wrote|the novella|epic|trilogy|like|directed|in)\b,? )+(?=[A-Z])")
-_DEMONYMS = {
-    "english": "GB", "scottish": "GB", "welsh": "GB", "northern irish": "GB", "american": "US",
-    "argentinian": "AR", "persian": "IR", "flemish": "BE", "soviet": "RU", "prussian": "DE",
-    "bohemian": "CZ", "roman": "IT", "florentine": "IT", "venetian": "IT", "genoese": "IT",
-    "catalan": "ES", "bavarian": "DE", "saxon": "DE", "tuscan": "IT", "ottoman": "TR",
-    "castilian": "ES", "united states": "US", "serb": "RS", "croat": "HR", "filipino": "PH",
-    "ivorian": "CI", "czechoslovak": "CZ", "czechoslovakian": "CZ", "kazakh": "KZ", "turk": "TR",
-    "spaniard": "ES", "dane": "DK", "swede": "SE", "briton": "GB", "new zealander": "NZ",
-    "zairean": "CD", "burmese": "MM", "icelandic": "IS", "breton": "FR", "norman": "FR",
-    "sicilian": "IT", "swedish": "SE", "hellenic": "GR", "macedonian": "MK", "mongol": "MN",
-}  # fmt: skip
-_LANGUAGE_GROUPS = (
-    ("Persian", "Farsi"), ("Chinese", "Mandarin", "Mandarin Chinese", "Standard Chinese", "Putonghua"),
-    ("Spanish", "Castilian", "Castilian Spanish"), ("Bengali", "Bangla"), ("Swahili", "Kiswahili"),
-    ("Sotho", "Sesotho"), ("Tswana", "Setswana"), ("Filipino", "Tagalog", "Pilipino"),
-    ("Indonesian", "Bahasa Indonesia"), ("Malay", "Bahasa Malaysia", "Bahasa Melayu", "Malaysian"),
-    ("Dari", "Afghan Persian"), ("Sango", "Sangho"), ("Mongolian", "Khalkha Mongol"), ("Romansh", "Romansch"),
-    ("Divehi", "Dhivehi", "Maldivian"), ("Haitian Creole", "Creole"), ("Norwegian", "Bokmal Norwegian", "Nynorsk Norwegian", "Bokmal", "Nynorsk"),
-    ("Azerbaijani", "Azeri"), ("Romanian", "Moldovan"), ("Comorian", "Shikomoro"), ("Berber", "Tamazight"),
-    ("Swazi", "Swati", "Siswati"), ("Zulu", "IsiZulu"), ("Xhosa", "IsiXhosa"), ("Sinhala", "Sinhalese"), ("Luxembourgish", "Luxembourgeois"),
-    ("Hebrew",), ("Hindi",), ("Urdu",), ("Japanese",), ("Korean",), ("Danish",), ("Icelandic",), ("Dutch",), ("Amharic",), ("Yoruba",), ("Hausa",), ("Igbo", "Ibo"),
-)  # fmt: skip
+_WORK_YEAR = re.compile(r" \((?P<year>1\d{3}|20\d{2})\)")
+_SMALL_WORDS = frozenset(
+    "a an and at for from in is of on or the to with de du la le".split()  # noqa: SIM905 - as read
+)
+_LONGEST_TITLE, _SHORTEST_TITLE = 9, 4  # words, characters
 _CONTINENTS = {
     "AF": ("Africa",), "AS": ("Asia",), "EU": ("Europe",), "NA": ("North America", "America"),
     "SA": ("South America", "America"), "OC": ("Oceania",),
 }  # fmt: skip
 _TWO_CONTINENTS = frozenset({"RU", "TR", "EG", "KZ", "AZ", "GE", "AM", "CY", "ID", "TL"})
 _ELEMENT_UNITS = {"melting point": "K", "boiling point": "K", "density": "g/cm3"}
-_DISCOVERERS = {"Ramsey": "Ramsay", "Priestly": "Priestley", "Kirchoff": "Kirchhoff", "Fredrich": "Friedrich"}
+_DISCOVERERS = {
+    "Ramsey": "Ramsay",
+    "Priestly": "Priestley",
+    "Kirchoff": "Kirchhoff",
+    "Fredrich": "Friedrich",
+}
 
 
 @cache
@@ -92,31 +81,6 @@ def profiles(type: str) -> Mapping[str, Profile]:  # noqa: A002 - as the field i
         "element": _elements,
     }
     return {profile.names[0]: profile for profile in makers[type]()}
-
-
-@cache
-def world() -> World:
-    """Names of countries, cities, nationalities, languages, currencies and elements.
-
-    Raises:
-        PackageError, ExtraMissing: as :func:`profiles`.
-    """
-    entries = factbook()
-    nouns = {singular(fold(name).split()[-1]) for names in _currencies().values() for name in names}
-    languages = {name: name for e in entries.values() for name in (*e.languages, *e.official)}
-    groups = {name: group[0] for group in _LANGUAGE_GROUPS for name in group}
-    cities = sorted(geonames().get_cities().values(), key=lambda city: city["population"])
-    return World(
-        countries=_country_names(),
-        demonyms=_demonyms(),
-        cities={
-            **{fold(c["name"]): c["countrycode"] for c in cities if c["population"] >= _LARGE_CITY},
-            **{fold(name): code for code, names in capital_names().items() for name in names[:3]},
-        },
-        languages={fold(name): fold(group) for name, group in {**languages, **groups}.items()},
-        currencies=frozenset(noun for noun in nouns if len(noun) > 2),
-        symbols=frozenset(element_names()),
-    )
 
 
 # --- persons ------------------------------------------------------------------------
@@ -153,10 +117,14 @@ def _person(person: Person) -> Profile:
         facts["nationality"] = Fact(nations, source, several=True)
     if occupations := occupations_in(text):
         facts["occupation"] = Fact(occupations, source, several=True)
-    if places := _birthplaces(f"{article.extract if article else ''} {synset.gloss if synset else ''}"):
+    if places := _birthplaces(
+        f"{article.extract if article else ''} {synset.gloss if synset else ''}"
+    ):
         facts["birthplace"] = Fact(places, source, several=True)
     if article is not None:
-        facts |= {f"work:{title}": Fact((year,), _WIKIPEDIA) for title, year in _works(article.extract)}
+        facts |= {
+            f"work:{title}": Fact((year,), _WIKIPEDIA) for title, year in _works(article.extract)
+        }
     return Profile(person.names, "person", facts)
 
 
@@ -166,9 +134,10 @@ def _first_sentence(text: str) -> str:
 
 def _nations(text: str) -> tuple[str, ...]:
     """The nationalities that a text names, by what stands for them in it."""
-    found = find_names(text, {**_demonyms(), **_country_names()}, capitalised=True)
-    demonyms = [text[name.start : name.end] for name in found if fold(text[name.start : name.end]) in _demonyms()]
-    return tuple(dict.fromkeys(demonyms))
+    # With the countries beside them, "New England" is not English.
+    found = find_names(text, {**demonyms(), **country_names()}, capitalised=True)
+    said = [name.text_in(text) for name in found]
+    return tuple(dict.fromkeys(name for name in said if fold(name) in demonyms()))
 
 
 def _birthplaces(text: str) -> tuple[str, ...]:
@@ -176,56 +145,30 @@ def _birthplaces(text: str) -> tuple[str, ...]:
     names: list[str] = []
     for found in _BORN_IN.finditer(text):
         names += [found["place"], *filter(None, found["more"].split(", "))]
-    names = [{"United States": "United States"}.get(name, name) for name in names]
     by_code = {country.code: country.names[0] for country in countries()}
-    lands = [by_code.get(code) for name in names for code in [world().cities.get(fold(name))] if code]
+    lands = [
+        by_code.get(code) for name in names for code in [world().cities.get(fold(name))] if code
+    ]
     return tuple(dict.fromkeys([*names, *filter(None, lands)]))
 
 
 def _works(extract: str) -> Iterable[tuple[str, str]]:
     """Works with the year after them: "Typee (1846)"."""
-    for found in _WORK.finditer(extract):
-        title = _LIST_WORDS.sub("", found["title"]).strip(" ,")
-        if len(title) >= 4 and title[0].isupper():
+    for found in _WORK_YEAR.finditer(extract):
+        words: list[str] = []
+        for word in reversed(extract[: found.start()].split(" ")[-_LONGEST_TITLE:]):
+            is_title = word[:1].isupper() or word[:1].isdigit() or word in _SMALL_WORDS
+            if not is_title or (words and word[-1] in ",.;:)"):
+                break
+            words.insert(0, word)
+        while words and words[0] in {*_SMALL_WORDS, "His", "Her"}:
+            del words[0]
+        title = " ".join(words)
+        if len(title) >= _SHORTEST_TITLE:
             yield title, found["year"]
 
 
 # --- countries ----------------------------------------------------------------------
-
-
-@cache
-def _country_names() -> Mapping[str, str]:
-    """As :func:`~activation_logging.benchmarks.short_facts.candidates` has them for cities."""
-    territories = geonames().get_countries().values()
-    return {
-        **{fold(place["name"]): place["iso"] for place in territories},
-        **{fold(name): country.code for country in countries() for name in country.names},
-        **{fold(nation): "GB" for nation in HOME_NATIONS.values()},
-        "soviet union": "RU",
-        "czechoslovakia": "CZ",
-        "prussia": "DE",
-        "persia": "IR",
-        "ottoman empire": "TR",
-        **dict.fromkeys(map(fold, NOT_COUNTRIES), ""),
-    }
-
-
-@cache
-def _demonyms() -> Mapping[str, str]:
-    known = {fold(name): code for code, entry in factbook().items() for name in entry.demonyms}
-    del known["congo"], known["korean"]
-    return {**known, **_DEMONYMS, "korean": "KR"}
-
-
-@cache
-def _currencies() -> Mapping[str, tuple[str, ...]]:
-    """Code of a country -> names and code of its currency: GeoNames' is later than 2015."""
-    found = {}
-    for country in countries():
-        about, entry = geonames().get_countries()[country.code], factbook().get(country.code)
-        names = [about["currencyname"], about["currencycode"], *(entry.currencies if entry else ())]
-        found[country.code] = tuple(dict.fromkeys(name for name in names if name))
-    return found
 
 
 def _country(country: Country) -> Profile:
@@ -239,7 +182,7 @@ def _country(country: Country) -> Profile:
             f"{_GEONAMES} and {_FACTBOOK}",
         ),
         "area": Fact(_areas(about, entry), f"{_FACTBOOK} and {_GEONAMES}", unit="km2"),
-        "currency": Fact(_currencies()[country.code], f"{_GEONAMES} and {_FACTBOOK}"),
+        "currency": Fact(currencies()[country.code], f"{_GEONAMES} and {_FACTBOOK}"),
         "language": Fact(entry.languages, _FACTBOOK, several=True),
         "region": Fact(
             (entry.region, *_CONTINENTS[about["continentcode"]]),
@@ -277,11 +220,17 @@ def _elements() -> Iterable[Profile]:
 
     points: dict[int, dict[str, tuple[str, ...]]] = {}
     for row in fetch_table("phasetransitions").itertuples():
-        for claim, value in (("melting point", row.melting_point), ("boiling point", row.boiling_point)):
-            if value == value:  # not a number where there is none
+        for claim, value in (
+            ("melting point", row.melting_point),
+            ("boiling point", row.boiling_point),
+        ):
+            if isfinite(value):
                 known = points.setdefault(int(row.atomic_number), {})
                 known[claim] = (*known.get(claim, ()), f"{value:.10g}")
-    series = {int(row.id): str(row.name_) for row in fetch_table("series").rename(columns={"name": "name_"}).itertuples()}
+    series = {
+        int(row.id): str(row.name_)
+        for row in fetch_table("series").rename(columns={"name": "name_"}).itertuples()
+    }
     for row in fetch_table("elements").sort_values("atomic_number").itertuples():
         yield _element(row, points.get(int(row.atomic_number), {}), series)
 
@@ -312,7 +261,7 @@ def _element(row: Any, points: Mapping[str, tuple[str, ...]], series: Mapping[in
 
 
 def _known(value: Any, *, whole: bool = False) -> tuple[str, ...]:
-    if value is None or value != value:  # noqa: PLR0124 - not a number where there is none
+    if value is None or not isfinite(value):
         return ()
     return (str(int(value)) if whole else f"{float(value):.10g}",)
 

@@ -18,13 +18,21 @@ claim                    read from, and how it is compared
 =======================  ===========================================================================
 """
 
+# ruff: noqa: E501 - a pattern reads better on one line than cut into strings
+
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING
 
 from activation_logging.judges.claims.patterns import DATE, within
-from activation_logging.judges.values import Found, Quantity, find_names, find_quantities, find_years
+from activation_logging.judges.values import (
+    Found,
+    Quantity,
+    find_names,
+    find_quantities,
+    find_years,
+)
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
@@ -45,13 +53,21 @@ _IS_CAPITAL = re.compile(
     r"(?:\w+ and )?(?:administrative |political |national |official )*capital\b"
 )
 _NOT_CAPITAL = frozenset({"it", "its", "the", "located", "this", "in"})
-_FORMER = re.compile(r"\b(?:former|formerly|ancient|previous|old|provincial|state|cultural|economic)\b")
-_AREA = re.compile(r"\b(?:[Aa]rea|cover(?:s|ing)|size|span(?:s|ning)|occup\w+|land ?mass|approximately|about|total)\b")
-_NOT_AREA = re.compile(r"\b(?:lake|desert|forest|park|water|island of|reserve|city|capital|river|density)\b", re.IGNORECASE)
+_FORMER = re.compile(
+    r"\b(?:former|formerly|ancient|previous|old|provincial|state|cultural|economic)\b"
+)
+_AREA = re.compile(
+    r"\b(?:[Aa]rea|cover(?:s|ing)|size|span(?:s|ning)|occup\w+|land ?mass|approximately|about|total)\b"
+)
+_NOT_AREA = re.compile(
+    r"\b(?:lake|desert|forest|park|water|island of|reserve|city|capital|river|density)\b",
+    re.IGNORECASE,
+)
 _PEOPLE = re.compile(r"\b(?:people|inhabitants|residents|citizens)\b")
 _POPULATION = re.compile(r"\b[Pp]opulation\b|\b[Ii]nhabitants\b|\bpopulated\b|\bhome to\b")
 _NOT_POPULATION = re.compile(
-    r"\b(?:city|capital|metropolitan|urban|rural|density|per|native|speakers?|immigrants|refugees)\b", re.IGNORECASE
+    r"\b(?:city|capital|metropolitan|urban|rural|density|per|native|speakers?|immigrants|refugees)\b",
+    re.IGNORECASE,
 )
 _BORDER = re.compile(
     r"\b(?:[Bb]order(?:s|ed|ing)?|[Nn]eighbou?r(?:s|ing)?|[Nn]eighbou?ring countries|surrounded)\b"
@@ -68,14 +84,20 @@ _AS_CURRENCY = re.compile(
 )
 _NOT_CURRENCY = re.compile(r"\b(?:is|are|used|exchange|denominated|one|subdivided)\b")
 _OFFICIAL = re.compile(r"\b[Oo]fficial (?:and national |national )?languages?\b|\b[Ll]anguages?:")
-_ARE_OFFICIAL = re.compile(r"^(?P<names>.{1,80}?) (?:is|are) (?:the|its|an) (?:sole |only )?official language")
+_ARE_OFFICIAL = re.compile(
+    r"^(?P<names>.{1,80}?) (?:is|are) (?:the|its|an) (?:sole |only )?official language"
+)
 _LANGUAGES_END = re.compile(
     r"[.;]|\b(?:but|although|though|while|with|however|as well as|widely|spoken|including|other)\b|, and the\b|\band (?:the|its|is)\b"
 )
 _INDEPENDENT = re.compile(r"\b[Ii]ndependen(?:ce|t)\b")
 _DATED = re.compile(rf"^(?:In|On) {DATE}")
-_AFTER = re.compile(rf"^(?:[^.;()]{{0,70}}?\b(?:in|on|since)|(?: (?:year|date|day))?:| \()(?: the year)? ?{DATE}")
-_FROM = re.compile(r"^[^.;]{0,25}? from (?:the )?(?P<name>[A-Z][\w ]*?)(?= in\b| on\b|[,.;()]|$| and\b| after\b| under\b)")
+_AFTER = re.compile(
+    rf"^(?:[^.;()]{{0,70}}?\b(?:in|on|since)|(?: (?:year|date|day))?:| \()(?: the year)? ?{DATE}"
+)
+_FROM = re.compile(
+    r"^[^.;]{0,25}? from (?:the )?(?P<name>[A-Z][\w ]*?)(?= in\b| on\b|[,.;()]|$| and\b| after\b| under\b)"
+)
 _WAR = re.compile(r"\b(?:[Ww]ar|struggle|movement|[Dd]ay)\b")
 _REGION = re.compile(
     r"\b(?:in|of|on) (?:the )?(?P<where>(?:(?:[Nn]orth|[Ss]outh|[Ee]ast|[Ww]est|[Cc]ent(?:ral|er|re))(?:ern|east\w*|west\w*)?[ -]?"
@@ -126,7 +148,11 @@ def _region(reading: Reading, sentence: Sentence) -> None:
     found = _REGION.search(sentence.text)
     if found is None or _BORDER.search(sentence.text[: found.start()]):
         return
-    if not re.search(r"\b(?:country|nation|state|republic|island\w*|located|situated|lies|kingdom)\b", sentence.text, re.IGNORECASE):
+    if not re.search(
+        r"\b(?:country|nation|state|republic|island\w*|located|situated|lies|kingdom)\b",
+        sentence.text,
+        re.IGNORECASE,
+    ):
         return
     start = found.start("where") if found["where"] else found.start("continent")
     said = fold(sentence.text[start : found.end()])
@@ -151,7 +177,10 @@ def _area(reading: Reading, sentence: Sentence, quantities: list[Found[Quantity]
         if not (_AREA.search(before) or "area" in after) or _NOT_AREA.search(_clause(before)):
             continue
         label = within(one.value.base / 1e6, fact.numbers if fact else (), 0.03, 0.12)
-        if re.search(r"(?:over|more than|under|less than|nearly) $", before) and label != "supported":
+        if (
+            re.search(r"(?:over|more than|under|less than|nearly) $", before)
+            and label != "supported"
+        ):
             label = within(one.value.base / 1e6, fact.numbers if fact else (), 0.1, 0.25)
         reading.claim(sentence.start + one.start, sentence.start + one.end, "area", label)
 
@@ -171,7 +200,9 @@ def _population(reading: Reading, sentence: Sentence, quantities: list[Found[Qua
         about = _POPULATION.search(before) or people
         if one.value.unit or not about or one.value.number < 500:
             continue
-        if _NOT_POPULATION.search(_clause(before)) or re.match(r" (?:%|per|in the (?:city|capital)|languages|speakers)", sentence.text[one.end :]):
+        if _NOT_POPULATION.search(_clause(before)) or re.match(
+            r" (?:%|per|in the (?:city|capital)|languages|speakers)", sentence.text[one.end :]
+        ):
             continue
         label: SpanLabel = "unverifiable"
         dated = [year.value for year in find_years(sentence.text)]
@@ -215,7 +246,11 @@ def _currency(reading: Reading, sentence: Sentence) -> None:
             if fact:
                 label = _currency_label(said, found["code"], fact.values, reading)
             noun = said.split()[-1]
-            if label == "unverifiable" and singular(noun) not in world.currencies and not found["code"]:
+            if (
+                label == "unverifiable"
+                and singular(noun) not in world.currencies
+                and not found["code"]
+            ):
                 continue
             start, end = found.span("name")
             reading.claim(sentence.start + start, sentence.start + end, "currency", label)
@@ -226,7 +261,7 @@ def _currency_label(
     said: str, code: str | None, values: tuple[str, ...], reading: Reading
 ) -> SpanLabel:
     nouns = {singular(fold(value).split()[-1]) for value in values}
-    noun = singular(said.split()[-1])
+    noun = singular(said.rsplit(maxsplit=1)[-1])
     if noun not in nouns:
         known = noun in reading.world.currencies
         return "contradicted" if known and code not in values else "unverifiable"
@@ -235,7 +270,7 @@ def _currency_label(
     ]
     own = {reading.world.countries.get(fold(name)) for name in reading.profile.names}
     listed = fold(" ".join(values))
-    if others and not own & set(others) and said.split()[0] not in listed:
+    if others and not own & set(others) and said.split(maxsplit=1)[0] not in listed:
         return "contradicted"
     return "supported"
 
@@ -289,7 +324,9 @@ def _independence(reading: Reading, sentence: Sentence) -> None:
             label = "supported"
         elif fact and any(abs(int(found["year"]) - int(value)) <= 2 for value in fact.values):
             label = "unverifiable"  # declared, recognised and reached are often years apart
-        reading.claim(start + found.start("year"), start + found.end("year"), "independence year", label)
+        reading.claim(
+            start + found.start("year"), start + found.end("year"), "independence year", label
+        )
     _ruler(reading, sentence, keyword.end())
 
 
@@ -307,14 +344,20 @@ def _ruler(reading: Reading, sentence: Sentence, offset: int) -> None:
     elif code and codes:
         label = "contradicted"
     start = sentence.start + offset
-    reading.claim(start + found.start("name"), start + found.end("name"), "independence from", label)
+    reading.claim(
+        start + found.start("name"), start + found.end("name"), "independence from", label
+    )
 
 
 def _others(reading: Reading, sentence: Sentence, quantities: list[Found[Quantity]]) -> None:
     for year in find_years(sentence.text):
-        reading.claim(sentence.start + year.start, sentence.start + year.end, "year", "unverifiable")
+        reading.claim(
+            sentence.start + year.start, sentence.start + year.end, "year", "unverifiable"
+        )
     for one in _numbers(quantities):
-        reading.claim(sentence.start + one.start, sentence.start + one.end, "number", "unverifiable")
+        reading.claim(
+            sentence.start + one.start, sentence.start + one.end, "number", "unverifiable"
+        )
 
 
 def _numbers(quantities: list[Found[Quantity]]) -> Iterator[Found[Quantity]]:

@@ -19,6 +19,8 @@ claim                  read from, and how it is compared
 =====================  =============================================================================
 """
 
+# ruff: noqa: E501 - a pattern reads better on one line than cut into strings
+
 from __future__ import annotations
 
 import re
@@ -32,7 +34,9 @@ if TYPE_CHECKING:
     from activation_logging.judges.claims.record import Reading, Sentence
     from activation_logging.records import SpanLabel
 
-_SYMBOL = re.compile(r"\b[Ss]ymbol(?: (?:for|of) [\w ]+?)?(?:,? (?:is|of|being))?:? ?\(?'?(?P<symbol>[A-Z][a-z]{0,2})\b")
+_SYMBOL = re.compile(
+    r"\b[Ss]ymbol(?: (?:for|of) [\w ]+?)?(?:,? (?:is|of|being))?:? ?\(?'?(?P<symbol>[A-Z][a-z]{0,2})\b"
+)
 _NUMBER = re.compile(r"\b[Aa]tomic number\b[^.;,\d]{0,30}?(?P<number>\d{1,3})\b")
 _MASS = r"[Aa]tomic (?:mass|weight)(?: number)?"
 _PROPERTIES = {
@@ -50,14 +54,22 @@ _KEYWORD = re.compile(
 )
 _SORTS = {"melting point": "temperature", "boiling point": "temperature", "density": "density"}
 _KELVIN = {"melting point": (6.0, 25.0), "boiling point": (6.0, 25.0)}
-_DISCOVERED = re.compile(r"\b(?:[Dd]iscover(?:ed|y)|(?:first )?isolated|identified|synthesi[sz]ed|[Dd]iscovery year)\b")
+_DISCOVERED = re.compile(
+    r"\b(?:[Dd]iscover(?:ed|y)|(?:first )?isolated|identified|synthesi[sz]ed|[Dd]iscovery year)\b"
+)
 _PERSON = r"(?:(?:Sir|Baron|Dr\.?|Lord) )?[A-Z\u00c0-\u024f][\w'\-.]*(?: (?:(?:de|von|van|der|la|le|del) ){0,2}[A-Z\u00c0-\u024f][\w'\-]*)+"
 _BY = re.compile(
-    r"\b(?:by|[Dd]iscoverer\w*(?: is| was|:)) (?:the )?(?P<who>(?:[\w'\-]+ ){0,6}?" + _PERSON + r".{0,160})"
+    r"\b(?:by|[Dd]iscoverer\w*(?: is| was|:)) (?:the )?(?P<who>(?:[\w'\-]+ ){0,6}?"
+    + _PERSON
+    + r".{0,160})"
 )
 _PEOPLE = re.compile(_PERSON)
-_BY_ENDS = re.compile(r"[;(]|\. | (?:in|at|from|who|while|when|on|during|as|using|through|was|is)\b")
-_TITLES = re.compile(r"^(?:(?:Swedish|French|German|English|British|Scottish|American|Italian|Russian|Danish|Spanish|Austrian|Finnish|Swiss|Dutch|Irish|Polish|Sir|Lord|Baron|The|Nobel) )+")
+_BY_ENDS = re.compile(
+    r"[;(]|\. | (?:in|at|from|who|while|when|on|during|as|using|through|was|is)\b"
+)
+_TITLES = re.compile(
+    r"^(?:(?:Swedish|French|German|English|British|Scottish|American|Italian|Russian|Danish|Spanish|Austrian|Finnish|Swiss|Dutch|Irish|Polish|Sir|Lord|Baron|The|Nobel) )+"
+)
 _GROUP = re.compile(r"\b[Gg]roup:? (?P<group>\d{1,2})\b")
 _PERIOD = re.compile(r"\b[Pp]eriod:? (?P<period>[1-8])\b")
 _CATEGORY = re.compile(
@@ -66,7 +78,9 @@ _CATEGORY = re.compile(
     re.IGNORECASE,
 )
 _EXCLUSIVE = {"alkali", "alkaline", "halogen", "noble", "lanthanide", "actinide", "transition"}
-_NOT_OWN = re.compile(r"\b(?:similar|like|with|other|between|than|unlike|heavier|lighter|react\w*)\b")
+_NOT_OWN = re.compile(
+    r"\b(?:similar|like|with|other|between|than|unlike|heavier|lighter|react\w*)\b"
+)
 
 
 def read_element(reading: Reading) -> None:
@@ -81,10 +95,14 @@ def read_element(reading: Reading) -> None:
         _discovery(reading, sentence)
         _category(reading, sentence)
         for year in find_years(sentence.text):
-            reading.claim(sentence.start + year.start, sentence.start + year.end, "year", "unverifiable")
+            reading.claim(
+                sentence.start + year.start, sentence.start + year.end, "year", "unverifiable"
+            )
         for one in quantities:
             if one.value.unit is not None or abs(one.value.number) >= 100:
-                reading.claim(sentence.start + one.start, sentence.start + one.end, "number", "unverifiable")
+                reading.claim(
+                    sentence.start + one.start, sentence.start + one.end, "number", "unverifiable"
+                )
 
 
 def _symbol(reading: Reading, sentence: Sentence) -> None:
@@ -104,7 +122,10 @@ def _plain(
     """A whole number that is right or wrong."""
     fact = reading.fact(claim)
     for found in pattern.finditer(sentence.text):
-        if _NOT_OWN.search(sentence.text[max(0, found.start() - 40) : found.start()]) and group == "group":
+        if (
+            _NOT_OWN.search(sentence.text[max(0, found.start() - 40) : found.start()])
+            and group == "group"
+        ):
             continue
         label: SpanLabel = "supported" if fact and found[group] in fact.values else "contradicted"
         reading.claim(
@@ -112,9 +133,7 @@ def _plain(
         )
 
 
-def _properties(
-    reading: Reading, sentence: Sentence, quantities: list[Found[Quantity]]
-) -> None:
+def _properties(reading: Reading, sentence: Sentence, quantities: list[Found[Quantity]]) -> None:
     """Each quantity belongs to the nearest property named before it that has such a unit."""
     keywords = [(word.lastgroup or "", word.end()) for word in _KEYWORD.finditer(sentence.text)]
     for one in quantities:
@@ -122,9 +141,19 @@ def _properties(
         before = [claim.replace("_", " ") for claim, end in keywords if end <= one.start]
         claim = before[-1] if before else ""
         if claim == "atomic mass":
-            if sort in {None, "atomic mass"} and one.value.number >= 1 and reading.free(sentence.start + one.start, sentence.start + one.end):
-                reading.claim(sentence.start + one.start, sentence.start + one.end, claim, _mass(reading, one))
-                keywords = [(name, end) for name, end in keywords if end > one.start or name != "atomic_mass"]
+            if (
+                sort in {None, "atomic mass"}
+                and one.value.number >= 1
+                and reading.free(sentence.start + one.start, sentence.start + one.end)
+            ):
+                reading.claim(
+                    sentence.start + one.start, sentence.start + one.end, claim, _mass(reading, one)
+                )
+                keywords = [
+                    (name, end)
+                    for name, end in keywords
+                    if end > one.start or name != "atomic_mass"
+                ]
         elif claim in _SORTS and sort == _SORTS[claim]:
             label = _property(reading, claim, one)
             reading.claim(sentence.start + one.start, sentence.start + one.end, claim, label)
@@ -194,8 +223,8 @@ def _discoverers(reading: Reading, sentence: Sentence, begin: int) -> None:
         if not any(fits):
             label = "contradicted"
         base = sentence.start + by.start("who")
-        end -= who[end - 1] == "."
-        reading.claim(base + start, base + end, "discoverer", label)
+        stop = end - (who[end - 1] == ".")
+        reading.claim(base + start, base + stop, "discoverer", label)
 
 
 def _category(reading: Reading, sentence: Sentence) -> None:

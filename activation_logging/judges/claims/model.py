@@ -31,8 +31,8 @@ You check the claims of a text about the {type} "{name}" against what is known.
 What is known:
 {facts}
 
-Find every claim in the text that is a year, a date, a number, a place, a name, a nationality or an \
-occupation. For each give
+Find every claim in the text that is a year, a date, a number, a place, a name, a nationality or \
+an occupation. For each give
 - "quote": the words of the text that say it, as few as possible, copied letter by letter;
 - "claim": what it is, by the words used above where they fit, such as "birth year";
 - "verdict": "supported" if what is known says the same, "contradicted" if what is known says \
@@ -76,7 +76,9 @@ def claims_model_judge(
             text = _INSTRUCTIONS.format(
                 type=answer.type,
                 name=answer.name,
-                facts="\n".join(f"- {claim}: {fact.shown}" for claim, fact in profile.facts.items()),
+                facts="\n".join(
+                    f"- {claim}: {fact.shown}" for claim, fact in profile.facts.items()
+                ),
                 answer=answer.generation[:MAX_ANSWER],
             )
             found, words = await ask_for_json(
@@ -96,7 +98,7 @@ def claims_model_judge(
 
 
 def parse_claims(words: str) -> list[Quoted] | None:
-    """The claims of a reply; None unless each has a quote, a claim and one of the three verdicts."""
+    """The claims of a reply; None unless each has a quote, a claim and a verdict."""
     claims = (json_object(words) or {}).get("claims")
     if not isinstance(claims, list):
         return None

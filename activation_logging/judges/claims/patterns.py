@@ -15,9 +15,7 @@ MONTH = (
 )
 YEAR = r"(?<![\d,.])(?:1\d{3}|20[0-4]\d)(?![\d%]|,\d|\.\d|s\b)"
 _DAY = r"\d{1,2}(?:st|nd|rd|th)?"
-DATE = (
-    rf"(?:(?P<day>{MONTH} {_DAY}|{_DAY}(?: of)? {MONTH}|{MONTH}),? (?:of )?)?(?P<year>{YEAR})"
-)
+DATE = rf"(?:(?P<day>{MONTH} {_DAY}|{_DAY}(?: of)? {MONTH}|{MONTH}),? (?:of )?)?(?P<year>{YEAR})"
 """A year, and the day or month before it where there is one."""
 
 

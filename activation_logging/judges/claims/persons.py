@@ -20,6 +20,8 @@ claim                   read from
 Sentences about relatives are left alone: "his father died in 1880".
 """
 
+# ruff: noqa: E501 - a pattern reads better on one line than cut into strings
+
 from __future__ import annotations
 
 import re
@@ -52,7 +54,9 @@ _LIFE = re.compile(
     r"\((?:[^()]{0,80}?[ ,;:])??(?:(?:[Bb]orn|b\.) )?(?:on |in |c\. ?)?" + DATE
     + r"[^()]{0,60}? ?- ?[^()]{0,60}?(?P<end>" + DATE.replace("?P<", "?P<end_") + r")[^()]{0,60}\)"
 )  # fmt: skip
-_AGE = re.compile(r"\b(?:at (?:the )?(?:young |early |advanced )?age (?:of )?|aged )(?P<age>\d{1,3})\b")
+_AGE = re.compile(
+    r"\b(?:at (?:the )?(?:young |early |advanced )?age (?:of )?|aged )(?P<age>\d{1,3})\b"
+)
 _OTHER_VERB = re.compile(
     r"\b(?:published|founded|established|wrote|awarded|won|became|since|after|before|died|born|"
     r"moved|married|studied|until|graduated|served|attended)\b"
@@ -87,7 +91,9 @@ _FIELDS_OF = {
     for word in _OCCUPATIONS
 }
 _OCCUPATION = re.compile(
-    r"\b(?:" + "|".join(sorted(map(re.escape, _OCCUPATIONS), key=len, reverse=True)) + r")(?=s?\b)(?!-| (?:theory|relativity|theories|public|[A-Z][a-z]+-))",
+    r"\b(?:"
+    + "|".join(sorted(map(re.escape, _OCCUPATIONS), key=len, reverse=True))
+    + r")(?=s?\b)(?!-| (?:theory|relativity|theories|public|[A-Z][a-z]+-))",
     re.IGNORECASE,
 )
 
@@ -123,21 +129,21 @@ def _life(reading: Reading, sentence: Sentence, subject: re.Pattern[str]) -> Non
         return
     if not subject.search(sentence.text[: found.start()]):
         return
-    for claim, year, day in (("birth", "year", "day"), ("death", "end_year", "end_day")):
-        _date(reading, sentence, found, claim, year, day)
+    _date(reading, found, sentence.start, "birth")
+    _date(reading, found, sentence.start, "death", "end_")
 
 
-def _date(
-    reading: Reading,
-    sentence: Sentence,
-    found: re.Match[str],
-    claim: str,
-    year: str = "year",
-    day: str = "day",
-    offset: int = 0,
-) -> None:
-    """The year of a date and, apart from it, its day."""
-    base = sentence.start + offset
+def _date(reading: Reading, found: re.Match[str], base: int, claim: str, group: str = "") -> None:
+    """The year of a date and, apart from it, its day.
+
+    Args:
+        reading: the answer.
+        found: a match of a pattern that has :data:`~.patterns.DATE` in it.
+        base: where the text that it was found in begins.
+        claim: ``birth`` or ``death``.
+        group: what the names of the date's groups begin with.
+    """
+    year, day = f"{group}year", f"{group}day"
     label = _year_label(found[year], reading.fact(f"{claim} year"))
     reading.claim(base + found.start(year), base + found.end(year), f"{claim} year", label)
     if found[day]:
@@ -174,9 +180,9 @@ def _born(reading: Reading, sentence: Sentence, subject: re.Pattern[str]) -> Non
         clause = re.split(r";|\. |, (?:he|she|who|to|the)\b", text[verb.end() :])[0]
         date = _DATE.search(clause)
         if date is not None and not _OTHER_VERB.search(clause[: date.start()]):
-            _date(reading, sentence, date, "birth", offset=verb.end())
+            _date(reading, date, sentence.start + verb.end(), "birth")
         elif date is None and (head := _dated(text[: verb.start()])):
-            _date(reading, sentence, head, "birth")
+            _date(reading, head, sentence.start, "birth")
         _places(reading, sentence, clause, verb.end(), "birthplace")
         return
 
@@ -190,22 +196,22 @@ def _died(reading: Reading, sentence: Sentence, subject: re.Pattern[str]) -> Non
     text = sentence.text
     for verb in _DIED.finditer(text):
         prefix = text[: verb.start()]
-        if _is_other(prefix, subject) and not re.search(r"\b(?:his|her) .{0,20}death$", verb.group()):
+        if _is_other(prefix, subject) and not re.search(
+            r"\b(?:his|her) .{0,20}death$", verb.group()
+        ):
             continue
         clause = re.split(r";|\. |, (?:and|but|he|she|who|leaving)\b", text[verb.end() :])[0]
         if re.match(r" of (?:his|her|the)\b", clause) and "death" in verb.group():
             continue
         date = _DATE.search(clause)
         if date is not None and not _OTHER_VERB.search(clause[: date.start()]):
-            _date(reading, sentence, date, "death", offset=verb.end())
+            _date(reading, date, sentence.start + verb.end(), "death")
         elif date is None and (head := _dated(prefix)):
-            _date(reading, sentence, head, "death")
+            _date(reading, head, sentence.start, "death")
         if age := _AGE.search(clause):
             start = sentence.start + verb.end()
             label = _age_label(int(age["age"]), reading)
-            reading.claim(
-                start + age.start("age"), start + age.end("age"), "age at death", label
-            )
+            reading.claim(start + age.start("age"), start + age.end("age"), "age at death", label)
         _places(reading, sentence, clause, verb.end(), "death place")
 
 
@@ -231,9 +237,9 @@ def _places(reading: Reading, sentence: Sentence, clause: str, offset: int, clai
         for start, end in parts:
             if _MONTH_NAME.match(clause[start:end]):
                 break
-            end -= clause[end - 1] == "."
-            label = _place_label(clause[start:end], reading, claim)
-            reading.claim(base + start, base + end, claim, label)
+            stop = end - (clause[end - 1] == ".")
+            label = _place_label(clause[start:stop], reading, claim)
+            reading.claim(base + start, base + stop, claim, label)
         return
 
 
@@ -270,7 +276,9 @@ def _definition(reading: Reading, subject: re.Pattern[str]) -> None:
         window = rest[: end.start()] if end else rest
         if _RELATIVES.search(" ".join(window.split()[:3])):
             continue  # "was the son of a painter"
-        if not (occupations_in(window) or find_names(window, reading.world.demonyms, capitalised=True)):
+        if not (
+            occupations_in(window) or find_names(window, reading.world.demonyms, capitalised=True)
+        ):
             continue
         base = sentence.start + verb.end()
         _nationality(reading, window, base)

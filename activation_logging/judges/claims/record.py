@@ -183,7 +183,9 @@ def _is_gap(marks: str) -> bool:
 def _sentences(text: str) -> Iterator[Sentence]:
     begin = 0
     for end in _END.finditer(text):
-        if text[end.start()] != "\n" and _ABBREVIATION.search(text, max(begin, end.start() - 8), end.start()):
+        if text[end.start()] != "\n" and _ABBREVIATION.search(
+            text, max(begin, end.start() - 8), end.start()
+        ):
             continue
         if text[begin : end.start()].strip():
             yield Sentence(text[begin : end.start()], begin)
