@@ -16,10 +16,10 @@
     │   ├── StoreCorrupt                    a record or a page is invalid
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
-    ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, score
+    ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, spans
     ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
     │   ├── LeakError                       the same entity is in the training and the test part
-    │   └── InputMissing (LookupError)      an answer lacks what a position or a detector needs
+    │   └── InputMissing (LookupError)      an answer lacks what a position, span or detector needs
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
@@ -107,7 +107,7 @@ class RowsMissing(StoreError, LookupError):
 
 
 class LabelError(ActivationLoggingError, ValueError):
-    """An evaluation has an invalid name, label, score or details."""
+    """An evaluation has an invalid name, label, score, details or spans."""
 
 
 class DatasetError(ActivationLoggingError, ValueError):
@@ -119,7 +119,7 @@ class LeakError(DatasetError):
 
 
 class InputMissing(DatasetError, LookupError):
-    """An answer lacks what one position or one detector needs; the text is the reason."""
+    """An answer lacks what a position, a span or a detector needs; the text is the reason."""
 
 
 class ProbeError(ActivationLoggingError, ValueError):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from numbers import Number, Real
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from numbers import Integral, Number, Real
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, cast, get_args
 
 from activation_logging.errors import LabelError
-from activation_logging.strict_json import NotJson, to_plain
+from activation_logging.strict_json import NotJson, dumps, to_plain
+from activation_logging.text import shown
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,10 +42,17 @@ NEVER_RAN = "it ended before any of it was computed"
 MAX_NAME_BYTES = 128
 """Limit for an evaluator's name in UTF-8, which is part of a key."""
 
+MAX_SPANS, MAX_SPANS_BYTES = 10_000, 1 << 20
+"""Limits for the spans of one label: their number, and all of them as JSON."""
+MAX_LENGTH = (1 << 31) - 1
+"""No text has a character beyond this one."""
+
 
 @dataclass(frozen=True)
 class Span:
     """A claim within an answer, and whether it is true.
+
+    Characters are Unicode code points, as Python counts them.
 
     Attributes:
         start: its first character in the response, from 0.
@@ -103,11 +112,13 @@ class Evaluation:
         judge: Any = None,
         details: Any = None,
         created: float | None = None,
+        spans: Any = (),
     ) -> Evaluation:
         """Validate an evaluator's values, and convert them to Python's own types.
 
         Scalars and arrays of numpy, torch and similar libraries are accepted. A bool is not a
-        score: ``True`` does not say which event it gives the probability of.
+        score: ``True`` does not say which event it gives the probability of. For ``spans`` see
+        :func:`checked_spans`.
 
         Raises:
             LabelError: a value has the wrong type, is not finite, or is too long.
@@ -127,7 +138,79 @@ class Evaluation:
             judge=None if judge is None else _text(judge, "judge"),
             details={} if details is None else _details(details),
             created=created,
+            spans=checked_spans(spans),
         )
+
+    def outside(self, response: str) -> str | None:
+        """A sentence that names a span that ends after the response; None if there is none."""
+        for span in self.spans:
+            if span.end > len(response):
+                return (
+                    f"the span of {self.name} from {span.start} to {span.end} lies outside the "
+                    f"response, which has {len(response)} characters"
+                )
+        return None
+
+
+def checked_spans(spans: Any) -> tuple[Span, ...]:
+    """Validate spans, and sort them by their place.
+
+    Spans may overlap. One that is given twice, with equal fields, counts once.
+
+    Args:
+        spans: :class:`Span` objects, or mappings with their fields. None stands for no spans.
+
+    Raises:
+        LabelError: one is invalid, or there are too many; the text names the span, from 0, and the
+            field.
+    """
+    if spans is None:
+        return ()
+    if isinstance(spans, (str, bytes, Mapping, Span)) or not isinstance(spans, Iterable):
+        raise LabelError(f"spans is a list of spans, not a {type(spans).__name__}")
+    given = list(islice(spans, MAX_SPANS + 1))
+    if len(given) > MAX_SPANS:
+        raise LabelError(f"spans: more than {MAX_SPANS} spans of one answer")
+    found = dict.fromkeys(_span(span, f"spans[{number}]") for number, span in enumerate(given))
+    if len(dumps([span.as_json() for span in found])) > MAX_SPANS_BYTES:
+        raise LabelError(f"spans: longer than {MAX_SPANS_BYTES} bytes of JSON")
+    return tuple(sorted(found, key=lambda span: (span.start, span.end)))
+
+
+_SPAN_FIELDS = tuple(one.name for one in fields(Span))
+
+
+def _span(value: Any, what: str) -> Span:
+    if not isinstance(value, (Span, Mapping)):
+        raise LabelError(f"{what} is a Span or a mapping, not a {type(value).__name__}")
+    given = vars(value) if isinstance(value, Span) else value
+    unknown = [name for name in given if name not in _SPAN_FIELDS]
+    if unknown:
+        names = ", ".join(_SPAN_FIELDS)
+        raise LabelError(f"{what} has an unknown field {shown(unknown[0])}; a span has {names}")
+    missing = [name for name in ("start", "end", "label") if name not in given]
+    if missing:
+        raise LabelError(f"{what} has no {missing[0]}")
+    start, end = (_offset(given[name], f"{what}.{name}") for name in ("start", "end"))
+    if start >= end:
+        raise LabelError(f"{what} starts at {start} and ends at {end}: the end comes after")
+    label = _text(given["label"], f"{what}.label")
+    if label not in SPAN_LABELS:
+        raise LabelError(f"{what}.label {label[:80]!r} is not one of {', '.join(SPAN_LABELS)}")
+    claim, gold, source = (
+        None if given.get(name) is None else _text(given[name], f"{what}.{name}")
+        for name in ("claim", "gold", "source")
+    )
+    return Span(start, end, cast("SpanLabel", label), claim, gold, source)
+
+
+def _offset(value: Any, what: str) -> int:
+    value = _scalar(value)
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise LabelError(f"{what} is a whole number, not a {type(value).__name__}")
+    if not 0 <= value <= MAX_LENGTH:
+        raise LabelError(f"{what} is {shown(int(value))}: it is no place in a text")
+    return int(value)
 
 
 def _text(value: Any, what: str) -> str:

@@ -26,7 +26,7 @@ from activation_logging.errors import (
     StoreNotFound,
 )
 from activation_logging.printable import printable
-from activation_logging.records import Label
+from activation_logging.records import MAX_LENGTH, MAX_SPANS, Label, SpanLabel, checked_spans
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
@@ -60,6 +60,17 @@ def store_path(request: Request) -> str:
 StorePath = Annotated[str, Depends(store_path)]
 
 
+class NewSpan(BaseModel, extra="forbid"):
+    """A claim within the response of an entry, in Unicode code points."""
+
+    start: int = Field(ge=0, le=MAX_LENGTH, strict=True, description="Its first character.")
+    end: int = Field(ge=1, le=MAX_LENGTH, strict=True, description="The character after its last.")
+    label: SpanLabel
+    claim: str | None = None
+    gold: str | None = None
+    source: str | None = None
+
+
 class NewEvaluation(BaseModel):
     """A label to put beside an entry."""
 
@@ -68,6 +79,7 @@ class NewEvaluation(BaseModel):
     score: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     judge: str | None = Field(default=None, max_length=1000)
     details: dict[str, Any] = Field(default_factory=dict)
+    spans: list[NewSpan] = Field(default_factory=list, max_length=MAX_SPANS)
 
     @field_validator("details")
     @classmethod
@@ -77,6 +89,12 @@ class NewEvaluation(BaseModel):
         if len(dumps(to_plain(details, "details"))) > MAX_DETAILS_BYTES:
             raise ValueError(f"longer than {MAX_DETAILS_BYTES} bytes of JSON")
         return details
+
+    @field_validator("spans")
+    @classmethod
+    def _spans_are_valid(cls, spans: list[NewSpan]) -> list[NewSpan]:
+        checked_spans(span.model_dump() for span in spans)
+        return spans
 
 
 @router.get("")
@@ -296,13 +314,20 @@ def _http_errors() -> Iterator[None]:
 
 
 def _summary(entry: Entry) -> dict[str, Any]:
-    labels = {name: found.label for name, found in entry.evaluations.items()}
-    return {**entry.summary(), "content": entry.content, "evaluations": labels}
+    found = entry.evaluations
+    labels = {name: one.label for name, one in found.items()}
+    spans = {name: one.as_json()["spans"] for name, one in found.items() if one.spans}
+    return {**entry.summary(), "content": entry.content, "evaluations": labels, "spans": spans}
 
 
 def _whole(entry: Entry) -> dict[str, Any]:
-    whole = {**entry.document, **_summary(entry), "status_reason": entry.status_reason}
-    whole["evaluations"] = {name: found.as_json() for name, found in entry.evaluations.items()}
+    whole = {
+        **entry.document,
+        **entry.summary(),
+        "content": entry.content,
+        "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
+        "status_reason": entry.status_reason,
+    }
     if entry.status == "complete":
         whole["activations"] = {
             "layers": entry.layers,

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from activation_logging.benchmarks.questions import Question, replace_text
 from activation_logging.benchmarks.registry import BENCHMARKS
-from activation_logging.errors import BenchmarkError, UnknownName
+from activation_logging.errors import BenchmarkError, LabelError, UnknownName
 from activation_logging.judges.verdict import Answer, Kind, Place, Verdict
 from activation_logging.records import LABELS
 from activation_logging.strict_json import dumps
@@ -142,6 +142,9 @@ class Journal:
             self.answers[answer.place] = answer
         for where, fields in _lines(folder / VERDICTS, mend=True):
             verdict = _verdict(fields, where)
+            judged = self.answers.get(verdict.place)
+            if judged is not None and judged.digest == verdict.answer:
+                verdict = _within(verdict, judged, where)
             self.verdicts[verdict.place] = verdict
 
     def add_answer(self, answer: Answer) -> None:
@@ -153,8 +156,7 @@ class Journal:
     def add_verdict(self, verdict: Verdict) -> None:
         """Append a verdict; a later one on the same answer replaces it."""
         self.verdicts[verdict.place] = verdict
-        fields = {key: value for key, value in asdict(verdict).items() if value is not None}
-        _append(self.folder / VERDICTS, fields)
+        _append(self.folder / VERDICTS, verdict.as_json())
 
     def verdict_on(self, answer: Answer, judge: str) -> Verdict | None:
         """The verdict of this judge on exactly this text, if there is one."""
@@ -295,9 +297,11 @@ def _answer(fields: Mapping[str, Any], where: str, number: int) -> Answer:
 
 def _verdict(fields: Mapping[str, Any], where: str) -> Verdict:
     try:
-        verdict = Verdict(**fields)
+        verdict = Verdict.of(fields)
     except TypeError as error:
         raise BenchmarkError(f"{where} is not a verdict: {error}") from None
+    except LabelError as error:
+        raise BenchmarkError(f"{where}: {error}") from None
     for name in ("id", "label", "judge", "words", "answer"):
         if not isinstance(getattr(verdict, name), str):
             raise BenchmarkError(f"{where}: {name} is a text, not {getattr(verdict, name)!r}")
@@ -306,3 +310,10 @@ def _verdict(fields: Mapping[str, Any], where: str) -> Verdict:
     if verdict.label not in LABELS:
         raise BenchmarkError(f"{where}: {verdict.label!r} is not one of {', '.join(LABELS)}")
     return verdict
+
+
+def _within(verdict: Verdict, answer: Answer, where: str) -> Verdict:
+    try:
+        return verdict.checked_on(answer)
+    except LabelError as error:
+        raise BenchmarkError(f"{where}: {error}") from None

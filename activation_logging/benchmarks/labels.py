@@ -3,7 +3,8 @@
 The entries are reached through the store if it is on this machine, otherwise through the server's
 routes under ``/v1/activations``. An entry gets a label only if it holds the judged text. So neither
 an aborted first try nor another answer under the same id is labelled. The judged text may lack the
-reasoning that the entry holds, because the server or Inspect took it out.
+reasoning that the entry holds, because the server or Inspect took it out. Spans of the judged text
+then move to its place in the response.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import re
 import time
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote
 
@@ -19,7 +20,7 @@ from activation_logging.benchmarks.endpoint import client, openai_package
 from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
-from activation_logging.records import ANSWERED, Evaluation
+from activation_logging.records import ANSWERED, Evaluation, Span
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -50,6 +51,14 @@ class Found(NamedTuple):
         return self.finish_reason in ANSWERED and (
             answer.generation in (self.response, self.content) or self._thinks_it(answer)
         )
+
+    def place_of(self, answer: Answer) -> int | None:
+        """Where the judged text begins in the response; None if the response does not hold it.
+
+        What precedes it is the reasoning, which may quote it, so the last place counts.
+        """
+        at = self.response.rfind(answer.generation)
+        return None if at < 0 else at
 
     def _thinks_it(self, answer: Answer) -> bool:
         """Whether the response is the judged text and what Inspect took out of it."""
@@ -137,6 +146,7 @@ class ServerLabels(Labels):
                 "score": evaluation.score,
                 "judge": evaluation.judge,
                 "details": dict(evaluation.details),
+                "spans": [span.as_json() for span in evaluation.spans],
             }
             path = f"/activations/{quote(key, safe='')}/evaluations"
             self._client.post(path, cast_to=object, body=body)
@@ -153,10 +163,27 @@ class ServerLabels(Labels):
 
 @dataclass(frozen=True)
 class LabelReport:
-    """How many labels went where."""
+    """How many labels went where.
+
+    ``without_spans`` names the answers whose labels went without the verdict's spans, because the
+    entry's response does not hold the judged text in one piece.
+    """
 
     written: int
     where: str
+    without_spans: tuple[str, ...] = ()
+
+    @property
+    def note(self) -> str | None:
+        """A sentence about the labels without their spans; None if there are none."""
+        if not self.without_spans:
+            return None
+        named = ", ".join(self.without_spans[:_NAMED])
+        more = ", ..." if len(self.without_spans) > _NAMED else ""
+        return (
+            f"{len(self.without_spans)} labels have no spans, because the entry's response does "
+            f"not hold the judged text in one piece: {named}{more}"
+        )
 
 
 def reach(store: Path | None, base_url: str | None) -> Labels:
@@ -208,15 +235,20 @@ def apply_labels(
     total, written = len(pending), 0
     deadline = time.monotonic() + wait_s
     missing: list[tuple[Answer, Verdict]] = []
+    unplaced: list[str] = []
     while pending:
         missing = []
         for begin in range(0, len(pending), _GROUP):
             group: list[tuple[str, Evaluation]] = []
             for answer, verdict in pending[begin : begin + _GROUP]:
-                keys = _keys(labels, answer)
-                group += [(key, _evaluation(evaluator, answer, verdict, run)) for key in keys]
-                written += bool(keys)
-                if not keys:
+                entries = _entries(labels, answer)
+                evaluation = _evaluation(evaluator, answer, verdict, run)
+                for found in entries:
+                    spans = _moved(verdict.spans, found.place_of(answer))
+                    group.append((found.key, replace(evaluation, spans=spans)))
+                    unplaced += [answer.id] if len(spans) < len(verdict.spans) else []
+                written += bool(entries)
+                if not entries:
                     missing.append((answer, verdict))
             labels.put(group)
             progress("labels", written, total)
@@ -229,14 +261,21 @@ def apply_labels(
     if missing:
         raise BenchmarkError(_complaint(labels, [answer for answer, _ in missing], written, total))
     progress("labels", written, total)
-    return LabelReport(written, labels.where)
+    return LabelReport(written, labels.where, tuple(unplaced))
 
 
-def _keys(labels: Labels, answer: Answer) -> list[str]:
-    """Keys of the entries that hold exactly this answer."""
+def _entries(labels: Labels, answer: Answer) -> list[Found]:
+    """The entries that hold exactly this answer."""
     if not answer.request_id:
         return []
-    return [found.key for found in labels.find(answer.request_id) if found.holds(answer)]
+    return [found for found in labels.find(answer.request_id) if found.holds(answer)]
+
+
+def _moved(spans: Sequence[Span], place: int | None) -> tuple[Span, ...]:
+    """Spans of the judged text, which is at ``place`` in the response; none if it is nowhere."""
+    if place is None:
+        return ()
+    return tuple(replace(span, start=place + span.start, end=place + span.end) for span in spans)
 
 
 def _evaluation(

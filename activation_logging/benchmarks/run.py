@@ -244,13 +244,16 @@ class _Run:
             labels.flush()
         except (ActivationLoggingError, OSError) as error:
             self.notes.append(f"the server did not confirm that all is stored: {error}")
-        return apply_labels(
+        report = apply_labels(
             labels,
             self.folder.journal,
             evaluator=record.evaluator,
             run=record.for_labels(),
             progress=self.progress,
         )
+        if report.note:
+            self.notes.append(report.note)
+        return report
 
     def result(
         self, results: dict[str, Any] | None = None, labels: LabelReport | None = None

@@ -274,7 +274,7 @@ def judged_by(benchmark: Benchmark, judge: Judge, session: Session | None = None
                 value=verdict.label,
                 answer=answer.generation,
                 explanation=verdict.words,
-                metadata={"verdict": asdict(verdict)},
+                metadata={"verdict": verdict.as_json()},
             )
 
         return score
@@ -287,7 +287,7 @@ def _rates_and_counts(benchmark: Benchmark, scores: list[SampleScore]) -> Value:
     items = [
         Judged(
             Question.of((score.sample_metadata or {})["question"]),
-            Verdict(**(score.score.metadata or {})["verdict"]),
+            Verdict.of((score.score.metadata or {})["verdict"]),
         )
         for score in scores
     ]

@@ -32,6 +32,7 @@ from activation_logging.cli.rendering import (
     table,
     tokens_table,
 )
+from activation_logging.cli.spans import as_records, judged_spans, marked, spans_table
 from activation_logging.cli.terminal import output, print_json
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import find, parse_tags, parse_time, select
@@ -101,12 +102,15 @@ def show(
 ) -> None:
     """Show one entry in full, with the numbers of every layer and site.
 
+    Spans of the answer that were judged are underlined, red where they contradict what is known.
+    Where there is no colour they are marked `[1>so<1]`. A list says what each one claims.
+
     A request id shows every choice of that answer.
     """
     with open_store(path) as store:
         entries = find(store, key)
         if as_json:
-            records = [full(entry) for entry in entries]
+            records = [{**full(entry), "spans": as_records(entry)} for entry in entries]
             print_json(records[0] if len(records) == 1 else records)
             return
         for entry in entries:
@@ -134,13 +138,17 @@ def _show(entry: Entry) -> None:
     for name, value in _facts(entry):
         facts.add_row(Text(name, style="bold"), *as_row((value,)))
     output.print(facts)
-    texts = [("prompt", entry.prompt), ("response", entry.response)]
+    spans = judged_spans(entry)
+    response = marked(entry.response, spans, styled=output.color_system is not None)
+    texts = [("prompt", entry.prompt), ("response", response)]
     if entry.content != entry.response:
         texts.append(("content", entry.content))
     for name, text in texts:
         output.print(Text(name, style="bold"))
         output.print(text)
         output.print()
+    if spans:
+        output.print(spans_table(entry.response, spans))
     output.print(tokens_table(entry))
     numbers = site_numbers(entry)
     if numbers:
@@ -183,7 +191,13 @@ def _show_statistics(found: Statistics) -> None:
     labels = {
         f"label of {name}": labels.most_common() for name, labels in sorted(found.labels.items())
     }
-    groups = {"status": found.statuses.most_common(), "model": found.models.most_common(), **labels}
+    spans = {f"span of {name}": found.most_common() for name, found in sorted(found.spans.items())}
+    groups = {
+        "status": found.statuses.most_common(),
+        "model": found.models.most_common(),
+        **labels,
+        **spans,
+    }
     for group, members in groups.items():
         for index, (name, number) in enumerate(members):
             first = "" if index else group

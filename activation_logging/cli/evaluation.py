@@ -100,3 +100,5 @@ def label(path: StorePath, run_dir: RunFolder, as_json: AsJson = False) -> None:
         print_json(asdict(report))
         return
     output.print(f"{report.written} labels written to {report.where}")
+    if report.note:
+        output.print(f"note: {report.note}")

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.store.offsets import NO_TEXTS, OFFSETS_DIFFER, token_offsets, touching
 from activation_logging.tags import SPAN_TAGS
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ class Place(NamedTuple):
         if not span:
             return place
         try:
-            found = locate_span(entry.response, entry.response_tokens, entry.tags)
+            shared = entry.shared_characters
+            found = locate_span(entry.response, entry.response_tokens, entry.tags, shared)
         except InputMissing as missing:
             return place._replace(span_missing=str(missing))
         return place._replace(span=found)
@@ -160,7 +162,10 @@ def pool_rows(rows: npt.NDArray[np.float32], pool: Pool) -> npt.NDArray[np.float
 
 
 def locate_span(
-    response: str, tokens: Sequence[str] | None, tags: Mapping[str, str]
+    response: str,
+    tokens: Sequence[str] | None,
+    tags: Mapping[str, str],
+    shared: Sequence[tuple[int, int, int]] | None = None,
 ) -> tuple[int, int]:
     """Find the tokens of the answer that hold the tagged text.
 
@@ -171,6 +176,7 @@ def locate_span(
         response: the answer's text.
         tokens: the text of every response token, or None.
         tags: the entry's tags; the first of :data:`SPAN_TAGS` that is there is looked for.
+        shared: as for :func:`.token_offsets`.
 
     Returns:
         First and end (not included) index among the response tokens.
@@ -181,55 +187,18 @@ def locate_span(
     name = next((name for name in SPAN_TAGS if tags.get(name, "").strip()), None)
     if name is None:
         raise InputMissing(f"no tag of {', '.join(SPAN_TAGS)}")
-    if tokens is None:
-        raise InputMissing("the texts of the tokens were not logged")
+    if not tokens:
+        raise InputMissing(NO_TEXTS)
     folded, origin = _fold(response)
     found = [span for text in _alternatives(tags[name]) if (span := _find(folded, _fold(text)[0]))]
     if not found:
         raise InputMissing(f"the text of the tag {name!r} does not occur in the answer")
     start, stop = min(found)
-    offsets = token_offsets(response, tokens)
-    first, last = origin[start], origin[stop - 1]
-    touched = [i for i, (low, high) in enumerate(offsets) if low <= last and high > first]
-    if not touched:
-        raise InputMissing("the texts of the tokens do not add up to the answer")
-    return touched[0], touched[-1] + 1
-
-
-def token_offsets(response: str, tokens: Sequence[str]) -> list[tuple[int, int]]:
-    """Characters ``[start, stop)`` of the answer that each token covers.
-
-    Tokens that the answer's text leaves out (end of turn, stop strings) cover nothing. A character
-    whose bytes are split over several tokens decodes to U+FFFD in each of them; those tokens
-    together cover what lies before the next token that can be read.
-    """
-    offsets: list[tuple[int, int]] = []
-    # Version 0.1 left out the blank that SentencePiece has before an answer's first word.
-    first = next(filter(None, tokens), "")
-    at = 0 if response.startswith(first) else len(response) - len(response.lstrip())
-    unread: list[int] = []
-    for index, token in enumerate(tokens):
-        offsets.append((at, at))
-        if "�" in token:
-            unread.append(index)
-            continue
-        begin = response.find(token, at) if unread else at
-        if begin < 0 or not token or not response.startswith(token, begin):
-            # A leading space may be left out at the beginning of an answer.
-            shorter = token.lstrip()
-            if unread or not shorter or not response.startswith(shorter, at):
-                continue
-            offsets[index] = (at, at + len(shorter))
-            at += len(shorter)
-            continue
-        for waiting in unread:
-            offsets[waiting] = (at, begin)
-        unread.clear()
-        at = begin + len(token)
-        offsets[index] = (begin, at)
-    for waiting in unread:
-        offsets[waiting] = (at, len(response))
-    return offsets
+    offsets = token_offsets(response, tokens, shared)
+    touched = touching(offsets, origin[start], origin[stop - 1] + 1)
+    if not len(touched):
+        raise InputMissing(OFFSETS_DIFFER)
+    return int(touched[0]), int(touched[-1]) + 1
 
 
 def _alternatives(value: str) -> list[str]:

@@ -25,7 +25,8 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
     """``data-<n>.parquet``, one line per entry, for ``datasets.load_dataset("parquet", ...)``.
 
     A column ``layer_<k>`` or ``heads@<k>`` is a list of rows, or one row where a position was
-    chosen; tags and messages are JSON, every evaluator has a column ``label_<name>``.
+    chosen; tags and messages are JSON, every evaluator has a column ``label_<name>``, and
+    ``spans_<name>`` if it has judged spans.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -67,6 +68,9 @@ def _schema(pa: Any, plan: Plan) -> Any:
     number = pa.float16() if plan.dtype == "float16" else pa.float32()
     rows = {column.name: pa.list_(number, column.width) for column in plan.columns}
     ids = pa.list_(pa.int32())
+    texts = ("label", "claim", "gold", "source")
+    places = [("start", pa.int32()), ("end", pa.int32())]
+    spans = pa.list_(pa.struct([*places, *((name, pa.string()) for name in texts)]))
     fields = [
         *((name, pa.string()) for name in ("key", "model", "prompt", "response", "messages")),
         ("request_id", pa.string()),
@@ -75,6 +79,7 @@ def _schema(pa: Any, plan: Plan) -> Any:
         ("tags", pa.string()),
         *((f"label_{name}", pa.string()) for name in plan.labels),
         *((f"score_{name}", pa.float64()) for name in plan.labels),
+        *((f"spans_{name}", spans) for name in plan.spans),
         ("prompt_token_ids", ids),
         ("response_token_ids", ids),
         ("response_tokens", pa.list_(pa.string())),
@@ -104,6 +109,8 @@ def _parquet_row(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
     for name in plan.labels:
         row[f"label_{name}"] = labels.get(name, {}).get("label")
         row[f"score_{name}"] = labels.get(name, {}).get("score")
+    for name in plan.spans:
+        row[f"spans_{name}"] = labels.get(name, {}).get("spans")
     return {name: _valid(value) for name, value in row.items()}
 
 
@@ -111,8 +118,10 @@ def _valid(value: Any) -> Any:
     """Lone surrogates, which a model may be asked with, do not exist in Parquet's UTF-8."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode("utf-8")
-    if isinstance(value, list) and value and isinstance(value[0], str):
+    if isinstance(value, list) and value and isinstance(value[0], (str, dict)):
         return [_valid(part) for part in value]
+    if isinstance(value, dict):
+        return {name: _valid(part) for name, part in value.items()}
     return value
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -65,6 +65,7 @@ class Plan:
     dtype: str
     position: str | int | None
     labels: tuple[str, ...]
+    spans: tuple[str, ...]
     left_out: Mapping[str, int]
 
     @property
@@ -101,7 +102,12 @@ class Plan:
             "finish_reason": entry.finish_reason,
             "tags": entry.tags,
             "labels": {
-                name: {"label": found.label, "score": found.score, "judge": found.judge}
+                name: {
+                    "label": found.label,
+                    "score": found.score,
+                    "judge": found.judge,
+                    "spans": [asdict(span) for span in found.spans],
+                }
                 for name, found in entry.evaluations.items()
             },
             "prompt_token_ids": entry.prompt_token_ids,
@@ -136,6 +142,7 @@ def make_plan(
     shapes: Counter[tuple[int, int]] = Counter()
     site_sets: Counter[frozenset[tuple[Site, RowShape]]] = Counter()
     names: set[str] = set()
+    with_spans: set[str] = set()
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         if reason := wanted.why_not(entry):
             left_out[reason] += 1
@@ -148,7 +155,9 @@ def make_plan(
         models[entry.model] += 1
         shapes[entry.num_layers, entry.hidden_size] += 1
         site_sets[frozenset((site, entry.shape_of(site)) for site in entry.sites)] += 1
-        names.update(entry.evaluations)
+        evaluations = entry.evaluations
+        names.update(evaluations)
+        with_spans.update(name for name, found in evaluations.items() if found.spans)
     if not items:
         why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
         raise DatasetError(f"{store.path} holds nothing to export{f' ({why})' if why else ''}")
@@ -173,6 +182,7 @@ def make_plan(
         dtype="float16" if is_half else "float32",
         position=position,
         labels=tuple(sorted(names)),
+        spans=tuple(sorted(with_spans)),
         left_out=dict(left_out),
     )
 

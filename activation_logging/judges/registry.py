@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from inspect import isawaitable
 from typing import TYPE_CHECKING, get_args
 
-from activation_logging.errors import PluginError
+from activation_logging.errors import LabelError, PluginError
 from activation_logging.judges.verdict import Answer, Kind, Verdict
 from activation_logging.records import LABELS
 from activation_logging.registry import Registry
@@ -44,7 +44,8 @@ class Judge:
         """The verdict on an answer.
 
         Raises:
-            PluginError: the verdict has no known label, or is another judge's or on another text.
+            PluginError: the verdict has no known label or invalid spans, or is another judge's or
+                on another text.
         """
         found = self.decide(answer)
         verdict = await found if isawaitable(found) else found
@@ -56,7 +57,10 @@ class Judge:
                 f"the judge {self.identity!r} gave a verdict of {verdict.judge!r} on "
                 f"{verdict.place}, asked for one on {answer.place}"
             )
-        return verdict
+        try:
+            return verdict.checked_on(answer)
+        except LabelError as error:
+            raise PluginError(f"the judge {self.identity!r} gave invalid spans: {error}") from None
 
 
 JUDGES = Registry(

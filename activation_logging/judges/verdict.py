@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from activation_logging.errors import LabelError
+from activation_logging.records import checked_spans
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -106,6 +109,38 @@ class Verdict:
         """The verdict on an answer about a made-up or a real name."""
         label = label_of_belief(belief, answer.kind)
         return cls.on(answer, label, judge, words, details={"belief": belief})
+
+    @classmethod
+    def of(cls, fields: Mapping[str, Any]) -> Verdict:
+        """From the fields of :meth:`as_json`.
+
+        Raises:
+            LabelError: a span is invalid.
+            TypeError: a field is missing or unknown.
+        """
+        return cls(**{**fields, "spans": checked_spans(fields.get("spans"))})
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields that say something."""
+        found = {name: value for name, value in vars(self).items() if value not in (None, ())}
+        if self.spans:
+            found["spans"] = [span.as_json() for span in self.spans]
+        return found
+
+    def checked_on(self, answer: Answer) -> Verdict:
+        """The verdict with its spans checked and in order; it is one on this answer.
+
+        Raises:
+            LabelError: a span is invalid, or lies outside the judged text.
+        """
+        spans = checked_spans(self.spans)
+        for span in spans:
+            if span.end > len(answer.generation):
+                raise LabelError(
+                    f"the span from {span.start} to {span.end} lies outside the answer "
+                    f"{answer.id!r}, which has {len(answer.generation)} characters"
+                )
+        return replace(self, spans=spans)
 
     @property
     def place(self) -> Place:

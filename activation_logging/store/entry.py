@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.errors import RowsMissing
-from activation_logging.records import Evaluation, Status
+from activation_logging.errors import InputMissing, LabelError, RowsMissing
+from activation_logging.records import Evaluation, Span, Status
 from activation_logging.sites import AnySite, RowShape, Site
 from activation_logging.store import layout, schema
+from activation_logging.store.offsets import NO_TEXTS, OFFSETS_DIFFER, token_offsets, touching
 from activation_logging.store.rows import copy_runs, cut, find_runs, shape_in, sites_of
 from activation_logging.store.status import rows_stored, status_of
 
@@ -126,6 +127,52 @@ class Entry:
         A token that the response omits has an empty text. None if no tokenizer was loaded.
         """
         return schema.texts(self._document.get("response_tokens"))
+
+    @property
+    def shared_characters(self) -> list[tuple[int, int, int]] | None:
+        """Tokens that hold other characters than they add, because they are parts of characters.
+
+        Token, start and end each. None if an earlier version, which did not look, wrote the entry.
+        """
+        given = self._document.get("shared_characters")
+        return schema.shared(given, self.num_tokens[1], len(self.response))
+
+    @cached_property
+    def response_offsets(self) -> npt.NDArray[np.int64]:
+        """Characters ``[start, end)`` of :attr:`response` that each token holds, ``[R, 2]``.
+
+        Neighbours overlap where a character is split over tokens. A token that the response omits
+        has an empty range. Where :attr:`shared_characters` is None, a token without text before a
+        character that is not ASCII counts as a part of it.
+
+        Raises:
+            InputMissing: no tokenizer was loaded, so the tokens' texts are not known.
+        """
+        tokens = self.response_tokens
+        if not tokens or len(tokens) != self.num_tokens[1]:
+            raise InputMissing(f"entry {self.key}: {NO_TEXTS}")
+        return token_offsets(self.response, tokens, self.shared_characters)
+
+    def span_tokens(self, span: Span) -> npt.NDArray[np.int64]:
+        """Indices of the response tokens that a span touches, ascending, shape ``[tokens]``.
+
+        A token that holds a part of one of the span's characters counts. A token that
+        :attr:`response` omits does not, so there may be gaps. Token ``i`` is at position ``P + i``.
+        For entries of earlier versions see :attr:`response_offsets`.
+
+        Raises:
+            InputMissing: the tokens' texts are not known, or do not add up to the response.
+            LabelError: the span lies outside :attr:`response`.
+        """
+        if not 0 <= span.start < span.end <= len(self.response):
+            raise LabelError(
+                f"the span from {span.start} to {span.end} lies outside the response of entry "
+                f"{self.key}, which has {len(self.response)} characters"
+            )
+        found = touching(self.response_offsets, span.start, span.end)
+        if not len(found):
+            raise InputMissing(f"entry {self.key}: {OFFSETS_DIFFER}")
+        return found
 
     @property
     def logprobs(self) -> list[float | None] | None:
@@ -366,7 +413,8 @@ class Entry:
         for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
             name = key[len(prefix) :].decode("utf-8", "backslashreplace")
             what = f"label {name} of entry {self.key}"
-            found[name] = Evaluation(name=name, **schema.label(value, what))
+            record = schema.label(value, what)
+            found[name] = Evaluation(name=name, **{**record, "spans": schema.spans(record)})
         return found
 
     def capture_record(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:

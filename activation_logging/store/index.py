@@ -1,4 +1,4 @@
-"""The index: lists of entries by model, status, tag, label and judge.
+"""The index: lists of entries by model, status, tag, label, judge and label of a span.
 
 A *term* is one fact about an entry. Its list holds the :func:`layout.place` of each entry that the
 fact is true of, in order of time. The transaction that changes an entry also changes its lists.
@@ -10,6 +10,7 @@ Terms are readable: the kind, NUL, and a JSON array::
     tag ["dataset", "trivia"]
     label ["refusal", "correct"]   an evaluator, and its label
     judge ["refusal", "rules"]     an evaluator, and its judge
+    span ["facts", "supported"]    an evaluator, and the label of one of its spans
 
 LMDB keeps the places of a term sorted and knows their number. Counting therefore needs no walk, and
 a combination of terms needs a walk over the rarest one only.
@@ -25,6 +26,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.records import SPAN_LABELS
 from activation_logging.store import layout, schema
 
 if TYPE_CHECKING:
@@ -88,7 +90,12 @@ def terms_of(document: Mapping[str, Any]) -> list[bytes]:
 
 def terms_of_label(name: str, record: Mapping[str, Any]) -> list[bytes]:
     """The terms that one evaluator's label adds to an entry."""
-    return [term("label", name, record["label"]), term("judge", name, record.get("judge"))]
+    found = [term("label", name, record["label"]), term("judge", name, record.get("judge"))]
+    # This may be a label that is being replaced, which nobody has checked.
+    given = record.get("spans")
+    spans = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    labels = (label for label in SPAN_LABELS if any(one.get("label") == label for one in spans))
+    return found + [term("span", name, label) for label in labels]
 
 
 class Bounds(NamedTuple):

@@ -213,6 +213,9 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     labels = entry.evaluations_in(snapshot)
     if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
         raise StoreCorrupt("it has a label by an evaluator whose name is too long")
+    for label in labels.values():
+        if problem := label.outside(entry.response):
+            raise StoreCorrupt(problem)
     return _Item(entry.key, entry.document, capture, segments, labels)
 
 

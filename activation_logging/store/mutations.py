@@ -12,7 +12,7 @@ from collections import Counter
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.errors import EntryNotFound, LabelError, StoreCorrupt
 from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.sites import RowShape
 from activation_logging.store import layout, schema
@@ -128,10 +128,16 @@ class Mutations:
 
         Raises:
             EntryNotFound: no entry has that key.
+            LabelError: a span lies outside the entry's response.
         """
         raw_key = layout.entry_key(key)
-        if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
+        entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
+        if entry is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
+        if evaluation.spans:
+            response = schema.entry(entry, f"entry {key}")["response"]
+            if problem := evaluation.outside(response):
+                raise LabelError(f"entry {key}: {problem}")
         record = evaluation.as_json()
         if evaluation.created is None:
             record["created"] = time.time()

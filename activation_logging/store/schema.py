@@ -19,7 +19,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.printable import printable
-from activation_logging.records import Label
+from activation_logging.records import MAX_LENGTH, Label, Span, SpanLabel
 from activation_logging.sites import MAX_LAYER, RESID, Site
 from activation_logging.store import layout
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
@@ -43,6 +43,7 @@ Size = Annotated[int, Meta(ge=1, le=MAX_WIDTH)]
 Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Time = Annotated[float, Meta(ge=0, le=200e9)]
 """Seconds since the epoch; Python cannot print dates much later than the year 8000."""
+Offset = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
 
 
 class _Document(Struct):
@@ -85,12 +86,22 @@ class _Capture(Struct):
     writer: str | None = None
 
 
+class _Span(Struct):
+    start: Offset
+    end: Offset
+    label: SpanLabel
+    claim: str | None = None
+    gold: str | None = None
+    source: str | None = None
+
+
 class _Label(Struct):
     label: Label
     score: int | float | None
     judge: str | None
     details: dict[str, Any]
     created: Time | None
+    spans: list[_Span] = []
 
 
 class _Writer(Struct):
@@ -242,7 +253,31 @@ def label(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     # Version 0.1 took what is not finite; such a score says nothing.
     if score is not None and not (_is_float(score) and math.isfinite(score)):
         score = None
-    return {**{name: record[name] for name in _Label.__struct_fields__}, "score": score}
+    if any(span["start"] >= span["end"] for span in record.get("spans", ())):
+        raise StoreCorrupt(f"{what} has a span that ends before it starts")
+    kept = {name: record[name] for name in ("label", "judge", "details", "created")}
+    return {**kept, "score": score, "spans": record.get("spans", [])}
+
+
+def spans(record: Mapping[str, Any]) -> tuple[Span, ...]:
+    """The spans of a checked label."""
+    names = _Span.__struct_fields__
+    return tuple(Span(**{name: one.get(name) for name in names}) for one in record["spans"])
+
+
+def shared(value: Any, tokens: int, length: int) -> list[tuple[int, int, int]] | None:
+    """What :func:`.offsets.token_offsets` takes: token, start and end; None for anything else.
+
+    Args:
+        value: the record's field.
+        tokens: the number of the response's tokens.
+        length: the number of its characters.
+    """
+    if type(value) is not list:
+        return None
+    found = [tuple(part) for part in value if _is_list_of(part, int) and len(part) == 3]
+    valid = [part for part in found if 0 <= part[0] < tokens and 0 <= part[1] < part[2] <= length]
+    return valid if len(valid) == len(value) else None
 
 
 def writer(raw: bytes | memoryview, what: str) -> dict[str, Any]:

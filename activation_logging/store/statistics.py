@@ -27,6 +27,7 @@ class Counts:
     """Numbers of entries: in total, by status, by model, and by label of each evaluator.
 
     ``judges`` counts each evaluator's labels by judge; None for labels that name no judge.
+    ``spans`` counts, by evaluator and label of a span, the entries that have such a span.
     """
 
     entries: int = 0
@@ -34,6 +35,7 @@ class Counts:
     models: Counter[str] = field(default_factory=Counter)
     labels: dict[str, Counter[str]] = field(default_factory=dict)
     judges: dict[str, Counter[str | None]] = field(default_factory=dict)
+    spans: dict[str, Counter[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -113,7 +115,8 @@ def _counts(store: Store, progress: Progress, found: C) -> C:
     found.entries = snapshot.num_entries
     for kind, counter in (("status", found.statuses), ("model", found.models)):
         counter.update({words[0]: number for words, number in _listed(store, snapshot, kind)})
-    for kind, by_name in (("label", found.labels), ("judge", found.judges)):
+    lists = (("label", found.labels), ("judge", found.judges), ("span", found.spans))
+    for kind, by_name in lists:
         for (name, word), number in _listed(store, snapshot, kind):
             by_name.setdefault(name, Counter())[word] += number
     return found
@@ -139,6 +142,7 @@ def _look_up(store: Store, snapshot: Snapshot, kind: str, key: bytes) -> list[An
             "model": [[entry.model]],
             "label": [[name, found.label] for name, found in labels.items()],
             "judge": [[name, found.judge] for name, found in labels.items()],
+            "span": [[name, span.label] for name, found in labels.items() for span in found.spans],
         }
         for words in own[kind]:
             if term(kind, *words) == key:
@@ -167,3 +171,5 @@ def _count(found: Counts, store: Store, key: str) -> None:
     for name, evaluation in evaluations.items():
         found.labels.setdefault(name, Counter())[evaluation.label] += 1
         found.judges.setdefault(name, Counter())[evaluation.judge] += 1
+        for label in {span.label for span in evaluation.spans}:
+            found.spans.setdefault(name, Counter())[label] += 1

@@ -13,7 +13,7 @@ import lmdb
 
 from activation_logging.errors import EntryNotFound, LabelError, StoreError, StoreReadOnly
 from activation_logging.printable import printable
-from activation_logging.records import Evaluation, Label
+from activation_logging.records import Evaluation, Label, Span
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.opening import unwritable
@@ -224,15 +224,20 @@ class Store(Mapping[str, Entry]):
         score: float | None = None,
         judge: str | None = None,
         details: Mapping[str, Any] | None = None,
+        spans: Iterable[Span | Mapping[str, Any]] = (),
     ) -> None:
         """Write one evaluator's label beside an entry, replacing only its own earlier one.
+
+        ``spans`` are claims within the entry's ``response``, each with a label of its own.
 
         Raises:
             EntryNotFound: no entry has that key.
             StoreReadOnly: the store was opened for reading.
-            LabelError: a part of it is invalid; see :meth:`.Evaluation.checked`.
+            LabelError: a part of it is invalid, see :meth:`.Evaluation.checked`, or a span lies
+                outside the response.
         """
-        self.put_evaluations([(key, Evaluation.checked(name, label, score, judge, details))])
+        evaluation = Evaluation.checked(name, label, score, judge, details, spans=spans)
+        self.put_evaluations([(key, evaluation)])
 
     def put_evaluations(
         self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
@@ -405,7 +410,7 @@ def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evalu
     except (KeyError, TypeError, IndexError):
         raise LabelError(
             "each label is a pair of a key and an Evaluation, or a mapping with key, name, label, "
-            f"and optionally score, judge and details; not {printable(repr(given)[:200])}"
+            f"and optionally score, judge, details and spans; not {printable(repr(given)[:200])}"
         ) from None
 
 

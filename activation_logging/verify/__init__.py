@@ -170,6 +170,23 @@ def entry_problems(entry: Entry) -> Iterator[str]:
     Raises:
         StoreCorrupt: a record is invalid.
     """
+    yield from _record_problems(entry)
+    status = entry.status
+    if status == "pending":
+        return
+    if entry.status_reason == NEVER_RAN:
+        return
+    if status != "complete":
+        yield f"{status}: {entry.status_reason}"
+        return
+    if not entry.sites:
+        yield "it has no layers"
+    for site in entry.sites:
+        for what in _site_problems(entry, site):
+            yield f"{site.words}: {what}"
+
+
+def _record_problems(entry: Entry) -> Iterator[str]:
     if entry.document["key"] != entry.key:
         yield "it is stored under another entry's key"
     tokens = len(entry.prompt_token_ids), len(entry.response_token_ids)
@@ -184,19 +201,18 @@ def entry_problems(entry: Entry) -> Iterator[str]:
             yield f"its {name} are of the wrong type"
         elif values is not None and len(values) != len(entry.response_token_ids):
             yield f"{len(values)} {name} for {len(entry.response_token_ids)} response tokens"
-    status = entry.status
-    if status == "pending":
+    if entry.shared_characters is None and entry.document.get("shared_characters") is not None:
+        yield "its shared_characters are no places in its response"
+    yield from _label_problems(entry)
+
+
+def _label_problems(entry: Entry) -> Iterator[str]:
+    try:
+        labels = entry.evaluations
+    except StoreCorrupt as error:
+        yield str(error)
         return
-    if entry.status_reason == NEVER_RAN:
-        return
-    if status != "complete":
-        yield f"{status}: {entry.status_reason}"
-        return
-    if not entry.sites:
-        yield "it has no layers"
-    for site in entry.sites:
-        for what in _site_problems(entry, site):
-            yield f"{site.words}: {what}"
+    yield from filter(None, (label.outside(entry.response) for label in labels.values()))
 
 
 def _site_problems(entry: Entry, site: Site) -> Iterator[str]:

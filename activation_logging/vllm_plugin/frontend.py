@@ -30,7 +30,12 @@ from activation_logging.vllm_plugin.context import HttpRequest, http_request, pl
 from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
-from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
+from activation_logging.vllm_plugin.text import (
+    prompt_text,
+    response_pieces,
+    response_text,
+    shared_characters,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable, Mapping
@@ -222,6 +227,9 @@ class FrontEndTap:
         text = response_text(state)
         pieces = response_pieces(state, sampling, tokenizer, text, stopped=reason == "stop")
         response = "".join(pieces) if text is None else text
+        shared = shared_characters(
+            response_ids, pieces, tokenizer, skip_special=sampling.skip_special_tokens
+        )
         # Only an HTTP body says whether vLLM may truncate the prompt. A beam's prompt grows, but
         # its text stays that of the first step.
         told = not (self.offline or http is None or http.truncates)
@@ -238,6 +246,7 @@ class FrontEndTap:
             "prompt_token_ids": list(state.prompt_token_ids or []),
             "response_token_ids": response_ids,
             "response_tokens": pieces,
+            "shared_characters": shared if pieces else None,
             **_logprobs(state, response_ids),
             "finish_reason": reason,
             "error": error,

@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
     from vllm.v1.engine.output_processor import RequestState
 
+_UNREADABLE = "\ufffd"
+"""What bytes decode to that are no whole character."""
+_MOST_PARTS = 64
+"""Of characters that are not garbage. Looking at each part takes time that grows by the square."""
+
 
 def prompt_text(state: RequestState, tokenizer: Any, *, whole: bool) -> str:
     """The text that the model read.
@@ -78,6 +83,57 @@ def response_pieces(
     if pieces and stopped and not sampling.include_stop_str_in_output:
         pieces[-1] = ""
     return pieces
+
+
+def shared_characters(
+    tokens: Sequence[int], pieces: Sequence[str], tokenizer: Any, *, skip_special: bool
+) -> list[tuple[int, int, int]]:
+    """Tokens that hold other characters than their pieces say, because they are parts of some.
+
+    Args:
+        tokens: ids of the response.
+        pieces: of :func:`response_pieces`, for the same tokens.
+        tokenizer: the engine's.
+        skip_special: whether the text omits special tokens. These hold no character.
+
+    Returns:
+        Index of the token, start and end of its characters in the response, each.
+    """
+    found: list[tuple[int, int, int]] = []
+    waiting: list[int] = []
+    at = 0
+    for index, piece in enumerate(pieces):
+        if piece and waiting:
+            ids = [tokens[part] for part in (*waiting, index)]
+            parts = zip((*waiting, index), _parts(ids, piece, tokenizer), strict=True)
+            found += [(part, at + low, at + high) for part, (low, high) in parts if low < high]
+        if piece:
+            at += len(piece)
+            waiting.clear()
+        elif tokenizer.decode([tokens[index]], skip_special_tokens=skip_special):
+            waiting.append(index)
+    return found
+
+
+def _parts(ids: Sequence[int], piece: str, tokenizer: Any) -> list[tuple[int, int]]:
+    """The characters of a piece that each of the tokens holds which make it together.
+
+    The first tokens alone decode to the characters that they complete. U+FFFD follows if they
+    begin another one, which the next token goes on with.
+    """
+    if len(ids) > _MOST_PARTS:
+        return [(0, len(piece))] * len(ids)
+    parts = []
+    start = 0
+    for count in range(1, len(ids)):
+        text = tokenizer.decode(ids[:count], skip_special_tokens=False)
+        # A stop string may have cut the piece.
+        whole = text.rstrip(_UNREADABLE)[: len(piece)]
+        done = max(start, len(whole)) if piece.startswith(whole) else start
+        begun = done < len(piece) and text.endswith(_UNREADABLE)
+        parts.append((start, done + begun))
+        start = done
+    return [*parts, (start, len(piece))]
 
 
 def response_text(state: RequestState) -> str | None:

@@ -13,7 +13,6 @@ from activation_logging.dataset.positions import (
     locate_span,
     parse_position,
     pool_rows,
-    token_offsets,
 )
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.tags import GROUP_TAGS, TRANSFER_TAGS
@@ -139,9 +138,3 @@ def test_what_a_benchmark_writes_is_found(gold, answer, tokens, span):
     tags = question.tags("a_benchmark")
     assert locate_span(answer, tokens, tags) == span
     assert {*GROUP_TAGS, *TRANSFER_TAGS} <= tags.keys()
-
-
-def test_offsets_cover_the_answer():
-    response, tokens = "Hi 🦉!", ["Hi", " �", "�", "!", "<eos>"]
-    offsets = token_offsets(response, tokens)
-    assert offsets == [(0, 2), (2, 4), (2, 4), (4, 5), (5, 5)]

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from activation_logging import open_store
+from activation_logging import Span, open_store
 from activation_logging.errors import DatasetError, UnknownName
 from activation_logging.export import FORMATS, export_store
 from activation_logging.sites import Site
@@ -109,6 +109,28 @@ def test_parquet(store, tmp_path):
             # The numpy format of datasets widens float16, which loses nothing.
             assert_same_bits(row[f"layer_{layer}"], store[2][key][layer].astype(np.float32))
     assert seen == set(store[2])
+
+
+def test_spans_go_out_with_every_format(tmp_path):
+    path = build(tmp_path / "s", n=3)
+    span = Span(0, 3, "contradicted", claim="a \ud800", gold="b")
+    with open_store(path, writable=True) as store:
+        key = next(iter(store))
+        store.put_evaluation(key, name="claims", label="correct", spans=[span])
+    whole = {**span.as_json(), "source": None}
+    for name in ("npy", "zarr", "safetensors"):
+        export_store(path, tmp_path / name, format=name)
+        labels = {record["key"]: record["labels"] for record in records(tmp_path / name)}
+        assert labels[key]["claims"]["spans"] == [whole]
+        assert labels[key]["facts"]["spans"] == []
+    parquet = pytest.importorskip("pyarrow.parquet")
+    export_store(path, tmp_path / "parquet", format="parquet")
+    columns = ["key", "spans_claims"]
+    table = parquet.read_table(tmp_path / "parquet" / "data-00000.parquet")
+    assert "spans_facts" not in table.column_names
+    found = {row["key"]: row["spans_claims"] for row in table.select(columns).to_pylist()}
+    assert found.pop(key) == [{**whole, "claim": "a ?"}]
+    assert list(found.values()) == [None, None]
 
 
 def test_every_format_is_registered_under_its_name():

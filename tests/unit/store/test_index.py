@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from activation_logging import Evaluation, Store, open_store
 from activation_logging.cli import _app
 from activation_logging.errors import EntryNotFound, SettingsError, StoreInUse
-from activation_logging.records import LABELS, STATUSES
+from activation_logging.records import LABELS, SPAN_LABELS, STATUSES
 from activation_logging.store import StoreWriter, layout
 from activation_logging.store.engine.opening import open_alone
 from activation_logging.store.index import Index
@@ -96,6 +96,10 @@ def change(path: Path, chance: random.Random) -> None:
                 name=chance.choice(NAMES),
                 label=chance.choice(LABELS),
                 judge=chance.choice(("rules", "probe", None)),
+                spans=[
+                    {"start": n, "end": n + 3, "label": chance.choice(SPAN_LABELS)}
+                    for n in range(chance.randrange(4))
+                ],
             )
         if keys and chance.random() < 0.5:
             store.delete(chance.choice(keys))
@@ -138,7 +142,7 @@ def counted(path: Path) -> dict[str, Any]:
     """What a store holds in numbers, without what depends on how it lies on the disk."""
     with open_store(path) as store:
         found = vars(statistics(store))
-    kept = ("entries", "statuses", "models", "labels", "judges", "rows", "layer_bytes")
+    kept = ("entries", "statuses", "models", "labels", "judges", "spans", "rows", "layer_bytes")
     return {name: found[name] for name in kept}
 
 

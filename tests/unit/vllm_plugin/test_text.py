@@ -5,16 +5,24 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import ByT5Tokenizer
+from transformers import AutoTokenizer, ByT5Tokenizer
 from vllm import SamplingParams
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.output_processor import RequestState
 
-from activation_logging.dataset.positions import locate_span, token_offsets
-from activation_logging.vllm_plugin.text import prompt_text, response_pieces, response_text
+from activation_logging.dataset.positions import locate_span
+from activation_logging.default_model import demo_model_path
+from activation_logging.store.offsets import token_offsets, touching
+from activation_logging.vllm_plugin.text import (
+    prompt_text,
+    response_pieces,
+    response_text,
+    shared_characters,
+)
 from tests.fixtures import tokenizers
 
 KINDS = [*tokenizers.KINDS, "python"]
@@ -107,7 +115,7 @@ class TestSpans:
         span = locate_span(response, pieces, {"answer": "mercury"})
         assert "".join(pieces[slice(*span)]).strip(" ,").lower() == "mercury"
         offsets = token_offsets(response, pieces)
-        assert [response[low:high] for low, high in offsets] == pieces
+        assert [response[low:high] for low, high in offsets.tolist()] == pieces
 
     def test_a_blank_after_the_prompt_is_kept(self, kind: str) -> None:
         tokenizer = tokenizer_of(kind)
@@ -117,9 +125,119 @@ class TestSpans:
         assert "".join(pieces_of(state, sampling, tokenizer)) == " three four"
 
 
-def test_a_blank_that_was_left_out_moves_no_token() -> None:
-    """Stores of version 0.1 have such pieces where the tokenizer is SentencePiece's."""
-    assert token_offsets(" one two", ["", "one", " two", ""]) == [(1, 1), (1, 4), (4, 8), (8, 8)]
+@cache
+def default_tokenizer() -> Any:
+    return AutoTokenizer.from_pretrained(demo_model_path())
+
+
+@cache
+def byte_of_letter() -> dict[str, int]:
+    """GPT-2's letters for bytes, of which the tokens of byte-level tokenizers are written."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = (byte for byte in range(256) if byte not in plain)
+    return {
+        **{chr(byte): byte for byte in plain},
+        **{chr(256 + number): byte for number, byte in enumerate(others)},
+    }
+
+
+def true_offsets(tokenizer: Any, ids: list[int], omitted: set[int]) -> list[tuple[int, int]]:
+    """By the bytes of every token: the characters that they are a part of."""
+    names = tokenizer.convert_ids_to_tokens(ids)
+    raw = [
+        b"" if token in omitted else bytes(map(byte_of_letter().__getitem__, name))
+        for token, name in zip(ids, names, strict=True)
+    ]
+    text = b"".join(raw).decode()
+    character = [n for n, char in enumerate(text) for _ in char.encode()]
+    at, found = 0, []
+    for part in raw:
+        held = character[at : at + len(part)]
+        found.append((held[0], held[-1] + 1) if held else (0, 0))
+        at += len(part)
+    return found
+
+
+BRITTLE = [*"abc é\u0301ß “”Ω中日本語한국어가\n\u2013", "\U0001f98a", "\U0001f469\u200d\U0001f52c"]
+TEXTS = st.lists(st.sampled_from(BRITTLE), min_size=1, max_size=30).map("".join)
+
+
+class TestSharedCharacters:
+    """Tokens of the default model, which are bytes: a character may be part of several."""
+
+    def offsets(
+        self, ids: list[int], prompt: list[int], **options: Any
+    ) -> tuple[str, np.ndarray[Any, Any]]:
+        tokenizer = default_tokenizer()
+        state, sampling = answered(tokenizer, prompt, ids, **options)
+        response, pieces = state.detokenizer.output_text, pieces_of(state, sampling, tokenizer)
+        shared = shared_characters(
+            state.detokenizer.output_token_ids,
+            pieces,
+            tokenizer,
+            skip_special=sampling.skip_special_tokens,
+        )
+        return response, token_offsets(response, pieces, shared)
+
+    @settings(max_examples=150, deadline=None)
+    @given(text=TEXTS, data=st.data())
+    def test_each_token_holds_its_bytes(self, text: str, data: st.DataObject) -> None:
+        tokenizer = default_tokenizer()
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        # Special tokens that the text leaves out may stand anywhere, within a character too.
+        for place in data.draw(st.lists(st.integers(0, len(ids)), max_size=3)):
+            ids.insert(place, tokenizer.eos_token_id)
+        prompt = tokenizer.encode("The fox says", add_special_tokens=False)
+        response, offsets = self.offsets(ids, prompt)
+        assert response == text
+        expected = true_offsets(tokenizer, ids, {tokenizer.eos_token_id})
+        found = [pair if pair[0] < pair[1] else (0, 0) for pair in map(tuple, offsets.tolist())]
+        assert found == expected
+        start = data.draw(st.integers(0, len(text) - 1))
+        end = data.draw(st.integers(start + 1, len(text)))
+        touched = [n for n, (low, high) in enumerate(expected) if low < end and high > start]
+        assert touching(offsets, start, end).tolist() == touched
+
+    @settings(max_examples=60, deadline=None)
+    @given(text=TEXTS, stop=st.sampled_from(["b", "é", "中", " “", "\U0001f98a"]))
+    def test_a_stop_string_cuts_tokens(self, text: str, stop: str) -> None:
+        tokenizer = default_tokenizer()
+        ids = tokenizer.encode(text, add_special_tokens=False)
+        response, offsets = self.offsets(ids, [5], stop=[stop])
+        assert response == text.partition(stop)[0]
+        length = len(response)
+        for (low, high), (first, last) in zip(
+            offsets.tolist(), true_offsets(tokenizer, ids, set()), strict=False
+        ):
+            if first >= length:
+                assert low == high
+            elif high:
+                assert (low, high) == (first, min(last, length))
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @settings(max_examples=60, deadline=None)
+    @given(ids=st.lists(st.integers(0, 190), min_size=1, max_size=100))
+    def test_any_tokens(self, kind: str, ids: list[int]) -> None:
+        """Garbage too has places within the answer, and every character has its token."""
+        tokenizer = tokenizer_of(kind)
+        state, sampling = answered(tokenizer, [5, 6], ids)
+        response, pieces = state.detokenizer.output_text, pieces_of(state, sampling, tokenizer)
+        shared = shared_characters(ids, pieces, tokenizer, skip_special=True)
+        offsets = token_offsets(response, pieces, shared)
+        assert len(offsets) == len(ids)
+        assert all(0 <= low <= high <= len(response) for low, high in offsets.tolist())
+        assert all(len(touching(offsets, at, at + 1)) for at in range(len(response)))
+
+    def test_bytes_of_a_character_in_a_vocabulary_of_words(self) -> None:
+        tokenizer = tokenizer_of("llama")
+        ids = tokenizer.encode("one \U0001f98a two", add_special_tokens=False)
+        state, sampling = answered(tokenizer, [5, 6], ids)
+        response, pieces = state.detokenizer.output_text, pieces_of(state, sampling, tokenizer)
+        shared = shared_characters(ids, pieces, tokenizer, skip_special=True)
+        at = response.index("\U0001f98a")
+        found = touching(token_offsets(response, pieces, shared), at, at + 1)
+        names = tokenizer.convert_ids_to_tokens(ids)
+        assert [names[n] for n in found] == ["<0xF0>", "<0x9F>", "<0xA6>", "<0x8A>"]
 
 
 class TestTokenIdsAlone:
