@@ -22,6 +22,10 @@ _SHORT = {
     "false_refusal_rate": "false ref.",
     "balanced_accuracy": "balanced",
     "hallucinated": "halluc.",
+    "claims supported": "supp.",
+    "claims contradicted": "contr.",
+    "claims unverifiable": "unver.",
+    "claims wrong": "wrong",
     "majority_baseline": "majority",
 }
 _CAPTION = (
@@ -32,7 +36,7 @@ _CAPTION = (
 
 def result_table(results: dict[str, Any]) -> Table:
     """One row for each domain or stratum and one for all: rates with standard errors, counts."""
-    names = list(results["metrics"])
+    names = [name for name in results["metrics"] if "/" not in name]
     table = Table(
         title=f"{results['benchmark']}, judged by {results['judge']}",
         caption=_CAPTION,
@@ -49,11 +53,28 @@ def result_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def parts_table(results: dict[str, Any]) -> Table | None:
+    """One row for each rate that is a part of another, named ``wrong/birth year``; else None."""
+    names = sorted({name for name in results["metrics"] if "/" in name})
+    if not names:
+        return None
+    groups = {**results["groups"], "all": results}
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    for title in ("", *groups):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for name in names:
+        rates = [_rate(part["metrics"].get(name)) for part in groups.values()]
+        table.add_row(name, *rates)
+    return table
+
+
 def print_result(result: RunResult, console: Console | None = None) -> None:
     """The table of a run, where its labels and files are, and its notes."""
     console = console or PlainConsole()
     if result.results:
         console.print(result_table(result.results))
+        if (parts := parts_table(result.results)) is not None:
+            console.print(parts)
     if result.labels is not None:
         console.print(f"{result.labels.written} labels written to {result.labels.where}")
     for note in result.notes:

@@ -66,10 +66,12 @@ def factbook() -> dict[str, Entry]:
     """
     fips = {code: about["fips"].lower() for code, about in geonames().get_countries().items()}
     members = {PurePosixPath(name).stem: name for name in FACTBOOK.members(".json")}
-    wanted = {c.code: members[fips[c.code]] for c in countries() if fips[c.code] in members}
+    wanted = {members[fips[c.code]]: c.code for c in countries() if fips[c.code] in members}
     try:
-        pages = [json.loads(content) for content in FACTBOOK.read(*wanted.values())]
-        return {code: _entry(page) for code, page in zip(wanted, pages, strict=True)}
+        # In the archive's order: going back in it means to unpack it again.
+        pages = map(json.loads, FACTBOOK.read(*sorted(wanted)))
+        found = {wanted[member]: _entry(page) for member, page in zip(sorted(wanted), pages)}
+        return dict(sorted(found.items()))
     except (ValueError, AttributeError, TypeError) as error:
         raise PackageError(
             f"{FACTBOOK.file} is not what this version expects ({error}): run  "

@@ -134,10 +134,15 @@ def _first_sentence(text: str) -> str:
 
 def _nations(text: str) -> tuple[str, ...]:
     """The nationalities that a text names, by what stands for them in it."""
-    # With the countries beside them, "New England" is not English.
-    found = find_names(text, {**demonyms(), **country_names()}, capitalised=True)
+    found = find_names(text, _nation_names(), capitalised=True)
     said = [name.text_in(text) for name in found]
     return tuple(dict.fromkeys(name for name in said if fold(name) in demonyms()))
+
+
+@cache
+def _nation_names() -> Mapping[str, str]:
+    """Nationalities, and the countries, so that "New England" is not English."""
+    return {**demonyms(), **country_names()}
 
 
 def _birthplaces(text: str) -> tuple[str, ...]:

@@ -94,6 +94,7 @@ _ALIKE = str.maketrans({
     "\u2019": "'", "\u2018": "'", "\u2013": "-", "\u2014": "-", "\u2212": "-", "\u2010": "-",
     "\u2011": "-", "\u00b2": "2", "\u00b3": "3", "\u00ba": "\u00b0",
 })  # fmt: skip
+_MAX_SENTENCE = 1000  # characters
 _END = re.compile(r"(?<=[.!?]) (?=[A-Z(\[\d])|(?<=[.!?]['\")]) (?=[A-Z])|\n")
 _ABBREVIATION = re.compile(
     r"(?:\b[A-Z]|\b(?:c|ca|b|d|r|Dr|Mr|Mrs|St|Jr|Sr|No|sq|vs|approx|est|e\.g|i\.e|Mt|Ft|U\.S))\.$"
@@ -181,14 +182,21 @@ def _is_gap(marks: str) -> bool:
 
 
 def _sentences(text: str) -> Iterator[Sentence]:
+    for begin, end in _bounds(text):
+        # Patterns look back within a sentence: without a limit one long one would take for ever.
+        for start in range(begin, end, _MAX_SENTENCE):
+            part = text[start : min(end, start + _MAX_SENTENCE)]
+            if part.strip():
+                yield Sentence(part, start)
+
+
+def _bounds(text: str) -> Iterator[tuple[int, int]]:
     begin = 0
     for end in _END.finditer(text):
         if text[end.start()] != "\n" and _ABBREVIATION.search(
             text, max(begin, end.start() - 8), end.start()
         ):
             continue
-        if text[begin : end.start()].strip():
-            yield Sentence(text[begin : end.start()], begin)
+        yield begin, end.start()
         begin = end.end()
-    if text[begin:].strip():
-        yield Sentence(text[begin:], begin)
+    yield begin, len(text)
