@@ -70,7 +70,9 @@ def factbook() -> dict[str, Entry]:
     try:
         # In the archive's order: going back in it means to unpack it again.
         pages = map(json.loads, FACTBOOK.read(*sorted(wanted)))
-        found = {wanted[member]: _entry(page) for member, page in zip(sorted(wanted), pages, strict=True)}
+        found = {
+            wanted[member]: _entry(page) for member, page in zip(sorted(wanted), pages, strict=True)
+        }
         return dict(sorted(found.items()))
     except (ValueError, AttributeError, TypeError) as error:
         raise PackageError(

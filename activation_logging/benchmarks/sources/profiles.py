@@ -58,12 +58,27 @@ _CONTINENTS = {
 }  # fmt: skip
 _TWO_CONTINENTS = frozenset({"RU", "TR", "EG", "KZ", "AZ", "GE", "AM", "CY", "ID", "TL"})
 _ELEMENT_UNITS = {"melting point": "K", "boiling point": "K", "density": "g/cm3"}
-_DISCOVERERS = {
-    "Ramsey": "Ramsay",
-    "Priestly": "Priestley",
-    "Kirchoff": "Kirchhoff",
-    "Fredrich": "Friedrich",
-}
+_SPELLINGS = {
+    "Ramsey": "Ramsay", "Priestly": "Priestley", "Kirchoff": "Kirchhoff", "Fredrich": "Friedrich",
+    "Gustov": "Gustav", "Tenant": "Tennant", "Hatchet": "Hatchett", "Aver von": "Auer von",
+    "Fourcory": "Fourcroy", "Derey": "Perey", "Tompson": "Thompson", "Wohl": "Wahl",
+    "Langet": "Langlet", "Klaus": "Claus", "Pierre and": "Pierre Curie,", " Jr.": "",
+}  # fmt: skip
+_NOT_PEOPLE = re.compile(r"ancients|Argonne|Institute|Laborator|Research|RIKEN|et al|U\. ")
+_ALSO_DISCOVERED = {
+    "He": "Pierre Janssen, Norman Lockyer", "Be": "Louis-Nicolas Vauquelin", "N": "Carl Scheele",
+    "O": "Antoine Lavoisier", "F": "Carl Scheele, Ampère", "Mg": "Joseph Black",
+    "Al": "Friedrich Wöhler", "Cl": "Humphry Davy", "Ti": "Martin Klaproth",
+    "V": "Andrés Manuel del Río", "Mn": "Carl Scheele", "Se": "Johan Gahn", "Br": "Carl Löwig",
+    "Sr": "Humphry Davy, William Cruickshank", "Y": "Carl Mosander", "Mo": "Peter Jacob Hjelm",
+    "Ru": "Gottfried Osann", "Cd": "Karl Hermann", "Te": "Martin Klaproth", "Ba": "Carl Scheele",
+    "Gd": "Paul Lecoq de Boisbaudran", "Ho": "Per Teodor Cleve, Marc Delafontaine",
+    "Lu": "Carl Auer von Welsbach, Charles James", "Pt": "Antonio de Ulloa, Charles Wood",
+    "Tl": "Claude-Auguste Lamy", "Rn": "Ernest Rutherford, Robert Owens, William Ramsay",
+    "Ac": "Friedrich Giesel", "Pa": "Kasimir Fajans, Oswald Göhring", "U": "Eugène Péligot",
+    "Zr": "Jöns Berzelius", "Ca": "Jöns Berzelius", "Si": "Antoine Lavoisier",
+}  # fmt: skip
+"""Whom other books name, for a second discovery, the prediction or the first pure metal."""
 
 
 @cache
@@ -108,7 +123,7 @@ def _person(person: Person) -> Profile:
     if death is not None:
         facts["death year"] = Fact((str(death),), source)
         ages = tuple(str(death - (birth or 0) - less) for less in (0, 1))
-        facts["age at death"] = Fact(ages, source)
+        facts["age at death"] = Fact(ages, source, several=True)
     elif article is not None and "born" in article.description and "death" not in person.differ:
         facts["death year"] = Fact((f"alive in {_LATEST}",), source)
     heads = [article.description, _first_sentence(article.extract)] if article else []
@@ -249,7 +264,7 @@ def _element(row: Any, points: Mapping[str, tuple[str, ...]], series: Mapping[in
         "group": _known(row.group_id, whole=True),
         "density": _known(row.density),
         "discovery year": _known(row.discovery_year, whole=True),
-        "discoverer": _discoverers(row.discoverers),
+        "discoverer": _discoverers(row.discoverers, row.symbol),
         "category": (series[int(row.series_id)],),
         **points,
     }
@@ -271,10 +286,11 @@ def _known(value: Any, *, whole: bool = False) -> tuple[str, ...]:
     return (str(int(value)) if whole else f"{float(value):.10g}",)
 
 
-def _discoverers(text: Any) -> tuple[str, ...]:
-    """Names; none for what "the ancients" knew, and for teams."""
-    if not isinstance(text, str) or "ancients" in text:
+def _discoverers(text: Any, symbol: str) -> tuple[str, ...]:
+    """Names; none for what "the ancients" knew, and for laboratories."""
+    if not isinstance(text, str) or _NOT_PEOPLE.search(text):
         return ()
-    for wrong, right in _DISCOVERERS.items():
+    for wrong, right in _SPELLINGS.items():
         text = text.replace(wrong, right)
-    return tuple(name.strip() for name in re.split(r", | and ", text) if name.strip())
+    names = f"{text}, {_ALSO_DISCOVERED.get(symbol, '')}"
+    return tuple(name.strip() for name in re.split(r"[,;] ?| and ", names) if name.strip())

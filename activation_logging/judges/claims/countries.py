@@ -69,6 +69,7 @@ _NOT_POPULATION = re.compile(
     r"\b(?:city|capital|metropolitan|urban|rural|density|per|native|speakers?|immigrants|refugees)\b",
     re.IGNORECASE,
 )
+_OTHER_SUBJECT = re.compile(r"[.;:]|\b(?:and|but) (?:it|has|its|the country)\b|\bcountry\b")
 _BORDER = re.compile(
     r"\b(?:[Bb]order(?:s|ed|ing)?|[Nn]eighbou?r(?:s|ing)?|[Nn]eighbou?ring countries|surrounded)\b"
 )
@@ -200,7 +201,7 @@ def _population(reading: Reading, sentence: Sentence, quantities: list[Found[Qua
         about = _POPULATION.search(before) or people
         if one.value.unit or not about or one.value.number < 500:
             continue
-        if _NOT_POPULATION.search(_clause(before)) or re.match(
+        if _NOT_POPULATION.search(_OTHER_SUBJECT.split(before)[-1]) or re.match(
             r" (?:%|per|in the (?:city|capital)|languages|speakers)", sentence.text[one.end :]
         ):
             continue

@@ -41,6 +41,7 @@ _NUMBER = re.compile(r"\b[Aa]tomic number\b[^.;,\d]{0,30}?(?P<number>\d{1,3})\b"
 _MASS = r"[Aa]tomic (?:mass|weight)(?: number)?"
 _PROPERTIES = {
     "atomic mass": _MASS,
+    "both points": r"[Mm]elting and boiling points?",
     "melting point": r"[Mm]elting(?: point)?|[Mm]elts",
     "boiling point": r"[Bb]oiling(?: point)?|[Bb]oils",
     "density": r"[Dd]ensity",
@@ -53,6 +54,7 @@ _KEYWORD = re.compile(
     r"[Ee]lectronegativity|[Ii]sotopes?|[Pp]ressure|[Gg]roup|[Pp]eriod|[Aa]bundance|[Cc]rust|valence)\b)"
 )
 _SORTS = {"melting point": "temperature", "boiling point": "temperature", "density": "density"}
+_POINTS = ("melting point", "boiling point")
 _KELVIN = {"melting point": (6.0, 25.0), "boiling point": (6.0, 25.0)}
 _DISCOVERED = re.compile(
     r"\b(?:[Dd]iscover(?:ed|y)|(?:first )?isolated|identified|synthesi[sz]ed|[Dd]iscovery year)\b"
@@ -136,6 +138,13 @@ def _plain(
 def _properties(reading: Reading, sentence: Sentence, quantities: list[Found[Quantity]]) -> None:
     """Each quantity belongs to the nearest property named before it that has such a unit."""
     keywords = [(word.lastgroup or "", word.end()) for word in _KEYWORD.finditer(sentence.text)]
+    if keywords and keywords[-1][0] == "both_points":
+        # "melting and boiling points of 98 °C and 883 °C", without other scales between them
+        warm = [q for q in quantities if q.value.sort == "temperature"]
+        if len(warm) == len(_POINTS):
+            for claim, one in zip(_POINTS, warm, strict=True):
+                start, end = sentence.start + one.start, sentence.start + one.end
+                reading.claim(start, end, claim, _property(reading, claim, one))
     for one in quantities:
         sort = one.value.sort
         before = [claim.replace("_", " ") for claim, end in keywords if end <= one.start]

@@ -85,6 +85,8 @@ _WORK_YEAR = re.compile(
     + YEAR + r")[^()]{0,30}\)|,? ?(?:was |is |which was |first |originally )*(?:published|released|premiered|completed|written|painted|composed)(?: \w+){0,2} in (?P<b>"
     + YEAR + r"))"
 )  # fmt: skip
+_NEW_CALENDAR = 1753
+_LISTED = re.compile(r"^\W*(?:[Nn]ationality|[Oo]ccupations?|[Pp]rofessions?|[Cc]itizenship):")
 _OCCUPATIONS = {word: field for field, words in FIELDS.items() for word in words}
 _FIELDS_OF = {
     word: frozenset(field for field, words in FIELDS.items() if word in words)
@@ -99,8 +101,17 @@ _OCCUPATION = re.compile(
 
 
 def occupations_in(text: str) -> tuple[str, ...]:
-    """The occupations that a text names, in lower case."""
-    return tuple(dict.fromkeys(found.group().lower() for found in _OCCUPATION.finditer(text)))
+    """The occupations that a text names, in lower case.
+
+    With a capital it is one before "of" only: "King of Spain", not "Martin Luther King".
+    """
+    return tuple(
+        dict.fromkeys(
+            found.group().lower()
+            for found in _OCCUPATION.finditer(text)
+            if found.group()[0].islower() or text.startswith(" of ", found.end())
+        )
+    )
 
 
 def read_person(reading: Reading) -> None:
@@ -154,7 +165,11 @@ def _date(reading: Reading, found: re.Match[str], base: int, claim: str, group: 
 def _year_label(said: str, fact: Fact | None) -> SpanLabel:
     if fact is None:
         return "unverifiable"
-    return "supported" if said in fact.values else "contradicted"
+    if said in fact.values:
+        return "supported"
+    # Before England's reform, years began on several days: Newton was born in 1642 or 1643.
+    near = any(int(said) - right == 1 and right < _NEW_CALENDAR for right in fact.numbers)
+    return "unverifiable" if near else "contradicted"
 
 
 def _is_other(prefix: str, subject: re.Pattern[str]) -> bool:
@@ -264,8 +279,12 @@ def _place_label(said: str, reading: Reading, claim: str) -> SpanLabel:
 
 
 def _definition(reading: Reading, subject: re.Pattern[str]) -> None:
-    """The first sentence that says what the person was."""
+    """The first sentence that says what the person was, and lines of a list before it."""
     for sentence in reading.sentences:
+        if head := _LISTED.match(sentence.text):
+            _nationality(reading, sentence.text[head.end() :], sentence.start + head.end())
+            _occupation(reading, sentence.text[head.end() :], sentence.start + head.end())
+            continue
         verb = _DEFINITION.search(sentence.text)
         if verb is None or not subject.search(sentence.text[: verb.start()]):
             continue
@@ -277,13 +296,14 @@ def _definition(reading: Reading, subject: re.Pattern[str]) -> None:
         if _RELATIVES.search(" ".join(window.split()[:3])):
             continue  # "was the son of a painter"
         if not (
-            occupations_in(window) or find_names(window, reading.world.demonyms, capitalised=True)
+            _OCCUPATION.search(window)
+            or find_names(window, reading.world.demonyms, capitalised=True)
         ):
             continue
         base = sentence.start + verb.end()
         _nationality(reading, window, base)
         _occupation(reading, window, base)
-        return
+        break
 
 
 def _nationality(reading: Reading, window: str, base: int) -> None:
