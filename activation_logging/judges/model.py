@@ -91,7 +91,7 @@ class ModelJudge:
         verdict, words = await ask_for_json(
             self._model, text, parse_verdict, _schema(), again=_AGAIN, is_vllm=self._is_vllm
         )
-        return verdict or "unclear", words
+        return ("unclear" if verdict is None else verdict), words
 
 
 async def ask_for_json(

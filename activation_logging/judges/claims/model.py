@@ -104,12 +104,12 @@ def parse_claims(words: str) -> list[Quoted] | None:
         return None
     found = []
     for each in claims:
-        fields = [each.get(key) for key in Quoted._fields] if isinstance(each, dict) else []
-        if len(fields) != len(Quoted._fields) or not all(isinstance(one, str) for one in fields):
+        if not isinstance(each, dict) or each.get("verdict") not in SPAN_LABELS:
             return None
-        if fields[2] not in SPAN_LABELS:
+        quote, claim = each.get("quote"), each.get("claim")
+        if not isinstance(quote, str) or not isinstance(claim, str):
             return None
-        found.append(Quoted(*fields))
+        found.append(Quoted(quote, claim, each["verdict"]))
     return found
 
 
