@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -58,11 +59,12 @@ def by_hand(row: dict[str, Any]) -> list[Span]:
     """
     spans, behind = [], 0
     for words, claim, label in row["claims"]:
-        start = row["generation"].find(words, behind)
-        if start < 0:
+        whole = re.compile(rf"(?<!\w){re.escape(words)}(?!\w)")
+        place = whole.search(row["generation"], behind)
+        if place is None:
             raise ValueError(f"{row['id']}: {words!r} is not in the text behind {behind}")
-        behind = start + len(words)
-        spans.append(Span(start, behind, label, claim))
+        behind = place.end()
+        spans.append(Span(place.start(), behind, label, claim))
     return spans
 
 

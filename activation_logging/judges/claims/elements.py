@@ -109,11 +109,14 @@ def read_element(reading: Reading) -> None:
 
 def _symbol(reading: Reading, sentence: Sentence) -> None:
     fact = reading.fact("symbol")
+    if head := re.match(r"^\w+ \((?P<symbol>[A-Z][a-z]?)\)", sentence.text):  # "Gold (Au) is"
+        label: SpanLabel = "supported" if fact and head["symbol"] in fact.values else "contradicted"
+        reading.claim(sentence.start + head.start(1), sentence.start + head.end(1), "symbol", label)
     for found in _SYMBOL.finditer(sentence.text):
         said = found["symbol"]
         if said not in reading.world.symbols and (said in {"The", "It", "In"} or len(said) == 3):
             continue
-        label: SpanLabel = "supported" if fact and said in fact.values else "contradicted"
+        label = "supported" if fact and said in fact.values else "contradicted"
         start = sentence.start + found.start("symbol")
         reading.claim(start, start + len(said), "symbol", label)
 

@@ -31,5 +31,5 @@ def within(said: float, right: Sequence[float], near: float, far: float) -> Span
     if not right:
         return "unverifiable"
     low, high = min(right), max(right)
-    off = max(low - said, said - high, 0.0) / max(abs(low), abs(high), 1e-9)
+    off = max((low - said) / max(abs(low), 1e-9), (said - high) / max(abs(high), 1e-9))
     return "supported" if off <= near else "contradicted" if off > far else "unverifiable"

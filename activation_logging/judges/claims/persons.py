@@ -54,6 +54,9 @@ _LIFE = re.compile(
     r"\((?:[^()]{0,80}?[ ,;:])??(?:(?:[Bb]orn|b\.) )?(?:on |in |c\. ?)?" + DATE
     + r"[^()]{0,60}? ?- ?[^()]{0,60}?(?P<end>" + DATE.replace("?P<", "?P<end_") + r")[^()]{0,60}\)"
 )  # fmt: skip
+_LIVED = re.compile(
+    r"\blived (?:from|between) " + DATE + r" (?:to|until|and) " + DATE.replace("?P<", "?P<end_")
+)
 _AGE = re.compile(
     r"\b(?:at (?:the )?(?:young |early |advanced )?age (?:of )?|aged )(?P<age>\d{1,3})\b"
 )
@@ -120,6 +123,7 @@ def read_person(reading: Reading) -> None:
     for number, sentence in enumerate(reading.sentences):
         if number < 2:
             _life(reading, sentence, subject)
+        _lived(reading, sentence)
         _works(reading, sentence)
         _born(reading, sentence, subject)
         _died(reading, sentence, subject)
@@ -293,8 +297,8 @@ def _definition(reading: Reading, subject: re.Pattern[str]) -> None:
         rest = sentence.text[verb.end() :]
         end = _DEFINITION_ENDS.search(rest)
         window = rest[: end.start()] if end else rest
-        if _RELATIVES.search(" ".join(window.split()[:3])):
-            continue  # "was the son of a painter"
+        if kin := _RELATIVES.search(window):
+            window = window[: kin.start()]  # "the eldest of five children of two musicians"
         if not (
             _OCCUPATION.search(window)
             or find_names(window, reading.world.demonyms, capitalised=True)
@@ -327,15 +331,22 @@ def _occupation(reading: Reading, window: str, base: int) -> None:
     fields = {field for word in right for field in _FIELDS_OF.get(word, ())}
     found = list(_OCCUPATION.finditer(window))
     fits = [_is_right(match.group().lower(), right) for match in found]
+    near = any(fields & _FIELDS_OF[match.group().lower()] for match in found)
     for match, is_right in zip(found, fits, strict=True):
         label: SpanLabel = "supported" if is_right else "unverifiable"
-        if not any(fits) and fields and not fields & _FIELDS_OF[match.group().lower()]:
+        if fields and not near:
             label = "contradicted"
         reading.claim(base + match.start(), base + match.end(), "occupation", label)
 
 
 def _is_right(word: str, right: set[str]) -> bool:
     return word in right or not right.isdisjoint(BROADER.get(word, ()))
+
+
+def _lived(reading: Reading, sentence: Sentence) -> None:
+    if found := _LIVED.search(sentence.text):
+        _date(reading, found, sentence.start, "birth")
+        _date(reading, found, sentence.start, "death", "end_")
 
 
 def _works(reading: Reading, sentence: Sentence) -> None:
