@@ -22,9 +22,6 @@ _SHORT = {
     "false_refusal_rate": "false ref.",
     "balanced_accuracy": "balanced",
     "hallucinated": "halluc.",
-    "claims supported": "supp.",
-    "claims contradicted": "contr.",
-    "claims unverifiable": "unver.",
     "claims wrong": "wrong",
     "majority_baseline": "majority",
 }
@@ -54,17 +51,16 @@ def result_table(results: dict[str, Any]) -> Table:
 
 
 def parts_table(results: dict[str, Any]) -> Table | None:
-    """One row for each rate that is a part of another, named ``wrong/birth year``; else None."""
-    names = sorted({name for name in results["metrics"] if "/" in name})
-    if not names:
+    """One row for each rate of a part of the answers, named ``wrong/birth year``; None if none."""
+    parts = {name: rate for name, rate in results["metrics"].items() if "/" in name}
+    if not parts:
         return None
-    groups = {**results["groups"], "all": results}
     table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
-    for title in ("", *groups):
+    for title in ("", "rate", "95 % interval", "answers"):
         table.add_column(title, justify="right" if title else "left", no_wrap=True)
-    for name in names:
-        rates = [_rate(part["metrics"].get(name)) for part in groups.values()]
-        table.add_row(name, *rates)
+    for name, rate in parts.items():
+        interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f}"
+        table.add_row(name, _rate(rate), interval, str(rate["n"]))
     return table
 
 

@@ -195,7 +195,7 @@ def wiki_profiles_rates(items: Sequence[Judged]) -> Rates:
     """Rates of ``wiki_profiles``: of answers, then of claims.
 
     ``hallucinated``, ``correct`` and ``refused`` are of all answers but the ``invalid`` ones.
-    ``claims supported`` and the like are shares of all claims, and ``claims wrong`` the share of
+    ``claims/supported`` and the like are shares of all claims, and ``claims wrong`` the share of
     the contradicted among those that could be checked; ``wrong/birth year`` is that of one type of
     claim. Claims of one answer are not independent: errors and intervals are those of a ratio over
     the answers.
@@ -210,7 +210,7 @@ def wiki_profiles_rates(items: Sequence[Judged]) -> Rates:
         {
             **{label: share(label, answers) for label in LABELS if label != "invalid"},
             **{
-                f"claims {label}": Rate.of_ratio(
+                f"claims/{label}": Rate.of_ratio(
                     [(table[label], table.total()) for table in tables]
                 )
                 for label in SPAN_LABELS

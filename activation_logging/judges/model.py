@@ -88,10 +88,11 @@ class ModelJudge:
         if not re.search(r"[^\W\d_]", answer):
             return "unclear", "the answer has no words"
         text = _INSTRUCTIONS.format(type=type, name=name, answer=answer[:MAX_ANSWER])
+        verdict: Belief | None
         verdict, words = await ask_for_json(
             self._model, text, parse_verdict, _schema(), again=_AGAIN, is_vllm=self._is_vllm
         )
-        return ("unclear" if verdict is None else verdict), words
+        return verdict or "unclear", words
 
 
 async def ask_for_json(

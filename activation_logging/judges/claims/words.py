@@ -60,9 +60,9 @@ FIELDS: dict[str, tuple[str, ...]] = {
         officer, military general, regent, caliph, marshal, samurai, humanitarian, noblewoman
     """),
     "faith": _listed("""
-        pope, saint, prelate, bishop, archbishop, cardinal, missionary, priest, monk, nun, theologian,
-        preacher, religious leader, mystic, reformer, clergyman, abbot, abbess, friar, guru,
-        imam, rabbi, evangelist, prophet, spiritual leader, minister, martyr, spiritual teacher,
+        pope, saint, prelate, bishop, archbishop, cardinal, missionary, priest, monk, nun,
+        theologian, preacher, religious leader, mystic, reformer, clergyman, abbot, abbess, friar,
+        guru, imam, rabbi, evangelist, prophet, spiritual leader, minister, martyr, spiritual teacher,
         religious reformer, jesuit
     """),
     "discovery": _listed("""

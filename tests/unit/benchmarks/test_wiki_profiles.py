@@ -122,7 +122,7 @@ class TestRates:
         rates = BENCHMARK.rates(items)
         assert rates["hallucinated"].value == pytest.approx(0.5)
         assert rates["claims wrong"].value == pytest.approx(10 / 70)
-        assert rates["claims supported"].value == pytest.approx(60 / 90)
+        assert rates["claims/supported"].value == pytest.approx(60 / 90)
         assert rates["wrong/atomic mass"].value == pytest.approx(10 / 70)
         assert rates["claims wrong"].n == 20
 

@@ -39,7 +39,8 @@ def label(sort: str, name: str, text: str) -> str:
 
 class TestPersons:
     def test_years_of_a_life_in_a_parenthesis(self) -> None:
-        found = claims("person", "Albert Einstein", "Albert Einstein (14 March 1879 \u2013 1956) lived.")
+        text = "Albert Einstein (14 March 1879 \u2013 1956) lived."
+        found = claims("person", "Albert Einstein", text)
         assert ("birth year", "1879", "supported") in found
         assert ("birth day", "14 March", "unverifiable") in found
         assert ("death year", "1956", "contradicted") in found
