@@ -62,8 +62,8 @@ FIELDS: dict[str, tuple[str, ...]] = {
     "faith": _listed("""
         pope, saint, prelate, bishop, archbishop, cardinal, missionary, priest, monk, nun,
         theologian, preacher, religious leader, mystic, reformer, clergyman, abbot, abbess, friar,
-        guru, imam, rabbi, evangelist, prophet, spiritual leader, minister, martyr, spiritual teacher,
-        religious reformer, jesuit
+        guru, imam, rabbi, evangelist, prophet, spiritual leader, minister, martyr,
+        spiritual teacher, religious reformer, jesuit
     """),
     "discovery": _listed("""
         explorer, navigator, seafarer, conquistador, astronaut, cosmonaut, aviator, pilot,

@@ -33,7 +33,7 @@ def without_extra(code: str) -> subprocess.CompletedProcess[str]:
                 "from activation_logging.benchmarks import BENCHMARKS, RunOptions, run_benchmark\n"
                 "print(BENCHMARKS.names())"
             ),
-            "('nonsense_mixed_entities', 'short_facts')",
+            "('nonsense_mixed_entities', 'short_facts', 'wiki_profiles')",
         ),
         (f"sys.argv[1:] = ['--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')", "--N"),
         (
