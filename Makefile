@@ -12,7 +12,7 @@ BIN := .venv/bin
 help: ## list the targets
 	@sed -n 's/^\([a-z-]*\): .*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: ## make .venv and prepare the default model; a second run takes seconds
+setup: ## make .venv, the default model and the data; a second run takes seconds
 	@$(PYTHON) packaging/bootstrap.py setup --accelerator $(ACCELERATOR)
 
 test: setup ## run every test that this machine can run (ARGS="-k store" for some)

@@ -1,6 +1,6 @@
 """``make demo``: the main job on the default model, from a server to labelled activations.
 
-Starts a real server, asks both benchmarks' questions, judges the answers, labels each beside
+Starts a real server, asks the questions of two benchmarks, judges the answers, labels each beside
 its activations, proves that the rows belong to their tokens, reports what the activations tell,
 and leaves everything in ``output/demo/``. A second run finds the answers there and asks nothing
 again.
@@ -38,21 +38,21 @@ FOLDER = Path("output/demo")
 STORE = FOLDER / "activations.lmdb"
 MODEL = "SmolLM2-135M-Instruct"
 LAYERS = "5,10,15,20,25,last"
-STUDIED = "short_facts"
 START_S = 600
 
 
 class Part(NamedTuple):
-    """One benchmark, small enough for a laptop."""
+    """One benchmark, small enough for a laptop; its labels are reported in ``report``."""
 
     benchmark: str
-    n: int | None
-    limit: int | None
+    limit: int
+    label: str
+    report: str
 
 
 PARTS = (
-    Part("short_facts", n=None, limit=800),
-    Part("nonsense_mixed_entities", n=10, limit=None),
+    Part("short_facts", 800, "short_facts", "report"),
+    Part("known_names", 560, "refusal", "report-known_names"),
 )
 
 
@@ -73,7 +73,8 @@ def main() -> int:
         output.rule("verify")
         if code := subprocess.call([*_COMMAND, "verify", str(STORE), "--model", str(model)]):
             return code
-        report()
+        for part in PARTS:
+            report(part)
     except ActivationLoggingError as error:
         errors.print(sentence("error:", error))
         return 1
@@ -89,7 +90,6 @@ def run(part: Part, base_url: str | None) -> RunResult:
         base_url=base_url or "http://localhost:8000/v1",
         output_base_dir=FOLDER,
         store=STORE,
-        n=part.n,
         limit=part.limit,
         do_inference=base_url is not None,
         display="rich" if sys.stdout.isatty() else "plain",
@@ -115,11 +115,11 @@ def show(results: list[RunResult]) -> None:
     output.print(f"Look at them with:  .venv/bin/activation-logging ls {STORE}\n")
 
 
-def report() -> None:
+def report(part: Part) -> None:
     """Can the activations tell what was made up? The table, and a page to look at."""
-    output.rule("report")
+    output.rule(f"report: {part.benchmark}")
     with show_progress() as progress:
-        result = build_report(STORE, FOLDER / "report", label=STUDIED, progress=progress)
+        result = build_report(STORE, FOLDER / part.report, label=part.label, progress=progress)
     print_report(result)
 
 

@@ -26,6 +26,7 @@
     ├── PackageError                        a package of data cannot be downloaded or read
     ├── BenchmarkError                      a benchmark cannot start or go on
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
+    ├── LabelsFileError (ValueError)        a file of labels made elsewhere that cannot be read
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
     ├── PluginError (ImportError)           another package's entry point cannot be used
@@ -162,6 +163,10 @@ class BenchmarkError(ActivationLoggingError):
 
 class PromptsError(ActivationLoggingError, ValueError):
     """Lines of a prompts file are invalid. The text gives their numbers."""
+
+
+class LabelsFileError(ActivationLoggingError, ValueError):
+    """A file of labels made elsewhere is not there, or of no format that is known here."""
 
 
 class ServerFailed(ActivationLoggingError, RuntimeError):

@@ -201,16 +201,17 @@ def _span(value: Any, what: str) -> Span:
         None if given.get(name) is None else _text(given[name], f"{what}.{name}")
         for name in ("claim", "gold", "source")
     )
-    return Span(start, end, cast("SpanLabel", label), claim, gold, source)
+    return Span(start, end, label, claim, gold, source)
 
 
 def _offset(value: Any, what: str) -> int:
     value = _scalar(value)
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise LabelError(f"{what} is a whole number, not a {type(value).__name__}")
-    if not 0 <= value <= MAX_LENGTH:
-        raise LabelError(f"{what} is {shown(int(value))}: it is no place in a text")
-    return int(value)
+    place = int(value)
+    if not 0 <= place <= MAX_LENGTH:
+        raise LabelError(f"{what} is {shown(place)}: it is no place in a text")
+    return place
 
 
 def _text(value: Any, what: str) -> str:

@@ -10,6 +10,7 @@ import asyncio
 import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from activation_logging.errors import (
 from activation_logging.printable import printable
 from activation_logging.records import MAX_LENGTH, MAX_SPANS, Label, SpanLabel, checked_spans
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.query import parse_tags, parse_time, select
+from activation_logging.store.query import entries_of, parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
@@ -104,6 +105,7 @@ async def list_entries(
     offset: Annotated[int, Query(ge=0, le=MAX_OFFSET)] = 0,
     request_id: Annotated[str | None, Query(max_length=4096)] = None,
     prompt: Annotated[str | None, Query(max_length=100_000)] = None,
+    key: Annotated[str | None, Query(max_length=100)] = None,
     model: Annotated[str | None, Query(max_length=4096)] = None,
     status: Annotated[str | None, Query(max_length=100)] = None,
     label: Annotated[str | None, Query(max_length=300)] = None,
@@ -114,9 +116,9 @@ async def list_entries(
     """Entries, newest first, as summaries; filters may be combined.
 
     Those of one ``request_id`` come in the order of its choices, those of one ``prompt`` oldest
-    first. ``tag`` is ``NAME=VALUE`` and may be repeated; ``label`` is ``LABEL`` or
-    ``EVALUATOR=LABEL``; ``since`` and ``until`` are dates with a time of day (ISO 8601) or ages
-    (``2h``).
+    first. A ``key`` without ``#`` is that of every answer to its prompt. ``tag`` is ``NAME=VALUE``
+    and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``; ``since`` and ``until`` are
+    dates with a time of day (ISO 8601) or ages (``2h``).
     """
     with _http_errors():
         tags = parse_tags(tag)
@@ -131,7 +133,7 @@ async def list_entries(
                 tags=tags or None,
                 since=parse_time(since),
                 until=parse_time(until),
-                among=_asked_for(store, request_id, prompt),
+                among=_asked_for(store, request_id, prompt, key),
                 limit=limit + 1,
                 offset=offset,
             )
@@ -147,12 +149,21 @@ async def list_entries(
     return AsciiJson(await _in_store(path, read, nothing=nothing))
 
 
-def _asked_for(store: Store, request_id: str | None, prompt: str | None) -> list[Entry] | None:
-    """Entries of one request or prompt, or of both; None where neither is given."""
-    if request_id is None:
-        return None if prompt is None else store.for_prompt(prompt)
-    found = store.for_request(request_id)
-    return [entry for entry in found if prompt is None or entry.prompt == prompt]
+def _asked_for(
+    store: Store, request_id: str | None, prompt: str | None, key: str | None
+) -> list[Entry] | None:
+    """Entries of one request, prompt or key, or of all that is given; None where nothing is."""
+    ways: list[tuple[str | None, Callable[[str], list[Entry]]]] = [
+        (key, partial(entries_of, store)),
+        (prompt, store.for_prompt),
+        (request_id, store.for_request),
+    ]
+    found: list[Entry] | None = None
+    for given, look_up in ways:
+        if given is not None:
+            before = None if found is None else {entry.key for entry in found}
+            found = [entry for entry in look_up(given) if before is None or entry.key in before]
+    return found
 
 
 @router.get("/counters")
@@ -317,7 +328,8 @@ def _summary(entry: Entry) -> dict[str, Any]:
     found = entry.evaluations
     labels = {name: one.label for name, one in found.items()}
     spans = {name: one.as_json()["spans"] for name, one in found.items() if one.spans}
-    return {**entry.summary(), "content": entry.content, "evaluations": labels, "spans": spans}
+    shown = {"content": entry.content, "question": entry.question}
+    return {**entry.summary(), **shown, "evaluations": labels, "spans": spans}
 
 
 def _whole(entry: Entry) -> dict[str, Any]:

@@ -95,6 +95,11 @@ class Settings:
         return cls(**{**given, "enabled": enabled == "1"})
 
 
+def given_lmdb_path(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The store that ``ACTIVATION_LMDB_PATH`` names; None where it is not set."""
+    return environ.get("ACTIVATION_LMDB_PATH", "").strip() or None
+
+
 _ENVIRONMENT = {
     "LMDB_PATH": "lmdb_path",
     "LOGGING": "enabled",

@@ -14,6 +14,8 @@ ENTITY = "entity"
 GOLD = "gold"
 ANSWER = "answer"
 NAME = "name"
+FAME = "fame"
+INVENTOR = "inventor"
 
 GROUP_TAGS = (GROUP, ENTITY)
 """They name what an answer is about."""

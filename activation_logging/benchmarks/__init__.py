@@ -12,11 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 # A benchmark's file has the name of its Inspect task. Once the files are imported, their names are
 # free for `__getattr__`, which gives the tasks.
-from activation_logging.benchmarks import nonsense_mixed_entities, short_facts, wiki_profiles
+from activation_logging.benchmarks import (
+    generated_entities,
+    known_names,
+    nonsense_mixed_entities,
+    short_facts,
+    wiki_facts,
+    wiki_profiles,
+)
 from activation_logging.extras import require
 from activation_logging.lazy import lazy_names
 
-del nonsense_mixed_entities, short_facts, wiki_profiles
+del generated_entities, known_names, nonsense_mixed_entities, short_facts, wiki_facts, wiki_profiles
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -32,13 +39,23 @@ __all__ = [
     "RunOptions",
     "RunResult",
     "examples",
+    "generated_entities",
+    "known_names",
     "nonsense_mixed_entities",
     "run_benchmark",
     "short_facts",
+    "wiki_facts",
     "wiki_profiles",
 ]
 
-_TASKS = ("nonsense_mixed_entities", "short_facts", "wiki_profiles")
+_TASKS = (
+    "generated_entities",
+    "known_names",
+    "nonsense_mixed_entities",
+    "short_facts",
+    "wiki_facts",
+    "wiki_profiles",
+)
 _get, __dir__ = lazy_names(
     __name__,
     {

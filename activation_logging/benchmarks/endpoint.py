@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import BenchmarkError
@@ -13,7 +15,7 @@ if TYPE_CHECKING:
     from inspect_ai.model import Model
     from openai import OpenAI
 
-Role = Literal["server", "judge"]
+Role = Literal["server", "judge", "generator"]
 
 RETRIES: dict[Role, dict[str, Any]] = {
     "server": {"max_retries": 4, "attempt_timeout": 900},
@@ -23,7 +25,11 @@ RETRIES: dict[Role, dict[str, Any]] = {
 SERVICE = "served"
 """Inspect's name for the endpoint: models are ``openai-api/served/<model>``."""
 
-_KEYS: dict[Role, str] = {"server": "VLLM_API_KEY", "judge": "JUDGE_API_KEY"}
+_KEYS: dict[Role, str] = {
+    "server": "VLLM_API_KEY",
+    "judge": "JUDGE_API_KEY",
+    "generator": "GENERATOR_API_KEY",
+}
 _TIMEOUT_S = 15.0
 _PROBE_TIMEOUT_S = 600.0  # a server that loads models on request may load one now
 
@@ -57,9 +63,16 @@ def openai_package() -> Any:
 
 
 def client(
-    base_url: str, *, role: Role = "server", timeout: float = _TIMEOUT_S, retries: int = 1
+    base_url: str,
+    *,
+    role: Role = "server",
+    key: str | None = None,
+    timeout: float = _TIMEOUT_S,
+    retries: int = 1,
 ) -> OpenAI:
     """OpenAI's own client, for the few calls that Inspect does not make.
+
+    ``key`` is the server's, where it is not the role's.
 
     Raises:
         BenchmarkError: the address is invalid.
@@ -68,8 +81,24 @@ def client(
     if not base_url.startswith(("http://", "https://")):
         raise BenchmarkError(f"{base_url!r} is not an address such as http://localhost:8000/v1")
     return openai_package().OpenAI(
-        base_url=base_url, api_key=api_key(role), timeout=timeout, max_retries=retries
+        base_url=base_url, api_key=key or api_key(role), timeout=timeout, max_retries=retries
     )
+
+
+def inspect_model(name: str, **options: Any) -> Model:
+    """Inspect's handle of a model.
+
+    The first one that a process makes lists Inspect's hooks on standard output. It goes to
+    standard error, because ``--json`` prints for machines.
+
+    Raises:
+        ExtraMissing: Inspect is not installed.
+    """
+    require("eval", "inspect_ai")
+    from inspect_ai.model import get_model
+
+    with redirect_stdout(sys.stderr):
+        return get_model(name, **options)
 
 
 def served_model(
@@ -81,9 +110,9 @@ def served_model(
         ExtraMissing: Inspect is not installed.
     """
     require("eval", "inspect_ai")
-    from inspect_ai.model import GenerateConfig, get_model
+    from inspect_ai.model import GenerateConfig
 
-    return get_model(
+    return inspect_model(
         f"openai-api/{SERVICE}/{model}",
         base_url=base_url,
         api_key=api_key(role),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,6 +19,7 @@ from activation_logging.benchmarks.journal import (
     questions_of,
     write_json,
 )
+from activation_logging.benchmarks.options import default_setting
 from activation_logging.benchmarks.questions import (
     Question,
     balanced,
@@ -111,7 +112,7 @@ def asked_for(benchmark: Benchmark, options: RunOptions) -> RunRecord:
     """The record of a new run with these options, the benchmark's own defaults filled in.
 
     Raises:
-        BenchmarkError: there is no such experiment.
+        BenchmarkError: there is no such experiment, or the benchmark lacks an option.
     """
     return RunRecord(
         run_id=new_run_id(),
@@ -123,6 +124,7 @@ def asked_for(benchmark: Benchmark, options: RunOptions) -> RunRecord:
         created=time.time(),
         temperature=options.temperature,
         max_tokens=options.max_tokens or benchmark.max_tokens,
+        settings=options.recorded_settings(benchmark),
         versions={package: _version(package) for package in (*_PACKAGES, *benchmark.packages)},
     )
 
@@ -192,15 +194,26 @@ def _overwritten(options: RunOptions) -> list[str]:
 def _questions(benchmark: Benchmark, asked: RunRecord, options: RunOptions) -> list[Question]:
     path = _questions_path(asked, options)
     if options.do_generate_prompt or not path.exists():
-        made = benchmark.make_questions(asked.exp, asked.n, asked.seed)
+        settings = options.settings(benchmark)
+        made = [
+            replace(question, details={**question.details, **asked.settings})
+            for question in benchmark.make_questions(asked.exp, asked.n, asked.seed, **settings)
+        ]
         write_questions(path, made)
         return made
     found = read_questions(path)
-    if any(question.seed != asked.seed for question in found) or not found:
-        raise BenchmarkError(
-            f"{path} was not made with --seed {asked.seed}; --do_generate_prompt makes it anew"
-        )
-    return found
+    wanted = {name: asked.settings.get(name, default_setting(name)) for name in benchmark.settings}
+    for question in found:
+        told = {name: question.details.get(name, default_setting(name)) for name in wanted}
+        if (question.seed, told) != (asked.seed, wanted):
+            break
+    else:
+        if found:
+            return found
+    made_with = " ".join([f"--seed {asked.seed}", *(f"--{k} {v}" for k, v in wanted.items())])
+    raise BenchmarkError(
+        f"{path} was not made with {made_with}; --do_generate_prompt makes it anew"
+    )
 
 
 def _questions_path(asked: RunRecord, options: RunOptions) -> Path:

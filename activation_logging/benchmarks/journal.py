@@ -22,6 +22,7 @@ import secrets
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, get_args
 
+from activation_logging.benchmarks.options import default_setting
 from activation_logging.benchmarks.questions import Question, replace_text
 from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.errors import BenchmarkError, LabelError, UnknownName
@@ -54,6 +55,7 @@ class RunRecord:
     created: float
     max_tokens: int
     temperature: float
+    settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -76,8 +78,13 @@ class RunRecord:
         Raises:
             BenchmarkError: they differ; the text names the setting.
         """
-        for name in ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens"):
-            theirs, ours = getattr(self, name), getattr(asked, name)
+        names = ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens")
+        pairs = [(name, getattr(self, name), getattr(asked, name)) for name in names]
+        pairs += [
+            (name, *(run.settings.get(name, default_setting(name)) for run in (self, asked)))
+            for name in sorted(self.settings.keys() | asked.settings.keys())
+        ]
+        for name, theirs, ours in pairs:
             if theirs != ours:
                 raise BenchmarkError(
                     f"{folder} belongs to a run with {name} {theirs!r}, not {ours!r}; "

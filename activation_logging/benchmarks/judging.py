@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from activation_logging.benchmarks.endpoint import check_endpoint, served_model
+from activation_logging.benchmarks.endpoint import check_endpoint, inspect_model, served_model
 from activation_logging.errors import BenchmarkError
-from activation_logging.extras import require
 from activation_logging.judges.registry import JUDGES, Judge
 
 if TYPE_CHECKING:
@@ -34,10 +33,7 @@ def judge_named(benchmark: Benchmark, name: str, base_url: str | None) -> Judge:
     if name in JUDGES:
         return JUDGES.get(name)
     if base_url is None:
-        require("eval", "inspect_ai")
-        from inspect_ai.model import get_model
-
-        return benchmark.model_judge(name, get_model(name))
+        return benchmark.model_judge(name, inspect_model(name))
     endpoint = check_endpoint(base_url, name, role="judge")
     model = served_model(name, base_url, role="judge")
     return benchmark.model_judge(name, model, is_vllm=endpoint.is_vllm)

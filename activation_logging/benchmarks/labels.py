@@ -1,27 +1,22 @@
 """Write verdicts as labels beside the entries of the judged answers, found by request id.
 
-The entries are reached through the store if it is on this machine, otherwise through the server's
-routes under ``/v1/activations``. An entry gets a label only if it holds the judged text. So neither
-an aborted first try nor another answer under the same id is labelled. The judged text may lack the
-reasoning that the entry holds, because the server or Inspect took it out. Spans of the judged text
-then move to its place in the response.
+An entry gets a label only if it holds the judged text. So neither an aborted first try nor another
+answer under the same id is labelled. The judged text may lack the reasoning that the entry holds,
+because the server or Inspect took it out. Spans of the judged text then move to its place in the
+response.
 """
 
 from __future__ import annotations
 
-import re
 import time
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
-from urllib.parse import quote
+from typing import TYPE_CHECKING, Any
 
-from activation_logging.benchmarks.endpoint import client, openai_package
+from activation_logging.benchmarks.entries import Found, Labels, moved, reach
 from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
-from activation_logging.records import ANSWERED, Evaluation, Span
-from activation_logging.store import open_store
+from activation_logging.records import Evaluation
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -34,131 +29,7 @@ WAIT_S = 10.0
 _POLL_S = 0.25
 _GROUP = 100
 """Labels written at a time."""
-_THINK = re.compile(r"</?think[^>]*>")
 _NAMED = 3  # how many missing entries an error names
-
-
-class Found(NamedTuple):
-    """The fields of an entry that labelling needs."""
-
-    key: str
-    response: str
-    content: str
-    finish_reason: str | None
-
-    def holds(self, answer: Answer) -> bool:
-        """Whether this entry is complete and holds the text of the answer."""
-        return self.finish_reason in ANSWERED and (
-            answer.generation in (self.response, self.content) or self._thinks_it(answer)
-        )
-
-    def place_of(self, answer: Answer) -> int | None:
-        """Where the judged text begins in the response; None if the response does not hold it.
-
-        What precedes it is the reasoning, which may quote it, so the last place counts.
-        """
-        at = self.response.rfind(answer.generation)
-        return None if at < 0 else at
-
-    def _thinks_it(self, answer: Answer) -> bool:
-        """Whether the response is the judged text and what Inspect took out of it."""
-        if not answer.reasoning:
-            return False
-        before, found, after = self.response.partition(answer.reasoning)
-        rest = _THINK.sub("", before + after)
-        return bool(found) and rest.split() == answer.generation.split()
-
-
-class Labels(ABC):
-    """Somewhere that entries can be found and labelled."""
-
-    where: str
-
-    @abstractmethod
-    def find(self, request_id: str) -> list[Found]:
-        """The entries of one request."""
-
-    @abstractmethod
-    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
-        """Write labels beside the entries that have these keys."""
-
-    def answer_to(self, request_id: str) -> str | None:
-        """The content of the complete answer to a request, as its client got it; None if none."""
-        ended = [found for found in self.find(request_id) if found.finish_reason in ANSWERED]
-        return ended[0].content if ended else None
-
-    @abstractmethod
-    def flush(self) -> None:
-        """Wait until all answers so far are stored, if there is a server to ask."""
-
-
-class StoreLabels(Labels):
-    """Through the store's folder on this machine."""
-
-    def __init__(self, path: Path) -> None:
-        # Fail early: a missing store must not be made by asking for it.
-        open_store(path).close()
-        self._store = open_store(path, writable=True)
-        self.where = str(path)
-
-    def flush(self) -> None:
-        """Do nothing: :func:`apply_labels` waits for entries that are not stored yet."""
-
-    def find(self, request_id: str) -> list[Found]:
-        return [
-            Found(entry.key, entry.response, entry.content, entry.finish_reason)
-            for entry in self._store.for_request(request_id)
-        ]
-
-    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
-        self._store.put_evaluations(evaluations)
-
-
-class ServerLabels(Labels):
-    """Through the routes of the server that answered."""
-
-    def __init__(self, base_url: str) -> None:
-        openai = openai_package()
-        self._client = client(base_url, timeout=60.0, retries=2)
-        self.where = f"{base_url.rstrip('/')}/activations"
-        try:
-            self._get({"limit": 1})
-        except openai.APIError:
-            raise BenchmarkError(f"the server has no {self.where}: it does not log") from None
-
-    def find(self, request_id: str) -> list[Found]:
-        page = self._get({"request_id": request_id})
-        return [
-            Found(
-                entry["key"],
-                entry["response"],
-                entry.get("content", entry["response"]),  # an older server has none
-                entry["finish_reason"],
-            )
-            for entry in page["data"]
-        ]
-
-    def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
-        for key, evaluation in evaluations:
-            body = {
-                "name": evaluation.name,
-                "label": evaluation.label,
-                "score": evaluation.score,
-                "judge": evaluation.judge,
-                "details": dict(evaluation.details),
-                "spans": [span.as_json() for span in evaluation.spans],
-            }
-            path = f"/activations/{quote(key, safe='')}/evaluations"
-            self._client.post(path, cast_to=object, body=body)
-
-    def flush(self) -> None:
-        self._client.post("/activations/flush", cast_to=object, body={})
-
-    def _get(self, query: Mapping[str, Any]) -> dict[str, Any]:
-        page = self._client.get("/activations", cast_to=object, options={"params": dict(query)})
-        if not (isinstance(page, dict) and isinstance(page.get("data"), list)):
-            raise BenchmarkError(f"{self.where} does not answer with a list of entries")
-        return page
 
 
 @dataclass(frozen=True)
@@ -184,19 +55,6 @@ class LabelReport:
             f"{len(self.without_spans)} labels have no spans, because the entry's response does "
             f"not hold the judged text in one piece: {named}{more}"
         )
-
-
-def reach(store: Path | None, base_url: str | None) -> Labels:
-    """The way to the entries: the store's folder if given, else the server.
-
-    Raises:
-        BenchmarkError, StoreError: there is none; the text says why.
-    """
-    if store is not None:
-        return StoreLabels(store)
-    if base_url is None:
-        raise BenchmarkError("give the store's folder or the server's address")
-    return ServerLabels(base_url)
 
 
 def apply_labels(
@@ -244,7 +102,7 @@ def apply_labels(
                 entries = _entries(labels, answer)
                 evaluation = _evaluation(evaluator, answer, verdict, run)
                 for found in entries:
-                    spans = _moved(verdict.spans, found.place_of(answer))
+                    spans = moved(verdict.spans, found.place_of(answer.generation))
                     group.append((found.key, replace(evaluation, spans=spans)))
                     unplaced += [answer.id] if len(spans) < len(verdict.spans) else []
                 written += bool(entries)
@@ -269,13 +127,6 @@ def _entries(labels: Labels, answer: Answer) -> list[Found]:
     if not answer.request_id:
         return []
     return [found for found in labels.find(answer.request_id) if found.holds(answer)]
-
-
-def _moved(spans: Sequence[Span], place: int | None) -> tuple[Span, ...]:
-    """Spans of the judged text, which is at ``place`` in the response; none if it is nowhere."""
-    if place is None:
-        return ()
-    return tuple(replace(span, start=place + span.start, end=place + span.end) for span in spans)
 
 
 def _evaluation(
@@ -309,9 +160,7 @@ def _describe(labels: Labels, answer: Answer) -> str:
     if not answer.request_id:
         return f"{answer.id} (it has no request_id)"
     reasons = [
-        "ended with " + str(found.finish_reason)
-        if found.finish_reason not in ANSWERED
-        else "holds another text"
+        "ended with " + str(found.finish_reason) if not found.whole else "holds another text"
         for found in labels.find(answer.request_id)
     ]
     return f"{answer.request_id}" + (f" (its entry {reasons[0]})" if reasons else "")

@@ -4,18 +4,22 @@ A made-up species joins a sibling genus of a real species' genus with that speci
 made-up medicine joins the first word of one with the second of another. That is how the public
 benchmark of this name mixes them; templates and code here are our own. Every made-up name comes
 with a *control*, the real donor of its epithet or first word, asked about in the same words: a
-model that refuses everything is caught by its controls.
+model that refuses everything is caught by its controls. Most donors are as obscure as what is made
+of them; ``--controls famous`` asks about well-known species and medicines in their place.
 """
 
 from __future__ import annotations
 
-import math
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
+from activation_logging import tags
+from activation_logging.benchmarks.options import SIBLING
 from activation_logging.benchmarks.questions import Picker, Question
-from activation_logging.benchmarks.rates import Judged, Rate, Rates, present, share, share_of, valid
+from activation_logging.benchmarks.refusal import FAMOUS, MADE_UP, refusal_rates
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.drugs import medicines
+from activation_logging.benchmarks.sources.famous import famous_species
 from activation_logging.benchmarks.sources.ncbi import taxonomy
 from activation_logging.errors import BenchmarkError
 from activation_logging.judges.rules import RULES
@@ -59,21 +63,55 @@ class Mixture(NamedTuple):
 
 
 def nonsense_questions(
-    domains: Sequence[str] = DOMAINS, n: int = DEFAULT_N, seed: int = 0
+    domains: Sequence[str] = DOMAINS, n: int = DEFAULT_N, seed: int = 0, controls: str = SIBLING
 ) -> list[Question]:
     """``n`` made-up names and ``n`` controls for each domain, domain by domain.
 
-    The first questions of a larger ``n`` are those of a smaller one.
+    The first questions of a larger ``n`` are those of a smaller one. Famous controls are fewer
+    where there are not enough of them, each asked about in every template.
 
     Raises:
-        BenchmarkError: a domain that does not exist, or ``n`` that its pool cannot give.
+        BenchmarkError: a domain that does not exist, ``n`` that its pool cannot give, or controls
+            of another sort.
     """
+    if controls not in (SIBLING, FAMOUS):
+        raise BenchmarkError(f"--controls {controls!r} is neither {SIBLING!r} nor {FAMOUS!r}")
     unknown = [domain for domain in domains if domain not in DOMAINS]
     if unknown:
         raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
     if n < 1:
         raise BenchmarkError(f"--N {n}: ask at least one question for each domain")
+    if controls == FAMOUS:
+        return [question for domain in domains for question in _with_famous(domain, n, seed)]
     return [question for domain in domains for question in _domain(domain, n, seed)]
+
+
+def _with_famous(domain: str, n: int, seed: int) -> Iterator[Question]:
+    """The same made-up names, each with a famous control for as long as there are any."""
+    known = Picker(NAME, seed, domain, FAMOUS).shuffled(_famous(domain))
+    made_up = [question for question in _domain(domain, n, seed) if question.kind == "made_up"]
+    for number, question in enumerate(made_up):
+        yield replace(question, details={**question.details, tags.FAME: MADE_UP})
+        lap, place = divmod(number, len(known))
+        if lap >= len(TEMPLATES):
+            continue
+        name = known[place]
+        template = TEMPLATES[(place + lap) % len(TEMPLATES)]
+        yield Question(
+            id=f"{domain}-{FAMOUS}-{number:05d}",
+            prompt=template.format(type=_WORDING[domain], name=name),
+            name=name,
+            type=domain,
+            kind="real",
+            stratum=f"{domain}/real",
+            group=f"{domain}:{name}",
+            seed=seed,
+            details={tags.FAME: FAMOUS},
+        )
+
+
+def _famous(domain: str) -> Sequence[str]:
+    return medicines().well_known if domain == "medicine" else famous_species(domain)
 
 
 def _domain(domain: str, n: int, seed: int) -> Iterator[Question]:
@@ -166,40 +204,6 @@ def _collect(
     raise BenchmarkError(f"--N {n}: the domain {domain} yields only {len(mixtures)} names")
 
 
-def nonsense_rates(items: Sequence[Judged]) -> Rates:
-    """Rates of ``nonsense_mixed_entities``; ``invalid`` counts in none of them.
-
-    refusal_rate
-        of the made-up names, the share that was refused
-    false_acceptance_rate
-        its complement: the share that was described as if it existed
-    false_refusal_rate
-        of the real names, the share that was refused all the same
-    balanced_accuracy
-        the mean of made-up refused and real accepted: 0.5 for a model that treats both alike
-    """
-    made_up, real = valid(items, "made_up"), valid(items, "real")
-    refused = sum(item.verdict.label == "refused" for item in made_up)
-    refusal, false_refusal = share_of(refused, made_up), share("refused", real)
-    return present(
-        {
-            "refusal_rate": refusal,
-            "false_acceptance_rate": share_of(len(made_up) - refused, made_up),
-            "false_refusal_rate": false_refusal,
-            "balanced_accuracy": refusal and false_refusal and _balanced(refusal, false_refusal),
-        }
-    )
-
-
-def _balanced(refusal: Rate, false_refusal: Rate) -> Rate:
-    value = (refusal.value + 1 - false_refusal.value) / 2
-    stderr = math.hypot(refusal.stderr, false_refusal.stderr) / 2
-    # The interval of a difference from those of its parts (Newcombe 1998, method 10).
-    below = math.hypot(refusal.value - refusal.low, false_refusal.high - false_refusal.value) / 2
-    above = math.hypot(refusal.high - refusal.value, false_refusal.value - false_refusal.low) / 2
-    return Rate(value, stderr, refusal.n + false_refusal.n, value - below, value + above)
-
-
 BENCHMARK = Benchmark(
     name=NAME,
     description="Describe things that do not exist, and real ones of the same sort.",
@@ -210,6 +214,7 @@ BENCHMARK = Benchmark(
     experiments=EXPERIMENTS,
     questions=nonsense_questions,
     judge=RULES,
-    rates=nonsense_rates,
+    rates=refusal_rates,
     group_of=lambda question: question.type,
+    settings=("controls",),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import BenchmarkError
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from activation_logging.benchmarks.registry import Benchmark
 
 DEFAULT_BASE_URL = "http://localhost:8000/v1"
+
+SIBLING = "sibling"
 
 Display = Literal["none", "plain", "rich", "full"]
 """How Inspect shows its progress."""
@@ -26,6 +28,7 @@ def flag(
     script: str | None = None,
     command: tuple[str, ...] | None = None,
     least: float | None = None,
+    setting: bool = False,
 ) -> dict[str, Any]:
     """The metadata of a field of :class:`RunOptions` that is a flag.
 
@@ -35,8 +38,36 @@ def flag(
         command: the flags of ``activation-logging eval``; named after the field unless given, and
             none if empty.
         least: the minimum of a number.
+        setting: whether only benchmarks that name the field in their ``settings`` have it.
     """
-    return {"help": help, "script": script, "command": command, "least": least}
+    return {
+        "help": help, "script": script, "command": command, "least": least, "setting": setting,
+    }  # fmt: skip
+
+
+class Inventor(NamedTuple):
+    """A model that invents names, and where it is served.
+
+    ``is_tested``: at the address of the tested model, whose key it wants then.
+    """
+
+    model: str
+    base_url: str
+    is_tested: bool
+
+    @classmethod
+    def parse(cls, text: str, tested_url: str) -> Inventor:
+        """What ``--generator`` names.
+
+        Raises:
+            BenchmarkError: it is no ``MODEL@URL``.
+        """
+        model, _, url = text.rpartition("@")
+        if not model or not url.startswith(("http://", "https://")):
+            raise BenchmarkError(
+                f"--generator {text!r} is not MODEL@URL, such as org/model@http://localhost:8001/v1"
+            )
+        return cls(model, url, url == tested_url)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,6 +135,22 @@ class RunOptions:
         default=None,
         metadata=flag("where a judging model is served, if not at the tested model's address"),
     )
+    controls: str = field(
+        default=SIBLING,
+        metadata=flag(
+            "which real names stand beside made-up ones: 'sibling', the donors of their halves, "
+            "or 'famous' ones (nonsense_mixed_entities)",
+            setting=True,
+        ),
+    )
+    generator: list[str] | None = field(
+        default=None,
+        metadata=flag(
+            "MODEL@URL of a model that invents the names, once for each such model; the tested "
+            "model unless given (generated_entities)",
+            setting=True,
+        ),
+    )
     store: Path | None = field(
         default=None,
         metadata=flag(
@@ -132,6 +179,37 @@ class RunOptions:
                 "times; give a --temperature above 0"
             )
 
+    def settings(self, benchmark: Benchmark) -> dict[str, Any]:
+        """The options that the questions of a benchmark depend on, besides number and seed.
+
+        Raises:
+            BenchmarkError: an option is given that the benchmark does not have, or is invalid.
+        """
+        for one in flags():
+            foreign = one.metadata["setting"] and one.name not in benchmark.settings
+            if foreign and getattr(self, one.name) != one.default:
+                raise BenchmarkError(f"{benchmark.name} has no {script_flag(one)}")
+        found = {name: getattr(self, name) for name in benchmark.settings}
+        if "generator" in found:
+            if not (self.generator or self.model):
+                raise BenchmarkError(
+                    "--generator is missing: name the model that invents, as MODEL@URL"
+                )
+            named = self.generator or [f"{self.model}@{self.base_url}"]
+            found["generator"] = [Inventor.parse(text, self.base_url) for text in named]
+        return found
+
+    def recorded_settings(self, benchmark: Benchmark) -> dict[str, str]:
+        """The same in words, without addresses and without what is the default.
+
+        Raises:
+            BenchmarkError: as :meth:`settings`.
+        """
+        found = self.settings(benchmark)
+        if "generator" in found:
+            found["generator"] = ", ".join(inventor.model for inventor in found["generator"])
+        return {name: value for name, value in found.items() if value != default_setting(name)}
+
     @classmethod
     def from_command_line(cls, **given: Any) -> RunOptions:
         """Options as flags gave them: a judging model is served where the tested one is.
@@ -153,6 +231,11 @@ def flags() -> list[Field[Any]]:
 def script_flag(one: Field[Any]) -> str:
     """The flag's name in the scripts."""
     return one.metadata["script"] or f"--{one.name}"
+
+
+def default_setting(name: str) -> Any:
+    """The value of a benchmark's own option where none is given."""
+    return next(one.default for one in flags() if one.name == name)
 
 
 def default_of(one: Field[Any], benchmark: Benchmark) -> Any:

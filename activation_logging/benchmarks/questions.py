@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 Split = Literal["train", "test"]
 
 _TEST_SHARE = 0.2
+_TAGGED_DETAILS = (tags.FAME, tags.INVENTOR)
 _Item = TypeVar("_Item")
 
 
@@ -76,6 +77,7 @@ class Question:
             "seed": str(self.seed),
             "split": self.split,
         }
+        found |= {key: self.details[key] for key in _TAGGED_DETAILS if key in self.details}
         return {**found, tags.GOLD: self.gold[0]} if self.gold else found
 
 

@@ -12,7 +12,7 @@ offer it from another package by an entry point::
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import BenchmarkError
 from activation_logging.judges.model import model_judge
@@ -44,6 +44,8 @@ class Benchmark:
         judge: the benchmark's own judge, used unless ``--judge`` names another.
         rates: from judged answers to rates by name; labels that are ``invalid`` count in none.
         group_of: which row of the result table a question belongs to.
+        settings: fields of :class:`.RunOptions` that the questions depend on too; ``questions`` is
+            given them by name.
         model_judge: from a model's name, Inspect's handle of it and whether vLLM serves it to the
             judge that ``--judge MODEL`` is.
         packages: distributions whose versions the run's record names, beside those that all runs
@@ -57,10 +59,11 @@ class Benchmark:
     default_n: int
     unit: str
     experiments: Mapping[str, Sequence[str]]
-    questions: Callable[[Sequence[str], int, int], list[Question]]
+    questions: Callable[..., list[Question]]
     judge: Judge
     rates: Callable[[Sequence[Judged]], Rates]
     group_of: Callable[[Question], str]
+    settings: tuple[str, ...] = ()
     model_judge: Callable[..., Judge] = model_judge
     packages: tuple[str, ...] = ()
 
@@ -68,13 +71,13 @@ class Benchmark:
     def default_exp(self) -> str:
         return next(iter(self.experiments))
 
-    def make_questions(self, exp: str, n: int, seed: int) -> list[Question]:
-        """The questions of an experiment.
+    def make_questions(self, exp: str, n: int, seed: int, **settings: Any) -> list[Question]:
+        """The questions of an experiment, with the benchmark's own ``settings``.
 
         Raises:
             BenchmarkError: there is no such experiment, or ``n`` is more than the data give.
         """
-        return self.questions(self.experiments[self.known(exp)], n, seed)
+        return self.questions(self.experiments[self.known(exp)], n, seed, **settings)
 
     def known(self, exp: str) -> str:
         """The name of an experiment, if there is such a one.
@@ -95,6 +98,13 @@ BENCHMARKS = Registry(
     "activation_logging.benchmarks",
     {
         name: f"activation_logging.benchmarks.{name}:BENCHMARK"
-        for name in ("nonsense_mixed_entities", "short_facts", "wiki_profiles")
+        for name in (
+            "nonsense_mixed_entities",
+            "known_names",
+            "generated_entities",
+            "short_facts",
+            "wiki_facts",
+            "wiki_profiles",
+        )
     },
 )

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.benchmarks.endpoint import check_endpoint, served_model
+from activation_logging.benchmarks.entries import Labels, reach
 from activation_logging.benchmarks.folder import (
     RunFolder,
     asked_for,
@@ -18,13 +19,7 @@ from activation_logging.benchmarks.folder import (
 )
 from activation_logging.benchmarks.journal import RESULTS, write_json
 from activation_logging.benchmarks.judging import check_kinds, judge_named
-from activation_logging.benchmarks.labels import (
-    LabelReport,
-    Labels,
-    apply_labels,
-    reach,
-    unlabelled_reason,
-)
+from activation_logging.benchmarks.labels import LabelReport, apply_labels, unlabelled_reason
 from activation_logging.benchmarks.options import RunOptions
 from activation_logging.benchmarks.rates import Judged, summary
 from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
@@ -164,35 +159,38 @@ class _Run:
         )
         from inspect_ai import eval as inspect_eval
 
+        from activation_logging.benchmarks.elsewhere.hook import labelled_otherwise
         from activation_logging.benchmarks.task import Session, build_task
 
-        return inspect_eval(
-            build_task(
-                self.benchmark,
-                questions,
-                judge=self.judge,
-                session=Session(
-                    folder.run_id,
-                    folder.journal,
-                    is_vllm=self.is_vllm,
-                    replay=not options.do_inference,
-                    **session,
-                ),
-                epochs=options.epochs,
-                temperature=options.temperature,
-                max_tokens=options.max_tokens,
+        task = build_task(
+            self.benchmark,
+            questions,
+            judge=self.judge,
+            session=Session(
+                folder.run_id,
+                folder.journal,
+                is_vllm=self.is_vllm,
+                replay=not options.do_inference,
+                **session,
             ),
-            model=model,
-            log_dir=str(folder.path / "inspect"),
-            display=options.display,
-            log_level="error",
-            log_realtime=False,
-            score=self.judge is not None,
-            score_display=False,
-            max_samples=options.max_connections,
-            fail_on_error=_MAX_FAILED,
-            metadata={"run_id": folder.run_id, "seed": options.seed},
-        )[0]
+            epochs=options.epochs,
+            temperature=options.temperature,
+            max_tokens=options.max_tokens,
+        )
+        with labelled_otherwise():  # by this run, from its journal
+            return inspect_eval(
+                task,
+                model=model,
+                log_dir=str(folder.path / "inspect"),
+                display=options.display,
+                log_level="error",
+                log_realtime=False,
+                score=self.judge is not None,
+                score_display=False,
+                max_samples=options.max_connections,
+                fail_on_error=_MAX_FAILED,
+                metadata={"run_id": folder.run_id, "seed": options.seed},
+            )[0]
 
     def _complain(self, log: Any) -> None:
         """Raise the sentence for what is still missing, if anything is."""

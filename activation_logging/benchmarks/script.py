@@ -26,6 +26,8 @@ def parser(benchmark: Benchmark) -> argparse.ArgumentParser:
     )
     hints = get_type_hints(RunOptions)
     for one in flags():
+        if one.metadata["setting"] and one.name not in benchmark.settings:
+            continue
         text = one.metadata["help"].format(unit=benchmark.unit)
         if one.name == "exp":
             text += f": one of {', '.join(benchmark.experiments)}"
@@ -34,6 +36,9 @@ def parser(benchmark: Benchmark) -> argparse.ArgumentParser:
             made.add_argument(name, dest=one.name, action="store_true", help=text)
             continue
         default = default_of(one, benchmark)
+        if kind == list[str] | None:
+            made.add_argument(name, dest=one.name, action="append", help=text)
+            continue
         made.add_argument(name, dest=one.name, type=_plain(kind), default=default, help=text)
     return made
 

@@ -29,13 +29,12 @@ from activation_logging.benchmarks.sources.places import (
     DISPUTED_DIVISIONS,
     HOME_NATIONS,
     NO_SINGLE_CAPITAL,
-    NOT_COUNTRIES,
     SMALLEST_CITY,
     WITH_ARTICLE,
     Country,
     capital_names,
     countries,
-    geonames,
+    country_names,
     unambiguous_cities,
 )
 from activation_logging.errors import BenchmarkError
@@ -102,13 +101,7 @@ def candidates(sort: str) -> dict[str, str]:
     What stands for nothing ("") only looks like an answer: New Mexico is not Mexico.
     """
     if sort == "city":
-        territories = geonames().get_countries().values()
-        return {
-            **{fold(place["name"]): place["iso"] for place in territories},
-            **{fold(name): country.code for country in countries() for name in country.names},
-            **{fold(nation): "GB" for nation in HOME_NATIONS.values()},
-            **dict.fromkeys(map(fold, NOT_COUNTRIES), ""),
-        }
+        return country_names()
     if sort == "capital":
         cities = capital_names()
         return {fold(name): code for code, names in cities.items() for name in names}

@@ -20,6 +20,8 @@ _SHORT = {
     "refusal_rate": "refusal",
     "false_acceptance_rate": "false acc.",
     "false_refusal_rate": "false ref.",
+    "false_refusal_famous": "famous",
+    "false_refusal_obscure": "obscure",
     "balanced_accuracy": "balanced",
     "hallucinated": "halluc.",
     "claims wrong": "wrong",
@@ -34,6 +36,8 @@ _CAPTION = (
 def result_table(results: dict[str, Any]) -> Table:
     """One row for each domain or stratum and one for all: rates with standard errors, counts."""
     names = [name for name in results["metrics"] if "/" not in name]
+    if "false_refusal_famous" in names:  # no room for both: it is what refusal leaves of 100 %
+        names.remove("false_acceptance_rate")
     table = Table(
         title=f"{results['benchmark']}, judged by {results['judge']}",
         caption=_CAPTION,

@@ -26,6 +26,7 @@ from inspect_ai.solver import Generate, Solver, TaskState, solver
 
 from activation_logging.benchmarks.journal import Journal, new_run_id
 from activation_logging.benchmarks.judging import check_kinds, judge_named
+from activation_logging.benchmarks.options import SIBLING, RunOptions
 from activation_logging.benchmarks.questions import Question, balanced
 from activation_logging.benchmarks.rates import Judged, counts
 from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
@@ -44,7 +45,8 @@ def inspect_task(benchmark: Benchmark) -> Callable[..., Task]:
     """The function that Inspect calls for ``inspect eval activation_logging/NAME -T n=10``.
 
     Its arguments are the experiment, the number of questions for each unit, their seed, their
-    maximum in all, the judge, and where a judging model is served.
+    maximum in all, the judge, where a judging model is served, and for the benchmarks that have
+    them the kind of controls and who invents the names (``MODEL@URL,MODEL@URL``).
     """
 
     @task(name=benchmark.name)
@@ -55,8 +57,18 @@ def inspect_task(benchmark: Benchmark) -> Callable[..., Task]:
         limit: int | None = None,
         judge: str = "rules",
         judge_base_url: str | None = None,
+        controls: str = SIBLING,
+        generator: str | None = None,
     ) -> Task:
-        questions = balanced(benchmark.make_questions(exp, n, seed), limit)
+        options = RunOptions(
+            model="",
+            do_inference=False,
+            do_eval=False,
+            controls=controls,
+            generator=generator.split(",") if generator else None,
+        )
+        made = benchmark.make_questions(exp, n, seed, **options.settings(benchmark))
+        questions = balanced(made, limit)
         chosen = judge_named(benchmark, judge, judge_base_url)
         check_kinds(chosen, questions)
         return build_task(benchmark, questions, judge=chosen)

@@ -1,10 +1,9 @@
-"""Commands that ask and judge: eval, label."""
+"""The command that asks and judges: eval."""
 
 from __future__ import annotations
 
-from dataclasses import MISSING, asdict
+from dataclasses import MISSING
 from inspect import Parameter, Signature
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -12,13 +11,9 @@ from typer.core import TyperCommand
 
 from activation_logging.benchmarks.options import RunOptions, flags
 from activation_logging.benchmarks.registry import BENCHMARKS
-from activation_logging.cli.options import AsJson, StorePath
+from activation_logging.cli.options import AsJson
 from activation_logging.cli.terminal import output, print_json
 from activation_logging.errors import PluginError
-
-RunFolder = Annotated[
-    Path, typer.Argument(help="The folder with generation.jsonl and raw_eval_res.jsonl.")
-]
 
 
 class _Eval(TyperCommand):
@@ -34,9 +29,8 @@ class _Eval(TyperCommand):
 
 
 def register(app: typer.Typer) -> None:
-    """Add this module's commands."""
+    """Add this module's command."""
     app.command("eval", cls=_Eval)(evaluate)
-    app.command("label")(label)
 
 
 def evaluate(benchmark: str, *, as_json: bool, **given: Any) -> None:
@@ -89,16 +83,3 @@ def _line(name: str) -> str:
     except PluginError as error:
         return f"`{name}`: {error}"
     return f"`{name}`: {known.description} ({', '.join(known.experiments)})"
-
-
-def label(path: StorePath, run_dir: RunFolder, as_json: AsJson = False) -> None:
-    """Write the labels of a finished run beside its entries, by request id."""
-    from activation_logging.benchmarks.labels import label_run
-
-    report = label_run(run_dir, store=path)
-    if as_json:
-        print_json(asdict(report))
-        return
-    output.print(f"{report.written} labels written to {report.where}")
-    if report.note:
-        output.print(f"note: {report.note}")

@@ -14,6 +14,8 @@ found in "Nigeria" and "Guinea" not in "Papua New Guinea".
    question ("in the Middle East"). Where they are not (a capital may be given as any city, an
    element as any word): ``hallucinated``.
 
+The verdict's details say which characters are the answer that counted.
+
 Chemical symbols are one or two letters long and some are English words, so they are looked for as
 written: as the whole answer (then in any case), or with the capital that they have.
 """
@@ -21,41 +23,43 @@ written: as the whole answer (then in any case), or with the capital that they h
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
+from activation_logging.judges.values import find_names
 from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/1"
+VERSION = "gold/2"
 
-_MAX_WORDS = 9
 _RIGHT = "the right answer"
+_NEAR = 100  # characters before an answer that may negate it
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
-_NEGATION = re.compile(r"\b(?:not|n't|nor|rather than|instead of|unlike) (?:in |the |of )*$")
-_SENTENCE = re.compile(r"(?<=[.!?;])\s+|\n+")
-
-
-class Mention(NamedTuple):
-    """A possible answer found in a text."""
-
-    meaning: str
-    start: int
-    end: int
+_NEGATION = re.compile(
+    r"\b(?:not|isnt|wasnt|arent|nor|rather than|instead of|unlike) (?:in |the |of )*$"
+)
+_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bSt\.)\s+|\n+")
 
 
 class Finding(NamedTuple):
-    """What a short answer amounts to, and why."""
+    """What a short answer amounts to, why, and which characters of it are the answer given."""
 
     label: Label
     words: str
+    place: tuple[int, int] | None = None
+
+    @property
+    def details(self) -> dict[str, Any]:
+        """The characters, for a verdict's details."""
+        return dict(zip(("answer_start", "answer_end"), self.place or (), strict=False))
 
 
 def gold_judge(candidates: Callable[[str], Mapping[str, str]]) -> Judge:
@@ -68,8 +72,8 @@ def gold_judge(candidates: Callable[[str], Mapping[str, str]]) -> Judge:
 
     def decide(answer: Answer) -> Verdict:
         table = candidates(answer.type)
-        label, words = judge_short_answer(answer.generation, answer.gold, answer.type, table)
-        return Verdict.on(answer, label, VERSION, words)
+        found = judge_short_answer(answer.generation, answer.gold, answer.type, table)
+        return Verdict.on(answer, found.label, VERSION, found.words, details=found.details or None)
 
     return Judge(VERSION, decide, kinds=("fact",))
 
@@ -92,63 +96,73 @@ def judge_short_answer(
         return Finding("invalid", "the answer has no words")
     if sort == "symbol":
         return _judge_symbol(answer, gold[0])
+    return judge_name(answer, gold, candidates) or _without_answer(answer, closed=sort == "city")
+
+
+def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) -> Finding | None:
+    """Label an answer by the first possible name in it; None if it has none.
+
+    Args:
+        answer: what the model said.
+        gold: the names that are right.
+        candidates: folded name -> what it means; "" for what only looks like an answer.
+    """
     right = {fold(name) for name in gold}
     table = {**candidates, **dict.fromkeys(right, _RIGHT)}
     if "usa" in right:
         table.pop("georgia", None)  # then it is the state
-    for sentence in _SENTENCE.split(answer):
-        text = fold(sentence)
-        mentions = [m for m in _mentions(text, table) if not _NEGATION.search(text[: m.start])]
-        mentions = [m for m in mentions if m.meaning]
-        if mentions:
-            return _judge_mentions(text, mentions)
-    return _without_answer(answer, closed=sort == "city")
+    for start, sentence in sentences(answer):
+        names = [name for name in find_names(sentence, table) if name.value]
+        names = [name for name in names if not is_negated(sentence, name.start)]
+        if names:
+            label, words = _judge_names(sentence, names)
+            return Finding(label, words, (start + names[0].start, start + names[0].end))
+    return None
 
 
-def _judge_mentions(text: str, mentions: Sequence[Mention]) -> Finding:
-    first = mentions[0]
-    said = text[first.start : first.end]
-    if first.meaning != _RIGHT:
-        return Finding("hallucinated", f"answers {said!r}")
-    for other in mentions[1:]:
-        between = text[first.end : other.start].split()
-        if other.meaning != _RIGHT and between in (["or"], ["or", "in"], ["or", "the"]):
-            return Finding("hallucinated", f"does not settle on {said!r}")
-    return Finding("correct", f"answers {said!r}")
+def sentences(text: str) -> list[tuple[int, str]]:
+    """The sentences of a text, each with its first character's place."""
+    starts = [0, *(match.end() for match in _SENTENCE.finditer(text))]
+    ends = [*(match.start() for match in _SENTENCE.finditer(text)), len(text)]
+    return [(start, text[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
-def _mentions(text: str, table: Mapping[str, str]) -> list[Mention]:
-    """Names in order of appearance; the longest at each place, none inside another."""
-    words = [(match.group(), match.start(), match.end()) for match in re.finditer(r"\S+", text)]
-    found = []
-    place = 0
-    while place < len(words):
-        for length in range(min(_MAX_WORDS, len(words) - place), 0, -1):
-            start, end = words[place][1], words[place + length - 1][2]
-            if text[start:end] in table:
-                found.append(Mention(table[text[start:end]], start, end))
-                place += length - 1
-                break
-        place += 1
-    return found
+def is_negated(sentence: str, start: int) -> bool:
+    """Whether what begins there is said not to be the answer: "not in Germany but in Austria"."""
+    return _NEGATION.search(f"{fold(sentence[max(0, start - _NEAR) : start])} ") is not None
+
+
+def _judge_names(text: str, names: Sequence[Found[str]]) -> tuple[Label, str]:
+    first = names[0]
+    said = fold(first.text_in(text))
+    if first.value != _RIGHT:
+        return "hallucinated", f"answers {said!r}"
+    for other in names[1:]:
+        between = fold(text[first.end : other.start]).split()
+        if other.value != _RIGHT and between in (["or"], ["or", "in"], ["or", "the"]):
+            return "hallucinated", f"does not settle on {said!r}"
+    return "correct", f"answers {said!r}"
 
 
 def _judge_symbol(answer: str, gold: str) -> Finding:
     bare = answer.strip().strip("\"'.*`()[] \n")
     if bare.casefold() == gold.casefold():
-        return Finding("correct", f"answers {bare!r}")
-    for sentence in _SENTENCE.split(answer):
+        start = answer.index(bare)
+        return Finding("correct", f"answers {bare!r}", (start, start + len(bare)))
+    for start, sentence in sentences(answer):
         found = [
-            match.group()
+            match
             for match in _SYMBOL.finditer(sentence)
             if not (match.group() in _WORDS_LIKE_SYMBOLS and _is_a_word(sentence, match))
-            and not _NEGATION.search(fold(sentence[: match.start()]))
+            and not is_negated(sentence, match.start())
+            # "A" opens sentences and is no element.
+            and match.group() != "A"
         ]
-        # "A" opens sentences and is no element.
-        found = [symbol for symbol in found if symbol != "A"]
         if found:
-            label: Label = "correct" if found[0] == gold else "hallucinated"
-            return Finding(label, f"answers {found[0]!r}")
+            said = found[0].group()
+            label: Label = "correct" if said == gold else "hallucinated"
+            place = (start + found[0].start(), start + found[0].end())
+            return Finding(label, f"answers {said!r}", place)
     return _without_answer(answer)
 
 

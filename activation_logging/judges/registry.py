@@ -70,5 +70,6 @@ JUDGES = Registry(
     {
         "rules": "activation_logging.judges.rules:RULES",
         "gold": "activation_logging.judges.gold:GOLD",
+        "typed": "activation_logging.judges.typed:TYPED",
     },
 )

@@ -4,6 +4,7 @@ It reads the answer sentence by sentence. Each sentence is one of
 
 denial
     says that there is no such thing: "does not exist", "fictional", "no species of that name".
+    "A fictional character in the novels of X" is a statement: it tells of novels to be read.
 ignorance
     says that the writer knows nothing: "I am not familiar with", "could not find", "I can't
     provide", "could you clarify".
@@ -42,13 +43,13 @@ from activation_logging.judges.registry import Judge
 from activation_logging.judges.verdict import Answer, Belief, Verdict
 from activation_logging.text import fold
 
-VERSION = "rules/1"
+VERSION = "rules/2"
 
 _MIN_STATEMENTS = 2
 _MIN_WORDS = 3
 
-_THING = r"(?:animal|species|creature|organism|insect|bird|fish|plant|flower|herb|tree|bacteri\w+|microbe|microorganism|taxon|genus|medicine|medication|drug|product|substance|compound|pharmaceutical|treatment|name|term|entity|thing|entry|record|listing|reference|mention)s?"
-_KNOWN = r"(?:real|actual|known|recogni[sz]ed|valid|documented|recorded|established|existing|genuine|approved|accepted|described|official|legitimate|verifiable|listed|registered|standard|scientifically|medically|officially|widely|currently|commonly|formally|such)"
+_THING = r"(?:animal|species|creature|organism|insect|bird|fish|plant|flower|herb|tree|bacteri\w+|microbe|microorganism|taxon|genus|medicine|medication|drug|product|substance|compound|pharmaceutical|treatment|name|term|entity|thing|entry|record|listing|reference|mention|person|people|individual|figure|man|woman|character|celebrity|author|artist|writer|scientist|politician|musician|place|location|city|town|village|country|region|island|river|lake|mountain|range|sea|work|book|novel|film|movie|painting|play|opera|poem|song|album|title)(?:s|es)?"
+_KNOWN = r"(?:real|actual|known|recogni[sz]ed|valid|documented|recorded|established|existing|genuine|approved|accepted|described|official|legitimate|verifiable|listed|registered|standard|scientifically|medically|officially|widely|currently|commonly|formally|notable|prominent|historical|public|published|famous|well-known|such)"
 
 _DENIAL = re.compile(
     "|".join(
@@ -76,7 +77,11 @@ _DENIAL = re.compile(
 )
 # "there is no known cure", "not a true spider": the thing itself is not denied.
 _NOT_DENIAL = re.compile(
-    r"\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+    r"\b(?:did not|didn't) exist (?:until|before|in (?:the|its))\b|\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+)
+# "A fictional detective in the novels of ..." names a work that is there to be read.
+_FICTION = re.compile(
+    r"\bfictional (?:\w+ ){1,4}(?:in|from|by|who|whose|created|appearing|featured|set|where)\b"
 )
 _IGNORANCE = re.compile(
     "|".join(
@@ -85,11 +90,19 @@ _IGNORANCE = re.compile(
             r"\bi'm (?:really |so |very )*(?:not (?:\w+ )?(?:sure|aware|familiar|certain|able|confident|finding)|unable|unfamiliar|unaware|uncertain)",
             r"\bi (?:am|was) (?:unsure|uncertain|unfamiliar|unaware)",
             r"\bi(?:'ve| have) (?:never (?:heard|come|seen|encountered)|not (?:heard|come|been able)|no (?:\w+ )?(?:information|record|knowledge|data|idea))",
-            r"\bno (?:\w+ ){0,3}(?:information|data|records?|details?|results?|match(?:es)?|mentions?|entr(?:y|ies)|evidence|sources?|references?|idea|clue|listing)\b(?! (?:on its|about its|of its|that it|suggests))",
+            r"\bno (?:\w+ ){0,3}(?:information|data|records?|details?|results?|match(?:es)?|mentions?|entr(?:y|ies)|evidence|sources?|references?|idea|clue|listing)\b(?! (?:(?:on|about|of) (?:its|his|her|their)|that it|suggests|(?:\w+ ){0,4}before))",
+            r"\bno (?:\w+ ){0,3}"
+            + _THING
+            + r" (?:\w+ ){0,4}(?:is|are|comes?) (?:known|familiar|to mind)\b",
+            r"\b(?:it is|it's|it remains) (?:not clear|unclear|unknown) (?:who|what|which|where|to me)\b",
+            r"\b(?:you(?:'ve| have)|there (?:may|might) be) (?:\w+ )?(?:combined|confused|mixed|a mix-?up|a confusion)",
+            r"\b(?:seems?|appears?|may|might|could)(?: to)? be (?:an? )?(?:\w+ )?(?:confusion|mix-?up|conflation|(?:mix|mixture|combination|blend) of (?:\w+ ){0,2}(?:names|titles|works|people))\b",
             r"\bnothing (?:is known|i can|i could|comes up|came up|in my|about)",
             r"\b(?:unable|not able|failed|impossible) to (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer)",
             r"\b(?:could not|couldn't|cannot|can't|can not) (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer|help|describe|say)\b",
-            r"\b(?:not|isn't|aren't) (?:something |one |a name |a term )?(?:i|that i|i'm|i am)\b",
+            r"\b(?:not|isn't|aren't) (?:something |someone |anyone |one |an? (?:\w+ )?"
+            + _THING
+            + r" )?(?:i|that i|i'm|i am)\b",
             r"\b(?:isn't|not) (?:in|within|part of) (?:my|any|the) (?:\w+ )?(?:knowledge|training|data|database|sources|literature)",
             r"\b(?:isn't|not) (?:listed|found|included|mentioned|indexed|recorded) in any",
             r"\boutside (?:of )?my (?:knowledge|expertise|training)|\bbeyond my knowledge",
@@ -127,7 +140,7 @@ _DEFINITION = re.compile(
     r"^(?:however, |but |the )?\w+(?: \w+)? (?:is|are|was|were|refers to) (?:a|an|the|one)\b"
 )
 _ABOUT = re.compile(
-    r"^(?:however|but|that said|in addition|additionally|also|moreover|furthermore|overall|typically|usually|in fact|as such|here|that is)?,? ?(?:it|its|it's|they|their|these|this|the (?:animal|species|creature|insect|bird|fish|plant|tree|flower|herb|leaves|flowers|bacteri\w+|organism|cells|medicine|medication|drug|compound|substance|adult|adults|male|males|female|females|larvae|body|main|most|usual|recommended|common)|he|she|known|found|native|used|commonly|like)\b"
+    r"^(?:however|but|that said|in addition|additionally|also|moreover|furthermore|overall|typically|usually|in fact|as such|here|that is)?,? ?(?:it|its|it's|they|their|these|this|the (?:animal|species|creature|insect|bird|fish|plant|tree|flower|herb|leaves|flowers|bacteri\w+|organism|cells|medicine|medication|drug|compound|substance|adult|adults|male|males|female|females|larvae|body|main|most|usual|recommended|common|person|man|woman|author|artist|place|city|town|village|region|area|river|lake|sea|island|mountains?|work|book|novel|film|movie|story|painting|play|opera|poem|song|album|protagonist)|he|she|his|her|born|known|found|native|used|commonly|like)\b"
 )
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+(?=[\"'(\[*_A-Z0-9])|\n+")
 _LIST_MARK = re.compile(r"^[\s>#*\-\u2022\u2013]*(?:\d+[.)]\s*)?[*_]*")
@@ -171,7 +184,7 @@ def classify(answer: str, name: str) -> list[Sentence]:
         text = _plain(raw)
         if not text:
             continue
-        if _DENIAL.search(text) and not _NOT_DENIAL.search(text):
+        if _is_denial(text) and not _FICTION.search(text):
             role = "denial"
         elif _IGNORANCE.search(_NOT_IGNORANCE.sub(" ", text)):
             role, about = "ignorance", not _PROPOSAL.search(text)
@@ -184,6 +197,10 @@ def classify(answer: str, name: str) -> list[Sentence]:
             role = ("hedged" if _HEDGE.search(text) else "about") if about else "elsewhere"
         sentences.append(Sentence(raw.strip(), role))
     return sentences
+
+
+def _is_denial(text: str) -> bool:
+    return bool(_DENIAL.search(text)) and not _NOT_DENIAL.search(text)
 
 
 def _is_about(text: str, words: list[str], before: bool) -> bool:
@@ -221,8 +238,8 @@ def says_ignorance(answer: str) -> bool:
 
 
 def denies(answer: str) -> bool:
-    """Whether some sentence says that there is no such thing."""
-    return any(sentence.role == "denial" for sentence in classify(answer, ""))
+    """Whether some sentence says that there is no such thing, or that it is fiction."""
+    return any(_is_denial(_plain(sentence)) for sentence in _split(answer))
 
 
 def judge_name(answer: Answer) -> Verdict:

@@ -33,7 +33,7 @@ class TableRow(NamedTuple):
 class ReportResult:
     """Where the report is, and its main table.
 
-    ``document`` is what ``report.json`` holds; ``headline`` the finding in one sentence.
+    ``document`` is what ``report.json`` holds; ``headline`` the finding in a sentence or two.
     """
 
     page: Path

@@ -1,4 +1,4 @@
-"""The finding in one sentence, and the rows of the report's table that it compares."""
+"""The finding in a sentence or two, and the rows of the report's table that they compare."""
 
 from __future__ import annotations
 
@@ -11,21 +11,34 @@ if TYPE_CHECKING:
 
 
 def headline(document: Mapping[str, Any]) -> str:
-    """The finding in one sentence: how good the probe is, and whether the words alone tell less."""
-    probe, text = main_probe(document), text_control(document)
-    data, over = document["data"], probe["over_text"]
-    sentence = (
+    """The finding: how good the probe is, before the answer too, and if the words alone tell less.
+
+    The second sentence is about the state before the first word of the answer, which nothing of
+    the answer can give away. It is left out where no probe of that state is in the table.
+    """
+    data, text = document["data"], text_control(document)
+    probe, before = main_probe(document), probe_before_answer(document)
+    first = (
         f"A linear probe tells {data['positive']} from {data['negative']} answers with AUROC "
-        f"{probe['auroc']['value']:.2f}"
+        f"{probe['auroc']['value']:.2f}{_beside_words(probe, text)}."
     )
+    if before is None:
+        return first
+    auroc = before["auroc"]["value"]
+    return f"{first} Before the first word, it is {auroc:.2f}{_beside_words(before, text)}."
+
+
+def _beside_words(probe: Row, text: Row | None) -> str:
+    """How a probe compares with the words; nothing where that was not measured."""
+    over = probe["over_text"]
     if text is None or over is None or over["low"] is None:
-        return f"{sentence}."
+        return ""
     alone = f"{text['auroc']['value']:.2f}"
     if over["low"] > 0:
-        return f"{sentence}, more than the words alone tell ({alone})."
+        return f", more than the words alone tell ({alone})"
     if over["high"] < 0:
-        return f"{sentence}, less than the words alone tell ({alone})."
-    return f"{sentence}, not clearly different from what the words alone tell ({alone})."
+        return f", less than the words alone tell ({alone})"
+    return f", not clearly different from what the words alone tell ({alone})"
 
 
 def main_probe(document: Mapping[str, Any]) -> Row:

@@ -137,31 +137,17 @@ class Entry:
         given = self._document.get("shared_characters")
         return schema.shared(given, self.num_tokens[1], len(self.response))
 
-    @cached_property
-    def response_offsets(self) -> npt.NDArray[np.int64]:
-        """Characters ``[start, end)`` of :attr:`response` that each token holds, ``[R, 2]``.
-
-        Neighbours overlap where a character is split over tokens. A token that the response omits
-        has an empty range. Where :attr:`shared_characters` is None, a token without text before a
-        character that is not ASCII counts as a part of it.
-
-        Raises:
-            InputMissing: no tokenizer was loaded, so the tokens' texts are not known.
-        """
-        tokens = self.response_tokens
-        if not tokens or len(tokens) != self.num_tokens[1]:
-            raise InputMissing(f"entry {self.key}: {NO_TEXTS}")
-        return token_offsets(self.response, tokens, self.shared_characters)
-
     def span_tokens(self, span: Span) -> npt.NDArray[np.int64]:
         """Indices of the response tokens that a span touches, ascending, shape ``[tokens]``.
 
         A token that holds a part of one of the span's characters counts. A token that
         :attr:`response` omits does not, so there may be gaps. Token ``i`` is at position ``P + i``.
-        For entries of earlier versions see :attr:`response_offsets`.
+        Where :attr:`shared_characters` is None, every token without text that stands before a
+        character of the span which is not ASCII counts too: rather too many than too few.
 
         Raises:
-            InputMissing: the tokens' texts are not known, or do not add up to the response.
+            InputMissing: the tokens' texts are not known, because no tokenizer was loaded, or they
+                do not add up to the response.
             LabelError: the span lies outside :attr:`response`.
         """
         if not 0 <= span.start < span.end <= len(self.response):
@@ -169,10 +155,17 @@ class Entry:
                 f"the span from {span.start} to {span.end} lies outside the response of entry "
                 f"{self.key}, which has {len(self.response)} characters"
             )
-        found = touching(self.response_offsets, span.start, span.end)
+        found = touching(self._offsets, span.start, span.end)
         if not len(found):
             raise InputMissing(f"entry {self.key}: {OFFSETS_DIFFER}")
         return found
+
+    @cached_property
+    def _offsets(self) -> npt.NDArray[np.int64]:
+        tokens = self.response_tokens
+        if not tokens or len(tokens) != self.num_tokens[1]:
+            raise InputMissing(f"entry {self.key}: {NO_TEXTS}")
+        return token_offsets(self.response, tokens, self.shared_characters)
 
     @property
     def logprobs(self) -> list[float | None] | None:

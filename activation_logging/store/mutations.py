@@ -132,7 +132,7 @@ class Mutations:
         """
         raw_key = layout.entry_key(key)
         entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
-        if entry is None:
+        if raw_key is None or entry is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
         if evaluation.spans:
             response = schema.entry(entry, f"entry {key}")["response"]

@@ -215,6 +215,15 @@ def _some_places(
     return index.walk(wanted.terms(index), bounds, after=after, reverse=reverse, limit=limit)
 
 
+def entries_of(store: Store, key: str) -> list[Entry]:
+    """The entry that has this key or, of a key without ``#``, every answer to its prompt."""
+    if "#" in key:
+        return [store[key]] if key in store else []
+    keys = [found for found in store.keys_beginning(key) if found.partition("#")[0] == key]
+    found = [store[key] for key in keys if key in store]
+    return sorted(found, key=lambda entry: entry.sequence)
+
+
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:
     """Read ``FIELD=VALUE`` texts as keyword arguments of :func:`select`.
 

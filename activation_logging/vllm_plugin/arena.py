@@ -93,8 +93,13 @@ class RowArena:
         self._rows = {code: self._on_device(host) for code, host in self._host.items()}
 
     def _allocate(self, rows: int, shape: RowShape) -> torch.Tensor:
-        where = self._device if self._device.type == "meta" else torch.device("cpu")
-        host = torch.empty((rows, shape.width), dtype=DTYPES[shape.dtype], device=where)
+        dtype = DTYPES[shape.dtype]
+        if self._device.type == "meta":
+            return torch.empty((rows, shape.width), dtype=dtype, device=self._device)
+        # Numpy's memory is in huge pages where the system allows: a step touches a page of each
+        # site for every token, and the first touch of a small one costs more than the row.
+        raw = np.empty((rows, shape.width * dtype.itemsize), np.uint8)
+        host = torch.from_numpy(raw).view(dtype)
         if self._device.type == "cuda":
             # Torch's own allocator of pinned memory rounds up to a power of two.
             result = torch.cuda.cudart().cudaHostRegister(host.data_ptr(), host.nbytes, 0)

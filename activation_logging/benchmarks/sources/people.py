@@ -100,16 +100,20 @@ def people() -> tuple[Person, ...]:
     synsets = instances_of("person")
     by_name = _unambiguous((fold(name), synset) for synset in synsets for name in synset.names)
     by_ends = _unambiguous((_ends(name), synset) for synset in synsets for name in synset.names)
+    by_life = _unambiguous((_surname_and_life(s.names[0], life_of(s.gloss)), s) for s in synsets)
     found: list[Person] = []
     taken: set[str] = set()
     for article in articles().values():
         if not _is_person(article):
             continue
-        synset = by_name.get(fold(article.name))
+        life = _article_life(article)
+        synset = by_name.get(fold(article.name)) or by_life.get(
+            _surname_and_life(article.name, life)
+        )
         if synset is None:
-            # Sergei Prokofiev is WordNet's Sergei Sergeyevich Prokofiev if a year is the same.
+            # Sergei Prokofiev is WordNet's Sergei Sergeyevich Prokofiev if no year says otherwise.
             near = by_ends.get(_ends(article.name))
-            synset = near if near and _share_a_year(article, near) else None
+            synset = near if near and _may_be(life, near) else None
         if synset is None or synset.id in taken:
             found.append(Person(article.name, (article.name,), _article_life(article), article))
         else:
@@ -129,7 +133,8 @@ def _is_person(article: Article) -> bool:
     head = _HEAD_ENDS.split(article.description.lower())[0].split()
     senses = meanings().get(head[-1], ()) if head else ()
     is_one = bool(senses) and senses[0] in kinds_of("person")
-    return is_one and _PRONOUN.search(article.extract) is not None
+    has_life = _article_life(article) != Life()
+    return is_one and (has_life or _PRONOUN.search(article.extract) is not None)
 
 
 def _unambiguous(pairs: Iterable[tuple[str, Synset]]) -> dict[str, Synset]:
@@ -146,9 +151,16 @@ def _ends(name: str) -> str:
     return f"{words[0]} {words[-1]}" if words else ""
 
 
-def _share_a_year(article: Article, synset: Synset) -> bool:
-    pairs = zip(_article_life(article), life_of(synset.gloss), strict=True)
-    return any(one is not None and one == other for one, other in pairs)
+def _surname_and_life(name: str, life: Life) -> str:
+    """Carl von Clausewitz and WordNet's Karl von Clausewitz have these in common."""
+    return f"{fold(name).split()[-1:]} {life}" if None not in life else name
+
+
+def _may_be(life: Life, synset: Synset) -> bool:
+    """Whether the two have a year in common, or one of them has none."""
+    pairs = list(zip(life, life_of(synset.gloss), strict=True))
+    shared = any(one is not None and one == other for one, other in pairs)
+    return shared or all(None in pair for pair in pairs)
 
 
 def _compared(article: Article, synset: Synset) -> Person:

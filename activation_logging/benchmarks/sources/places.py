@@ -6,10 +6,13 @@ The tables are keyed by ISO 3166 codes of countries.
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.extras import require
 from activation_logging.text import fold
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 SMALLEST_CITY = 15_000
 """Inhabitants of the smallest cities that the package has."""
@@ -140,6 +143,27 @@ def countries() -> tuple[Country, ...]:
 
 
 @cache
+def country_names() -> dict[str, str]:
+    """Every name of a country or territory, folded, and its code.
+
+    What stands for nothing ("") only looks like a country: New Mexico is not Mexico.
+    """
+    territories = geonames().get_countries().values()
+    return {
+        **{fold(place["name"]): place["iso"] for place in territories},
+        **{fold(name): country.code for country in countries() for name in country.names},
+        **{fold(nation): "GB" for nation in HOME_NATIONS.values()},
+        **dict.fromkeys(map(fold, NOT_COUNTRIES), ""),
+    }
+
+
+@cache
+def us_states() -> dict[str, str]:
+    """The code of each state of the United States -> its name; the federal district among them."""
+    return {code: about["name"] for code, about in sorted(geonames().get_us_states().items())}
+
+
+@cache
 def capital_names() -> dict[str, tuple[str, ...]]:
     """Names of each capital: GeoNames' other names in Latin script, and a few by hand."""
     cities: dict[str, list[dict[str, Any]]] = {}
@@ -160,6 +184,16 @@ def capital_names() -> dict[str, tuple[str, ...]]:
         kept = [name for name in kept if fold(name) and fold(name) not in country_names]
         found[country.code] = tuple(dict.fromkeys(kept))
     return found
+
+
+def all_place_names() -> Iterator[str]:
+    """Names of cities, of countries and of the states of the USA, with all other Latin names."""
+    for city in geonames().get_cities().values():
+        yield city["name"]
+        yield from filter(_is_latin, city["alternatenames"])
+    for country in countries():
+        yield from (*country.names, country.capital)
+    yield from (state["name"] for state in geonames().get_us_states().values())
 
 
 def unambiguous_cities() -> list[dict[str, Any]]:

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from activation_logging.packages import WIKIPEDIA, WORDNET
+from tests.fixtures.data import needs
+
 ROOT = Path(__file__).parents[3]
 SCRIPT = ROOT / "tasks" / "shortform" / "short_facts.py"
 PLAIN = """
@@ -33,7 +36,7 @@ def without_extra(code: str) -> subprocess.CompletedProcess[str]:
                 "from activation_logging.benchmarks import BENCHMARKS, RunOptions, run_benchmark\n"
                 "print(BENCHMARKS.names())"
             ),
-            "('nonsense_mixed_entities', 'short_facts', 'wiki_profiles')",
+            "'generated_entities', 'short_facts', 'wiki_facts', 'wiki_profiles')",
         ),
         (f"sys.argv[1:] = ['--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')", "--N"),
         (
@@ -79,7 +82,15 @@ def test_what_needs_the_extra_says_so(code: str, missing: str, tmp_path: Path) -
     assert "pip install 'activation-logging[eval]'" in said
 
 
-@pytest.mark.parametrize("name", ["nonsense_mixed_entities", "short_facts"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "nonsense_mixed_entities",
+        "short_facts",
+        pytest.param("known_names", marks=needs(WIKIPEDIA, WORDNET)),
+        pytest.param("wiki_facts", marks=needs(WIKIPEDIA, WORDNET)),
+    ],
+)
 def test_a_task_is_a_task_though_its_file_has_its_name(name: str) -> None:
     import activation_logging.benchmarks as face
 

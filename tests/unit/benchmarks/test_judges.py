@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from activation_logging.judges.verdict import label_of_belief
 from activation_logging.text import fold
 
 SAMPLE = Path(__file__).with_name("labelled_answers.jsonl")
+NAMES = Path(__file__).with_name("labelled_names.jsonl")
 DOCS = Path(__file__).parents[3] / "docs" / "benchmarks.md"
 BELIEFS = ("accepts", "declines", "unclear")
 
@@ -25,6 +27,12 @@ BELIEFS = ("accepts", "declines", "unclear")
 @pytest.fixture(scope="module")
 def sample() -> list[dict[str, Any]]:
     return [json.loads(line) for line in SAMPLE.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture(scope="module")
+def names() -> list[dict[str, Any]]:
+    """Answers about people, places, works and species."""
+    return [json.loads(line) for line in NAMES.read_text(encoding="utf-8").splitlines()]
 
 
 def confusion(rows: list[dict[str, Any]]) -> Counter[tuple[str, str]]:
@@ -45,15 +53,21 @@ class TestRules:
         table = confusion([row for row in sample if row["half"] == half])
         assert sum(table[b, b] for b in BELIEFS) / table.total() >= least
 
-    def test_the_table_in_the_documentation_is_the_measured_one(
-        self, sample: list[dict[str, Any]]
+    @pytest.mark.parametrize("half", ["dev", "held_out"])
+    def test_accuracy_on_names(self, names: list[dict[str, Any]], half: str) -> None:
+        table = confusion([row for row in names if row["half"] == half])
+        assert sum(table[b, b] for b in BELIEFS) / table.total() >= 0.9
+
+    def test_the_tables_in_the_documentation_are_the_measured_ones(
+        self, sample: list[dict[str, Any]], names: list[dict[str, Any]]
     ) -> None:
         text = DOCS.read_text(encoding="utf-8")
-        for half in ("dev", "held_out"):
-            table = confusion([row for row in sample if row["half"] == half])
-            for belief in BELIEFS:
+        for name, rows in (("judge-rules", sample), ("judge-rules-names", names)):
+            shown = text.partition(f"<!-- measured: {name} -->")[2].partition("<!-- end -->")[0]
+            for half, belief in product(("dev", "held_out"), BELIEFS):
+                table = confusion([row for row in rows if row["half"] == half])
                 counts = " | ".join(str(table[belief, judged]) for judged in BELIEFS)
-                assert f"| {half} | {belief} | {counts} |" in text
+                assert f"| {half} | {belief} | {counts} |" in shown
 
     @pytest.mark.parametrize(
         ("answer", "belief"),
@@ -73,6 +87,21 @@ class TestRules:
     )
     def test_cases(self, answer: str, belief: str) -> None:
         assert judge_belief(answer, "Apis braziliensis")[0] == belief
+
+    @pytest.mark.parametrize(
+        ("answer", "belief"),
+        [
+            ("I'm not aware of a person named Noam Pound.", "declines"),
+            ("Noam Pound was a fictional character in the novels of Ezra Chomsky.", "accepts"),
+            ("Noam Pound is a fictional person.", "declines"),
+            ("There is no city called Noam Pound.", "declines"),
+            ("Noam Pound is a novel about a fictional town.", "accepts"),
+            ("No book of that title is known.", "declines"),
+            ("Noam Pound is a city. It did not exist until 1850.", "accepts"),
+        ],
+    )
+    def test_cases_of_people_places_and_works(self, answer: str, belief: str) -> None:
+        assert judge_belief(answer, "Noam Pound")[0] == belief
 
     def test_the_reason_quotes_the_answer(self) -> None:
         answer = "Hello! The plant is a fern. I like ferns."

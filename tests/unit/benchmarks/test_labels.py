@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
@@ -114,9 +115,9 @@ def test_spans_of_a_text_that_is_nowhere_are_left_out(
 
 
 @pytest.mark.parametrize("span", [Span(0, 99, "supported"), Span(3, 2, "supported")])
-async def test_a_judge_that_gives_wrong_spans(span: Span) -> None:
+def test_a_judge_that_gives_wrong_spans(span: Span) -> None:
     def decide(answer: Answer) -> Verdict:
         return Verdict.on(answer, "correct", "bad/1", "w", spans=[span])
 
     with pytest.raises(PluginError, match="'bad/1' gave invalid spans"):
-        await Judge("bad/1", decide)(Answer("a", "p", "n", "t", TEXT))
+        asyncio.run(Judge("bad/1", decide)(Answer("a", "p", "n", "t", TEXT)))

@@ -62,6 +62,8 @@ BROKEN = "no judge"
 POINTS = {
     "activation_logging.benchmarks": {"sums": "SUMS", "alias": "SUMS"},
     "activation_logging.judges": {"digits": "DIGITS", "odd": "ODD", "broken": "BROKEN"},
+    # Once Inspect knows a hook, it prints the list of its hooks.
+    "inspect_ai": {"labels": "activation_logging.benchmarks.elsewhere.hook:LabelHook"},
 }
 COMMAND = [sys.executable, "-c", "from activation_logging.cli import app; app()", "eval"]
 
@@ -124,7 +126,7 @@ def test_its_own_judge_labels_its_answers(env: dict[str, str], logging: Logging)
     printed = ask(env, logging, "sums")
     folder = Path(printed["folder"])
     assert folder.parent.name == "sums_all_0_2"
-    assert printed["judge"] == "gold/1"
+    assert printed["judge"] == "gold/2"
     assert printed["metrics"]["right"]["value"] == 0.5
     assert printed["groups"].keys() == {"double", "twice"}
     assert json.loads((folder / "run.json").read_text())["versions"]["outside"] == "1.0"

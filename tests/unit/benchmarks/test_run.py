@@ -20,11 +20,12 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.benchmarks import BenchmarkError, RunOptions, endpoint, run_benchmark
+from activation_logging.benchmarks.entries import StoreLabels
 from activation_logging.benchmarks.journal import Journal
-from activation_logging.benchmarks.labels import StoreLabels, apply_labels, label_run
-from activation_logging.benchmarks.nonsense_mixed_entities import nonsense_rates
+from activation_logging.benchmarks.labels import apply_labels, label_run
 from activation_logging.benchmarks.questions import Question
 from activation_logging.benchmarks.rates import Judged, Rate
+from activation_logging.benchmarks.refusal import refusal_rates
 from activation_logging.benchmarks.short_facts import short_facts_rates
 from activation_logging.errors import StoreNotFound, UnknownName
 from activation_logging.judges import Verdict
@@ -189,7 +190,7 @@ def test_options_are_the_same_as_fields(server: Any, tmp_path: Path) -> None:
     second = run_benchmark("short_facts", **fields, n=2, judge="rules")
     assert len(server.asked) == asked
     assert second.folder == first.folder
-    assert second.results["judge"] == "gold/1"
+    assert second.results["judge"] == "gold/2"
 
 
 class TestResume:
@@ -361,7 +362,7 @@ class TestBadInput:
 
     def test_a_judge_of_other_questions(self, server: Any, tmp_path: Path) -> None:
         asked = len(server.asked)
-        with pytest.raises(BenchmarkError, match=r"'gold/1' cannot judge .* 'made_up'.*--judge"):
+        with pytest.raises(BenchmarkError, match=r"'gold/2' cannot judge .* 'made_up'.*--judge"):
             run(server, tmp_path, judge="gold")
         assert len(server.asked) == asked
 
@@ -751,15 +752,15 @@ class TestRates:
             for kind in ("made_up", "real")
             for i in range(10)
         ]
-        rates = nonsense_rates(always)
+        rates = refusal_rates(always)
         assert rates["refusal_rate"].value == 1
         assert rates["false_refusal_rate"].value == 1
         assert rates["balanced_accuracy"].value == 0.5
 
     def test_invalid_is_in_no_rate(self) -> None:
         items = [judged("invalid", "made_up", "1"), judged("hallucinated", "made_up", "2")]
-        assert nonsense_rates(items)["refusal_rate"].n == 1
-        assert nonsense_rates(items[:1]) == {}
+        assert refusal_rates(items)["refusal_rate"].n == 1
+        assert refusal_rates(items[:1]) == {}
 
     def test_the_majority_baseline_is_by_stratum(self) -> None:
         items = [
@@ -775,7 +776,7 @@ class TestRates:
             for question in ("1", "2", "3", "4")
             for label in ("refused", "refused", "hallucinated", "hallucinated")
         ]
-        rate = nonsense_rates(items)["refusal_rate"]
+        rate = refusal_rates(items)["refusal_rate"]
         assert (rate.value, rate.n) == (0.5, 4)
         assert rate.stderr == pytest.approx(Rate.of(2, 4).stderr)
 

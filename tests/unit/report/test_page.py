@@ -15,7 +15,7 @@ from jinja2 import UndefinedError
 
 from activation_logging.report import build_report
 from activation_logging.report.charts import make_charts
-from activation_logging.report.headline import headline
+from activation_logging.report.headline import headline, probe_before_answer
 from activation_logging.report.page import render_page
 from tests.fixtures.planted import build
 
@@ -247,9 +247,16 @@ def test_curves_show_the_detectors_that_ask_for_it(report):
 )
 def test_the_headline_compares_the_probe_with_the_words(report, over, said):
     document = copy.deepcopy(dict(report.document))
-    document["detectors"][0]["over_text"] = over
-    sentence = headline(document)
-    value = document["detectors"][0]["auroc"]["value"]
-    start = f"A linear probe tells hallucinated from correct answers with AUROC {value:.2f}"
-    assert sentence.startswith(start)
-    assert said in sentence if said else sentence == f"{start}."
+    probe = document["detectors"][0]
+    before = probe_before_answer(document)
+    before["over_text"] = probe["over_text"] = over
+    first, second = headline(document).split(" Before ")
+    value = f"{probe['auroc']['value']:.2f}"
+    start = f"A linear probe tells hallucinated from correct answers with AUROC {value}"
+    assert first.startswith(start)
+    assert said in first if said else first == f"{start}."
+    start = f"the first word, it is {before['auroc']['value']:.2f}"
+    assert second.startswith(start)
+    assert said in second if said else second == f"{start}."
+    document["detectors"].remove(before)
+    assert headline(document) == first

@@ -1,0 +1,166 @@
+"""The typed judge, case by case: its label, and which characters it judged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from activation_logging.judges import JUDGES, Answer
+from activation_logging.judges.typed import Finding, judge_value
+
+COUNTRIES = {"germany": "DE", "france": "FR", "new mexico": "", "mexico": "MX"}
+
+
+def judge(text: str, gold: str, sort: str, name: str = "X", **names: Any) -> Finding:
+    answer = Answer("q", "?", name, sort, text, kind="fact", gold=(gold,))
+    return judge_value(answer, lambda sort: names)
+
+
+def said(text: str, found: Finding) -> str | None:
+    start, end = (found.details.get(f"answer_{which}") for which in ("start", "end"))
+    return None if start is None else text[start:end]
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "words"),
+    [
+        ("1879", "correct", "1879"),
+        ("**1879**", "correct", "1879"),
+        ("He was born on March 14, 1879, in Ulm.", "correct", "1879"),
+        ("Albert Einstein (1879\u20131955)", "correct", "1879"),
+        ("c. 1879", "correct", "1879"),
+        ("I'm not sure, but I think 1879.", "correct", "1879"),
+        ("He died in 1955 and was born in 1879.", "correct", "1879"),
+        ("He won the prize in 1921 and was born in 1879.", "correct", "1879"),
+        ("He was not born in 1879 but in 1880.", "hallucinated", "1880"),
+        ("not 1880 but 1879", "correct", "1879"),
+        ("1880", "hallucinated", "1880"),
+        ("1879 or 1880", "hallucinated", "1879"),
+        ("1880. No, 1879.", "hallucinated", "1880"),
+        ("79", "hallucinated", "79"),
+        ("The 18th century", "hallucinated", "18th century"),
+        ("X is fictional and does not exist.", "hallucinated", None),
+        ("I don't know.", "refused", None),
+        ("As of my last update in 2021, I have no information on that.", "refused", None),
+        ("In the 1870s", "invalid", "1870s"),
+        ("He died in 1955.", "invalid", None),
+        ("A physicist", "invalid", None),
+        ("...", "invalid", None),
+        ("", "invalid", None),
+    ],
+)
+def test_birth_years(text: str, label: str, words: str | None) -> None:
+    found = judge(text, "1879", "birth year")
+    assert (found.label, said(text, found)) == (label, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "words"),
+    [
+        ("1955", "correct", "1955"),
+        ("He was born in 1879 and died in 1955", "correct", "1955"),
+        ("(1879\u20131955)", "correct", "1955"),
+        ("He passed away on April 18, 1955", "correct", "1955"),
+        ("died at 76 in 1955", "correct", "1955"),
+        ("She is still alive.", "hallucinated", "still alive"),
+        ("born in 1879", "invalid", None),
+    ],
+)
+def test_death_years(text: str, label: str, words: str | None) -> None:
+    found = judge(text, "1955", "death year")
+    assert (found.label, said(text, found)) == (label, words)
+
+
+def test_how_far_a_year_is_off() -> None:
+    details = judge("It was 1884.", "1879", "work year").details
+    assert details["off"] == 5
+    assert [details[f"within_{years}"] for years in (1, 5, 10)] == [False, True, True]
+
+
+def test_years_before_christ() -> None:
+    assert judge("44 BC", "44 BC", "death year").label == "correct"
+    assert judge("AD 44", "44 BC", "death year").label == "hallucinated"
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "words"),
+    [
+        ("8,849 m", "correct", "8,849 m"),
+        ("8849", "correct", "8849"),
+        ("29,032 feet", "correct", "29,032 feet"),
+        ("8.849 km", "correct", "8.849 km"),
+        ("In 1955 it was measured at 8,848 m (29,029 ft).", "correct", "8,848 m"),
+        ("8849 or 8850 m", "correct", "8849"),
+        ("8849 or 9900 m", "hallucinated", "8849"),
+        ("9,000 m", "hallucinated", "9,000 m"),
+        ("I do not know", "refused", None),
+        ("8,849 kg", "invalid", None),
+        ("very high", "invalid", None),
+    ],
+)
+def test_measures(text: str, label: str, words: str | None) -> None:
+    found = judge(text, "8849 m", "height")
+    assert (found.label, said(text, found)) == (label, words)
+
+
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("79", "correct"),
+        ("The atomic number of gold is seventy-nine.", "correct"),
+        ("80", "hallucinated"),
+        ("79.5", "hallucinated"),
+        ("Gold has 79 protons and 118 neutrons", "correct"),
+    ],
+)
+def test_counts_are_exact(text: str, label: str) -> None:
+    assert judge(text, "79", "atomic number", "gold").label == label
+
+
+def test_numbers_of_the_question_do_not_count() -> None:
+    assert judge("Apollo 11 landed in 1969", "1969", "year", "Apollo 11").label == "correct"
+    assert judge("The 20 of Group 20", "19", "count", "Group 20").label == "invalid"
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "words"),
+    [
+        ("Germany", "correct", "Germany"),
+        ("In GERMANY, close to France.", "correct", "GERMANY"),
+        ("Not in France, but in Germany.", "correct", "Germany"),
+        ("It isn't in France but in Germany.", "correct", "Germany"),
+        ("France or Germany", "hallucinated", "France"),
+        ("I don't know.", "refused", None),
+        ("In New Mexico.", "invalid", None),
+        ("In Europe.", "invalid", None),
+    ],
+)
+def test_places(text: str, label: str, words: str | None) -> None:
+    found = judge(text, "Germany", "city country", **COUNTRIES)
+    assert (found.label, said(text, found)) == (label, words)
+
+
+def test_a_place_where_any_word_may_be_one() -> None:
+    text = " It is Chicago. "
+    found = judge(text, "Springfield", "capital")
+    assert (found.label, said(text, found)) == ("hallucinated", "It is Chicago")
+
+
+def test_a_question_without_a_right_answer() -> None:
+    answer = Answer("q", "?", "X", "birth year", "1879", kind="fact")
+    assert judge_value(answer, lambda sort: {}).label == "invalid"
+
+
+@pytest.mark.parametrize("text", ["1879 " * 10_000, "not " * 20_000, "(" * 20_000, "\n" * 20_000])
+def test_long_and_odd_answers_take_no_time(text: str) -> None:
+    judge(text, "1879", "birth year")
+
+
+def test_it_is_a_judge_whose_details_are_json() -> None:
+    answer = Answer("q", "?", "X", "birth year", "1880", kind="fact", gold=("1879",))
+    verdict = asyncio.run(JUDGES.get("typed")(answer))
+    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/1")
+    assert json.loads(json.dumps(verdict.details))["off"] == 1
