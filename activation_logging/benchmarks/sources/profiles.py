@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 _WIKIPEDIA, _WORDNET = "Wikipedia", "WordNet 3.1"
 _FACTBOOK, _GEONAMES, _MENDELEEV = "World Factbook 2015", "GeoNames", "mendeleev"
+_ESTIMATED_BEFORE = 1700
 _LATEST = 2024
 """The last year that the articles of the package know whole."""
 
@@ -119,11 +120,13 @@ def _person(person: Person) -> Profile:
         name for name, there in ((_WIKIPEDIA, article), (_WORDNET, synset)) if there
     )
     birth, death = person.life
-    facts = {"birth year": Fact((str(birth),), source)}
+    # Many of WordNet's early years are estimates: docs/benchmarks.md, wiki_facts.
+    rough = article is None and (birth or 0) < _ESTIMATED_BEFORE
+    facts = {"birth year": Fact((str(birth),), source, open=rough)}
     if death is not None:
-        facts["death year"] = Fact((str(death),), source)
+        facts["death year"] = Fact((str(death),), source, open=rough)
         ages = tuple(str(death - (birth or 0) - less) for less in (0, 1))
-        facts["age at death"] = Fact(ages, source, several=True)
+        facts["age at death"] = Fact(ages, source, open=rough, several=True)
     elif article is not None and "born" in article.description and "death" not in person.differ:
         facts["death year"] = Fact((f"alive in {_LATEST}",), source)
     heads = [article.description, _first_sentence(article.extract)] if article else []
