@@ -18,11 +18,12 @@ from activation_logging.benchmarks import (
     nonsense_mixed_entities,
     short_facts,
     wiki_facts,
+    wiki_profiles,
 )
 from activation_logging.extras import require
 from activation_logging.lazy import lazy_names
 
-del generated_entities, known_names, nonsense_mixed_entities, short_facts, wiki_facts
+del generated_entities, known_names, nonsense_mixed_entities, short_facts, wiki_facts, wiki_profiles
 
 if TYPE_CHECKING:
     from activation_logging.benchmarks.options import RunOptions
@@ -44,6 +45,7 @@ __all__ = [
     "run_benchmark",
     "short_facts",
     "wiki_facts",
+    "wiki_profiles",
 ]
 
 _TASKS = (
@@ -52,6 +54,7 @@ _TASKS = (
     "nonsense_mixed_entities",
     "short_facts",
     "wiki_facts",
+    "wiki_profiles",
 )
 _get, __dir__ = lazy_names(
     __name__,

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from activation_logging.benchmarks.endpoint import check_endpoint, inspect_model, served_model
 from activation_logging.errors import BenchmarkError
-from activation_logging.judges.model import model_judge
 from activation_logging.judges.registry import JUDGES, Judge
 
 if TYPE_CHECKING:
@@ -34,9 +33,10 @@ def judge_named(benchmark: Benchmark, name: str, base_url: str | None) -> Judge:
     if name in JUDGES:
         return JUDGES.get(name)
     if base_url is None:
-        return model_judge(name, inspect_model(name))
+        return benchmark.model_judge(name, inspect_model(name))
     endpoint = check_endpoint(base_url, name, role="judge")
-    return model_judge(name, served_model(name, base_url, role="judge"), is_vllm=endpoint.is_vllm)
+    model = served_model(name, base_url, role="judge")
+    return benchmark.model_judge(name, model, is_vllm=endpoint.is_vllm)
 
 
 def check_kinds(judge: Judge, questions: Iterable[Question]) -> None:

@@ -47,9 +47,29 @@ class Rate(NamedTuple):
             return None
         p, n = hits / answers, questions or answers
         stderr = math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else float("nan")
-        centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
-        half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
-        return cls(p, stderr, n, max(0.0, centre - half), min(1.0, centre + half))
+        return cls(p, stderr, n, *_wilson(p, n))
+
+    @classmethod
+    def of_ratio(cls, parts: Sequence[tuple[int, int]]) -> Rate | None:
+        """Hits of so many in each answer, together; None of nothing.
+
+        What belongs to one answer is not independent, so the error is that of a ratio of two sums
+        over the answers (Cochran 1977, "Sampling Techniques", 6.4). The interval is Wilson's for
+        as many independent ones as have this error; ``n`` is the number of answers with any.
+        """
+        parts = [(hits, of) for hits, of in parts if of]
+        total, n = sum(of for _, of in parts), len(parts)
+        if not n:
+            return None
+        p = sum(hits for hits, _ in parts) / total
+        if n == 1 or p in {0.0, 1.0}:
+            return cls(p, 0.0 if n > 1 else math.nan, n, *_wilson(p, n))
+        squares = sum((hits - p * of) ** 2 for hits, of in parts)
+        stderr = math.sqrt(squares * n / (n - 1)) / total
+        # Answers that are all alike have no error between them: they are then worth one each.
+        worth = max(p * (1 - p) / stderr**2, 1.0) if stderr else float(n)
+        low, high = _wilson(p, worth)
+        return cls(p, stderr, n, low, high)
 
     def as_json(self) -> dict[str, float | int | None]:
         stderr = None if math.isnan(self.stderr) else self.stderr
@@ -58,6 +78,13 @@ class Rate(NamedTuple):
     def __str__(self) -> str:
         error = "" if math.isnan(self.stderr) else f" ± {100 * self.stderr:.1f}"
         return f"{100 * self.value:.1f}{error} %"
+
+
+def _wilson(p: float, n: float) -> tuple[float, float]:
+    """The 95 % interval of a share of ``n``."""
+    centre = (p + _Z**2 / (2 * n)) / (1 + _Z**2 / n)
+    half = _Z / (1 + _Z**2 / n) * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 Rates = dict[str, Rate]

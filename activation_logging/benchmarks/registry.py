@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import BenchmarkError
+from activation_logging.judges.model import model_judge
 from activation_logging.registry import Registry
 
 if TYPE_CHECKING:
@@ -45,6 +46,8 @@ class Benchmark:
         group_of: which row of the result table a question belongs to.
         settings: fields of :class:`.RunOptions` that the questions depend on too; ``questions`` is
             given them by name.
+        model_judge: from a model's name, Inspect's handle of it and whether vLLM serves it to the
+            judge that ``--judge MODEL`` is.
         packages: distributions whose versions the run's record names, beside those that all runs
             name.
     """
@@ -61,6 +64,7 @@ class Benchmark:
     rates: Callable[[Sequence[Judged]], Rates]
     group_of: Callable[[Question], str]
     settings: tuple[str, ...] = ()
+    model_judge: Callable[..., Judge] = model_judge
     packages: tuple[str, ...] = ()
 
     @property
@@ -100,6 +104,7 @@ BENCHMARKS = Registry(
             "generated_entities",
             "short_facts",
             "wiki_facts",
+            "wiki_profiles",
         )
     },
 )

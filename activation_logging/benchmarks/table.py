@@ -24,6 +24,7 @@ _SHORT = {
     "false_refusal_obscure": "obscure",
     "balanced_accuracy": "balanced",
     "hallucinated": "halluc.",
+    "claims wrong": "wrong",
     "majority_baseline": "majority",
 }
 _CAPTION = (
@@ -34,7 +35,7 @@ _CAPTION = (
 
 def result_table(results: dict[str, Any]) -> Table:
     """One row for each domain or stratum and one for all: rates with standard errors, counts."""
-    names = list(results["metrics"])
+    names = [name for name in results["metrics"] if "/" not in name]
     if "false_refusal_famous" in names:  # no room for both: it is what refusal leaves of 100 %
         names.remove("false_acceptance_rate")
     table = Table(
@@ -53,11 +54,27 @@ def result_table(results: dict[str, Any]) -> Table:
     return table
 
 
+def parts_table(results: dict[str, Any]) -> Table | None:
+    """One row for each rate of a part of the answers, named ``wrong/birth year``; None if none."""
+    parts = {name: rate for name, rate in results["metrics"].items() if "/" in name}
+    if not parts:
+        return None
+    table = Table(box=box.SIMPLE, padding=(0, 0, 0, 1))
+    for title in ("", "rate", "95 % interval", "answers"):
+        table.add_column(title, justify="right" if title else "left", no_wrap=True)
+    for name, rate in parts.items():
+        interval = f"{100 * rate['low']:.1f} to {100 * rate['high']:.1f}"
+        table.add_row(name, _rate(rate), interval, str(rate["n"]))
+    return table
+
+
 def print_result(result: RunResult, console: Console | None = None) -> None:
     """The table of a run, where its labels and files are, and its notes."""
     console = console or PlainConsole()
     if result.results:
         console.print(result_table(result.results))
+        if (parts := parts_table(result.results)) is not None:
+            console.print(parts)
     if result.labels is not None:
         console.print(f"{result.labels.written} labels written to {result.labels.where}")
     for note in result.notes:

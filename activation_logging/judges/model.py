@@ -10,15 +10,19 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.verdict import Verdict
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from inspect_ai.model import GenerateConfig, Model
 
     from activation_logging.judges.verdict import Answer, Belief
+
+T = TypeVar("T")
 
 PROMPT_VERSION = "1"
 ATTEMPTS = 3
@@ -46,7 +50,8 @@ _AGAIN = (
     '{"verdict": "accepts" or "declines", "reason": "a short sentence"}.'
 )
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
-_MAX_ANSWER = 8000
+MAX_ANSWER = 8000
+"""Characters of an answer that are judged."""
 
 
 def model_judge(name: str, model: Model, *, is_vllm: bool = False) -> Judge:
@@ -80,36 +85,69 @@ class ModelJudge:
         Raises:
             Exception: whatever Inspect raises once its retries of a failing endpoint are spent.
         """
-        from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
-
         if not re.search(r"[^\W\d_]", answer):
             return "unclear", "the answer has no words"
-        text = _INSTRUCTIONS.format(type=type, name=name, answer=answer[:_MAX_ANSWER])
-        messages: list[Any] = [ChatMessageUser(content=text)]
-        words = ""
-        for attempt in range(ATTEMPTS):
-            output = await self._model.generate(messages, config=self._config(attempt))
-            words = output.completion
-            verdict = parse_verdict(words)
-            if verdict is not None:
-                return verdict, words
-            broken = ChatMessageAssistant(content=words or " ")
-            messages = [messages[0], broken, ChatMessageUser(content=_AGAIN)]
-        return "unclear", words
-
-    def _config(self, attempt: int) -> GenerateConfig:
-        from inspect_ai.model import GenerateConfig, ResponseSchema
-        from inspect_ai.util import json_schema
-
-        # The same greedy question would get the same broken answer: later attempts vary.
-        return GenerateConfig(
-            temperature=0.0 if attempt == 0 else 0.7,
-            seed=attempt,
-            max_tokens=200,
-            response_schema=ResponseSchema(name="verdict", json_schema=json_schema(_schema())),
-            # Our own server's store is for answers, not for verdicts on them.
-            extra_body={"vllm_xargs": {"activation_logging": "off"}} if self._is_vllm else None,
+        text = _INSTRUCTIONS.format(type=type, name=name, answer=answer[:MAX_ANSWER])
+        verdict: Belief | None
+        verdict, words = await ask_for_json(
+            self._model, text, parse_verdict, _schema(), again=_AGAIN, is_vllm=self._is_vllm
         )
+        return verdict or "unclear", words
+
+
+async def ask_for_json(
+    model: Model,
+    text: str,
+    parse: Callable[[str], T | None],
+    schema: type[Any],
+    *,
+    again: str,
+    is_vllm: bool,
+    max_tokens: int = 200,
+) -> tuple[T | None, str]:
+    """What a model's JSON says, and its own words; None after :data:`ATTEMPTS` broken replies.
+
+    Args:
+        model: Inspect's handle of it.
+        text: the question.
+        parse: from words to what they say; None where that is nothing.
+        schema: pydantic's model of the object.
+        again: what is said after a broken reply.
+        is_vllm: as for :func:`model_judge`.
+        max_tokens: of a reply.
+
+    Raises:
+        Exception: whatever Inspect raises once its retries of a failing endpoint are spent.
+    """
+    from inspect_ai.model import ChatMessageAssistant, ChatMessageUser
+
+    messages: list[Any] = [ChatMessageUser(content=text)]
+    words = ""
+    for attempt in range(ATTEMPTS):
+        config = _config(attempt, schema, is_vllm=is_vllm, max_tokens=max_tokens)
+        output = await model.generate(messages, config=config)
+        words = output.completion
+        found = parse(words)
+        if found is not None:
+            return found, words
+        broken = ChatMessageAssistant(content=words or " ")
+        messages = [messages[0], broken, ChatMessageUser(content=again)]
+    return None, words
+
+
+def _config(attempt: int, schema: type[Any], *, is_vllm: bool, max_tokens: int) -> GenerateConfig:
+    from inspect_ai.model import GenerateConfig, ResponseSchema
+    from inspect_ai.util import json_schema
+
+    # The same greedy question would get the same broken answer: later attempts vary.
+    return GenerateConfig(
+        temperature=0.0 if attempt == 0 else 0.7,
+        seed=attempt,
+        max_tokens=max_tokens,
+        response_schema=ResponseSchema(name="verdict", json_schema=json_schema(schema)),
+        # Our own server's store is for answers, not for verdicts on them.
+        extra_body={"vllm_xargs": {"activation_logging": "off"}} if is_vllm else None,
+    )
 
 
 def parse_verdict(words: str) -> Belief | None:
@@ -117,16 +155,22 @@ def parse_verdict(words: str) -> Belief | None:
 
     Text around the object is forgiven. The string "false", a number, or a third word is not.
     """
+    verdict = (json_object(words) or {}).get("verdict")
+    if verdict == "accepts":
+        return "accepts"
+    return "declines" if verdict == "declines" else None
+
+
+def json_object(words: str) -> dict[str, Any] | None:
+    """The JSON object in a reply, with or without text around it; None if there is none."""
     match = _OBJECT.search(words)
     if match is None:
         return None
     try:
-        verdict = json.loads(match.group()).get("verdict")
-    except (ValueError, AttributeError, RecursionError):
+        found = json.loads(match.group())
+    except (ValueError, RecursionError):
         return None
-    if verdict == "accepts":
-        return "accepts"
-    return "declines" if verdict == "declines" else None
+    return found if isinstance(found, dict) else None
 
 
 def _schema() -> type[Any]:

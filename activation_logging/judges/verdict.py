@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label, Span
 
-Kind = Literal["made_up", "real", "fact"]
-"""What a question asks about: a made-up name, a real one, or a fact with one right answer."""
+Kind = Literal["made_up", "real", "fact", "profile"]
+"""What a question asks: about a made-up name, a real one, a fact with one right answer, or for a
+profile of a real thing."""
 
 Place: TypeAlias = tuple[str, int]
 """A question's id, and which of its answers: the epoch, from 1."""

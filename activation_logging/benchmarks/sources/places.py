@@ -166,12 +166,14 @@ def us_states() -> dict[str, str]:
 @cache
 def capital_names() -> dict[str, tuple[str, ...]]:
     """Names of each capital: GeoNames' other names in Latin script, and a few by hand."""
-    cities = geonames().get_cities().values()
+    cities: dict[str, list[dict[str, Any]]] = {}
+    for each in geonames().get_cities().values():
+        cities.setdefault(each["countrycode"], []).append(each)
     found = {}
     for country in countries():
         known = (country.capital, *_CAPITAL_ALIASES.get(country.code, ()))
         wanted = {fold(name) for name in known}
-        same = (c for c in cities if c["countrycode"] == country.code and fold(c["name"]) in wanted)
+        same = (c for c in cities.get(country.code, ()) if fold(c["name"]) in wanted)
         city = max(same, key=lambda c: (c["population"], c["geonameid"]), default=None)
         others = sorted(city["alternatenames"]) if city else []
         latin = (name for name in others if len(name) >= _MIN_ALIAS and _is_latin(name))

@@ -36,7 +36,7 @@ def without_extra(code: str) -> subprocess.CompletedProcess[str]:
                 "from activation_logging.benchmarks import BENCHMARKS, RunOptions, run_benchmark\n"
                 "print(BENCHMARKS.names())"
             ),
-            "'known_names', 'generated_entities', 'short_facts', 'wiki_facts')",
+            "'generated_entities', 'short_facts', 'wiki_facts', 'wiki_profiles')",
         ),
         (f"sys.argv[1:] = ['--help']; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')", "--N"),
         (
