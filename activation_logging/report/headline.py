@@ -14,15 +14,17 @@ def headline(document: Mapping[str, Any]) -> str:
     """The finding: how good the probe is, before the answer too, and if the words alone tell less.
 
     The second sentence is about the state before the first word of the answer, which nothing of
-    the answer can give away. It is left out where no probe of that state is in the table.
+    the answer can give away. The first is about that state where it was found to be the best.
     """
     data, text = document["data"], text_control(document)
     probe, before = main_probe(document), probe_before_answer(document)
+    is_before = probe["position"] == "prompt_last"
     first = (
-        f"A linear probe tells {data['positive']} from {data['negative']} answers with AUROC "
+        f"{'Before the first word, a' if is_before else 'A'} linear probe tells "
+        f"{data['positive']} from {data['negative']} answers with AUROC "
         f"{probe['auroc']['value']:.2f}{_beside_words(probe, text)}."
     )
-    if before is None:
+    if before is None or is_before:
         return first
     auroc = before["auroc"]["value"]
     return f"{first} Before the first word, it is {auroc:.2f}{_beside_words(before, text)}."

@@ -42,7 +42,7 @@ __all__ = [
 logger = logging.getLogger(f"vllm.{__name__}")
 
 VERSIONS: Mapping[Version, str | None] = {
-    (0, 30): None,
+    (0, 30): "0.30.0",
     (0, 31): "0.31.0",
     (0, 32): "0.32.0",
     (0, 33): None,

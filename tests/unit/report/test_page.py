@@ -260,3 +260,5 @@ def test_the_headline_compares_the_probe_with_the_words(report, over, said):
     assert said in second if said else second == f"{start}."
     document["detectors"].remove(before)
     assert headline(document) == first
+    document["detectors"][0] = {**probe, "position": "prompt_last"}
+    assert headline(document).startswith("Before the first word, a linear probe tells ")
