@@ -114,6 +114,8 @@ def running(setting: Setting, store: Path, **layers: Any) -> Iterator[Any]:
             hf_overrides={"hidden_size": worker.WIDTH, "num_attention_heads": 1},
             **dict(setting.options),
         ).create_engine_config()
+        # vLLM 0.33 takes them back where the model itself has no Mamba layer.
+        vars(config.cache_config).update(setting.options)
         # Asked for openly, vLLM looks for Triton: its schedulers do not need it.
         VllmConfig.use_v2_model_runner = property(lambda _: setting.v2)
         # vLLM switches it off where the device is a CPU, which nothing here depends on.
