@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from activation_logging.large_model import MODEL as LARGE
 from activation_logging.sites import Site
 from tests.fixtures.architectures import make
 from tests.fixtures.offline import ask, usual
@@ -60,3 +61,14 @@ class TestSites:
         assert max(middle.values()) < 0.1, middle
         # One layer's rows in another's place would not pass for them.
         assert np.median(list(middle.values())) < 0.03, middle
+
+    @pytest.mark.skipif(
+        not LARGE.folder.exists(), reason="activation-logging demo-model --large was not run"
+    )
+    def test_of_the_large_model(self, tmp_path: Path, table: SiteTable) -> None:
+        """Eleven times as many weights: float32 rounds more often on the way."""
+        engine = usual(LARGE.folder, enforce_eager=True)
+        entries = ask(tmp_path / "s.lmdb", EVERYTHING, engine)
+        worst = SiteReference(load(LARGE.folder)).worst(entries)
+        table["Qwen2.5-Coder-1.5B-Instruct"] = worst
+        assert max(worst.values()) <= 1e-4, worst
