@@ -124,15 +124,24 @@ def report(part: Part) -> None:
 
 
 @contextmanager
-def serving(model: Path) -> Iterator[str]:
-    """A server with the default model, for as long as the block runs; its address."""
+def serving(
+    model: Path, *, name: str = MODEL, store: Path = STORE, layers: str = LAYERS
+) -> Iterator[str]:
+    """A server that logs a model, for as long as the block runs; its address.
+
+    Args:
+        model: the model's folder.
+        name: what requests call it.
+        store: where it logs; its log is put beside it.
+        layers: which layers, as in ``ACTIVATION_LAYERS``.
+    """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    log = FOLDER / "server.log"
+    log = store.with_name("server.log")
     command = [
         *(sys.executable, "-m", "activation_logging.vllm_serve", "--model", str(model)),
-        *("--served-model-name", MODEL, "--host", "127.0.0.1", "--port", str(port)),
-        *("--lmdb_path", str(STORE), "--activation-layers", LAYERS, "--max-model-len", "2048"),
+        *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
+        *("--lmdb_path", str(store), "--activation-layers", layers, "--max-model-len", "2048"),
     ]
     server = running(command, url=url, log=log, env=os.environ, start_s=START_S, kv_cache_gib=2)
     with ExitStack() as stack:

@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,9 +21,9 @@ from activation_logging.benchmarks.registry import BENCHMARKS
 from activation_logging.cli.progress import show_progress
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
+from activation_logging.demo import serving
 from activation_logging.errors import DatasetError
 from activation_logging.large_model import large_model_path
-from activation_logging.process import free_port, running
 from activation_logging.records import LABELS
 from activation_logging.report import build_report
 from bench.docs import add_flag, markdown, record_rows
@@ -60,23 +58,14 @@ terminal = PlainConsole(width=150)
 
 def answer(model: Path, names: Sequence[str], folder: Path, limit: int | None) -> None:
     """Serve the model, and ask and label what was not asked before."""
-    port = free_port()
-    url, store = f"http://127.0.0.1:{port}", folder / "activations.lmdb"
-    command = [
-        *(sys.executable, "-m", "activation_logging.vllm_serve", "--model", str(model)),
-        *("--served-model-name", model.name, "--host", "127.0.0.1", "--port", str(port)),
-        *("--lmdb_path", str(store), "--activation-layers", LAYERS),
-        *("--max-model-len", "2048", "--max-num-seqs", "64"),
-    ]
-    log = folder / "server.log"
-    server = running(command, url=url, log=log, env=os.environ, start_s=900, kv_cache_gib=2)
-    with server:
+    store = folder / "activations.lmdb"
+    with serving(model, name=model.name, store=store, layers=LAYERS) as base_url:
         for name in names:
             terminal.rule(name)
             run_benchmark(
                 name,
                 model=model.name,
-                base_url=f"{url}/v1",
+                base_url=base_url,
                 output_base_dir=folder,
                 store=store,
                 limit=min(limit or SIZES[name], SIZES[name]),

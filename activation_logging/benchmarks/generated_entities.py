@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 from activation_logging import tags
 from activation_logging.benchmarks import known_names
 from activation_logging.benchmarks.inventing import TEMPERATURE, THINGS, inventions
-from activation_logging.benchmarks.questions import Picker, Question
+from activation_logging.benchmarks.questions import Picker, Question, check_parts
 from activation_logging.benchmarks.refusal import FAMOUS, MADE_UP, refusal_rates
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.drugs import medicines
@@ -69,9 +69,7 @@ def generated_questions(
             little of use, or ``n`` is more than there are famous names.
         PackageError, ExtraMissing: a list of names is not on this machine.
     """
-    unknown = [domain for domain in domains if domain not in DOMAINS]
-    if unknown:
-        raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
+    check_parts("domain", domains, DOMAINS)
     if n < 1:
         raise BenchmarkError(f"--N {n}: ask about at least one name of each domain")
     if not generator:

@@ -17,7 +17,7 @@ from itertools import product
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 from activation_logging import tags
-from activation_logging.benchmarks.questions import Picker, Question
+from activation_logging.benchmarks.questions import Picker, Question, check_parts
 from activation_logging.benchmarks.refusal import MADE_UP, refusal_rates
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.known import is_known, mentioned
@@ -109,9 +109,7 @@ def known_names_questions(
         BenchmarkError: a domain that does not exist, or ``n`` that no rung could have.
         PackageError: a package was not downloaded, or its archive is broken.
     """
-    unknown = [domain for domain in domains if domain not in DOMAINS]
-    if unknown:
-        raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
+    check_parts("domain", domains, DOMAINS)
     if not 1 <= n <= _LARGEST_POOL:
         raise BenchmarkError(
             f"--N {n}: ask about 1 to {_LARGEST_POOL} made-up names of each rung of a domain"

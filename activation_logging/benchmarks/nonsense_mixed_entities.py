@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from activation_logging import tags
 from activation_logging.benchmarks.options import SIBLING
-from activation_logging.benchmarks.questions import Picker, Question
+from activation_logging.benchmarks.questions import Picker, Question, check_parts, check_size
 from activation_logging.benchmarks.refusal import FAMOUS, MADE_UP, refusal_rates
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.drugs import medicines
@@ -76,11 +76,8 @@ def nonsense_questions(
     """
     if controls not in (SIBLING, FAMOUS):
         raise BenchmarkError(f"--controls {controls!r} is neither {SIBLING!r} nor {FAMOUS!r}")
-    unknown = [domain for domain in domains if domain not in DOMAINS]
-    if unknown:
-        raise BenchmarkError(f"no domain is called {unknown[0]!r}; known are {', '.join(DOMAINS)}")
-    if n < 1:
-        raise BenchmarkError(f"--N {n}: ask at least one question for each domain")
+    check_parts("domain", domains, DOMAINS)
+    check_size(n, "domain")
     if controls == FAMOUS:
         return [question for domain in domains for question in _with_famous(domain, n, seed)]
     return [question for domain in domains for question in _domain(domain, n, seed)]

@@ -103,6 +103,27 @@ class Picker:
         return result
 
 
+def check_parts(what: str, parts: Iterable[str], known: Sequence[str]) -> None:
+    """Make sure that a benchmark has the parts that are asked for.
+
+    Raises:
+        BenchmarkError: it lacks one; ``what`` is what it calls a part, such as ``domain``.
+    """
+    unknown = [part for part in parts if part not in known]
+    if unknown:
+        raise BenchmarkError(f"no {what} is called {unknown[0]!r}; known are {', '.join(known)}")
+
+
+def check_size(n: int, unit: str) -> None:
+    """Make sure that something is asked for each ``unit``.
+
+    Raises:
+        BenchmarkError: ``n`` is below 1.
+    """
+    if n < 1:
+        raise BenchmarkError(f"--N {n}: ask at least one question for each {unit}")
+
+
 def balanced(questions: Sequence[Question], limit: int | None) -> list[Question]:
     """The first ``limit`` questions, taking one of each stratum in turn.
 

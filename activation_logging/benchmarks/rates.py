@@ -100,6 +100,20 @@ def share_of(hits: int, items: Sequence[Judged]) -> Rate | None:
     return Rate.of(hits, len(items), len({item.question.id for item in items}))
 
 
+def label_shares(items: Sequence[Judged]) -> dict[str, Rate | None]:
+    """The share of the items that have each label but ``invalid``."""
+    return {label: share(label, items) for label in LABELS if label != "invalid"}
+
+
+def majority_baseline(items: Sequence[Judged]) -> Rate | None:
+    """The accuracy of always giving the stratum's most frequent right answer; None of nothing."""
+    strata: dict[str, Counter[str]] = {}
+    for question, _ in items:
+        gold = question.gold[0] if question.gold else ""
+        strata.setdefault(question.stratum, Counter())[gold] += 1
+    return share_of(sum(max(counter.values()) for counter in strata.values()), items)
+
+
 def valid(items: Iterable[Judged], kind: Kind | None = None) -> list[Judged]:
     """The items with a usable verdict, on questions of this kind only if it is given."""
     return [

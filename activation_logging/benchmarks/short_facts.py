@@ -16,12 +16,18 @@ their own; places and capitals that are disputed or shared; names that give the 
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
-from activation_logging.benchmarks.questions import Picker, Question
-from activation_logging.benchmarks.rates import Judged, Rates, present, share, share_of, valid
+from activation_logging.benchmarks.questions import Picker, Question, check_parts, check_size
+from activation_logging.benchmarks.rates import (
+    Judged,
+    Rates,
+    label_shares,
+    majority_baseline,
+    present,
+    valid,
+)
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.elements import element_names
 from activation_logging.benchmarks.sources.places import (
@@ -30,16 +36,12 @@ from activation_logging.benchmarks.sources.places import (
     HOME_NATIONS,
     NO_SINGLE_CAPITAL,
     SMALLEST_CITY,
-    WITH_ARTICLE,
-    Country,
     capital_names,
     countries,
     country_names,
     unambiguous_cities,
 )
-from activation_logging.errors import BenchmarkError
 from activation_logging.judges.gold import gold_judge
-from activation_logging.records import LABELS
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
@@ -75,14 +77,9 @@ def short_facts_questions(
     Raises:
         BenchmarkError: a sort of question that does not exist, or ``n`` below 1.
     """
+    check_parts("sort of question", sorts, SORTS)
+    check_size(n, "stratum")
     makers = {"capital": _capitals, "city": _cities, "element": _elements}
-    unknown = [sort for sort in sorts if sort not in makers]
-    if unknown:
-        raise BenchmarkError(
-            f"no sort of question is called {unknown[0]!r}; known are {', '.join(SORTS)}"
-        )
-    if n < 1:
-        raise BenchmarkError(f"--N {n}: ask at least one question for each stratum")
     strata: dict[str, list[Question]] = {stratum: [] for stratum in _STRATA}
     for sort in sorts:
         for question in makers[sort](seed):
@@ -117,7 +114,7 @@ def _capitals(seed: int) -> Iterator[Question]:
             continue
         yield _question(
             id=f"capital-{country.code}",
-            text=f"What is the capital city of {_with_article(country)}? "
+            text=f"What is the capital city of {country.in_text}? "
             "Answer with only the name of the city.",
             name=country.names[0],
             sort="capital",
@@ -193,10 +190,6 @@ def _question(
     )  # fmt: skip
 
 
-def _with_article(country: Country) -> str:
-    return f"the {country.names[0]}" if country.code in WITH_ARTICLE else country.names[0]
-
-
 def _gives_away(one: str, other: str) -> bool:
     """Whether one name contains the other as whole words: Mexico City, Luxembourg."""
     first, second = f" {fold(one)} ", f" {fold(other)} "
@@ -210,17 +203,7 @@ def short_facts_rates(items: Sequence[Judged]) -> Rates:
     answer to the same questions.
     """
     answers = valid(items)
-    strata: dict[str, Counter[str]] = {}
-    for question, _ in answers:
-        gold = question.gold[0] if question.gold else ""
-        strata.setdefault(question.stratum, Counter())[gold] += 1
-    most = sum(max(counter.values()) for counter in strata.values())
-    return present(
-        {
-            **{label: share(label, answers) for label in LABELS if label != "invalid"},
-            "majority_baseline": share_of(most, answers),
-        }
-    )
+    return present({**label_shares(answers), "majority_baseline": majority_baseline(answers)})
 
 
 BENCHMARK = Benchmark(

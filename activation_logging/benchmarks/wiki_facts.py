@@ -28,21 +28,26 @@ are asked for have four digits.
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING
 
-from activation_logging.benchmarks.questions import Picker, Question
-from activation_logging.benchmarks.rates import Judged, Rates, present, share, share_of, valid
+from activation_logging.benchmarks.questions import Picker, Question, check_parts, check_size
+from activation_logging.benchmarks.rates import (
+    Judged,
+    Rates,
+    label_shares,
+    majority_baseline,
+    present,
+    share_of,
+    valid,
+)
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.places import country_names, us_states
 from activation_logging.benchmarks.wiki.happenings import happenings
 from activation_logging.benchmarks.wiki.lives import birth_countries, lives
 from activation_logging.benchmarks.wiki.measures import measures
 from activation_logging.benchmarks.wiki.places import places
-from activation_logging.errors import BenchmarkError
 from activation_logging.judges.typed import typed_judge
-from activation_logging.records import LABELS
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
@@ -79,13 +84,8 @@ def wiki_questions(
         BenchmarkError: a sort of question that does not exist, or ``n`` below 1.
         PackageError: Wikipedia's or WordNet's package was not downloaded, or is broken.
     """
-    unknown = [sort for sort in sorts if sort not in SORTS]
-    if unknown:
-        raise BenchmarkError(
-            f"no sort of question is called {unknown[0]!r}; known are {', '.join(SORTS)}"
-        )
-    if n < 1:
-        raise BenchmarkError(f"--N {n}: ask at least one question for each stratum")
+    check_parts("sort of question", sorts, SORTS)
+    check_size(n, "stratum")
     chosen = []
     for sort in sorts:
         for fame in FAME:
@@ -132,14 +132,11 @@ def wiki_rates(items: Sequence[Judged]) -> Rates:
     """
     answers = valid(items)
     years = [item for item in answers if item.question.type.endswith("year")]
-    strata: dict[str, Counter[str]] = {}
-    for question, _ in answers:
-        strata.setdefault(question.stratum, Counter())[question.gold[0]] += 1
     return present(
         {
-            **{label: share(label, answers) for label in LABELS if label != "invalid"},
+            **label_shares(answers),
             "within_5": share_of(sum(_is_near(item.verdict) for item in years), years),
-            "majority_baseline": share_of(sum(max(c.values()) for c in strata.values()), answers),
+            "majority_baseline": majority_baseline(answers),
         }
     )
 

@@ -22,7 +22,7 @@ from collections import Counter
 from functools import cache
 from typing import TYPE_CHECKING, Literal, get_args
 
-from activation_logging.benchmarks.questions import Picker, Question
+from activation_logging.benchmarks.questions import Picker, Question, check_parts, check_size
 from activation_logging.benchmarks.rates import (
     Judged,
     Rate,
@@ -32,7 +32,7 @@ from activation_logging.benchmarks.rates import (
     valid,
 )
 from activation_logging.benchmarks.registry import Benchmark
-from activation_logging.benchmarks.sources.places import WITH_ARTICLE, countries
+from activation_logging.benchmarks.sources.places import countries
 from activation_logging.benchmarks.sources.profiles import profiles
 from activation_logging.benchmarks.sources.world import world
 from activation_logging.errors import BenchmarkError
@@ -123,13 +123,8 @@ def wiki_profiles_questions(
         BenchmarkError: a sort of question that does not exist, or ``n`` below 1.
         PackageError: data are missing; the text names the command that downloads them.
     """
-    unknown = [sort for sort in sorts if sort not in SORTS]
-    if unknown:
-        raise BenchmarkError(
-            f"no sort of question is called {unknown[0]!r}; known are {', '.join(SORTS)}"
-        )
-    if n < 1:
-        raise BenchmarkError(f"--N {n}: ask at least one question for each stratum")
+    check_parts("sort of question", sorts, SORTS)
+    check_size(n, "stratum")
     return [question for sort in sorts for question in _sort(sort, n, seed)]
 
 
@@ -163,7 +158,7 @@ def _question(profile: Profile, stratum: str, seed: int, template: str) -> Quest
     name = profile.names[0]
     return Question(
         id=f"{profile.type}-{'-'.join(name.split())}",
-        prompt=template.format(name=f"the {name}" if name in _with_article() else name),
+        prompt=template.format(name=_in_text().get(name, name)),
         name=name,
         type=profile.type,
         kind="profile",
@@ -174,9 +169,9 @@ def _question(profile: Profile, stratum: str, seed: int, template: str) -> Quest
 
 
 @cache
-def _with_article() -> frozenset[str]:
-    """Names of countries that English gives an article."""
-    return frozenset(country.names[0] for country in countries() if country.code in WITH_ARTICLE)
+def _in_text() -> dict[str, str]:
+    """Names of countries as a sentence has them."""
+    return {country.names[0]: country.in_text for country in countries()}
 
 
 def known(type: str, name: str) -> Profile:  # noqa: A002 - as the field is called

@@ -116,6 +116,11 @@ class Country(NamedTuple):
     names: tuple[str, ...]
     capital: str
 
+    @property
+    def in_text(self) -> str:
+        """Its name as a sentence has it: "the Gambia"."""
+        return f"the {self.names[0]}" if self.code in WITH_ARTICLE else self.names[0]
+
 
 @cache
 def geonames() -> Any:

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from activation_logging.benchmarks.sources.elements import elements
-from activation_logging.benchmarks.sources.places import WITH_ARTICLE, Country, countries, geonames
+from activation_logging.benchmarks.sources.places import Country, countries, geonames
 from activation_logging.benchmarks.sources.wikipedia import Article, articles
 from activation_logging.benchmarks.wiki.fact import Fact, article_of, slug
 from activation_logging.judges.typed import TOLERANCES
@@ -67,12 +67,10 @@ def _elements_by_number() -> dict[int, Article]:
 def _areas() -> Iterator[Fact]:
     for country, known, stated in areas():
         if abs(stated - known) <= TOLERANCES["area"] * known:
-            name = country.names[0]
-            the = "the " if country.code in WITH_ARTICLE else ""
             yield _fact(
                 "country area",
-                name,
-                prompt=f"What is the area of {the}{name}, in square kilometres? "
+                country.names[0],
+                prompt=f"What is the area of {country.in_text}, in square kilometres? "
                 "Answer with only the number.",
                 gold=f"{stated:,.0f} km2",
                 sources=("GeoNames", "Wikipedia"),

@@ -23,6 +23,7 @@ from activation_logging.packages import WIKIPEDIA, WORDNET
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.text import fold
 from tests.fixtures.data import needs
+from tests.fixtures.hash_seeds import printed
 
 pytestmark = needs(WIKIPEDIA, WORDNET)
 
@@ -125,15 +126,8 @@ def test_bad_input() -> None:
 
 
 def test_the_same_questions_whatever_the_hash_seed() -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", PRINT_NAMES],
-        env={**os.environ, "PYTHONHASHSEED": "77"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
     ours = [q.prompt for q in known_names_questions(("work",), n=20, seed=3)]
-    assert ended.stdout.splitlines() == ours
+    assert printed(PRINT_NAMES, "77").splitlines() == ours
 
 
 def test_a_missing_package_is_named(tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.packages import WIKIPEDIA, WORDNET
 from activation_logging.text import fold
 from tests.fixtures.data import needs
+from tests.fixtures.hash_seeds import printed
 
 with_data = needs(WIKIPEDIA, WORDNET)
 SCRIPT = Path(__file__).parents[3] / "tasks" / "shortform" / "wiki_facts.py"
@@ -66,16 +67,7 @@ def test_there_are_thousands_in_all_strata(questions: list[Question]) -> None:
 
 @with_data
 def test_the_same_seed_gives_the_same_questions_whatever_the_hash_seed() -> None:
-    digests = {
-        subprocess.run(
-            [sys.executable, "-c", PRINT_DIGEST],
-            env={**os.environ, "PYTHONHASHSEED": seed},
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout
-        for seed in ("1", "77")
-    }
+    digests = {printed(PRINT_DIGEST, seed) for seed in ("1", "77")}
     # Stored runs depend on these very questions.
     assert digests == {"f5f948a3280fb66748fb47fe28007375bbb908bb65b133c7b5ca2462cfed1de3\n"}
 
