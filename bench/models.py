@@ -12,6 +12,7 @@ Where vLLM and transformers give different tokens, the rows are still proven to 
 output head, applied to the last layer's rows, gives the tokens that vLLM gave.
 
 Each model has a process of its own, two at a time. What was found lies in ``FOLDER/RUNNER/*.json``.
+The exit code is 1 where a model was not served and nobody has noted why.
 """
 
 from __future__ import annotations
@@ -283,6 +284,9 @@ def main() -> int:
     else:
         results = run_all(names, options.folder.absolute(), options.runner)
         verified = sum(map(is_verified, results))
+        failed = int(
+            any("error" in found and not ARCHITECTURES[found["name"]].note for found in results)
+        )
         served = sum("error" not in found for found in results)
         terminal.print(f"{options.runner}: {served} of {len(results)} served, {verified} verified")
     if options.docs:
