@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 from activation_logging import __version__
 from activation_logging.extras import version_of
 from activation_logging.report import chart_data
-from activation_logging.report.tokens import token_examples
+from activation_logging.report.colours import Colours
+from activation_logging.report.examples import answer_examples
 
 if TYPE_CHECKING:
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Result, Study
 
 FORMAT = "activation-logging report"
-VERSION = 1
+VERSION = 2
 
 
 def make_document(study: Study) -> dict[str, Any]:
@@ -69,7 +70,7 @@ def make_document(study: Study) -> dict[str, Any]:
         "histograms": {r.name: chart_data.histogram(study, r) for r in study.results},
         "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
-        "tokens": token_examples(study),
+        "examples": answer_examples(study, Colours({})),
     }
 
 

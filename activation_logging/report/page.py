@@ -10,8 +10,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from activation_logging.report import headline
+from activation_logging.dataset.layers import Source
+from activation_logging.report import headline, where_charts
 from activation_logging.report.charts import make_charts
+from activation_logging.report.marking import marked
 from activation_logging.strict_json import dumps
 from activation_logging.text import ranges
 
@@ -40,6 +42,9 @@ def render_page(document: Mapping[str, Any]) -> str:
             text_control=headline.text_control(document),
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             charts=make_charts(document),
+            sites=list(where_charts.places(document).sites),
+            heads=where_charts.best_heads(document),
+            head_positions=where_charts.head_positions(document),
             css=_trusted("page.css"),
             js=_trusted("page.js"),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
@@ -55,7 +60,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=_number, ranges=_ranges, on_axis=_on_axis)
+    made.filters.update(
+        number=_number, ranges=_ranges, on_axis=_on_axis, marked=marked, place=_place
+    )
     made.policies["json.dumps_function"] = dumps
     made.policies["json.dumps_kwargs"] = {}
     return made
@@ -79,3 +86,9 @@ def _on_axis(value: float | None) -> float:
 
 def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(ranges(numbers))
+
+
+def _place(layer: int | str) -> str:
+    """What a sentence calls a layer, a site, or one head of it."""
+    source = Source.of(layer)
+    return source.site.words if source.head is None else str(source.label)
