@@ -13,6 +13,7 @@ from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tag
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
+    print_comparison,
     print_report,
     short_key,
     shorten,
@@ -20,11 +21,12 @@ from activation_logging.cli.rendering import (
     table,
 )
 from activation_logging.cli.terminal import errors, output, print_json
-from activation_logging.errors import OutputExists
+from activation_logging.errors import OutputExists, SettingsError
 from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
     from activation_logging.detectors.saved_probe import Scored
+    from activation_logging.report import ComparisonResult, ReportResult
 
 _SHOWN_SCORES = 20
 
@@ -37,14 +39,20 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    path: StorePath,
+    path: Annotated[
+        list[Path],
+        typer.Argument(help="The store's folder, or several: their reports are compared."),
+    ],
     *,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for the page and its figures.")
     ] = Path("report"),
     label: Annotated[
-        str | None,
-        typer.Option(help="The evaluator whose labels count; needed where several have judged."),
+        list[str] | None,
+        typer.Option(
+            help="The evaluator whose labels count; needed where several have judged. May be "
+            "repeated: the reports are compared."
+        ),
     ] = None,
     positive: Annotated[str, typer.Option(help="The label to detect.")] = "hallucinated",
     negative: Annotated[str, typer.Option(help="The label to tell it from.")] = "correct",
@@ -56,7 +64,13 @@ def report(
             "response_last, response_mean, response_max, answer_span, or numbers."
         ),
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this model: its name as served, or the last part of it. May be repeated: "
+            "the reports are compared."
+        ),
+    ] = None,
     tag: Tags = None,
     group: Annotated[
         list[str] | None,
@@ -87,9 +101,18 @@ def report(
     Fits linear probes at every layer and position and other detectors besides, compares them with
     log-probabilities and with a control that sees the words only, and writes a page that opens in
     any browser, with the same numbers as JSON and CSV.
-    """
-    from activation_logging.report import build_report
 
+    With several stores, labels or models, each has its report in a folder of the output, and the
+    page puts them beside each other in one table.
+    """
+    from activation_logging.report import build_comparison, build_report
+
+    paths, labels, models = (list(dict.fromkeys(given or ())) for given in (path, label, model))
+    is_comparison = max(len(paths), len(labels), len(models)) > 1
+    if is_comparison and save_probe is not None:
+        raise SettingsError(
+            "--save-probe writes the probe of one report; name one store, one label and one model"
+        )
     options: dict[str, Any] = {}
     if layers is not None:
         options["layers"] = layers.split(",")
@@ -97,36 +120,61 @@ def report(
         options["positions"] = [part.strip() for part in positions.split(",") if part.strip()]
     if group:
         options["group"] = tuple(group)
+    options |= {
+        "positive": positive,
+        "negative": negative,
+        "tags": parse_tags(tag or ()),
+        "transfer_by": transfer_by,
+        "folds": folds,
+        "draws": draws,
+        "seed": seed,
+        "broken": "skip" if skip_broken else "error",
+    }
     with show_progress() as progress:
-        result = build_report(
-            path,
-            out,
-            label=label,
-            positive=positive,
-            negative=negative,
-            model=model,
-            tags=parse_tags(tag or ()),
-            transfer_by=transfer_by,
-            save_probe=save_probe,
-            folds=folds,
-            draws=draws,
-            seed=seed,
-            broken="skip" if skip_broken else "error",
-            progress=progress,
-            **options,
-        )
+        if is_comparison:
+            compared = build_comparison(
+                paths, out, labels=labels, models=models, progress=progress, **options
+            )
+        else:
+            result = build_report(
+                paths[0],
+                out,
+                label=next(iter(labels), None),
+                model=next(iter(models), None),
+                save_probe=save_probe,
+                progress=progress,
+                **options,
+            )
+    if is_comparison:
+        _show_comparison(compared, as_json=as_json)
+    elif as_json:
+        print_json(_report_as_json(result))
+    else:
+        print_report(result)
+
+
+def _report_as_json(result: ReportResult) -> dict[str, Any]:
+    return {
+        "page": str(result.page),
+        "headline": result.headline,
+        "table": [row._asdict() for row in result.table],
+        "left_out": dict(result.left_out),
+        "files": [str(file) for file in result.files],
+    }
+
+
+def _show_comparison(result: ComparisonResult, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "page": str(result.page),
-                "headline": result.headline,
-                "table": [row._asdict() for row in result.table],
+                "studies": {t: _report_as_json(one) for t, one in result.reports.items()},
                 "left_out": dict(result.left_out),
                 "files": [str(file) for file in result.files],
             }
         )
     else:
-        print_report(result)
+        print_comparison(result)
 
 
 def score(

@@ -18,7 +18,7 @@ from activation_logging.text import last_part
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from activation_logging.report import ReportResult
+    from activation_logging.report import ComparisonResult, ReportResult
     from activation_logging.sites import Site
     from activation_logging.store import Entry
 
@@ -94,6 +94,22 @@ def print_report(result: ReportResult) -> None:
     for name, reason in result.left_out.items():
         errors.print(f"left out: {name}: {reason}", style="dim")
     output.print(result.headline)
+    output.print(f"page: {result.page}")
+
+
+def print_comparison(result: ComparisonResult) -> None:
+    """The AUROC of each detector in each study, the findings, and the page's path."""
+    made = table("detector", *(f">{printable(title)}" for title in result.reports))
+    tables = [{row.detector: row.auroc for row in one.table} for one in result.reports.values()]
+    for detector in dict.fromkeys(name for one in tables for name in one):
+        found = [one.get(detector) for one in tables]
+        cells = ["" if auroc is None else f"{auroc:.3f}" for auroc in found]
+        made.add_row(*as_row((detector, *cells)))
+    output.print(made)
+    for title, reason in result.left_out.items():
+        errors.print(f"left out: {title}: {reason}", style="dim")
+    for title, one in result.reports.items():
+        output.print(f"{title}: {one.headline}")
     output.print(f"page: {result.page}")
 
 

@@ -32,7 +32,7 @@ def write_data(
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
         "detectors": [_flat(row) for row in document["detectors"]],
         "sweep": [
-            {"layer": row["layer"], "position": row["position"], **_spread("auroc", row["auroc"])}
+            {"layer": row["layer"], "position": row["position"], **spread("auroc", row["auroc"])}
             for row in document["sweep"]
         ],
         "folds": [{"fold": i, **row} for i, row in enumerate(document["folds"])],
@@ -61,11 +61,12 @@ def write_data(
     for name, rows in tables.items():
         if rows:
             written.append(folder / f"{name}.csv")
-            write_whole(written[-1], _csv(rows))
+            write_whole(written[-1], csv_bytes(rows))
     return written
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows that all have the names of the first one, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -76,11 +77,12 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: row[name] for name in ("name", "title", "layer", "position", "source")}
     for metric in METRICS:
-        plain.update(_spread(metric, row[metric]))
+        plain.update(spread(metric, row[metric]))
     return plain
 
 
-def _spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+def spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+    """An interval as three columns; empty ones without it."""
     interval = interval or dict.fromkeys(("value", "low", "high"))
     return {
         name: interval["value"],
@@ -96,7 +98,7 @@ def _transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
             "tag": transfer["tag"],
             "fitted_on": source,
             "tested_on": target,
-            **_spread("auroc", transfer["auroc"][i][j]),
+            **spread("auroc", transfer["auroc"][i][j]),
             "left_out_for_shared_entities": transfer["shared_entities_left_out"][i][j],
         }
         for i, source in enumerate(values)

@@ -11,7 +11,7 @@ from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from activation_logging.dataset.layers import Source
-from activation_logging.report import headline, where_charts
+from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
 from activation_logging.report.marking import marked
 from activation_logging.strict_json import dumps
@@ -52,6 +52,27 @@ def render_page(document: Mapping[str, Any]) -> str:
     )
 
 
+def render_comparison(document: Mapping[str, Any]) -> str:
+    """The page of a comparison as text. Every text of the document is escaped.
+
+    Args:
+        document: what :func:`activation_logging.report.comparison.build_comparison` makes.
+    """
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            studies=document["studies"],
+            without=document["left_out"],
+            lines=comparison_data.lines(document),
+            metrics=comparison_data.METRICS,
+            made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
+            css=_trusted("page.css"),
+            js=_trusted("compare.js"),
+        )
+    )
+
+
 def _environment() -> Environment:
     made = Environment(
         loader=PackageLoader("activation_logging.report", "."),
@@ -61,7 +82,12 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters.update(
-        number=_number, ranges=_ranges, on_axis=_on_axis, marked=marked, place=_place
+        number=_number,
+        ranges=_ranges,
+        on_axis=_on_axis,
+        marked=marked,
+        place=_place,
+        metric=comparison_data.metric,
     )
     made.policies["json.dumps_function"] = dumps
     made.policies["json.dumps_kwargs"] = {}

@@ -1,0 +1,69 @@
+"""The table of a comparison: detectors by studies, for each metric that they are compared by."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from activation_logging.report import files
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    Interval = Mapping[str, float | None]
+
+METRICS = {
+    "auroc": "AUROC",
+    "over_text": "AUROC less that of the words alone",
+    "auprc": "AUPRC",
+    "accuracy": "Accuracy at the threshold with the best F1",
+    "ece": "Expected calibration error",
+}
+"""What the studies can be compared by."""
+
+
+class Line(NamedTuple):
+    """One detector: its row of each study, None where a study left it out."""
+
+    title: str
+    role: str
+    rows: list[Mapping[str, Any] | None]
+
+
+def lines(document: Mapping[str, Any]) -> list[Line]:
+    """The detectors of all studies, in the order of their tables."""
+    first: dict[str, Mapping[str, Any]] = {}
+    of_study = [{row["name"]: row for row in study["detectors"]} for study in document["studies"]]
+    for rows in of_study:
+        for name, row in rows.items():
+            first.setdefault(name, row)
+    return [
+        Line(row["title"], row["role"], [rows.get(name) for rows in of_study])
+        for name, row in first.items()
+    ]
+
+
+def metric(row: Mapping[str, Any], name: str) -> Interval | None:
+    """One metric of a detector's row; None where it has none."""
+    found: Interval | None = row[name]
+    return found
+
+
+def csv_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per study and detector, with every metric and its interval."""
+    return [
+        {
+            "study": study["title"],
+            "store": study["data"]["store"],
+            "model": study["data"]["model"],
+            "label": study["data"]["label"],
+            "answers": study["data"]["answers"],
+            **{name: row[name] for name in ("name", "title", "role", "layer", "position")},
+            **{
+                name: value
+                for metric in files.METRICS
+                for name, value in files.spread(metric, row[metric]).items()
+            },
+        }
+        for study in document["studies"]
+        for row in study["detectors"]
+    ]
