@@ -1,9 +1,9 @@
-"""Metrics with intervals: AUROC, AUPRC, accuracy, calibration.
+"""Metrics with intervals: AUROC, AUPRC, recall at few false positives, accuracy, calibration, risk.
 
 Every metric is computed for a matrix of example weights at once, ``[resamples, n]``: a row of ones
-gives the metric, rows of group counts give its bootstrap distribution. AUROC and AUPRC compare
-answers within a test fold only, since scores of models fitted on different parts need not share a
-scale.
+gives the metric, rows of group counts give its bootstrap distribution. What ranks answers (AUROC,
+AUPRC, recall, risk) compares them within a test fold only, since scores of models fitted on
+different parts need not share a scale.
 """
 
 from __future__ import annotations
@@ -63,9 +63,75 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     return _divide(total, positives)
 
 
+def recall_at_fpr(
+    y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints], fpr: float = 0.1
+) -> Floats:
+    """Share of positives found where at most ``fpr`` of the negatives are flagged, ``[resamples]``.
+
+    In each fold, the highest recall of a threshold whose false positive rate is at most ``fpr``;
+    the folds are weighted by their positives. A fold with fewer than ``1 / fpr`` negatives lets no
+    false positive pass, which makes this a lower bound. NaN where a resample holds no positive, or
+    no negative.
+    """
+    found = np.zeros(len(weights))
+    positives = np.zeros(len(weights))
+    for part in folds:
+        positive, negative = _by_rising_score(y[part], -score[part], weights[:, part])
+        total = negative.sum(axis=1)
+        # Sums of weights such as 1/3 miss a round number by a little.
+        allowed = np.cumsum(negative, axis=1) <= (fpr + 1e-9) * total[:, None]
+        usable = total > 0
+        found += usable * np.where(allowed, positive, 0.0).sum(axis=1)
+        positives += usable * positive.sum(axis=1)
+    return _divide(found, positives)
+
+
+def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
+    """Area under the curve of risk against coverage, ``[resamples]``; less is better.
+
+    Answers are kept in order of rising score. The risk is the share of positives among those that
+    are kept, and the area its mean over all coverages (Geifman and El-Yaniv 2017,
+    arXiv:1705.08500). Answers with equal scores are kept together. The folds are weighted by their
+    answers.
+    """
+    area = np.zeros(len(weights))
+    answers = np.zeros(len(weights))
+    for part in folds:
+        positive, negative = _by_rising_score(y[part], score[part], weights[:, part])
+        kept = positive + negative
+        risk = _divide(np.cumsum(positive, axis=1), np.cumsum(kept, axis=1), empty=0.0)
+        area += (kept * risk).sum(axis=1)
+        answers += kept.sum(axis=1)
+    return _divide(area, answers)
+
+
+def risk_at_coverage(y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats) -> Floats:
+    """The risk among the answers of lowest score, ``[coverage]``: the curve of :func:`aurc`.
+
+    Args:
+        y: classes, ``[n]``.
+        score: of each answer, ``[n]``.
+        folds: within which the answers are ranked.
+        coverage: shares of the answers to keep, above 0.
+    """
+    risk = np.zeros(len(coverage))
+    for part in folds:
+        positive, negative = _by_rising_score(y[part], score[part], np.ones((1, len(part))))
+        kept = np.cumsum(positive + negative)
+        # The fewest answers that are at least this share.
+        at = np.searchsorted(kept, coverage * len(part) * (1 - 1e-12))
+        risk += len(part) * (np.cumsum(positive) / kept)[at]
+    return risk / sum(len(part) for part in folds)
+
+
 def accuracy(y: Ints, predicted: Ints, weights: Floats) -> Floats:
     """Share of the answers whose class was predicted, ``[resamples]``."""
-    return _divide(weights @ (predicted == y).astype(np.float64), weights.sum(axis=1))
+    return share((predicted == y).astype(np.float64), np.ones(len(y)), weights)
+
+
+def share(values: Floats, counts: Floats, weights: Floats) -> Floats:
+    """Mean of ``values`` ``[n]``, of which each counts ``counts`` ``[n]``, ``[resamples]``."""
+    return _divide(weights @ (values * counts), weights @ counts)
 
 
 def expected_calibration_error(
@@ -120,13 +186,19 @@ class Bootstrap:
         counts = rng.multinomial(len(names), even, size=draws).astype(np.float32)
         self._counts, self._member = counts, member
 
-    def interval(self, metric: Callable[[Floats], Floats]) -> Interval:
-        """The metric with its interval; ``metric`` maps ``[resamples, n]`` to ``[resamples]``."""
-        point = float(metric(np.ones((1, len(self._member))))[0])
+    def interval(self, *metrics: Callable[[Floats], Floats]) -> Interval:
+        """The metric with its interval; it maps weights ``[resamples, n]`` to ``[resamples]``.
+
+        Of several metrics, which are one figure under different draws of something else (a
+        permutation, a split), the mean, with an interval that holds what all of them gave.
+        """
+        ones = np.ones((1, len(self._member)))
+        point = float(np.mean([metric(ones)[0] for metric in metrics]))
         step = max(1, _CHUNK // len(self._member))
         drawn = np.concatenate(
             [
                 metric(self._counts[start : start + step][:, self._member].astype(np.float64))
+                for metric in metrics
                 for start in range(0, len(self._counts), step)
             ]
         )

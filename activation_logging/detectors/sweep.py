@@ -157,20 +157,21 @@ def cross_validate(
     """
     scores = Scores(np.full(len(y), np.nan))
     for fold, X in zip(folds, features, strict=True):
-        held_out = _fit_score(make(), X, y, fold.fit, fold.validation)
+        held_out = fit_score(make(), X, y, fold.fit, fold.validation)
         scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
         scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
-        scores.probability[fold.test] = _fit_score(make(), X, y, fold.train, fold.test)
+        scores.probability[fold.test] = fit_score(make(), X, y, fold.train, fold.test)
     return scores
 
 
-def _fit_score(
+def fit_score(
     model: Any,
     X: npt.NDArray[Any],
     y: npt.NDArray[np.int64],
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
+    """Fit on some rows, and give the probability of class 1 of others, ``[test]``."""
     # Sums over thousands of float32 states lose digits.
     dtype = np.float64 if X.dtype.kind == "f" else X.dtype
     fitted = model.fit(X[train].astype(dtype, copy=False), y[train])

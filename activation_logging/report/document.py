@@ -7,6 +7,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from activation_logging import __version__
+from activation_logging.detectors.results import COVERAGES
 from activation_logging.extras import version_of
 from activation_logging.report import chart_data
 from activation_logging.report.colours import Colours
@@ -70,6 +71,7 @@ def make_document(study: Study) -> dict[str, Any]:
         "histograms": {r.name: chart_data.histogram(study, r) for r in study.results},
         "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
+        "trust": _trust(study),
         "examples": answer_examples(study, Colours({})),
     }
 
@@ -101,8 +103,18 @@ def _detector(result: Result) -> dict[str, Any]:
         "auprc": _interval(result.auprc),
         "accuracy": _interval(result.accuracy),
         "ece": _interval(result.ece),
+        "recall_at": {str(rate): _interval(found) for rate, found in result.recall_at.items()},
+        "risk_coverage": {
+            "coverage": [round(float(share), 6) for share in COVERAGES],
+            "risk": [round(float(risk), 6) for risk in result.risk_coverage.risk],
+            "aurc": _interval(result.risk_coverage.aurc),
+        },
         "over_text": _interval(result.over_text),
+        "over_best_control": _interval(result.over_best_control),
+        "over_prompt": _interval(result.over_prompt),
         "role": result.role,
+        "control": result.control,
+        "before_answer": result.before_answer,
         "in_curves": result.in_curves,
     }
 
@@ -117,6 +129,32 @@ def _transfer(study: Study) -> dict[str, Any]:
         "auroc": [[_interval(cell) for cell in row] for row in transfer.auroc],
         "shared_entities_left_out": transfer.shared,
         "values_left_out": transfer.left_out,
+    }
+
+
+def _trust(study: Study) -> dict[str, Any]:
+    trust, examples = study.trust, study.examples
+    class_of = {"flagged": examples.negative, "missed": examples.positive}
+    return {
+        "controls": list(trust.controls),
+        "best_control": trust.best_control,
+        "prompt_control": trust.prompt_control,
+        "probe": trust.probe,
+        "shuffled": {**trust.shuffled._asdict(), "auroc": _interval(trust.shuffled.auroc)},
+        "conformal": [
+            {
+                **promise._asdict(),
+                "of": class_of[promise.mistake],
+                "share": _interval(promise.share),
+                "told": _interval(promise.told),
+                "kept": promise.is_kept,
+            }
+            for promise in trust.promises
+        ],
+        "learning_curves": {
+            name: [{**point._asdict(), "auroc": _interval(point.auroc)} for point in points]
+            for name, points in trust.learning_curves.items()
+        },
     }
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text")
+METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text", "over_best_control", "over_prompt")
 
 
 def write_data(
@@ -54,6 +54,7 @@ def write_data(
             for row in rows
         ],
         "transfer": _transfer_rows(document["transfer"]),
+        **_trust_tables(document),
     }
     written = [folder / "report.json"]
     text = dumps(document, indent=1, ascii_only=False)
@@ -75,9 +76,44 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 
 def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name: row[name] for name in ("name", "title", "layer", "position", "source")}
+    texts = ("name", "title", "layer", "position", "source", "role", "control", "before_answer")
+    plain = {name: row[name] for name in texts}
     for metric in METRICS:
         plain.update(spread(metric, row[metric]))
+    for rate, recall in row["recall_at"].items():
+        plain.update(spread(f"recall_at_{rate}", recall))
+    plain.update(spread("aurc", row["risk_coverage"]["aurc"]))
+    return plain
+
+
+def _trust_tables(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    trust = document["trust"]
+    shuffled = trust["shuffled"]
+    return {
+        "risk_coverage": [
+            {"detector": row["name"], "coverage": coverage, "risk": risk}
+            for row in document["detectors"]
+            for coverage, risk in zip(
+                row["risk_coverage"]["coverage"], row["risk_coverage"]["risk"], strict=True
+            )
+        ],
+        "shuffled": [{"detector": trust["probe"], **_plain(shuffled)}],
+        "conformal": [
+            {"detector": trust["probe"], **_plain(promise)} for promise in trust["conformal"]
+        ],
+        "learning_curves": [
+            {"detector": name, **_plain(point)}
+            for name, points in trust["learning_curves"].items()
+            for point in points
+        ],
+    }
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose intervals are three columns each."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        plain.update(spread(name, value) if isinstance(value, dict) else {name: value})
     return plain
 
 
