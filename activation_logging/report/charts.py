@@ -23,6 +23,7 @@ from activation_logging.report.drawing import (
     text,
 )
 from activation_logging.report.headline import text_control
+from activation_logging.report.trust_charts import trust_charts
 from activation_logging.report.where_charts import where_charts
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def make_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
     """Every chart of the page by the id of its element: ``{"data": [...], "layout": {...}}``."""
     charts = {
         **where_charts(document, _levels(document)),
+        **trust_charts(document, _with_curves(document)),
         "roc": _roc(document),
         "precision-recall": _precision_recall(document),
         "pca": _pca(document),

@@ -13,8 +13,11 @@ if TYPE_CHECKING:
 
 METRICS = {
     "auroc": "AUROC",
-    "over_text": "AUROC less that of the words alone",
+    "over_best_control": "AUROC less that of the best control",
     "auprc": "AUPRC",
+    "recall_at_0.01": "Recall at 1 % false positives",
+    "recall_at_0.05": "Recall at 5 % false positives",
+    "recall_at_0.1": "Recall at 10 % false positives",
     "accuracy": "Accuracy at the threshold with the best F1",
     "ece": "Expected calibration error",
 }
@@ -25,7 +28,7 @@ class Line(NamedTuple):
     """One detector: its row of each study, None where a study left it out."""
 
     title: str
-    role: str
+    control: bool
     rows: list[Mapping[str, Any] | None]
 
 
@@ -37,14 +40,15 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
         for name, row in rows.items():
             first.setdefault(name, row)
     return [
-        Line(row["title"], row["role"], [rows.get(name) for rows in of_study])
+        Line(row["title"], row["control"], [rows.get(name) for rows in of_study])
         for name, row in first.items()
     ]
 
 
 def metric(row: Mapping[str, Any], name: str) -> Interval | None:
     """One metric of a detector's row; None where it has none."""
-    found: Interval | None = row[name]
+    rate = name.removeprefix("recall_at_")
+    found: Interval | None = row[name] if rate == name else row["recall_at"][rate]
     return found
 
 
@@ -57,12 +61,7 @@ def csv_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
             "model": study["data"]["model"],
             "label": study["data"]["label"],
             "answers": study["data"]["answers"],
-            **{name: row[name] for name in ("name", "title", "role", "layer", "position")},
-            **{
-                name: value
-                for metric in files.METRICS
-                for name, value in files.spread(metric, row[metric]).items()
-            },
+            **files.flat(row),
         }
         for study in document["studies"]
         for row in study["detectors"]

@@ -30,7 +30,7 @@ def write_data(
         The paths of the files; a table without rows has none.
     """
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
-        "detectors": [_flat(row) for row in document["detectors"]],
+        "detectors": [flat(row) for row in document["detectors"]],
         "sweep": [
             {"layer": row["layer"], "position": row["position"], **spread("auroc", row["auroc"])}
             for row in document["sweep"]
@@ -75,7 +75,8 @@ def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A detector's row, its intervals as three columns each."""
     texts = ("name", "title", "layer", "position", "source", "role", "control", "before_answer")
     plain = {name: row[name] for name in texts}
     for metric in METRICS:

@@ -39,7 +39,7 @@ def render_page(document: Mapping[str, Any]) -> str:
             headline=headline.headline(document),
             probe=headline.main_probe(document),
             before=headline.probe_before_answer(document),
-            text_control=headline.text_control(document),
+            best_control=headline.best_control(document),
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             charts=make_charts(document),
             sites=list(where_charts.places(document).sites),
@@ -87,6 +87,8 @@ def _environment() -> Environment:
         on_axis=_on_axis,
         marked=marked,
         place=_place,
+        where=_where,
+        percent=_percent,
         metric=comparison_data.metric,
     )
     made.policies["json.dumps_function"] = dumps
@@ -118,3 +120,21 @@ def _place(layer: int | str) -> str:
     """What a sentence calls a layer, a site, or one head of it."""
     source = Source.of(layer)
     return source.site.words if source.head is None else str(source.label)
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    """The places of a detector, one for each fold, in a few words; the CSV has them all."""
+    layers, positions = (
+        row[part].split(", ") if row[part] else [] for part in ("layer", "position")
+    )
+    if not layers:
+        return ""
+    if len(layers) == 1:
+        named = _place(layers[0])
+    else:
+        named = f"{len(layers)} layers, {layers[0]} to {layers[-1]}"
+    return f"{named}; {positions[0] if len(positions) == 1 else f'{len(positions)} positions'}"
+
+
+def _percent(share: float | str) -> str:
+    return f"{100 * float(share):g}\N{NO-BREAK SPACE}%"
