@@ -27,7 +27,7 @@ from activation_logging.report.trust_charts import trust_charts
 from activation_logging.report.where_charts import where_charts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 RED_TO_BLUE = (
     (0, "rgb(178,10,28)"),
@@ -54,7 +54,31 @@ def make_charts(document: Mapping[str, Any]) -> dict[str, Chart]:
         charts[f"histogram/{name}"] = _histogram(document, name)
         charts[f"calibration/{name}"] = _calibration(document, name)
     if "values" in document["transfer"]:
-        charts["transfer"] = _transfer(document["transfer"])
+        transfer = document["transfer"]
+        charts["transfer"] = _transfer(transfer["values"], transfer["values"], transfer["auroc"])
+    return charts | _of_tokens(document["tokens"])
+
+
+def _of_tokens(part: Mapping[str, Any]) -> dict[str, Chart]:
+    """AUROC of claims by layer, and its transfers; nothing without a study of tokens."""
+    charts = {
+        f"token-transfer/{number}": _transfer(one["sources"], one["values"], one["auroc"])
+        for number, one in enumerate(part.get("transfers", ()))
+    }
+    best: dict[str, float] = {}
+    for row in part.get("sweep", ()):
+        best[row["layer"]] = max(best.get(row["layer"], 0.0), row["validation_auroc"])
+    if len(best) > 1:
+        line = go.Scatter(
+            mode="lines+markers",
+            x=[text(layer) for layer in best],
+            y=list(best.values()),
+            line={"color": POSITIVE, "width": 2.5},
+            hovertemplate="layer %{x}: %{y:.3f}<extra></extra>",
+        )
+        charts["token-layers"] = chart(
+            [line], "layer", "AUROC per claim, validation parts", xaxis={"type": "category"}
+        )
     return charts
 
 
@@ -188,12 +212,14 @@ def _pca(document: Mapping[str, Any]) -> Chart:
     )
 
 
-def _transfer(transfer: Mapping[str, Any]) -> Chart:
-    values = [text(value) for value in transfer["values"]]
+def _transfer(
+    sources: Sequence[str], targets: Sequence[str], auroc: Sequence[Sequence[Mapping[str, Any]]]
+) -> Chart:
+    """Rows are what was fitted on, columns what was tested on."""
     heat = go.Heatmap(
-        x=values,
-        y=values,
-        z=[[cell["value"] for cell in row] for row in transfer["auroc"]],
+        x=[text(target) for target in targets],
+        y=[text(source) for source in sources],
+        z=[[cell["value"] for cell in row] for row in auroc],
         text=[
             [
                 "too few"
@@ -201,7 +227,7 @@ def _transfer(transfer: Mapping[str, Any]) -> Chart:
                 else f"{cell['value']:.2f}<br>[{cell['low']:.2f}, {cell['high']:.2f}]"
                 for cell in row
             ]
-            for row in transfer["auroc"]
+            for row in auroc
         ],
         texttemplate="%{text}",
         colorscale=RED_TO_BLUE,
@@ -213,4 +239,4 @@ def _transfer(transfer: Mapping[str, Any]) -> Chart:
         showscale=False,
         hovertemplate="fitted on %{y}, tested on %{x}: %{z:.3f}<extra></extra>",
     )
-    return matrix(heat, "tested on", "fitted on", height=170 + 62 * len(values))
+    return matrix(heat, "tested on", "fitted on", height=170 + 62 * len(sources))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.store import Entry
 
 By = Literal["study", "probe", "logprob", "nothing"]
@@ -28,10 +29,14 @@ class Colours:
 
     Args:
         studied: by key of an answer, the probabilities of its tokens by probes fitted without it.
+        probe: a saved probe of tokens, for the answers that were not studied.
     """
 
-    def __init__(self, studied: Mapping[str, Sequence[float | None]]) -> None:
+    def __init__(
+        self, studied: Mapping[str, Sequence[float | None]], probe: SavedProbe | None = None
+    ) -> None:
         self._studied = studied
+        self._probe = probe
 
     def __call__(self, entry: Entry) -> Coloured:
         """What colours the tokens of one answer."""

@@ -10,19 +10,32 @@ from activation_logging import __version__
 from activation_logging.detectors.results import COVERAGES
 from activation_logging.extras import version_of
 from activation_logging.report import chart_data
-from activation_logging.report.colours import Colours
 from activation_logging.report.examples import answer_examples
+from activation_logging.report.intervals import as_json
+from activation_logging.report.tokens import token_part
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.metrics import Interval
+    from collections.abc import Callable
+
     from activation_logging.detectors.results import Result, Study
+    from activation_logging.detectors.tokens import TokenStudy
+    from activation_logging.report.colours import Coloured
+    from activation_logging.store import Entry
 
 FORMAT = "activation-logging report"
 VERSION = 2
 
 
-def make_document(study: Study) -> dict[str, Any]:
-    """Everything about a study but its activations; only ``created`` differs between runs."""
+def make_document(
+    study: Study, of_tokens: TokenStudy | str, colour: Callable[[Entry], Coloured]
+) -> dict[str, Any]:
+    """Everything about a study but its activations; only ``created`` differs between runs.
+
+    Args:
+        study: the study of answers.
+        of_tokens: the study of tokens, or why there is none.
+        colour: what is known of an answer's tokens.
+    """
     examples = study.examples
     return {
         "format": FORMAT,
@@ -61,7 +74,7 @@ def make_document(study: Study) -> dict[str, Any]:
         "sweep": [
             {
                 **cell._asdict(),
-                "auroc": _interval(interval),
+                "auroc": as_json(interval),
                 "validation_auroc": [round(v, 6) for v in study.cell_scores[cell].validation_auroc],
             }
             for cell, interval in study.cells.items()
@@ -72,7 +85,8 @@ def make_document(study: Study) -> dict[str, Any]:
         "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
         "trust": _trust(study),
-        "examples": answer_examples(study, Colours({})),
+        "examples": answer_examples(study, colour),
+        "tokens": token_part(of_tokens, colour),
     }
 
 
@@ -99,19 +113,19 @@ def _detector(result: Result) -> dict[str, Any]:
         "source": result.source,
         "layer": result.layer,
         "position": result.position,
-        "auroc": _interval(result.auroc),
-        "auprc": _interval(result.auprc),
-        "accuracy": _interval(result.accuracy),
-        "ece": _interval(result.ece),
-        "recall_at": {str(rate): _interval(found) for rate, found in result.recall_at.items()},
+        "auroc": as_json(result.auroc),
+        "auprc": as_json(result.auprc),
+        "accuracy": as_json(result.accuracy),
+        "ece": as_json(result.ece),
+        "recall_at": {str(rate): as_json(found) for rate, found in result.recall_at.items()},
         "risk_coverage": {
             "coverage": [round(float(share), 6) for share in COVERAGES],
             "risk": [round(float(risk), 6) for risk in result.risk_coverage.risk],
-            "aurc": _interval(result.risk_coverage.aurc),
+            "aurc": as_json(result.risk_coverage.aurc),
         },
-        "over_text": _interval(result.over_text),
-        "over_best_control": _interval(result.over_best_control),
-        "over_prompt": _interval(result.over_prompt),
+        "over_text": as_json(result.over_text),
+        "over_best_control": as_json(result.over_best_control),
+        "over_prompt": as_json(result.over_prompt),
         "role": result.role,
         "control": result.control,
         "before_answer": result.before_answer,
@@ -126,7 +140,7 @@ def _transfer(study: Study) -> dict[str, Any]:
     return {
         "tag": transfer.tag,
         "values": transfer.values,
-        "auroc": [[_interval(cell) for cell in row] for row in transfer.auroc],
+        "auroc": [[as_json(cell) for cell in row] for row in transfer.auroc],
         "shared_entities_left_out": transfer.shared,
         "values_left_out": transfer.left_out,
     }
@@ -140,31 +154,21 @@ def _trust(study: Study) -> dict[str, Any]:
         "best_control": trust.best_control,
         "prompt_control": trust.prompt_control,
         "probe": trust.probe,
-        "shuffled": {**trust.shuffled._asdict(), "auroc": _interval(trust.shuffled.auroc)},
+        "shuffled": {**trust.shuffled._asdict(), "auroc": as_json(trust.shuffled.auroc)},
         "conformal": [
             {
                 **promise._asdict(),
                 "of": class_of[promise.mistake],
-                "share": _interval(promise.share),
-                "told": _interval(promise.told),
+                "share": as_json(promise.share),
+                "told": as_json(promise.told),
                 "kept": promise.is_kept,
             }
             for promise in trust.promises
         ],
         "learning_curves": {
-            name: [{**point._asdict(), "auroc": _interval(point.auroc)} for point in points]
+            name: [{**point._asdict(), "auroc": as_json(point.auroc)} for point in points]
             for name, points in trust.learning_curves.items()
         },
-    }
-
-
-def _interval(interval: Interval | None) -> dict[str, float | None] | None:
-    if interval is None:
-        return None
-    # NaN is not JSON.
-    return {
-        name: None if value != value else round(value, 6)  # noqa: PLR0124 - only NaN differs from itself
-        for name, value in interval._asdict().items()
     }
 
 

@@ -17,7 +17,10 @@ METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text", "over_best_control"
 
 
 def write_data(
-    folder: Path, document: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+    folder: Path,
+    document: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+    claims: Sequence[Mapping[str, Any]],
 ) -> list[Path]:
     """Write ``report.json`` and one CSV file per table.
 
@@ -25,6 +28,7 @@ def write_data(
         folder: where they go; it must exist.
         document: what :func:`activation_logging.report.document.make_document` returns.
         scores: what :func:`activation_logging.report.document.score_rows` returns.
+        claims: what :func:`activation_logging.report.tokens.claim_rows` returns.
 
     Returns:
         The paths of the files; a table without rows has none.
@@ -55,6 +59,8 @@ def write_data(
         ],
         "transfer": _transfer_rows(document["transfer"]),
         **_trust_tables(document),
+        "claims": claims,
+        **_token_tables(document["tokens"]),
     }
     written = [folder / "report.json"]
     text = dumps(document, indent=1, ascii_only=False)
@@ -108,6 +114,42 @@ def _trust_tables(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]
             for point in points
         ],
     }
+
+
+def _token_tables(part: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    names = ("name", "title", "layer", "source", "role")
+    return {
+        "token_detectors": [
+            {
+                **{name: row[name] for name in names},
+                "level": level,
+                **_level(found),
+            }
+            for row in part.get("detectors", ())
+            for level, found in row["levels"].items()
+        ],
+        "token_sweep": part.get("sweep", []),
+        "token_transfer": [
+            {
+                "tag": one["tag"],
+                "fitted_on": source,
+                "tested_on": value,
+                **spread("auroc", one["auroc"][i][j]),
+            }
+            for one in part.get("transfers", ())
+            for i, source in enumerate(one["sources"])
+            for j, value in enumerate(one["values"])
+        ],
+    }
+
+
+def _level(found: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for metric in ("auroc", "auprc", "within", "over_control", "within_over_control"):
+        plain.update(spread(metric, found[metric]))
+    for rate, recall in found["recall_at"].items():
+        plain.update(spread(f"recall_at_{rate}", recall))
+    return plain | {name: found[name] for name in ("control", "within_control")}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

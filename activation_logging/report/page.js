@@ -1,4 +1,3 @@
-"use strict";
 // Draws the charts in the colours of the page's theme, and shows what a token hides.
 
 const charts = JSON.parse(document.getElementById("charts").textContent);

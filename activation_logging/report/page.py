@@ -10,7 +10,6 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from activation_logging.dataset.layers import Source
 from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
 from activation_logging.report.marking import marked
@@ -19,6 +18,14 @@ from activation_logging.text import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+LEVELS = {
+    "span": "A claim, by its highest token",
+    "first": "A claim, by its first token alone",
+    "token": "A token of a claim",
+    "answer": "A whole answer, by its highest token",
+}
+"""What a probe of tokens is asked about."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -46,6 +53,9 @@ def render_page(document: Mapping[str, Any]) -> str:
             heads=where_charts.best_heads(document),
             head_positions=where_charts.head_positions(document),
             css=_trusted("page.css"),
+            levels=LEVELS,
+            rates=list(document["detectors"][0]["recall_at"]),
+            pick_js=_trusted("pick.js"),
             js=_trusted("page.js"),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
         )
@@ -68,7 +78,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
             metrics=comparison_data.METRICS,
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             css=_trusted("page.css"),
-            js=_trusted("compare.js"),
+            pick_js=_trusted("pick.js"),
         )
     )
 
@@ -118,8 +128,7 @@ def _ranges(numbers: Iterable[int]) -> str:
 
 def _place(layer: int | str) -> str:
     """What a sentence calls a layer, a site, or one head of it."""
-    source = Source.of(layer)
-    return source.site.words if source.head is None else str(source.label)
+    return f"layer {layer}" if str(layer).isdecimal() else str(layer)
 
 
 def _where(row: Mapping[str, Any]) -> str:
