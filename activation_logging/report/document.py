@@ -11,6 +11,7 @@ from activation_logging.detectors.results import COVERAGES
 from activation_logging.extras import version_of
 from activation_logging.report import chart_data
 from activation_logging.report.tokens import token_examples
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
     from activation_logging.detectors.metrics import Interval
@@ -50,6 +51,7 @@ def make_document(study: Study) -> dict[str, Any]:
                 for side, part in (("train", fold.train), ("test", fold.test))
                 for value, name in ((1, examples.positive), (0, examples.negative))
             }
+            | ({"held out": brief(" | ".join(fold.held_out), 300)} if fold.held_out else {})
             for fold in study.folds
         ],
         "place": study.place._asdict(),
@@ -174,7 +176,9 @@ def _provenance(study: Study) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version_of(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
         "seed": options.seed,
-        "folds": options.folds,
+        "folds": len(study.folds),
+        "folds_by": options.folds_by,
+        "match_length": options.match_length,
         "bootstrap_draws": options.draws,
         "tags": dict(options.tags),
         "group": list(options.group),
