@@ -88,6 +88,21 @@ def report(
         typer.Option(help="Also write the best linear probe here (safetensors and JSON)."),
     ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
+    folds_by: Annotated[
+        str,
+        typer.Option(
+            metavar="group|template|tag:NAME",
+            help="What is never on both sides of a split: only what an answer is about; also the "
+            "wording of its question; or each value of a tag in turn, such as tag:domain.",
+        ),
+    ] = "group",
+    match_length: Annotated[
+        bool,
+        typer.Option(
+            "--match-length",
+            help="Leave out answers until both classes have the same lengths.",
+        ),
+    ] = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
     skip_broken: Annotated[
@@ -98,9 +113,9 @@ def report(
 ) -> None:
     """Find out whether the activations tell a hallucination from a fact, and where.
 
-    Fits linear probes at every layer and position and other detectors besides, compares them with
-    log-probabilities and with a control that sees the words only, and writes a page that opens in
-    any browser, with the same numbers as JSON and CSV.
+    Fits linear probes at every layer and position and other detectors besides, and compares them
+    with what can be told without activations: the words, the length, the log-probabilities. Writes
+    a page that opens in any browser, with the same numbers as JSON and CSV.
 
     With several stores, labels or models, each has its report in a folder of the output, and the
     page puts them beside each other in one table.
@@ -126,6 +141,8 @@ def report(
         "tags": parse_tags(tag or ()),
         "transfer_by": transfer_by,
         "folds": folds,
+        "folds_by": folds_by,
+        "match_length": match_length,
         "draws": draws,
         "seed": seed,
         "broken": "skip" if skip_broken else "error",

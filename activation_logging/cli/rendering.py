@@ -86,10 +86,12 @@ def labels_text(entry: Entry) -> str:
 
 def print_report(result: ReportResult) -> None:
     """The AUROC table, the finding, and the page's path."""
-    made = table("detector", "layer", "position", ">AUROC", "95 % interval")
+    made = table("detector", "layer", "position", ">AUROC", "95 % interval", "over best control")
     for row in result.table:
-        interval = f"{row.low:.3f} to {row.high:.3f}"
-        made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
+        interval, over = f"{row.low:.3f} to {row.high:.3f}", row.over_best_control
+        compared = f"{over.value:+.3f} ({over.low:+.3f} to {over.high:+.3f})" if over else ""
+        where = (row.detector, row.layer, row.position)
+        made.add_row(*as_row((*where, f"{row.auroc:.3f}", interval, compared)))
     output.print(made)
     for name, reason in result.left_out.items():
         errors.print(f"left out: {name}: {reason}", style="dim")

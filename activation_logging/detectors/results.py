@@ -45,7 +45,10 @@ COVERAGES = np.arange(1, 21) / 20
 
 @dataclass(frozen=True)
 class Options:
-    """What to study; everything here is written into the report."""
+    """What to study; everything here is written into the report.
+
+    ``folds_by`` and ``match_length`` are described in :mod:`.held_out`.
+    """
 
     positive: Label = "hallucinated"
     negative: Label = "correct"
@@ -57,6 +60,8 @@ class Options:
     positions: Sequence[str | int] = POSITIONS
     transfer_by: str | None = None
     folds: int = 5
+    folds_by: str = "group"
+    match_length: bool = False
     draws: int = 1000
     seed: int = 0
 

@@ -13,13 +13,14 @@ from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
 from activation_logging.detectors import metrics
+from activation_logging.detectors.held_out import split
 from activation_logging.detectors.inputs import Signals, read_signals
 from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
 from activation_logging.detectors.refit import Refit
 from activation_logging.detectors.registry import Detector, load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
 from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.detectors.splits import refuse_small
 from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
 from activation_logging.detectors.transfer import transfer_matrix
 from activation_logging.detectors.trust import study_trust
@@ -72,7 +73,7 @@ def run_study(
 def _run_study(store: Store, label: str | None, options: Options, progress: Progress) -> Study:
     detectors = load_detectors()
     examples, layers, positions, positions_left_out = _select(store, label, options, progress)
-    folds = make_folds(examples.y, examples.groups, folds=options.folds, seed=options.seed)
+    examples, folds = split(examples, options)
     signals = read_signals(examples, detectors, progress=progress)
     sweep = fit_sweep(
         examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress

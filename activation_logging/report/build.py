@@ -16,9 +16,14 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from activation_logging.detectors.metrics import Interval
+
 
 class TableRow(NamedTuple):
-    """One detector's AUROC with its 95 % interval; ``layer`` and ``position`` may be empty."""
+    """One detector's AUROC with its 95 % interval; ``layer`` and ``position`` may be empty.
+
+    ``over_best_control`` is its AUROC less that of the best control; None for that one itself.
+    """
 
     name: str
     detector: str
@@ -27,6 +32,7 @@ class TableRow(NamedTuple):
     auroc: float
     low: float
     high: float
+    over_best_control: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -105,8 +111,15 @@ def build_report(
     return ReportResult(
         page=page,
         files=tuple(written),
-        table=tuple(
-            TableRow(r.name, r.title, r.layer, r.position, *r.auroc) for r in study.results
+        table=(
+            *(
+                TableRow(r.name, r.title, r.layer, r.position, *r.auroc, r.over_best_control)
+                for r in study.results
+            ),
+            TableRow(
+                *("shuffled_labels", "Linear probe, shuffled labels", "", ""),
+                *study.trust.shuffled.auroc,
+            ),
         ),
         headline=headline(document),
         left_out=study.detectors_left_out,

@@ -13,6 +13,7 @@ from activation_logging.report import chart_data
 from activation_logging.report.examples import answer_examples
 from activation_logging.report.intervals import as_json
 from activation_logging.report.tokens import token_part
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +65,7 @@ def make_document(
                 for side, part in (("train", fold.train), ("test", fold.test))
                 for value, name in ((1, examples.positive), (0, examples.negative))
             }
+            | ({"held out": brief(" | ".join(fold.held_out), 300)} if fold.held_out else {})
             for fold in study.folds
         ],
         "place": study.place._asdict(),
@@ -179,7 +181,9 @@ def _provenance(study: Study) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version_of(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
         "seed": options.seed,
-        "folds": options.folds,
+        "folds": len(study.folds),
+        "folds_by": options.folds_by,
+        "match_length": options.match_length,
         "bootstrap_draws": options.draws,
         "tags": dict(options.tags),
         "group": list(options.group),
