@@ -199,12 +199,7 @@ class Tokens:
             numbers = range(first, last)
             X = np.concatenate([self._read(n, starts[n], starts[n] + counts[n]) for n in numbers])
             answer = np.repeat(np.arange(first, last), counts[first:last])
-            skipped = [
-                starts[n] + self.places[n].first - self.places[n].num_prompt for n in numbers
-            ]
-            index = np.concatenate(
-                [skip + np.arange(counts[n]) for n, skip in zip(numbers, skipped, strict=True)]
-            )
+            index = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
             self._refuse_nan(X, answer)
             yield RunBatch(X, answer, index)
 

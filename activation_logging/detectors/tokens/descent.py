@@ -6,7 +6,7 @@ Each problem is a column. A pass over the rows of ``k`` problems is a product of
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +16,27 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
+
+class _Place(NamedTuple):
+    """Numbers ``[p, k]``, the values there ``[k]`` and the gradients ``[p, k]``."""
+
+    x: Floats
+    value: Floats
+    gradient: Floats
+
+
 _MEMORY = 10
 _ARMIJO = 1e-4
-_HALVINGS = 30
+_HALVINGS = 12
+_ROUNDING = 1e-8
+"""Of a sum over float32 rows, relative."""
 
 
 def minimise(
     evaluate: Callable[[Floats], tuple[Floats, Floats]],
     start: Floats,
     *,
-    tolerance: float = 1e-9,
+    tolerance: float = 1e-8,
     max_iter: int = 200,
 ) -> Floats:
     """The minimum of ``k`` functions of ``p`` numbers each, ``[p, k]``.
@@ -40,52 +51,50 @@ def minimise(
             share.
         max_iter: most steps of any column.
     """
-    x = start.copy()
-    value, gradient = evaluate(x)
+    here = _Place(start.copy(), *evaluate(start))
     steps: list[Floats] = []
     changes: list[Floats] = []
-    active = np.ones(x.shape[1], bool)
+    active = np.ones(start.shape[1], bool)
     for _ in range(max_iter):
-        direction = -_two_loops(gradient, steps, changes)
-        slope = (direction * gradient).sum(axis=0)
+        direction = -_two_loops(here.gradient, steps, changes)
+        slope = (direction * here.gradient).sum(axis=0)
         # What rounding has spoiled goes downhill by the gradient itself.
         spoiled = slope >= 0
-        direction[:, spoiled] = -gradient[:, spoiled]
-        slope = np.where(spoiled, -(gradient**2).sum(axis=0), slope)
-        active &= -slope > tolerance * np.abs(value)
+        direction[:, spoiled] = -here.gradient[:, spoiled]
+        slope = np.where(spoiled, -(here.gradient**2).sum(axis=0), slope)
+        active &= -slope > tolerance * np.abs(here.value)
         if not active.any():
             break
         direction[:, ~active] = 0.0
-        moved, new_value, new_gradient, fell = _search(evaluate, x, value, slope, direction, active)
+        moved, fell = _search(evaluate, here, direction, np.where(active, slope, 0.0))
         active &= fell
-        steps.append(moved - x)
-        changes.append(new_gradient - gradient)
+        steps.append(moved.x - here.x)
+        changes.append(moved.gradient - here.gradient)
         del steps[:-_MEMORY], changes[:-_MEMORY]
-        x, value, gradient = moved, new_value, new_gradient
-    return x
+        here = moved
+    return here.x
 
 
 def _search(
     evaluate: Callable[[Floats], tuple[Floats, Floats]],
-    x: Floats,
-    value: Floats,
-    slope: Floats,
+    here: _Place,
     direction: Floats,
-    active: npt.NDArray[np.bool_],
-) -> tuple[Floats, Floats, Floats, npt.NDArray[np.bool_]]:
+    slope: Floats,
+) -> tuple[_Place, npt.NDArray[np.bool_]]:
     """Step down, halving the steps of the columns that do not fall; whether each fell at all."""
-    size = np.ones(len(value))
+    size = np.ones(len(slope))
     for _ in range(_HALVINGS):
-        moved = x + size * direction
-        found, gradient = evaluate(moved)
-        good = ~active | (found <= value + _ARMIJO * size * slope)
+        x = here.x + size * direction
+        moved = _Place(x, *evaluate(x))
+        allowed = here.value + _ARMIJO * size * slope + _ROUNDING * np.abs(here.value)
+        good = (slope == 0) | (moved.value <= allowed)
         if good.all():
-            return moved, found, gradient, good
+            return moved, good
         size[~good] /= 2
     # Those that never fell stay where they were: they are as low as rounding lets them be.
     size[~good] = 0.0
-    moved = x + size * direction
-    return moved, *evaluate(moved), good
+    x = here.x + size * direction
+    return _Place(x, *evaluate(x)), good
 
 
 def _two_loops(gradient: Floats, steps: list[Floats], changes: list[Floats]) -> Floats:

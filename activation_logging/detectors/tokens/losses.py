@@ -54,7 +54,7 @@ def loss(
     tokens together. The maximum has the derivative of the first of its highest tokens.
 
     Args:
-        y: classes, ``[n]``, the same within a run.
+        y: classes, ``[n]`` or ``[n, k]``, the same within a run.
         odds: log-odds, ``[n, k]``.
         weight: weights, ``[n, k]``.
         runs: the spans, needed with ``omega``.
@@ -77,9 +77,10 @@ def loss(
 
 
 def _cross_entropy(y: Ints, odds: Floats, weight: Floats) -> tuple[Floats, Floats]:
-    sign = np.where(y, -1.0, 1.0)[:, None]
+    y = y.reshape(len(y), -1)
+    sign = np.where(y, -1.0, 1.0)
     # log(1 + exp(-|z|)) loses no digits, and one exponential serves both.
     small = np.exp(-np.abs(odds))
     value = np.einsum("ij,ij->j", weight, np.maximum(sign * odds, 0.0) + np.log1p(small))
     probability = np.where(odds >= 0, 1.0, small) / (1.0 + small)
-    return value, weight * (probability - y[:, None])
+    return value, weight * (probability - y)

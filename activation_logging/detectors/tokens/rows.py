@@ -90,19 +90,33 @@ def gather(parts: Iterable[States], count: int, width: int, memory: int = MEMORY
     return InMemory(joined)
 
 
-def moments(rows: Rows) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Mean and standard deviation of every column, ``[width]`` each; a constant one has 1."""
-    total = np.zeros(rows.shape[1])
-    squares = np.zeros(rows.shape[1])
+def moments(
+    rows: Rows, weight: npt.NDArray[np.float64], use: npt.NDArray[np.bool_]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Mean and standard deviation of every column for ``k`` choices of rows, ``[width, k]`` each.
+
+    Args:
+        rows: ``[n, width]``.
+        weight: what each row counts for, ``[n]``.
+        use: which rows each choice has, ``[n, k]``.
+
+    Returns:
+        Means and deviations; a constant column has a deviation of 1.
+    """
+    total = np.zeros((rows.shape[1], use.shape[1]))
+    squares = np.zeros_like(total)
     shift: npt.NDArray[np.float32] | None = None
-    for _, X in rows.chunks():
-        # Beside a value of the column the squares lose no digits.
-        shift = X[0].copy() if shift is None else shift
+    for part, X in rows.chunks():
+        # Beside the mean of the first rows the squares lose no digits.
+        shift = X.mean(axis=0) if shift is None else shift
         moved = X - shift
-        total += moved.sum(axis=0, dtype=np.float64)
-        squares += np.einsum("ij,ij->j", moved, moved, dtype=np.float64)
+        counted = (weight[part, None] * use[part]).astype(np.float32)
+        total += moved.T @ counted
+        moved *= moved
+        squares += moved.T @ counted
     assert shift is not None
-    mean = total / rows.shape[0]
-    spread = np.sqrt(np.maximum(squares / rows.shape[0] - mean**2, 0.0))
-    constant = spread <= 1e-7 * np.abs(mean + shift)
-    return mean + shift, np.where(constant, 1.0, spread)
+    size = weight @ use
+    mean = total / size
+    spread = np.sqrt(np.maximum(squares / size - mean**2, 0.0))
+    mean += shift[:, None]
+    return mean, np.where(spread <= 1e-6 * np.abs(mean), 1.0, spread)
