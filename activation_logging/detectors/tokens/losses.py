@@ -43,6 +43,12 @@ class Runs(NamedTuple):
         """The maximum over each run, ``[runs, ...]``."""
         return np.asarray(np.maximum.reduceat(score, self.starts, axis=0))
 
+    def first_highest(self, score: Floats, highest: Floats) -> Ints:
+        """The first row of each run that has its maximum, ``[runs, ...]``, of :meth:`highest`."""
+        number = np.arange(len(score)).reshape(-1, *[1] * (score.ndim - 1))
+        place = np.where(score == highest[self.rows], number, len(score))
+        return np.asarray(np.minimum.reduceat(place, self.starts, axis=0))
+
 
 def loss(
     y: Ints, odds: Floats, weight: Floats, runs: Runs | None = None, omega: float = 0.0
@@ -67,12 +73,7 @@ def loss(
     of_runs = np.add.reduceat(weight, runs.starts, axis=0)
     value_of_runs, slope_of_runs = _cross_entropy(y[runs.starts], highest, of_runs)
     slope *= 1 - omega
-    # The first row of each run that has its maximum.
-    is_highest = odds == highest[runs.rows]
-    place = np.where(is_highest, np.arange(len(odds))[:, None], len(odds))
-    first = np.minimum.reduceat(place, runs.starts, axis=0)
-    columns = np.arange(odds.shape[1])
-    slope[first, columns] += omega * slope_of_runs
+    slope[runs.first_highest(odds, highest), np.arange(odds.shape[1])] += omega * slope_of_runs
     return (1 - omega) * value + omega * value_of_runs, slope
 
 
