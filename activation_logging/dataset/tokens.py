@@ -34,12 +34,12 @@ from activation_logging.dataset.spans import Spans, TokenRows, collect
 from activation_logging.errors import DatasetError
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS
-from activation_logging.sites import PRENORM, AnySite, Site
+from activation_logging.sites import PRENORM, RESID, AnySite, Site
 from activation_logging.store.query import Filter
 from activation_logging.tags import GROUP_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.dataset.positions import Place
     from activation_logging.store import Entry, Store
@@ -132,7 +132,7 @@ class Tokens:
     @property
     def width(self) -> int:
         """Number of elements of a state."""
-        return sum(self._width(layer) for layer in self.layers)
+        return sum(self.width_of(layer) for layer in self.layers)
 
     @cached_property
     def X(self) -> States:
@@ -154,7 +154,31 @@ class Tokens:
         Raises:
             DatasetError: one was not logged for all answers, or is several heads.
         """
-        return replace(self, layers=_sources(layers, self.shapes, self.num_layers, len(self.keys)))
+        found: list[int | str] = []
+        for one in layers:
+            labels = self.labels_of([one])
+            if len(labels) > 1:
+                raise DatasetError(
+                    f"{one} names {len(labels)} places; choose one, such as {labels[0]}"
+                )
+            found += labels
+        if not found:
+            raise DatasetError("no layer is named; a state is read from one layer or more")
+        return replace(self, layers=found)
+
+    def labels_of(self, layers: Iterable[AnySite] | None = None) -> list[int | str]:
+        """Labels of layers, sites and heads, in order, each once; see :mod:`.layers`.
+
+        Args:
+            layers: None for all of the residual stream, or all sites where none of it was logged.
+
+        Raises:
+            DatasetError: one is invalid, or not every answer has it.
+        """
+        if layers is None:
+            stream = [site for site in self.shapes if site.name == RESID]
+            layers = stream or self.shapes
+        return labels_of(layers, self.shapes, num_layers=self.num_layers, answers=len(self.keys))
 
     def batches(self, size: int = BATCH) -> Iterator[TokenBatch]:
         """All tokens in order, about ``size`` at a time, for more than fits into memory.
@@ -247,7 +271,8 @@ class Tokens:
         joined = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
         return joined.astype(np.float32, copy=False)
 
-    def _width(self, layer: int | str) -> int:
+    def width_of(self, layer: int | str) -> int:
+        """Number of elements of a state of one layer or site."""
         source = Source.of(layer)
         return source.width(self.shapes[source.site])
 
@@ -302,6 +327,35 @@ def make_tokens(
     Raises:
         DatasetError: there is nothing to learn from, or it is mixed; says what to do.
     """
+    tokens = select_tokens(
+        store,
+        label,
+        unlabelled=unlabelled,
+        model=model,
+        tags=tags,
+        group=group,
+        broken=broken,
+        progress=progress,
+    ).at(*_given(layer, site))
+    return finite_tokens(tokens) if broken == "skip" else tokens
+
+
+def select_tokens(
+    store: Store,
+    label: str | None = None,
+    *,
+    unlabelled: float = 0.0,
+    model: str | None = None,
+    tags: Mapping[str, str] | None = None,
+    group: Sequence[str] = GROUP_TAGS,
+    broken: Broken = "error",
+    progress: Progress = silent,
+) -> Tokens:
+    """The tokens of :func:`make_tokens`, of no layer yet; :meth:`Tokens.at` gives them states.
+
+    Raises:
+        DatasetError: there is nothing to learn from, or it is mixed; says what to do.
+    """
     if not 0 <= unlabelled < float("inf"):
         raise DatasetError(f"unlabelled is {unlabelled}: a weight of 0 or more is needed")
     found_spans: dict[str, Any] = {}
@@ -330,15 +384,13 @@ def make_tokens(
     found.refuse_mixtures()
     rows, spans = TokenRows.joined([found_spans[answer.key] for answer in answers], unlabelled)
     _refuse_one_class(spans, left_out)
-    first, shapes = answers[0], found.shapes()
-    given = _given(layer, site)
-    tokens = Tokens(
+    return Tokens(
         store=store,
         label=found.label,
-        model=first.model,
-        num_layers=first.num_layers,
-        shapes=shapes,
-        layers=_sources(given, shapes, first.num_layers, len(answers)),
+        model=answers[0].model,
+        num_layers=answers[0].num_layers,
+        shapes=found.shapes(),
+        layers=(),
         keys=[answer.key for answer in answers],
         tags=[answer.tags for answer in answers],
         places=[answer.place for answer in answers],
@@ -348,7 +400,6 @@ def make_tokens(
         left_out=dict(left_out),
         progress=progress,
     )
-    return finite_tokens(tokens) if broken == "skip" else tokens
 
 
 def finite_tokens(tokens: Tokens) -> Tokens:
@@ -377,24 +428,6 @@ def _given(layer: AnySite | Sequence[AnySite], site: str | None) -> Sequence[Any
         return layers
     whole = "@" in site or site == PRENORM
     return [site] if whole else [f"{site}@{one}" for one in layers]
-
-
-def _sources(
-    given: Sequence[AnySite],
-    shapes: Mapping[Site, Sequence[int]],
-    num_layers: int,
-    answers: int,
-) -> list[int | str]:
-    """Labels of what a state is made of, in the order given."""
-    found = []
-    for one in given:
-        labels = labels_of([one], shapes, num_layers=num_layers, answers=answers)
-        if len(labels) > 1:
-            raise DatasetError(f"{one} names {len(labels)} places; choose one, such as {labels[0]}")
-        found += labels
-    if not found:
-        raise DatasetError("no layer is named; a state is read from one layer or more")
-    return found
 
 
 def _refuse_nothing(

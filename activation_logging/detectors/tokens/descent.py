@@ -27,7 +27,7 @@ class _Place(NamedTuple):
 
 _MEMORY = 10
 _ARMIJO = 1e-4
-_HALVINGS = 12
+_HALVINGS = 20
 _ROUNDING = 1e-8
 """Of a sum over float32 rows, relative."""
 

@@ -29,7 +29,7 @@ STAGES = 5
 """Steps in which the maximum over a span takes the place of its tokens."""
 _LOOK = {"max_iter": 8}
 """Before the curvature is looked at again, where the descent has come to."""
-_ROUGH = {"tolerance": 1e-6, "max_iter": 25}
+_ROUGH = {"tolerance": 1e-6, "max_iter": 10}
 _SAMPLE = 2
 _LEAST_SAMPLE = 2048
 

@@ -98,15 +98,15 @@ def test_the_gradient_of_a_pooled_probe(planted, probe):
     X, y = planted
     runs = Runs.of(SPANS)
     rows = InMemory(X)
-    standard = X.mean(axis=0).astype(float), X.std(axis=0).astype(float)
+    standard = X.mean(axis=0)[:, None].astype(float), X.std(axis=0)[:, None].astype(float)
     target = y[runs.starts], np.ones((60, 1))
     point = np.random.default_rng(4).normal(size=probe.parts * probe.heads * WIDTH + 1)
 
     def value(flat):
-        return probe._evaluate(flat, rows, standard, runs, target)[0]
+        return probe._evaluate(flat[:, None], rows, standard, runs, target)[0][0]
 
     def slope(flat):
-        return probe._evaluate(flat, rows, standard, runs, target)[1]
+        return probe._evaluate(flat[:, None], rows, standard, runs, target)[1][:, 0]
 
     # Rows are float32, so the differences are coarse.
     numeric = np.array(
@@ -116,6 +116,21 @@ def test_the_gradient_of_a_pooled_probe(planted, probe):
         ]
     )
     np.testing.assert_allclose(slope(point), numeric, rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.parametrize("probe", [AttentionProbe(), MultimaxProbe()], ids=str)
+def test_many_pooled_probes_at_once_are_each_by_itself(planted, probe):
+    X, y = planted
+    runs = Runs.of(SPANS)
+    weight = np.ones((60, 2))
+    weight[:20, 1] = 0
+    together = probe.fit_many(InMemory(X), y[runs.starts], weight, runs)
+    part = SPANS >= 20
+    for found, rows in zip(together, (np.ones(N, bool), part), strict=True):
+        alone = clone(probe).fit(X[rows], y[rows], SPANS[rows])
+        odds = alone.span_odds(X, SPANS)
+        np.testing.assert_allclose(found.span_odds(X, SPANS), odds, atol=0.1)
+        assert np.corrcoef(found.span_odds(X, SPANS), odds)[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("probe", estimators(), ids=str)
