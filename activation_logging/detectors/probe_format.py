@@ -105,7 +105,7 @@ def write_probe(
     """Write a probe of version 2, each file whole or not at all; see :func:`paths_of`.
 
     Raises:
-        OutputExists: a folder is in the way. OSError: the folder cannot be written to.
+        OutputExists: a folder is in the way. ProbeError: the folder cannot be written to.
     """
     from safetensors.numpy import save
 
@@ -113,11 +113,15 @@ def write_probe(
     for part in (weights, text):
         if part.is_dir():
             raise OutputExists(f"{part} is a folder; choose another name for the probe")
-    weights.parent.mkdir(parents=True, exist_ok=True)
     record = {"format": FORMAT, "version": VERSION, **notes}
-    write_whole(weights, save(tensors, metadata={"format": FORMAT, "version": str(VERSION)}))
-    # The notes come last: their digest says whether the weights are theirs.
-    write_whole(text, (dumps(record, indent=2) + "\n").encode())
+    packed = save(tensors, metadata={"format": FORMAT, "version": str(VERSION)})
+    try:
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(weights, packed)
+        # The notes come last: their digest says whether the weights are theirs.
+        write_whole(text, (dumps(record, indent=2) + "\n").encode())
+    except OSError as error:
+        raise ProbeError(f"{path} cannot be written: {error.strerror}") from None
     return weights, text
 
 
@@ -141,6 +145,25 @@ def read_probe(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], Tenso
         raise ProbeError(f"{text} cannot be read: {error.strerror}") from None
     version, notes = _notes(text, record)
     return version, notes, _tensors(weights)
+
+
+def names_in(folder: str | os.PathLike[str]) -> list[str]:
+    """Names of what calls itself a probe in a folder, sorted.
+
+    Raises:
+        ProbeError: it is no folder, or cannot be looked into.
+    """
+    try:
+        notes = sorted(path for path in Path(folder).iterdir() if path.suffix == ".json")
+        return [path.stem for path in notes if path.is_file() and _is_named(path)]
+    except OSError as error:
+        raise ProbeError(f"{folder} cannot be looked into: {error.strerror}") from None
+
+
+def _is_named(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(1000)
+    return any(f'"{name}"'.encode() in start for name in (FORMAT, _FIRST_FORMAT))
 
 
 def _notes(path: Path, record: Any) -> tuple[int, dict[str, Any]]:

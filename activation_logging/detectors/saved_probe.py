@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,14 +25,13 @@ from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import parse_position, rows_at
 from activation_logging.detectors.forms import form_of
-from activation_logging.detectors.probe_format import Kind, read_probe, write_probe
+from activation_logging.detectors.probe_format import Kind, names_in, read_probe, write_probe
 from activation_logging.errors import DatasetError, InputMissing, ProbeError, RowsMissing
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
     from activation_logging.store import Entry
 
@@ -205,8 +205,16 @@ class SavedProbe:
 
     @classmethod
     def _first(cls, notes: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> SavedProbe:
-        layer = notes.pop("layer")
-        return cls(kind="answer", form="linear", tensors=tensors, sources=(layer,), **notes)
+        layer, provenance = notes.pop("layer"), notes["provenance"]
+        report = {"auroc": provenance["auroc"]} if "auroc" in provenance else {}
+        return cls(
+            kind="answer",
+            form="linear",
+            tensors=tensors,
+            sources=(layer,),
+            report=report,
+            **notes,
+        )
 
     @classmethod
     def _second(cls, notes: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> SavedProbe:
@@ -331,6 +339,24 @@ class SavedProbe:
     def _pooled(self, entry: Entry, position: str | int) -> npt.NDArray[np.float32]:
         rows = rows_at(position, entry)
         return _joined([read_vector(entry, one, rows) for one in self.sources], axis=0)
+
+
+def find_probes(
+    folder: str | os.PathLike[str],
+) -> tuple[dict[str, SavedProbe], dict[str, str]]:
+    """The probes of a folder by name, and why those that are broken cannot be read.
+
+    Raises:
+        ProbeError: it is no folder, or cannot be looked into.
+    """
+    found: dict[str, SavedProbe] = {}
+    broken: dict[str, str] = {}
+    for name in names_in(folder):
+        try:
+            found[name] = SavedProbe.load(Path(folder) / f"{name}.json")
+        except ProbeError as error:  # noqa: PERF203 - one that is broken must not hide the others
+            broken[name] = str(error)
+    return found, broken
 
 
 def probability_of(log_odds: Floats, calibration: Calibration) -> Floats:
