@@ -82,7 +82,7 @@ def build_report(
     """
     require("detect", "sklearn", "plotly", "jinja2")
     from activation_logging.detectors import Options, fit_probe, run_study
-    from activation_logging.report.colours import Colours
+    from activation_logging.report.colours import Colours, load_token_probe
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data
     from activation_logging.report.headline import headline
@@ -93,12 +93,14 @@ def build_report(
     if folder.exists() and not folder.is_dir():
         raise OutputExists(f"{folder} is a file; name a folder for the report")
     with open_store(store_path) as store:
+        coloured_by = None if token_probe is None else load_token_probe(token_probe, store)
         study = run_study(store, label, Options(seed=seed, **options), progress=progress)
         of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
         studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)
-        colour = Colours(studied)
+        colour = Colours(studied, coloured_by)
         progress("writing the report", 0, 1)
-        document = make_document(study, of_tokens, colour)
+        probe = fit_probe(study)
+        document = make_document(study, of_tokens, probe, colour)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_data(folder, document, score_rows(study), claim_rows(of_tokens))
         page = folder / "index.html"
@@ -106,7 +108,7 @@ def build_report(
         write_whole(page, render_page(document).encode("utf-8", "replace"))
         written.append(page)
         if save_probe is not None:
-            written += fit_probe(study).save(save_probe)
+            written += probe.save(save_probe)
         progress("writing the report", 1, 1)
     return ReportResult(
         page=page,

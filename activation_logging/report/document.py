@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from activation_logging.detectors.results import Result, Study
+    from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.detectors.tokens import TokenStudy
     from activation_logging.report.colours import Coloured
     from activation_logging.store import Entry
@@ -28,13 +29,17 @@ VERSION = 2
 
 
 def make_document(
-    study: Study, of_tokens: TokenStudy | str, colour: Callable[[Entry], Coloured]
+    study: Study,
+    of_tokens: TokenStudy | str,
+    probe: SavedProbe,
+    colour: Callable[[Entry], Coloured],
 ) -> dict[str, Any]:
     """Everything about a study but its activations; only ``created`` differs between runs.
 
     Args:
         study: the study of answers.
         of_tokens: the study of tokens, or why there is none.
+        probe: the linear probe fitted on all answers, whose thresholds are shown.
         colour: what is known of an answer's tokens.
     """
     examples = study.examples
@@ -87,6 +92,7 @@ def make_document(
         "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
         "trust": _trust(study),
+        "operating_points": [point._asdict() for point in probe.operating_points],
         "examples": answer_examples(study, colour),
         "tokens": token_part(of_tokens, colour),
     }

@@ -59,6 +59,7 @@ def write_data(
         ],
         "transfer": _transfer_rows(document["transfer"]),
         **_trust_tables(document),
+        "operating_points": [_plain(point) for point in document["operating_points"]],
         "claims": claims,
         **_token_tables(document["tokens"]),
     }

@@ -57,8 +57,7 @@ function show(token) {
   // Text only: what a model wrote is never markup.
   const line = (text) => tip.appendChild(document.createElement("div")).append(text);
   line(JSON.stringify(token.textContent));
-  if (score) line(`probe of tokens ${Number(score).toFixed(3)}`);
-  if (token.classList.contains("none")) line("no state was read at this token");
+  if (score) line(`probe of tokens: contradicted ${Number(score).toFixed(3)}`);
   if (logprob) {
     line(`log-probability ${Number(logprob).toFixed(3)} (${(100 * Math.exp(logprob)).toFixed(1)} %)`);
   }

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry, Store
 
 MAIN = "token_linear"
-"""The detector whose probabilities colour the tokens."""
-
-_SURE = 1e-6
+"""The detector that colours the tokens."""
 
 
 def study_tokens(
@@ -63,24 +61,29 @@ def study_tokens(
 
 
 def probabilities(study: TokenStudy) -> dict[str, list[float | None]]:
-    """Per answer's key the probability of each of its tokens, None for those that were not asked.
+    """Per answer's key the probability of each of its tokens, None for those of no judged claim.
 
-    Each is by a probe that was fitted without the answer.
+    They are log-odds by probes fitted without the answer, through a logistic curve (Platt 1999)
+    fitted on the claims: a token's probability is that of a claim of which it is the highest.
     """
-    score = study.result(MAIN).scores.token
-    assert score is not None
-    tokens, probability = study.tokens, _probability(score)
+    from activation_logging.detectors.operating import calibrate
+    from activation_logging.detectors.saved_probe import probability_of
+
+    tokens = study.tokens
+    rows, spans = tokens.rows, tokens.spans
+    judged = rows.span >= 0
+    highest = np.full(len(spans.y), -np.inf)
+    np.maximum.at(highest, rows.span[judged], study.held_out[judged])
+    probability = probability_of(study.held_out, calibrate(highest, spans.y))
     found: dict[str, list[float | None]] = {
         key: [None] * place.num_response
         for key, place in zip(tokens.keys, tokens.places, strict=True)
     }
     for answer, index, value in zip(
-        tokens.rows.answer.tolist(), tokens.rows.index.tolist(), probability.tolist(), strict=True
+        rows.answer.tolist(), rows.index.tolist(), probability.tolist(), strict=True
     ):
-        known = found[tokens.keys[answer]]
-        before = known[index]
-        # Of two claims that share a token, it belongs to both with the same state.
-        known[index] = value if before is None else max(before, value)
+        # A token of two claims is there twice, with one state and so one probability.
+        found[tokens.keys[answer]][index] = value
     return found
 
 
@@ -98,7 +101,6 @@ def token_part(study: TokenStudy | str, colour: Callable[[Entry], Coloured]) -> 
         "answers": len(tokens.keys),
         "tokens": len(tokens),
         "claims": tokens.counts(),
-        "answers_by_class": dict(study.counts),
         "not_used": dict(tokens.left_out),
         "probe": MAIN,
         "layer": study.place.layer,
@@ -196,12 +198,7 @@ def _losses(study: TokenStudy) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.
     """Per answer the mean log-loss of its claims, and whether it has claims of both classes."""
     score, spans = study.result(MAIN).scores.span, study.tokens.spans
     assert score is not None
-    probability = np.clip(_probability(score), _SURE, 1 - _SURE)
-    each = -np.log(np.where(spans.y == 1, probability, 1 - probability))
+    each = np.logaddexp(0, np.where(spans.y == 1, -score, score))
     number = np.bincount(spans.answer)
     wrong = np.bincount(spans.answer, spans.y)
     return np.bincount(spans.answer, each) / number, (wrong > 0) & (wrong < number)
-
-
-def _probability(odds: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    return np.exp(-np.logaddexp(0, -odds))
