@@ -62,7 +62,7 @@ def load_token_probe(path: str | os.PathLike[str], store: Store) -> SavedProbe:
     """A saved probe that can colour the tokens of a store's answers.
 
     Raises:
-        ProbeError: it cannot be read, is no probe of tokens, or none of the answers is by its model.
+        ProbeError: it cannot be read, is no probe of tokens, or no answer is by its model.
     """
     from activation_logging.detectors.saved_probe import SavedProbe
 

@@ -82,7 +82,7 @@ def build_comparison(
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
-    from activation_logging.report.comparison_data import csv_rows
+    from activation_logging.report.comparison_data import claim_csv_rows, csv_rows
     from activation_logging.report.files import csv_bytes
     from activation_logging.report.page import render_comparison
 
@@ -107,6 +107,7 @@ def build_comparison(
     files = {
         "comparison.json": dumps(document, indent=1, ascii_only=False).encode(),
         "comparison.csv": csv_bytes(csv_rows(document)),
+        **({"claims.csv": csv_bytes(claims)} if (claims := claim_csv_rows(document)) else {}),
         "index.html": render_comparison(document).encode("utf-8", "replace"),
     }
     for name, content in files.items():
@@ -150,8 +151,7 @@ def plan(
     for path in store_paths:
         with open_store(path) as store:
             found[Path(path)] = counts(store)
-    _refuse_unknown("labels", labels, found, lambda has: has.labels)
-    _refuse_unknown("answers of model", models, found, lambda has: has.models)
+    _refuse_unknown(found, labels, models)
     if not models:
         _refuse_mixture(found)
     asked = []
@@ -205,11 +205,21 @@ def _short(paths: Iterable[Path]) -> dict[Path, str]:
     return shown
 
 
-def _refuse_unknown(what: str, names: Sequence[str], found: Mapping[Path, Counts], of: Any) -> None:
-    known = {name for has in found.values() for name in of(has)}
-    for name in names:
-        if not _has(known, name) if what != "labels" else name not in known:
-            raise DatasetError(f"no store has {what} {name!r}; there are {_listed(known)}")
+def _refuse_unknown(
+    found: Mapping[Path, Counts], labels: Sequence[str], models: Sequence[str]
+) -> None:
+    evaluators = {name for has in found.values() for name in has.labels}
+    for name in labels:
+        if name not in evaluators:
+            raise DatasetError(
+                f"no store has labels by {name!r}; the evaluators are {_listed(evaluators)}"
+            )
+    served = {name for has in found.values() for name in has.models}
+    for name in models:
+        if not _has(served, name):
+            raise DatasetError(
+                f"no store has answers by {name!r}; the models are {_listed(served)}"
+            )
 
 
 def _refuse_mixture(found: Mapping[Path, Counts]) -> None:
@@ -250,6 +260,11 @@ def _document(
                 "title": title,
                 "page": report.page.relative_to(folder).as_posix(),
                 "headline": report.headline,
+                "tokens": {
+                    name: value
+                    for name, value in report.document["tokens"].items()
+                    if name != "examples"
+                },
                 **{
                     part: report.document[part]
                     for part in ("data", "place", "detectors", "detectors_left_out", "provenance")

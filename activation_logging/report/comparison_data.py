@@ -45,6 +45,32 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
     ]
 
 
+def claim_lines(document: Mapping[str, Any]) -> list[Line]:
+    """The detectors of claims, with what they say of a whole claim; none without a study of them.
+
+    A row is that of the level ``span``.
+    """
+    of_study = [
+        {
+            row["name"]: row
+            for row in study["tokens"].get("detectors", ())
+            if "span" in row["levels"]
+        }
+        for study in document["studies"]
+    ]
+    first: dict[str, Mapping[str, Any]] = {}
+    for rows in of_study:
+        first = {**rows, **first}
+    return [
+        Line(
+            row["title"],
+            row["role"] != "probe",
+            [rows[name]["levels"]["span"] if name in rows else None for rows in of_study],
+        )
+        for name, row in first.items()
+    ]
+
+
 def metric(row: Mapping[str, Any], name: str) -> Interval | None:
     """One metric of a detector's row; None where it has none."""
     rate = name.removeprefix("recall_at_")
@@ -53,16 +79,23 @@ def metric(row: Mapping[str, Any], name: str) -> Interval | None:
 
 
 def csv_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """One row per study and detector, with every metric and its interval."""
+    """One row per study and detector of answers, with every metric and its interval."""
     return [
-        {
-            "study": study["title"],
-            "store": study["data"]["store"],
-            "model": study["data"]["model"],
-            "label": study["data"]["label"],
-            "answers": study["data"]["answers"],
-            **files.flat(row),
-        }
+        {**_about(study), "answers": study["data"]["answers"], **files.flat(row)}
         for study in document["studies"]
         for row in study["detectors"]
     ]
+
+
+def claim_csv_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per study, detector of tokens, and level."""
+    return [
+        {**_about(study), **row}
+        for study in document["studies"]
+        for row in files.token_rows(study["tokens"])
+    ]
+
+
+def _about(study: Mapping[str, Any]) -> dict[str, Any]:
+    data = study["data"]
+    return {"study": study["title"], **{name: data[name] for name in ("store", "model", "label")}}

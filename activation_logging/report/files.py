@@ -118,17 +118,8 @@ def _trust_tables(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]
 
 
 def _token_tables(part: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    names = ("name", "title", "layer", "source", "role")
     return {
-        "token_detectors": [
-            {
-                **{name: row[name] for name in names},
-                "level": level,
-                **_level(found),
-            }
-            for row in part.get("detectors", ())
-            for level, found in row["levels"].items()
-        ],
+        "token_detectors": token_rows(part),
         "token_sweep": part.get("sweep", []),
         "token_transfer": [
             {
@@ -142,6 +133,16 @@ def _token_tables(part: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
             for j, value in enumerate(one["values"])
         ],
     }
+
+
+def token_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per detector of tokens and level; none without a study of tokens."""
+    names = ("name", "title", "layer", "source", "role")
+    return [
+        {**{name: row[name] for name in names}, "level": level, **_level(found)}
+        for row in part.get("detectors", ())
+        for level, found in row["levels"].items()
+    ]
 
 
 def _level(found: Mapping[str, Any]) -> dict[str, Any]:

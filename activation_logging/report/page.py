@@ -75,6 +75,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
             studies=document["studies"],
             without=document["left_out"],
             lines=comparison_data.lines(document),
+            claims=comparison_data.claim_lines(document),
             metrics=comparison_data.METRICS,
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             css=_trusted("page.css"),
