@@ -25,6 +25,7 @@ from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
     from activation_logging.detectors.saved_probe import Scored
+    from activation_logging.report import TableRow
 
 _SHOWN_SCORES = 20
 
@@ -137,13 +138,18 @@ def report(
             {
                 "page": str(result.page),
                 "headline": result.headline,
-                "table": [row._asdict() for row in result.table],
+                "table": [_table_row(row) for row in result.table],
                 "left_out": dict(result.left_out),
                 "files": [str(file) for file in result.files],
             }
         )
     else:
         print_report(result)
+
+
+def _table_row(row: TableRow) -> dict[str, Any]:
+    over = row.over_best_control
+    return {**row._asdict(), "over_best_control": over and over._asdict()}
 
 
 def score(
