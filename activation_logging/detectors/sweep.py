@@ -6,6 +6,8 @@ the validation part, which lies inside the training side; the test side then tel
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from activation_logging.dataset import Examples
     from activation_logging.detectors.registry import Detector, Where
     from activation_logging.detectors.splits import Fold
+
+
+FIT_BYTES = 1 << 30
+"""Memory for fits that go on at the same time; one is always allowed."""
 
 
 class Cell(NamedTuple):
@@ -156,12 +162,28 @@ def cross_validate(
         folds: the splits.
     """
     scores = Scores(np.full(len(y), np.nan))
-    for fold, X in zip(folds, features, strict=True):
-        held_out = fit_score(make(), X, y, fold.fit, fold.validation)
-        scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
-        scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
-        scores.probability[fold.test] = fit_score(make(), X, y, fold.train, fold.test)
+    sides = [
+        side for fold in folds for side in ((fold.fit, fold.validation), (fold.train, fold.test))
+    ]
+    of_side = [X for X in features for _ in range(2)]
+    # Each fit waits for memory more than it computes; and they know nothing of each other.
+    with ThreadPoolExecutor(_workers(features)) as pool:
+        scored = pool.map(lambda X, side: fit_score(make(), X, y, *side), of_side, sides)
+        for fold, held_out, tested in zip(folds, scored, scored, strict=True):
+            scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
+            scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
+            scores.probability[fold.test] = tested
     return scores
+
+
+def _workers(features: Sequence[npt.NDArray[Any]]) -> int:
+    """How many fits go on at once: one a core, as far as their copies of the features allow."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    largest = max(X.size for X in features)
+    # In double precision, standardised besides.
+    return max(1, min(cores, FIT_BYTES // (16 * largest)))
 
 
 def fit_score(
@@ -172,8 +194,8 @@ def fit_score(
     test: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
     """Fit on some rows, and give the probability of class 1 of others, ``[test]``."""
-    # Sums over thousands of float32 states lose digits.
-    dtype = np.float64 if X.dtype.kind == "f" else X.dtype
+    # Sums over thousands of float32 states lose digits, unless a model takes care of that.
+    dtype = getattr(model, "reads", np.float64) if X.dtype.kind == "f" else X.dtype
     fitted = model.fit(X[train].astype(dtype, copy=False), y[train])
     scored = fitted.predict_proba(X[test].astype(dtype, copy=False))[:, 1]
     return np.asarray(scored, dtype=np.float64)
