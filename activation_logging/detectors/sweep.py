@@ -138,7 +138,11 @@ def fit_sweep(
         for column, position in enumerate(positions):
             progress("fitting probes", len(found), total)
             found[Cell(block.layer, position)] = cross_validate(
-                lambda: detector.make(seed), [block.X[:, column]] * len(folds), examples.y, folds
+                lambda: detector.make(seed),
+                [block.X[:, column]] * len(folds),
+                examples.y,
+                folds,
+                workers=_workers(*block.X[:, column].shape),
             )
     progress("fitting probes", total, total)
     return Sweep(detector, found, examples.y, folds, examples.num_layers)
@@ -149,6 +153,8 @@ def cross_validate(
     features: Sequence[npt.NDArray[Any]],
     y: npt.NDArray[np.int64],
     folds: Sequence[Fold],
+    *,
+    workers: int = 1,
 ) -> Scores:
     """Fit on each training side, score its test side.
 
@@ -160,15 +166,17 @@ def cross_validate(
         features: for each fold the features ``[n, ...]`` to use in it.
         y: classes, ``[n]``.
         folds: the splits.
+        workers: how many fits go on at once; for models that can be fitted in threads.
     """
     scores = Scores(np.full(len(y), np.nan))
-    sides = [
-        side for fold in folds for side in ((fold.fit, fold.validation), (fold.train, fold.test))
-    ]
-    of_side = [X for X in features for _ in range(2)]
-    # Each fit waits for memory more than it computes; and they know nothing of each other.
-    with ThreadPoolExecutor(_workers(features)) as pool:
-        scored = pool.map(lambda X, side: fit_score(make(), X, y, *side), of_side, sides)
+    # Twice in each fold: to choose, and to tell.
+    fits = [part for fold in folds for part in (fold.fit, fold.train)]
+    others = [part for fold in folds for part in (fold.validation, fold.test)]
+    twice = [X for X in features for _ in range(2)]
+    with ThreadPoolExecutor(workers) as pool:
+        scored = pool.map(
+            lambda X, fit, other: fit_score(make(), X, y, fit, other), twice, fits, others
+        )
         for fold, held_out, tested in zip(folds, scored, scored, strict=True):
             scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
             scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
@@ -176,14 +184,14 @@ def cross_validate(
     return scores
 
 
-def _workers(features: Sequence[npt.NDArray[Any]]) -> int:
-    """How many fits go on at once: one a core, as far as their copies of the features allow."""
-    cores = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
-    largest = max(X.size for X in features)
-    # In double precision, standardised besides.
-    return max(1, min(cores, FIT_BYTES // (16 * largest)))
+def _workers(examples: int, width: int) -> int:
+    """How many linear probes are fitted at once: one a core, as far as their copies allow."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    # The states of a training side, and the same standardised, in single precision.
+    return max(1, min(cores, FIT_BYTES // (8 * examples * width)))
 
 
 def fit_score(
