@@ -26,7 +26,7 @@ from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
     from activation_logging.detectors.store_scores import Scored
-    from activation_logging.report import ComparisonResult, ReportResult
+    from activation_logging.report import ComparisonResult, ReportResult, TableRow
 
 _SHOWN_SCORES = 20
 
@@ -181,7 +181,7 @@ def _report_as_json(result: ReportResult) -> dict[str, Any]:
     return {
         "page": str(result.page),
         "headline": result.headline,
-        "table": [row._asdict() for row in result.table],
+        "table": [_table_row(row) for row in result.table],
         "left_out": dict(result.left_out),
         "files": [str(file) for file in result.files],
     }
@@ -199,6 +199,11 @@ def _show_comparison(result: ComparisonResult, *, as_json: bool) -> None:
         )
     else:
         print_comparison(result)
+
+
+def _table_row(row: TableRow) -> dict[str, Any]:
+    over = row.over_best_control
+    return {**row._asdict(), "over_best_control": over and over._asdict()}
 
 
 def score(

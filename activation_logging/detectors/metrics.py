@@ -39,10 +39,13 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     above = np.zeros(len(weights))
     pairs = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], score[part], weights[:, part])
-        below = np.cumsum(negative, axis=1) - negative
-        above += (positive * (below + negative / 2)).sum(axis=1)
-        pairs += positive.sum(axis=1) * negative.sum(axis=1)
+        positive, negative = part[y[part] == 1], part[y[part] == 0]
+        own = weights.T[positive]
+        ranked, below = _cumulated(score, weights, negative)
+        first, last = (np.searchsorted(ranked, score[positive], side) for side in ("left", "right"))
+        under = below[first] if (first == last).all() else (below[first] + below[last]) / 2
+        above += (own * under).sum(axis=0, dtype=np.float64)
+        pairs += own.sum(axis=0, dtype=np.float64) * below[-1]
     return _divide(above, pairs)
 
 
@@ -55,11 +58,10 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     total = np.zeros(len(weights))
     positives = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], -score[part], weights[:, part])
-        found = np.cumsum(positive, axis=1)
-        precision = _divide(found, found + np.cumsum(negative, axis=1), empty=0.0)
-        total += (positive * precision).sum(axis=1)
-        positives += positive.sum(axis=1)
+        positive, both = _by_rising_score(y[part], -score[part], weights.T[part])
+        precision = _divide(np.cumsum(positive, axis=0), np.cumsum(both, axis=0), empty=0.0)
+        total += (positive * precision).sum(axis=0)
+        positives += positive.sum(axis=0, dtype=np.float64)
     return _divide(total, positives)
 
 
@@ -76,13 +78,16 @@ def recall_at_fpr(
     found = np.zeros(len(weights))
     positives = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], -score[part], weights[:, part])
-        total = negative.sum(axis=1)
+        positive, negative = part[y[part] == 1], part[y[part] == 0]
+        alarms, flagged = _cumulated(-score, weights, negative)
+        ranked, passed = _cumulated(-score, weights, positive)
         # Sums of weights such as 1/3 miss a round number by a little.
-        allowed = np.cumsum(negative, axis=1) <= (fpr + 1e-9) * total[:, None]
-        usable = total > 0
-        found += usable * np.where(allowed, positive, 0.0).sum(axis=1)
-        positives += usable * positive.sum(axis=1)
+        allowed = (flagged[1:] <= (fpr + 1e-9) * flagged[-1]).sum(axis=0)
+        # What scores above the first negative that may not pass.
+        above = np.searchsorted(ranked, np.append(alarms, np.inf), "left")[allowed]
+        usable = flagged[-1] > 0
+        found += usable * np.take_along_axis(passed, above[None], axis=0)[0]
+        positives += usable * passed[-1]
     return _divide(found, positives)
 
 
@@ -97,11 +102,10 @@ def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floa
     area = np.zeros(len(weights))
     answers = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], score[part], weights[:, part])
-        kept = positive + negative
-        risk = _divide(np.cumsum(positive, axis=1), np.cumsum(kept, axis=1), empty=0.0)
-        area += (kept * risk).sum(axis=1)
-        answers += kept.sum(axis=1)
+        positive, kept = _by_rising_score(y[part], score[part], weights.T[part])
+        risk = _divide(np.cumsum(positive, axis=0), np.cumsum(kept, axis=0), empty=0.0)
+        area += (kept * risk).sum(axis=0)
+        answers += kept.sum(axis=0, dtype=np.float64)
     return _divide(area, answers)
 
 
@@ -116,8 +120,8 @@ def risk_at_coverage(y: Ints, score: Floats, folds: Sequence[Ints], coverage: Fl
     """
     risk = np.zeros(len(coverage))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], score[part], np.ones((1, len(part))))
-        kept = np.cumsum(positive + negative)
+        positive, both = _by_rising_score(y[part], score[part], np.ones((len(part), 1)))
+        kept = np.cumsum(both)
         # The fewest answers that are at least this share.
         at = np.searchsorted(kept, coverage * len(part) * (1 - 1e-12))
         risk += len(part) * (np.cumsum(positive) / kept)[at]
@@ -183,8 +187,14 @@ class Bootstrap:
         names, member = np.unique(groups, return_inverse=True)
         rng = np.random.default_rng(seed)
         even = np.full(len(names), 1 / len(names))
-        counts = rng.multinomial(len(names), even, size=draws).astype(np.float32)
-        self._counts, self._member = counts, member
+        # A column per resample: sorting answers then moves whole rows. Whole numbers below 2^24
+        # and their halves are exact in half the bytes.
+        counts = rng.multinomial(len(names), even, size=draws).astype(np.float32).T
+        self._member = member
+        step = max(1, _CHUNK // len(member))
+        self._counts = [
+            np.ascontiguousarray(counts[:, start : start + step]) for start in range(0, draws, step)
+        ]
 
     def interval(self, *metrics: Callable[[Floats], Floats]) -> Interval:
         """The metric with its interval; it maps weights ``[resamples, n]`` to ``[resamples]``.
@@ -194,13 +204,8 @@ class Bootstrap:
         """
         ones = np.ones((1, len(self._member)))
         point = float(np.mean([metric(ones)[0] for metric in metrics]))
-        step = max(1, _CHUNK // len(self._member))
         drawn = np.concatenate(
-            [
-                metric(self._counts[start : start + step][:, self._member].astype(np.float64))
-                for metric in metrics
-                for start in range(0, len(self._counts), step)
-            ]
+            [metric(counts[self._member].T) for metric in metrics for counts in self._counts]
         )
         drawn = drawn[np.isfinite(drawn)]
         if not len(drawn):
@@ -209,15 +214,32 @@ class Bootstrap:
         return Interval(point, float(low), float(high))
 
 
+def _cumulated(score: Floats, weights: Floats, rows: Ints) -> tuple[Floats, Floats]:
+    """The rising scores of some answers, and the weight of the first 0, 1, ... of them.
+
+    ``[rows]`` and ``[rows + 1, resamples]``.
+    """
+    rising = rows[np.argsort(score[rows], kind="stable")]
+    total = np.zeros((len(rows) + 1, len(weights)), weights.dtype)
+    np.cumsum(weights.T[rising], axis=0, out=total[1:])
+    return score[rising], total
+
+
 def _by_rising_score(y: Ints, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of positives and negatives at each distinct score, ``[resamples, distinct]``."""
+    """Weight of the positives and of all at each distinct score, ``[distinct, resamples]``.
+
+    ``weights`` is ``[n, resamples]`` here.
+    """
     order = np.argsort(score, kind="stable")
     ranked = score[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    ordered = weights[:, order]
-    positive = np.add.reduceat(ordered * y[order], starts, axis=1)
-    return positive, np.add.reduceat(ordered * (1 - y[order]), starts, axis=1)
+    both = weights[order]
+    positive = both * y[order, None].astype(both.dtype)
+    if len(starts) < len(ranked):
+        positive, both = (np.add.reduceat(each, starts, axis=0) for each in (positive, both))
+    return positive, both
 
 
 def _divide(top: Floats, bottom: Floats, empty: float = np.nan) -> Floats:
-    return np.divide(top, bottom, out=np.full(np.shape(top), empty), where=bottom > 0)
+    out = np.full(np.shape(top), empty)
+    return np.divide(top, bottom, out=out, where=bottom > 0, dtype=np.float64)

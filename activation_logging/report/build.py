@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.results import Study
 
 
 class TableRow(NamedTuple):
@@ -113,17 +114,20 @@ def build_report(
     return ReportResult(
         page=page,
         files=tuple(written),
-        table=(
-            *(
-                TableRow(r.name, r.title, r.layer, r.position, *r.auroc, r.over_best_control)
-                for r in study.results
-            ),
-            TableRow(
-                *("shuffled_labels", "Linear probe, shuffled labels", "", ""),
-                *study.trust.shuffled.auroc,
-            ),
-        ),
+        table=_table(study),
         headline=headline(document),
         left_out=study.detectors_left_out,
         document=document,
+    )
+
+
+def _table(study: Study) -> tuple[TableRow, ...]:
+    """A row for each detector, and the floor that shuffled labels give."""
+    floor = study.trust.shuffled.auroc
+    return (
+        *(
+            TableRow(r.name, r.title, r.layer, r.position, *r.auroc, r.over_best_control)
+            for r in study.results
+        ),
+        TableRow("shuffled_labels", "Linear probe, shuffled labels", "", "", *floor),
     )
