@@ -16,9 +16,13 @@ ANSWER = "answer"
 NAME = "name"
 FAME = "fame"
 INVENTOR = "inventor"
+TEMPLATE = "template"
 
 GROUP_TAGS = (GROUP, ENTITY)
 """They name what an answer is about."""
+
+NAME_TAGS = (ENTITY, NAME)
+"""They may hold what a question asks about; the question without it is the question's template."""
 
 SPAN_TAGS = (ANSWER, GOLD, NAME, ENTITY)
 """They may hold the text that ``answer_span`` looks for; the first that is there counts."""

@@ -13,6 +13,7 @@ from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tag
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
+    print_comparison,
     print_report,
     short_key,
     shorten,
@@ -20,11 +21,12 @@ from activation_logging.cli.rendering import (
     table,
 )
 from activation_logging.cli.terminal import errors, output, print_json
-from activation_logging.errors import OutputExists
+from activation_logging.errors import OutputExists, SettingsError
 from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.saved_probe import Scored
+    from activation_logging.detectors.store_scores import Scored
+    from activation_logging.report import ComparisonResult, ReportResult, TableRow
 
 _SHOWN_SCORES = 20
 
@@ -37,14 +39,20 @@ def register(app: typer.Typer) -> None:
 
 
 def report(
-    path: StorePath,
+    path: Annotated[
+        list[Path],
+        typer.Argument(help="The store's folder, or several: their reports are compared."),
+    ],
     *,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The folder for the page and its figures.")
     ] = Path("report"),
     label: Annotated[
-        str | None,
-        typer.Option(help="The evaluator whose labels count; needed where several have judged."),
+        list[str] | None,
+        typer.Option(
+            help="The evaluator whose labels count; needed where several have judged. May be "
+            "repeated: the reports are compared."
+        ),
     ] = None,
     positive: Annotated[str, typer.Option(help="The label to detect.")] = "hallucinated",
     negative: Annotated[str, typer.Option(help="The label to tell it from.")] = "correct",
@@ -56,7 +64,13 @@ def report(
             "response_last, response_mean, response_max, answer_span, or numbers."
         ),
     ] = None,
-    model: Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this model: its name as served, or the last part of it. May be repeated: "
+            "the reports are compared."
+        ),
+    ] = None,
     tag: Tags = None,
     group: Annotated[
         list[str] | None,
@@ -73,7 +87,28 @@ def report(
         Path | None,
         typer.Option(help="Also write the best linear probe here (safetensors and JSON)."),
     ] = None,
+    token_probe: Annotated[
+        Path | None,
+        typer.Option(
+            help="A saved probe of tokens, which colours the answers where the label has no spans."
+        ),
+    ] = None,
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-validation.")] = 5,
+    folds_by: Annotated[
+        str,
+        typer.Option(
+            metavar="group|template|tag:NAME",
+            help="What is never on both sides of a split: only what an answer is about; also the "
+            "wording of its question; or each value of a tag in turn, such as tag:domain.",
+        ),
+    ] = "group",
+    match_length: Annotated[
+        bool,
+        typer.Option(
+            "--match-length",
+            help="Leave out answers until both classes have the same lengths.",
+        ),
+    ] = False,
     draws: Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")] = 1000,
     seed: Annotated[int, typer.Option(help="The same seed gives the same numbers.")] = 0,
     skip_broken: Annotated[
@@ -84,12 +119,21 @@ def report(
 ) -> None:
     """Find out whether the activations tell a hallucination from a fact, and where.
 
-    Fits linear probes at every layer and position and other detectors besides, compares them with
-    log-probabilities and with a control that sees the words only, and writes a page that opens in
-    any browser, with the same numbers as JSON and CSV.
-    """
-    from activation_logging.report import build_report
+    Fits linear probes at every layer and position and other detectors besides, and compares them
+    with what can be told without activations: the words, the length, the log-probabilities. Writes
+    a page that opens in any browser, with the same numbers as JSON and CSV.
 
+    With several stores, labels or models, each has its report in a folder of the output, and the
+    page puts them beside each other in one table.
+    """
+    from activation_logging.report import build_comparison, build_report
+
+    paths, labels, models = (list(dict.fromkeys(given or ())) for given in (path, label, model))
+    is_comparison = max(len(paths), len(labels), len(models)) > 1
+    if is_comparison and save_probe is not None:
+        raise SettingsError(
+            "--save-probe writes the probe of one report; name one store, one label and one model"
+        )
     options: dict[str, Any] = {}
     if layers is not None:
         options["layers"] = layers.split(",")
@@ -97,44 +141,92 @@ def report(
         options["positions"] = [part.strip() for part in positions.split(",") if part.strip()]
     if group:
         options["group"] = tuple(group)
+    options |= {
+        "positive": positive,
+        "negative": negative,
+        "tags": parse_tags(tag or ()),
+        "transfer_by": transfer_by,
+        "token_probe": token_probe,
+        "folds": folds,
+        "folds_by": folds_by,
+        "match_length": match_length,
+        "draws": draws,
+        "seed": seed,
+        "broken": "skip" if skip_broken else "error",
+    }
     with show_progress() as progress:
-        result = build_report(
-            path,
-            out,
-            label=label,
-            positive=positive,
-            negative=negative,
-            model=model,
-            tags=parse_tags(tag or ()),
-            transfer_by=transfer_by,
-            save_probe=save_probe,
-            folds=folds,
-            draws=draws,
-            seed=seed,
-            broken="skip" if skip_broken else "error",
-            progress=progress,
-            **options,
-        )
+        if is_comparison:
+            compared = build_comparison(
+                paths, out, labels=labels, models=models, progress=progress, **options
+            )
+        else:
+            result = build_report(
+                paths[0],
+                out,
+                label=next(iter(labels), None),
+                model=next(iter(models), None),
+                save_probe=save_probe,
+                progress=progress,
+                **options,
+            )
+    if is_comparison:
+        _show_comparison(compared, as_json=as_json)
+    elif as_json:
+        print_json(_report_as_json(result))
+    else:
+        print_report(result)
+
+
+def _report_as_json(result: ReportResult) -> dict[str, Any]:
+    return {
+        "page": str(result.page),
+        "headline": result.headline,
+        "table": [_table_row(row) for row in result.table],
+        "left_out": dict(result.left_out),
+        "files": [str(file) for file in result.files],
+    }
+
+
+def _show_comparison(result: ComparisonResult, *, as_json: bool) -> None:
     if as_json:
         print_json(
             {
                 "page": str(result.page),
-                "headline": result.headline,
-                "table": [row._asdict() for row in result.table],
+                "studies": {t: _report_as_json(one) for t, one in result.reports.items()},
                 "left_out": dict(result.left_out),
                 "files": [str(file) for file in result.files],
             }
         )
     else:
-        print_report(result)
+        print_comparison(result)
+
+
+def _table_row(row: TableRow) -> dict[str, Any]:
+    over = row.over_best_control
+    return {**row._asdict(), "over_best_control": over and over._asdict()}
 
 
 def score(
     path: StorePath,
     *,
     probe: Annotated[
-        Path, typer.Option(help="What `report --save-probe` wrote.", show_default=False)
+        Path,
+        typer.Option(
+            help="What `report --save-probe` or `probe fit` wrote: FOLDER/NAME.", show_default=False
+        ),
     ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What the scores are called in the store; otherwise as the probe's file."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print: write no scores into the store.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace scores of that name by another probe.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the scores here, as CSV.")
     ] = None,
@@ -142,7 +234,7 @@ def score(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Store the scores beside the entries, as an evaluation of this name.",
+            help="Also store each answer's score as an evaluation of this name.",
         ),
     ] = None,
     unlabelled: Annotated[
@@ -154,17 +246,25 @@ def score(
 ) -> None:
     """Apply a saved probe to the answers in a store.
 
+    The probability at each row is kept beside its entry, as `entry.scores[NAME]`: of a probe of
+    tokens from the state that starts the answer on, of a probe of answers where it looks.
+
     Prints the most suspicious answers first. Entries without the layer or position that the probe
     needs are counted and left out; with nothing left to score, the exit code is 1.
     """
-    from activation_logging.detectors.saved_probe import score_store
+    from activation_logging.detectors.store_scores import score_store
 
+    if dry_run and write is not None:
+        raise SettingsError("--write stores labels, --dry-run stores nothing; give one of them")
     if out is not None and out.is_dir():
         raise OutputExists(f"{out} is a folder; name a file for the scores")
     with show_progress() as progress:
         scored, left_out = score_store(
             path,
             probe,
+            name=name,
+            keep=not dry_run,
+            overwrite=overwrite,
             write=write,
             unlabelled=unlabelled,
             model=model,

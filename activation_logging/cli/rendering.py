@@ -18,7 +18,7 @@ from activation_logging.text import last_part
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from activation_logging.report import ReportResult
+    from activation_logging.report import ComparisonResult, ReportResult
     from activation_logging.sites import Site
     from activation_logging.store import Entry
 
@@ -84,16 +84,39 @@ def labels_text(entry: Entry) -> str:
     return ", ".join(f"{k}={v.label}" for k, v in entry.evaluations.items())
 
 
+def arrays_text(entry: Entry) -> str:
+    """The arrays beside an entry with their shapes: ``score/NAME [12]``."""
+    return ", ".join(f"{k} {list(v.shape)}" for k, v in entry.derived_headers().items())
+
+
 def print_report(result: ReportResult) -> None:
     """The AUROC table, the finding, and the page's path."""
-    made = table("detector", "layer", "position", ">AUROC", "95 % interval")
+    made = table("detector", "layer", "position", ">AUROC", "95 % interval", "over best control")
     for row in result.table:
-        interval = f"{row.low:.3f} to {row.high:.3f}"
-        made.add_row(*as_row((row.detector, row.layer, row.position, f"{row.auroc:.3f}", interval)))
+        interval, over = f"{row.low:.3f} to {row.high:.3f}", row.over_best_control
+        compared = f"{over.value:+.3f} ({over.low:+.3f} to {over.high:+.3f})" if over else ""
+        where = (row.detector, row.layer, row.position)
+        made.add_row(*as_row((*where, f"{row.auroc:.3f}", interval, compared)))
     output.print(made)
     for name, reason in result.left_out.items():
         errors.print(f"left out: {name}: {reason}", style="dim")
     output.print(result.headline)
+    output.print(f"page: {result.page}")
+
+
+def print_comparison(result: ComparisonResult) -> None:
+    """The AUROC of each detector in each study, the findings, and the page's path."""
+    made = table("detector", *(f">{printable(title)}" for title in result.reports))
+    tables = [{row.detector: row.auroc for row in one.table} for one in result.reports.values()]
+    for detector in dict.fromkeys(name for one in tables for name in one):
+        found = [one.get(detector) for one in tables]
+        cells = ["" if auroc is None else f"{auroc:.3f}" for auroc in found]
+        made.add_row(*as_row((detector, *cells)))
+    output.print(made)
+    for title, reason in result.left_out.items():
+        errors.print(f"left out: {title}: {reason}", style="dim")
+    for title, one in result.reports.items():
+        output.print(f"{title}: {one.headline}")
     output.print(f"page: {result.page}")
 
 
@@ -142,6 +165,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "sites": [str(site) for site in entry.sites] if has_rows else None,
         "dtype": entry.dtype if has_rows else None,
         "labels": {name: found.label for name, found in entry.evaluations.items()},
+        "derived": entry.derived_names,
     }
 
 
@@ -152,6 +176,7 @@ def full(entry: Entry) -> dict[str, Any]:
         "status": entry.status,
         "status_reason": entry.status_reason,
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
+        "derived": {name: head.as_json() for name, head in entry.derived_headers().items()},
         "first_position": int(entry.positions[0]) if _row_count(entry) else None,
         "layers": site_numbers(entry),
     }

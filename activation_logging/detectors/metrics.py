@@ -1,9 +1,9 @@
-"""Metrics with intervals: AUROC, AUPRC, accuracy, calibration.
+"""Metrics with intervals: AUROC, AUPRC, recall at few false positives, accuracy, calibration, risk.
 
 Every metric is computed for a matrix of example weights at once, ``[resamples, n]``: a row of ones
-gives the metric, rows of group counts give its bootstrap distribution. AUROC and AUPRC compare
-answers within a test fold only, since scores of models fitted on different parts need not share a
-scale.
+gives the metric, rows of group counts give its bootstrap distribution. What ranks answers (AUROC,
+AUPRC, recall, risk) compares them within a test fold only, since scores of models fitted on
+different parts need not share a scale.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     above = np.zeros(len(weights))
     pairs = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], score[part], weights[:, part])
-        below = np.cumsum(negative, axis=1) - negative
-        above += (positive * (below + negative / 2)).sum(axis=1)
-        pairs += positive.sum(axis=1) * negative.sum(axis=1)
+        positive, negative = part[y[part] == 1], part[y[part] == 0]
+        own = weights.T[positive]
+        ranked, below = _cumulated(score, weights, negative)
+        first, last = (np.searchsorted(ranked, score[positive], side) for side in ("left", "right"))
+        under = below[first] if (first == last).all() else (below[first] + below[last]) / 2
+        above += (own * under).sum(axis=0, dtype=np.float64)
+        pairs += own.sum(axis=0, dtype=np.float64) * below[-1]
     return _divide(above, pairs)
 
 
@@ -55,17 +58,84 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     total = np.zeros(len(weights))
     positives = np.zeros(len(weights))
     for part in folds:
-        positive, negative = _by_rising_score(y[part], -score[part], weights[:, part])
-        found = np.cumsum(positive, axis=1)
-        precision = _divide(found, found + np.cumsum(negative, axis=1), empty=0.0)
-        total += (positive * precision).sum(axis=1)
-        positives += positive.sum(axis=1)
+        positive, both = _by_rising_score(y[part], -score[part], weights.T[part])
+        precision = _divide(np.cumsum(positive, axis=0), np.cumsum(both, axis=0), empty=0.0)
+        total += (positive * precision).sum(axis=0)
+        positives += positive.sum(axis=0, dtype=np.float64)
     return _divide(total, positives)
+
+
+def recall_at_fpr(
+    y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints], fpr: float = 0.1
+) -> Floats:
+    """Share of positives found where at most ``fpr`` of the negatives are flagged, ``[resamples]``.
+
+    In each fold, the highest recall of a threshold whose false positive rate is at most ``fpr``;
+    the folds are weighted by their positives. A fold with fewer than ``1 / fpr`` negatives lets no
+    false positive pass, which makes this a lower bound. NaN where a resample holds no positive, or
+    no negative.
+    """
+    found = np.zeros(len(weights))
+    positives = np.zeros(len(weights))
+    for part in folds:
+        positive, negative = part[y[part] == 1], part[y[part] == 0]
+        alarms, flagged = _cumulated(-score, weights, negative)
+        ranked, passed = _cumulated(-score, weights, positive)
+        # Sums of weights such as 1/3 miss a round number by a little.
+        allowed = (flagged[1:] <= (fpr + 1e-9) * flagged[-1]).sum(axis=0)
+        # What scores above the first negative that may not pass.
+        above = np.searchsorted(ranked, np.append(alarms, np.inf), "left")[allowed]
+        usable = flagged[-1] > 0
+        found += usable * np.take_along_axis(passed, above[None], axis=0)[0]
+        positives += usable * passed[-1]
+    return _divide(found, positives)
+
+
+def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
+    """Area under the curve of risk against coverage, ``[resamples]``; less is better.
+
+    Answers are kept in order of rising score. The risk is the share of positives among those that
+    are kept, and the area its mean over all coverages (Geifman and El-Yaniv 2017,
+    arXiv:1705.08500). Answers with equal scores are kept together. The folds are weighted by their
+    answers.
+    """
+    area = np.zeros(len(weights))
+    answers = np.zeros(len(weights))
+    for part in folds:
+        positive, kept = _by_rising_score(y[part], score[part], weights.T[part])
+        risk = _divide(np.cumsum(positive, axis=0), np.cumsum(kept, axis=0), empty=0.0)
+        area += (kept * risk).sum(axis=0)
+        answers += kept.sum(axis=0, dtype=np.float64)
+    return _divide(area, answers)
+
+
+def risk_at_coverage(y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats) -> Floats:
+    """The risk among the answers of lowest score, ``[coverage]``: the curve of :func:`aurc`.
+
+    Args:
+        y: classes, ``[n]``.
+        score: of each answer, ``[n]``.
+        folds: within which the answers are ranked.
+        coverage: shares of the answers to keep, above 0.
+    """
+    risk = np.zeros(len(coverage))
+    for part in folds:
+        positive, both = _by_rising_score(y[part], score[part], np.ones((len(part), 1)))
+        kept = np.cumsum(both)
+        # The fewest answers that are at least this share.
+        at = np.searchsorted(kept, coverage * len(part) * (1 - 1e-12))
+        risk += len(part) * (np.cumsum(positive) / kept)[at]
+    return risk / sum(len(part) for part in folds)
 
 
 def accuracy(y: Ints, predicted: Ints, weights: Floats) -> Floats:
     """Share of the answers whose class was predicted, ``[resamples]``."""
-    return _divide(weights @ (predicted == y).astype(np.float64), weights.sum(axis=1))
+    return share((predicted == y).astype(np.float64), np.ones(len(y)), weights)
+
+
+def share(values: Floats, counts: Floats, weights: Floats) -> Floats:
+    """Mean of ``values`` ``[n]``, of which each counts ``counts`` ``[n]``, ``[resamples]``."""
+    return _divide(weights @ (values * counts), weights @ counts)
 
 
 def expected_calibration_error(
@@ -117,18 +187,25 @@ class Bootstrap:
         names, member = np.unique(groups, return_inverse=True)
         rng = np.random.default_rng(seed)
         even = np.full(len(names), 1 / len(names))
-        counts = rng.multinomial(len(names), even, size=draws).astype(np.float32)
-        self._counts, self._member = counts, member
+        # A column per resample: sorting answers then moves whole rows. Whole numbers below 2^24
+        # and their halves are exact in half the bytes.
+        counts = rng.multinomial(len(names), even, size=draws).astype(np.float32).T
+        self._member = member
+        step = max(1, _CHUNK // len(member))
+        self._counts = [
+            np.ascontiguousarray(counts[:, start : start + step]) for start in range(0, draws, step)
+        ]
 
-    def interval(self, metric: Callable[[Floats], Floats]) -> Interval:
-        """The metric with its interval; ``metric`` maps ``[resamples, n]`` to ``[resamples]``."""
-        point = float(metric(np.ones((1, len(self._member))))[0])
-        step = max(1, _CHUNK // len(self._member))
+    def interval(self, *metrics: Callable[[Floats], Floats]) -> Interval:
+        """The metric with its interval; it maps weights ``[resamples, n]`` to ``[resamples]``.
+
+        Of several metrics, which are one figure under different draws of something else (a
+        permutation, a split), the mean, with an interval that holds what all of them gave.
+        """
+        ones = np.ones((1, len(self._member)))
+        point = float(np.mean([metric(ones)[0] for metric in metrics]))
         drawn = np.concatenate(
-            [
-                metric(self._counts[start : start + step][:, self._member].astype(np.float64))
-                for start in range(0, len(self._counts), step)
-            ]
+            [metric(counts[self._member].T) for metric in metrics for counts in self._counts]
         )
         drawn = drawn[np.isfinite(drawn)]
         if not len(drawn):
@@ -137,15 +214,32 @@ class Bootstrap:
         return Interval(point, float(low), float(high))
 
 
+def _cumulated(score: Floats, weights: Floats, rows: Ints) -> tuple[Floats, Floats]:
+    """The rising scores of some answers, and the weight of the first 0, 1, ... of them.
+
+    ``[rows]`` and ``[rows + 1, resamples]``.
+    """
+    rising = rows[np.argsort(score[rows], kind="stable")]
+    total = np.zeros((len(rows) + 1, len(weights)), weights.dtype)
+    np.cumsum(weights.T[rising], axis=0, out=total[1:])
+    return score[rising], total
+
+
 def _by_rising_score(y: Ints, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
-    """Weight of positives and negatives at each distinct score, ``[resamples, distinct]``."""
+    """Weight of the positives and of all at each distinct score, ``[distinct, resamples]``.
+
+    ``weights`` is ``[n, resamples]`` here.
+    """
     order = np.argsort(score, kind="stable")
     ranked = score[order]
     starts = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
-    ordered = weights[:, order]
-    positive = np.add.reduceat(ordered * y[order], starts, axis=1)
-    return positive, np.add.reduceat(ordered * (1 - y[order]), starts, axis=1)
+    both = weights[order]
+    positive = both * y[order, None].astype(both.dtype)
+    if len(starts) < len(ranked):
+        positive, both = (np.add.reduceat(each, starts, axis=0) for each in (positive, both))
+    return positive, both
 
 
 def _divide(top: Floats, bottom: Floats, empty: float = np.nan) -> Floats:
-    return np.divide(top, bottom, out=np.full(np.shape(top), empty), where=bottom > 0)
+    out = np.full(np.shape(top), empty)
+    return np.divide(top, bottom, out=out, where=bottom > 0, dtype=np.float64)

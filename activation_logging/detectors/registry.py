@@ -62,11 +62,17 @@ class Detector:
         of_samples: the number of one answer among the answers to its prompt.
         where: which states: ``chosen`` by each fold's validation part; of the ``last`` layer at
             the end of the answer; or ``before`` the answer, at the layer that each fold chooses.
-            There is no row where a study has no such place.
+            There is no row where a study has no such place. What reads no states is ``before``
+            where it reads nothing of the answer.
         role: ``probe`` reads activations, ``signal`` reads the answer's own numbers, ``control``
             tells what is known without either.
+        control: a probe that does no better is not worth its activations. Every ``control`` is one,
+            and so may a signal be.
         in_curves: whether the report draws its ROC and precision-recall curves.
         baseline: the AUROC of all others is compared with this one's.
+
+    Raises:
+        PluginError: the fields contradict each other.
     """
 
     name: str
@@ -78,10 +84,15 @@ class Detector:
     of_samples: Callable[[Entry, Samples], float] | None = None
     where: Where = "chosen"
     role: Role = "probe"
+    control: bool = False
     in_curves: bool = False
     baseline: bool = False
 
     def __post_init__(self) -> None:
+        if self.role == "control":
+            object.__setattr__(self, "control", True)
+        if self.control and self.role == "probe":
+            raise PluginError(f"the detector {self.name!r} is a probe: it cannot be a control too")
         for needs, function in (("answer", self.of_answer), ("samples", self.of_samples)):
             if (function is not None) != (self.needs == needs):
                 raise PluginError(

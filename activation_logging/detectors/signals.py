@@ -67,6 +67,7 @@ MEAN_LOGPROB = Detector(
     "answer",
     of_answer=mean_logprob,
     role="signal",
+    control=True,
     in_curves=True,
 )
 MIN_LOGPROB = Detector(

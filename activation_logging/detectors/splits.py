@@ -14,9 +14,10 @@ import numpy.typing as npt
 
 from activation_logging.errors import DatasetError, LeakError
 from activation_logging.extras import require
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 MIN_PER_CLASS = 20
 """Fewer answers than this of a class are not reported on."""
@@ -25,18 +26,23 @@ Index = npt.NDArray[np.int64]
 
 
 class Fold(NamedTuple):
-    """Indices of examples. ``fit`` and ``validation`` together are ``train``."""
+    """Indices of examples. ``fit`` and ``validation`` together are ``train``.
+
+    ``held_out`` names the units of the test side, where others than groups are held out.
+    """
 
     train: Index
     test: Index
     fit: Index
     validation: Index
+    held_out: tuple[str, ...] = ()
 
 
 def make_folds(
     y: npt.NDArray[np.int64],
     groups: npt.NDArray[np.str_],
     *,
+    units: npt.NDArray[np.str_] | None = None,
     folds: int = 5,
     seed: int = 0,
 ) -> list[Fold]:
@@ -44,8 +50,10 @@ def make_folds(
 
     Args:
         y: classes 0 and 1, ``[n]``.
-        groups: what each answer is about, ``[n]``.
-        folds: number of parts, at least 2.
+        groups: what each answer is about, ``[n]``; never on both sides.
+        units: what else is never on both sides, ``[n]``, such as the template of a question. Then
+            answers of a training side that are about something in its test side are in neither.
+        folds: number of parts, at least 2; with as many as there are units, each is held out alone.
         seed: the same seed gives the same parts.
 
     Raises:
@@ -56,14 +64,18 @@ def make_folds(
         raise DatasetError(f"{folds} folds are not a split; use at least 2")
     for value in (0, 1):
         entities = len(np.unique(groups[y == value]))
-        if entities < 2 * folds:
+        if entities < 2 * folds and units is None:
             raise DatasetError(
                 f"the answers of class {value} are about {entities} different entities, too few "
                 f"for {folds} folds; ask about more, or use fewer folds"
             )
-    outer = _group_folds(y, groups, folds, seed)
     made = []
-    for train, test in outer:
+    for train, test in _sides(y, groups if units is None else units, folds, seed):
+        held_out: tuple[str, ...] = ()
+        if units is not None:
+            train = train[~np.isin(groups[train], groups[test])]  # noqa: PLW2901 - a part of it
+            held_out = tuple(np.unique(units[test]).tolist())
+            _refuse_one_sided(y, train, held_out)
         check_no_leak(groups, train, test)
         inside = _group_folds(y[train], groups[train], 4, seed)[0]
         fit, validation = train[inside[0]], train[inside[1]]
@@ -74,8 +86,19 @@ def make_folds(
                     f"a {name} part came out with one class only: the classes are too unevenly "
                     "spread over the entities; use fewer folds or label more answers"
                 )
-        made.append(Fold(train, test, fit, validation))
+        made.append(Fold(train, test, fit, validation, held_out))
     return made
+
+
+def _refuse_one_sided(y: npt.NDArray[np.int64], train: Index, held_out: Sequence[str]) -> None:
+    """Raise DatasetError where too little is left to fit on."""
+    least = int(np.bincount(y[train], minlength=2).min())
+    if least < MIN_PER_CLASS:
+        raise DatasetError(
+            f"with {brief(', '.join(held_out), 120)!r} held out, and all that is about the same "
+            f"things, only {least} answers of a class are left to fit on, {MIN_PER_CLASS} are "
+            "needed; ask about more things, or hold out by group"
+        )
 
 
 def refuse_small(y: npt.NDArray[np.int64], names: Mapping[int, str] | None = None) -> None:
@@ -103,6 +126,16 @@ def check_no_leak(groups: npt.NDArray[np.str_], train: Index, test: Index) -> No
             f"({', '.join(map(str, shared[:3]))}{', ...' if len(shared) > 3 else ''}); "
             "split by group"
         )
+
+
+def _sides(
+    y: npt.NDArray[np.int64], units: npt.NDArray[np.str_], folds: int, seed: int
+) -> list[tuple[Index, Index]]:
+    names = np.unique(units)
+    if folds < len(names):
+        return _group_folds(y, units, folds, seed)
+    # Left alone, the splitter might put two into one part and none into another.
+    return [(np.flatnonzero(units != name), np.flatnonzero(units == name)) for name in names]
 
 
 def _group_folds(

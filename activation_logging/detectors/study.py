@@ -12,15 +12,16 @@ from activation_logging.dataset.examples import refuse_one_class, select_example
 from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
-from activation_logging.detectors import metrics
+from activation_logging.detectors.held_out import split
 from activation_logging.detectors.inputs import Signals, read_signals
-from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
+from activation_logging.detectors.linear import LINEAR_PROBE
+from activation_logging.detectors.refit import Refit
 from activation_logging.detectors.registry import Detector, load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
-from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.detectors.splits import refuse_small
 from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
 from activation_logging.detectors.transfer import transfer_matrix
+from activation_logging.detectors.trust import study_trust
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent, track
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from activation_logging.dataset import Examples
+    from activation_logging.detectors.splits import Fold
     from activation_logging.store import Store
 
 RARE = 0.05
@@ -68,8 +70,10 @@ def run_study(
 
 def _run_study(store: Store, label: str | None, options: Options, progress: Progress) -> Study:
     detectors = load_detectors()
-    examples, layers, positions, positions_left_out = _select(store, label, options, progress)
-    folds = make_folds(examples.y, examples.groups, folds=options.folds, seed=options.seed)
+    examples, layers, positions, positions_left_out = select_answers(
+        store, label, options, progress
+    )
+    examples, folds = split(examples, options)
     signals = read_signals(examples, detectors, progress=progress)
     sweep = fit_sweep(
         examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress
@@ -81,9 +85,11 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         _fit(detector, sweep, states, signals, options)
         for detector in track(usable, "fitting detectors", len(usable), progress)
     ]
-    baseline = next((one.scores for one in fitted if one.detector.baseline), None)
-    evaluator = Evaluator(examples, folds, options, baseline)
-    results = [evaluator.result(one) for one in track(fitted, "intervals", len(fitted), progress)]
+    evaluator = Evaluator(examples, folds, options)
+    controls = evaluator.controls(fitted)
+    results = [
+        evaluator.result(one, controls) for one in track(fitted, "intervals", len(fitted), progress)
+    ]
     cells = {
         cell: evaluator.auroc(scores)
         for cell, scores in track(
@@ -95,6 +101,22 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         transfer = transfer_matrix(examples, states[place], sweep.scores[place], folds, options)
     except InputMissing as missing:
         transfer_left_out = str(missing)
+    trust = study_trust(
+        examples,
+        folds,
+        evaluator.bootstrap,
+        controls,
+        {
+            one.detector.name: Refit(
+                partial(one.detector.make, options.seed),
+                _features(one.detector, one.cells, states, signals, folds),
+            )
+            for one in (_main_probe(fitted), controls.best)
+            if one is not None
+        },
+        seed=options.seed,
+        progress=progress,
+    )
     return Study(
         examples=examples,
         options=options,
@@ -108,6 +130,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         results=results,
         transfer=transfer,
         transfer_left_out=transfer_left_out,
+        trust=trust,
         detectors_left_out={
             detector.title: signals.missing[detector.name]
             for detector in detectors
@@ -117,35 +140,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     )
 
 
-def fit_probe(study: Study) -> SavedProbe:
-    """The linear probe at the best place, fitted on all answers, for use on new ones.
-
-    Its threshold has the best F1 on the cross-validated probabilities.
-    """
-    examples, place = study.examples, study.place
-    probe = LinearProbe().fit(study.states[place], examples.y)
-    out_of_fold = study.cell_scores[place].probability
-    return SavedProbe(
-        weight=probe.coef_[0],
-        bias=float(probe.intercept_[0]),
-        threshold=metrics.best_f1_threshold(examples.y, out_of_fold),
-        layer=place.layer,
-        position=place.position,
-        model=examples.model,
-        num_layers=examples.num_layers,
-        label=examples.label,
-        positive=examples.positive,
-        negative=examples.negative,
-        provenance={
-            "answers": examples.counts(),
-            "auroc": study.cells[place]._asdict(),
-            "method": f"logistic regression, C = {probe.C}, standardised states",
-            "seed": study.options.seed,
-        },
-    )
-
-
-def _select(
+def select_answers(
     store: Store, label: str | None, options: Options, progress: Progress
 ) -> tuple[Examples, list[int | str], list[str | int], dict[str, str]]:
     """The answers, layers and positions to study, and why other positions are left out."""
@@ -236,12 +231,26 @@ def _fit(
     cells = sweep.choose(detector.where) if detector.needs == "state" else []
     if sweep.fits(detector):
         return Fitted(detector, cells, sweep.combine(cells))
-    inputs: list[Any]
-    if detector.needs == "state":
-        inputs = [states[cell] for cell in cells]
-    elif detector.needs == "text":
-        inputs = [signals.texts] * len(sweep.folds)
-    else:
-        inputs = [signals.values[detector.name][:, None]] * len(sweep.folds)
+    features = _features(detector, cells, states, signals, sweep.folds)
     make = partial(detector.make, options.seed)
-    return Fitted(detector, cells, cross_validate(make, inputs, sweep.y, sweep.folds))
+    return Fitted(detector, cells, cross_validate(make, features, sweep.y, sweep.folds))
+
+
+def _features(
+    detector: Detector,
+    cells: Sequence[Cell],
+    states: States,
+    signals: Signals,
+    folds: Sequence[Fold],
+) -> list[npt.NDArray[Any]]:
+    """What a detector is fitted on in each fold."""
+    if detector.needs == "state":
+        return [states[cell] for cell in cells]
+    if detector.needs == "text":
+        return [signals.texts] * len(folds)
+    return [signals.values[detector.name][:, None]] * len(folds)
+
+
+def _main_probe(fitted: Sequence[Fitted]) -> Fitted:
+    """The linear probe, where each fold's validation part chose."""
+    return next(one for one in fitted if one.detector.name == LINEAR_PROBE.name)

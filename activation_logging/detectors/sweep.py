@@ -6,6 +6,8 @@ the validation part, which lies inside the training side; the test side then tel
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,6 +25,10 @@ if TYPE_CHECKING:
     from activation_logging.dataset import Examples
     from activation_logging.detectors.registry import Detector, Where
     from activation_logging.detectors.splits import Fold
+
+
+FIT_BYTES = 1 << 30
+"""Memory for fits that go on at the same time; one is always allowed."""
 
 
 class Cell(NamedTuple):
@@ -132,7 +138,11 @@ def fit_sweep(
         for column, position in enumerate(positions):
             progress("fitting probes", len(found), total)
             found[Cell(block.layer, position)] = cross_validate(
-                lambda: detector.make(seed), [block.X[:, column]] * len(folds), examples.y, folds
+                lambda: detector.make(seed),
+                [block.X[:, column]] * len(folds),
+                examples.y,
+                folds,
+                workers=_workers(*block.X[:, column].shape),
             )
     progress("fitting probes", total, total)
     return Sweep(detector, found, examples.y, folds, examples.num_layers)
@@ -143,6 +153,8 @@ def cross_validate(
     features: Sequence[npt.NDArray[Any]],
     y: npt.NDArray[np.int64],
     folds: Sequence[Fold],
+    *,
+    workers: int = 1,
 ) -> Scores:
     """Fit on each training side, score its test side.
 
@@ -154,25 +166,44 @@ def cross_validate(
         features: for each fold the features ``[n, ...]`` to use in it.
         y: classes, ``[n]``.
         folds: the splits.
+        workers: how many fits go on at once; for models that can be fitted in threads.
     """
     scores = Scores(np.full(len(y), np.nan))
-    for fold, X in zip(folds, features, strict=True):
-        held_out = _fit_score(make(), X, y, fold.fit, fold.validation)
-        scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
-        scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
-        scores.probability[fold.test] = _fit_score(make(), X, y, fold.train, fold.test)
+    # Twice in each fold: to choose, and to tell.
+    fits = [part for fold in folds for part in (fold.fit, fold.train)]
+    others = [part for fold in folds for part in (fold.validation, fold.test)]
+    twice = [X for X in features for _ in range(2)]
+    with ThreadPoolExecutor(workers) as pool:
+        scored = pool.map(
+            lambda X, fit, other: fit_score(make(), X, y, fit, other), twice, fits, others
+        )
+        for fold, held_out, tested in zip(folds, scored, scored, strict=True):
+            scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
+            scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
+            scores.probability[fold.test] = tested
     return scores
 
 
-def _fit_score(
+def _workers(examples: int, width: int) -> int:
+    """How many linear probes are fitted at once: one a core, as far as their copies allow."""
+    try:
+        cores = len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        cores = os.cpu_count() or 1
+    # The states of a training side, and the same standardised, in single precision.
+    return max(1, min(cores, FIT_BYTES // (8 * examples * width)))
+
+
+def fit_score(
     model: Any,
     X: npt.NDArray[Any],
     y: npt.NDArray[np.int64],
     train: npt.NDArray[np.int64],
     test: npt.NDArray[np.int64],
 ) -> npt.NDArray[np.float64]:
-    # Sums over thousands of float32 states lose digits.
-    dtype = np.float64 if X.dtype.kind == "f" else X.dtype
+    """Fit on some rows, and give the probability of class 1 of others, ``[test]``."""
+    # Sums over thousands of float32 states lose digits, unless a model takes care of that.
+    dtype = getattr(model, "reads", np.float64) if X.dtype.kind == "f" else X.dtype
     fitted = model.fit(X[train].astype(dtype, copy=False), y[train])
     scored = fitted.predict_proba(X[test].astype(dtype, copy=False))[:, 1]
     return np.asarray(scored, dtype=np.float64)

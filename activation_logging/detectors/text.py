@@ -55,9 +55,10 @@ TEXT_ONLY = Detector(
 )
 PROMPT_ONLY = Detector(
     "prompt_only",
-    "Text only (TF-IDF of the prompt)",
+    "Prompt only (TF-IDF of its words)",
     "control; Spärck Jones 1972",
     "text",
     lambda _seed: text_only(answer=False),
+    where="before",
     role="control",
 )

@@ -60,8 +60,14 @@ def transfer_matrix(
             with two usable values counts. ``draws`` and ``seed`` are the bootstrap's.
 
     Raises:
-        InputMissing: no tag has two usable values; the text counts them.
+        InputMissing: no tag has two usable values, the text counts them; or the folds are not by
+            group.
     """
+    if any(fold.held_out for fold in folds):
+        raise InputMissing(
+            f"the folds hold out by {options.folds_by}, and the diagonal would not be what a probe "
+            "reaches within a kind; see the study with folds by group"
+        )
     matrix = _choose_tag(examples, options.transfer_by)
     value_of = _values(examples, matrix.tag)
     for source in matrix.values:

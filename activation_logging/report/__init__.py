@@ -1,8 +1,11 @@
 """One page from a labelled store: what the activations know, where, and how sure that is.
 
+:func:`build_comparison` puts the reports of several labels, models or stores beside each other.
+
 Needs the extra ``detect``: ``pip install 'activation-logging[detect]'``.
 """
 
 from activation_logging.report.build import ReportResult, TableRow, build_report
+from activation_logging.report.comparison import ComparisonResult, build_comparison
 
-__all__ = ["ReportResult", "TableRow", "build_report"]
+__all__ = ["ComparisonResult", "ReportResult", "TableRow", "build_comparison", "build_report"]

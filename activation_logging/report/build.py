@@ -16,9 +16,15 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.results import Study
+
 
 class TableRow(NamedTuple):
-    """One detector's AUROC with its 95 % interval; ``layer`` and ``position`` may be empty."""
+    """One detector's AUROC with its 95 % interval; ``layer`` and ``position`` may be empty.
+
+    ``over_best_control`` is its AUROC less that of the best control; None for that one itself.
+    """
 
     name: str
     detector: str
@@ -27,6 +33,7 @@ class TableRow(NamedTuple):
     auroc: float
     low: float
     high: float
+    over_best_control: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ def build_report(
     label: str | None = None,
     seed: int = 0,
     save_probe: str | os.PathLike[str] | None = None,
+    token_probe: str | os.PathLike[str] | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> ReportResult:
@@ -62,6 +70,7 @@ def build_report(
         label: the evaluator's name; may be left out where only one has judged.
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
+        token_probe: a saved probe of tokens that colours the answers whose label has no spans.
         progress: called with each stage and how far it is.
         options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
@@ -69,38 +78,56 @@ def build_report(
     Raises:
         DatasetError: the answers cannot be learned from; says what to do.
         OutputExists: ``out_dir`` is a file.
+        ProbeError: ``token_probe`` cannot be read, is no probe of tokens, or is another model's.
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
     from activation_logging.detectors import Options, fit_probe, run_study
+    from activation_logging.report.colours import Colours, load_token_probe
     from activation_logging.report.document import make_document, score_rows
     from activation_logging.report.files import write_data
     from activation_logging.report.headline import headline
     from activation_logging.report.page import render_page
+    from activation_logging.report.tokens import claim_rows, probabilities, study_tokens
 
     folder = Path(out_dir)
     if folder.exists() and not folder.is_dir():
         raise OutputExists(f"{folder} is a file; name a folder for the report")
     with open_store(store_path) as store:
+        coloured_by = None if token_probe is None else load_token_probe(token_probe, store)
         study = run_study(store, label, Options(seed=seed, **options), progress=progress)
+        of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
+        studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)
+        colour = Colours(studied, coloured_by)
         progress("writing the report", 0, 1)
-        document = make_document(study)
+        probe = fit_probe(study)
+        document = make_document(study, of_tokens, probe, colour)
         folder.mkdir(parents=True, exist_ok=True)
-        written = write_data(folder, document, score_rows(study))
+        written = write_data(folder, document, score_rows(study), claim_rows(of_tokens))
         page = folder / "index.html"
         # A prompt may hold lone surrogates, which UTF-8 has no form for.
         write_whole(page, render_page(document).encode("utf-8", "replace"))
         written.append(page)
         if save_probe is not None:
-            written += fit_probe(study).save(save_probe)
+            written += probe.save(save_probe)
         progress("writing the report", 1, 1)
     return ReportResult(
         page=page,
         files=tuple(written),
-        table=tuple(
-            TableRow(r.name, r.title, r.layer, r.position, *r.auroc) for r in study.results
-        ),
+        table=_table(study),
         headline=headline(document),
         left_out=study.detectors_left_out,
         document=document,
+    )
+
+
+def _table(study: Study) -> tuple[TableRow, ...]:
+    """A row for each detector, and the floor that shuffled labels give."""
+    floor = study.trust.shuffled.auroc
+    return (
+        *(
+            TableRow(r.name, r.title, r.layer, r.position, *r.auroc, r.over_best_control)
+            for r in study.results
+        ),
+        TableRow("shuffled_labels", "Linear probe, shuffled labels", "", "", *floor),
     )

@@ -7,20 +7,41 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from activation_logging import __version__
+from activation_logging.detectors.results import COVERAGES
 from activation_logging.extras import version_of
 from activation_logging.report import chart_data
-from activation_logging.report.tokens import token_examples
+from activation_logging.report.examples import answer_examples
+from activation_logging.report.intervals import as_json
+from activation_logging.report.tokens import token_part
+from activation_logging.text import brief
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.metrics import Interval
+    from collections.abc import Callable
+
     from activation_logging.detectors.results import Result, Study
+    from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.detectors.tokens import TokenStudy
+    from activation_logging.report.colours import Coloured
+    from activation_logging.store import Entry
 
 FORMAT = "activation-logging report"
-VERSION = 1
+VERSION = 2
 
 
-def make_document(study: Study) -> dict[str, Any]:
-    """Everything about a study but its activations; only ``created`` differs between runs."""
+def make_document(
+    study: Study,
+    of_tokens: TokenStudy | str,
+    probe: SavedProbe,
+    colour: Callable[[Entry], Coloured],
+) -> dict[str, Any]:
+    """Everything about a study but its activations; only ``created`` differs between runs.
+
+    Args:
+        study: the study of answers.
+        of_tokens: the study of tokens, or why there is none.
+        probe: the linear probe fitted on all answers, whose thresholds are shown.
+        colour: what is known of an answer's tokens.
+    """
     examples = study.examples
     return {
         "format": FORMAT,
@@ -49,6 +70,7 @@ def make_document(study: Study) -> dict[str, Any]:
                 for side, part in (("train", fold.train), ("test", fold.test))
                 for value, name in ((1, examples.positive), (0, examples.negative))
             }
+            | ({"held out": brief(" | ".join(fold.held_out), 300)} if fold.held_out else {})
             for fold in study.folds
         ],
         "place": study.place._asdict(),
@@ -59,7 +81,7 @@ def make_document(study: Study) -> dict[str, Any]:
         "sweep": [
             {
                 **cell._asdict(),
-                "auroc": _interval(interval),
+                "auroc": as_json(interval),
                 "validation_auroc": [round(v, 6) for v in study.cell_scores[cell].validation_auroc],
             }
             for cell, interval in study.cells.items()
@@ -69,7 +91,10 @@ def make_document(study: Study) -> dict[str, Any]:
         "histograms": {r.name: chart_data.histogram(study, r) for r in study.results},
         "pca": chart_data.principal_components(study),
         "transfer": _transfer(study),
-        "tokens": token_examples(study),
+        "trust": _trust(study),
+        "operating_points": [point._asdict() for point in probe.operating_points],
+        "examples": answer_examples(study, colour),
+        "tokens": token_part(of_tokens, colour),
     }
 
 
@@ -96,12 +121,22 @@ def _detector(result: Result) -> dict[str, Any]:
         "source": result.source,
         "layer": result.layer,
         "position": result.position,
-        "auroc": _interval(result.auroc),
-        "auprc": _interval(result.auprc),
-        "accuracy": _interval(result.accuracy),
-        "ece": _interval(result.ece),
-        "over_text": _interval(result.over_text),
+        "auroc": as_json(result.auroc),
+        "auprc": as_json(result.auprc),
+        "accuracy": as_json(result.accuracy),
+        "ece": as_json(result.ece),
+        "recall_at": {str(rate): as_json(found) for rate, found in result.recall_at.items()},
+        "risk_coverage": {
+            "coverage": [round(float(share), 6) for share in COVERAGES],
+            "risk": [round(float(risk), 6) for risk in result.risk_coverage.risk],
+            "aurc": as_json(result.risk_coverage.aurc),
+        },
+        "over_text": as_json(result.over_text),
+        "over_best_control": as_json(result.over_best_control),
+        "over_prompt": as_json(result.over_prompt),
         "role": result.role,
+        "control": result.control,
+        "before_answer": result.before_answer,
         "in_curves": result.in_curves,
     }
 
@@ -113,19 +148,35 @@ def _transfer(study: Study) -> dict[str, Any]:
     return {
         "tag": transfer.tag,
         "values": transfer.values,
-        "auroc": [[_interval(cell) for cell in row] for row in transfer.auroc],
+        "auroc": [[as_json(cell) for cell in row] for row in transfer.auroc],
         "shared_entities_left_out": transfer.shared,
         "values_left_out": transfer.left_out,
     }
 
 
-def _interval(interval: Interval | None) -> dict[str, float | None] | None:
-    if interval is None:
-        return None
-    # NaN is not JSON.
+def _trust(study: Study) -> dict[str, Any]:
+    trust, examples = study.trust, study.examples
+    class_of = {"flagged": examples.negative, "missed": examples.positive}
     return {
-        name: None if value != value else round(value, 6)  # noqa: PLR0124 - only NaN differs from itself
-        for name, value in interval._asdict().items()
+        "controls": list(trust.controls),
+        "best_control": trust.best_control,
+        "prompt_control": trust.prompt_control,
+        "probe": trust.probe,
+        "shuffled": {**trust.shuffled._asdict(), "auroc": as_json(trust.shuffled.auroc)},
+        "conformal": [
+            {
+                **promise._asdict(),
+                "of": class_of[promise.mistake],
+                "share": as_json(promise.share),
+                "told": as_json(promise.told),
+                "kept": promise.is_kept,
+            }
+            for promise in trust.promises
+        ],
+        "learning_curves": {
+            name: [{**point._asdict(), "auroc": as_json(point.auroc)} for point in points]
+            for name, points in trust.learning_curves.items()
+        },
     }
 
 
@@ -136,7 +187,9 @@ def _provenance(study: Study) -> dict[str, Any]:
         "python": platform.python_version(),
         **{name: version_of(name) for name in ("numpy", "scipy", "scikit-learn", "plotly")},
         "seed": options.seed,
-        "folds": options.folds,
+        "folds": len(study.folds),
+        "folds_by": options.folds_by,
+        "match_length": options.match_length,
         "bootstrap_draws": options.draws,
         "tags": dict(options.tags),
         "group": list(options.group),

@@ -13,11 +13,14 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
-METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text")
+METRICS = ("auroc", "auprc", "accuracy", "ece", "over_text", "over_best_control", "over_prompt")
 
 
 def write_data(
-    folder: Path, document: Mapping[str, Any], scores: Sequence[Mapping[str, Any]]
+    folder: Path,
+    document: Mapping[str, Any],
+    scores: Sequence[Mapping[str, Any]],
+    claims: Sequence[Mapping[str, Any]],
 ) -> list[Path]:
     """Write ``report.json`` and one CSV file per table.
 
@@ -25,14 +28,15 @@ def write_data(
         folder: where they go; it must exist.
         document: what :func:`activation_logging.report.document.make_document` returns.
         scores: what :func:`activation_logging.report.document.score_rows` returns.
+        claims: what :func:`activation_logging.report.tokens.claim_rows` returns.
 
     Returns:
         The paths of the files; a table without rows has none.
     """
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
-        "detectors": [_flat(row) for row in document["detectors"]],
+        "detectors": [flat(row) for row in document["detectors"]],
         "sweep": [
-            {"layer": row["layer"], "position": row["position"], **_spread("auroc", row["auroc"])}
+            {"layer": row["layer"], "position": row["position"], **spread("auroc", row["auroc"])}
             for row in document["sweep"]
         ],
         "folds": [{"fold": i, **row} for i, row in enumerate(document["folds"])],
@@ -54,6 +58,10 @@ def write_data(
             for row in rows
         ],
         "transfer": _transfer_rows(document["transfer"]),
+        **_trust_tables(document),
+        "operating_points": [_plain(point) for point in document["operating_points"]],
+        "claims": claims,
+        **_token_tables(document["tokens"]),
     }
     written = [folder / "report.json"]
     text = dumps(document, indent=1, ascii_only=False)
@@ -61,11 +69,12 @@ def write_data(
     for name, rows in tables.items():
         if rows:
             written.append(folder / f"{name}.csv")
-            write_whole(written[-1], _csv(rows))
+            write_whole(written[-1], csv_bytes(rows))
     return written
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def csv_bytes(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows that all have the names of the first one, with a header."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
@@ -73,14 +82,88 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return text.getvalue().encode("utf-8", "replace")
 
 
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    plain = {name: row[name] for name in ("name", "title", "layer", "position", "source")}
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A detector's row, its intervals as three columns each."""
+    texts = ("name", "title", "layer", "position", "source", "role", "control", "before_answer")
+    plain = {name: row[name] for name in texts}
     for metric in METRICS:
-        plain.update(_spread(metric, row[metric]))
+        plain.update(spread(metric, row[metric]))
+    for rate, recall in row["recall_at"].items():
+        plain.update(spread(f"recall_at_{rate}", recall))
+    plain.update(spread("aurc", row["risk_coverage"]["aurc"]))
     return plain
 
 
-def _spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+def _trust_tables(document: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    trust = document["trust"]
+    shuffled = trust["shuffled"]
+    return {
+        "risk_coverage": [
+            {"detector": row["name"], "coverage": coverage, "risk": risk}
+            for row in document["detectors"]
+            for coverage, risk in zip(
+                row["risk_coverage"]["coverage"], row["risk_coverage"]["risk"], strict=True
+            )
+        ],
+        "shuffled": [{"detector": trust["probe"], **_plain(shuffled)}],
+        "conformal": [
+            {"detector": trust["probe"], **_plain(promise)} for promise in trust["conformal"]
+        ],
+        "learning_curves": [
+            {"detector": name, **_plain(point)}
+            for name, points in trust["learning_curves"].items()
+            for point in points
+        ],
+    }
+
+
+def _token_tables(part: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
+    return {
+        "token_detectors": token_rows(part),
+        "token_sweep": part.get("sweep", []),
+        "token_transfer": [
+            {
+                "tag": one["tag"],
+                "fitted_on": source,
+                "tested_on": value,
+                **spread("auroc", one["auroc"][i][j]),
+            }
+            for one in part.get("transfers", ())
+            for i, source in enumerate(one["sources"])
+            for j, value in enumerate(one["values"])
+        ],
+    }
+
+
+def token_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """One row per detector of tokens and level; none without a study of tokens."""
+    names = ("name", "title", "layer", "source", "role")
+    return [
+        {**{name: row[name] for name in names}, "level": level, **_level(found)}
+        for row in part.get("detectors", ())
+        for level, found in row["levels"].items()
+    ]
+
+
+def _level(found: Mapping[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for metric in ("auroc", "auprc", "within", "over_control", "within_over_control"):
+        plain.update(spread(metric, found[metric]))
+    for rate, recall in found["recall_at"].items():
+        plain.update(spread(f"recall_at_{rate}", recall))
+    return plain | {name: found[name] for name in ("control", "within_control")}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose intervals are three columns each."""
+    plain: dict[str, Any] = {}
+    for name, value in row.items():
+        plain.update(spread(name, value) if isinstance(value, dict) else {name: value})
+    return plain
+
+
+def spread(name: str, interval: Mapping[str, float | None] | None) -> dict[str, Any]:
+    """An interval as three columns; empty ones without it."""
     interval = interval or dict.fromkeys(("value", "low", "high"))
     return {
         name: interval["value"],
@@ -96,7 +179,7 @@ def _transfer_rows(transfer: Mapping[str, Any]) -> list[dict[str, Any]]:
             "tag": transfer["tag"],
             "fitted_on": source,
             "tested_on": target,
-            **_spread("auroc", transfer["auroc"][i][j]),
+            **spread("auroc", transfer["auroc"][i][j]),
             "left_out_for_shared_entities": transfer["shared_entities_left_out"][i][j],
         }
         for i, source in enumerate(values)

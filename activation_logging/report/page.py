@@ -10,13 +10,22 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from activation_logging.report import headline
+from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
+from activation_logging.report.marking import marked
 from activation_logging.strict_json import dumps
 from activation_logging.text import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+LEVELS = {
+    "span": "A claim, by its highest token",
+    "first": "A claim, by its first token alone",
+    "token": "A token of a claim",
+    "answer": "A whole answer, by its highest token",
+}
+"""What a probe of tokens is asked about."""
 
 MINUS = "\N{MINUS SIGN}"
 
@@ -37,12 +46,40 @@ def render_page(document: Mapping[str, Any]) -> str:
             headline=headline.headline(document),
             probe=headline.main_probe(document),
             before=headline.probe_before_answer(document),
-            text_control=headline.text_control(document),
+            best_control=headline.best_control(document),
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             charts=make_charts(document),
+            sites=list(where_charts.places(document).sites),
+            heads=where_charts.best_heads(document),
+            head_positions=where_charts.head_positions(document),
             css=_trusted("page.css"),
+            levels=LEVELS,
+            rates=list(document["detectors"][0]["recall_at"]),
+            pick_js=_trusted("pick.js"),
             js=_trusted("page.js"),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
+        )
+    )
+
+
+def render_comparison(document: Mapping[str, Any]) -> str:
+    """The page of a comparison as text. Every text of the document is escaped.
+
+    Args:
+        document: what :func:`activation_logging.report.comparison.build_comparison` makes.
+    """
+    return (
+        _environment()
+        .get_template("compare.html.j2")
+        .render(
+            studies=document["studies"],
+            without=document["left_out"],
+            lines=comparison_data.lines(document),
+            claims=comparison_data.claim_lines(document),
+            metrics=comparison_data.METRICS,
+            made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
+            css=_trusted("page.css"),
+            pick_js=_trusted("pick.js"),
         )
     )
 
@@ -55,7 +92,16 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters.update(number=_number, ranges=_ranges, on_axis=_on_axis)
+    made.filters.update(
+        number=_number,
+        ranges=_ranges,
+        on_axis=_on_axis,
+        marked=marked,
+        place=_place,
+        where=_where,
+        percent=_percent,
+        metric=comparison_data.metric,
+    )
     made.policies["json.dumps_function"] = dumps
     made.policies["json.dumps_kwargs"] = {}
     return made
@@ -79,3 +125,26 @@ def _on_axis(value: float | None) -> float:
 
 def _ranges(numbers: Iterable[int]) -> str:
     return ", ".join(ranges(numbers))
+
+
+def _place(layer: int | str) -> str:
+    """What a sentence calls a layer, a site, or one head of it."""
+    return f"layer {layer}" if str(layer).isdecimal() else str(layer)
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    """The places of a detector, one for each fold, in a few words; the CSV has them all."""
+    layers, positions = (
+        row[part].split(", ") if row[part] else [] for part in ("layer", "position")
+    )
+    if not layers:
+        return ""
+    if len(layers) == 1:
+        named = _place(layers[0])
+    else:
+        named = f"{len(layers)} layers, {layers[0]} to {layers[-1]}"
+    return f"{named}; {positions[0] if len(positions) == 1 else f'{len(positions)} positions'}"
+
+
+def _percent(share: float | str) -> str:
+    return f"{100 * float(share):g}\N{NO-BREAK SPACE}%"

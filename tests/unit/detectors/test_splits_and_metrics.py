@@ -57,6 +57,72 @@ def test_auroc_compares_within_folds(scored):
     np.testing.assert_allclose(metrics.auroc(y, shifted, ones, folds), [wanted], rtol=1e-12)
 
 
+@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.1, 0.5, 1.0])
+def test_recall_is_the_highest_at_so_few_false_positives(scored, fpr):
+    y, p, rng = scored
+    w = weights_of(rng)
+    wanted = []
+    for row in w:
+        rates, found, _ = reference.roc_curve(y, p, sample_weight=row, drop_intermediate=False)
+        wanted.append(found[rates <= fpr + 1e-9].max())
+    np.testing.assert_allclose(metrics.recall_at_fpr(y, p, w, ALL, fpr), wanted)
+
+
+def test_risk_against_coverage_by_hand():
+    #                 kept first ...                      ... kept last
+    y = np.array([0, 0, 1, 0, 1, 1])
+    p = np.array([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    risks = [0, 0, 1 / 3, 1 / 4, 2 / 5, 3 / 6]
+    ones, part = np.ones((1, 6)), [np.arange(6)]
+    np.testing.assert_allclose(metrics.aurc(y, p, ones, part), [np.mean(risks)])
+    coverage = np.array([0.5, 0.6, 1.0])
+    found = metrics.risk_at_coverage(y, p, part, coverage)
+    np.testing.assert_allclose(found, [1 / 3, 1 / 4, 1 / 2])
+    # What tells nothing has the risk of all answers at every coverage.
+    same = np.full(6, 0.5)
+    np.testing.assert_allclose(metrics.aurc(y, same, ones, part), [0.5])
+    np.testing.assert_allclose(metrics.risk_at_coverage(y, same, part, coverage), [0.5] * 3)
+
+
+def test_risk_takes_an_answer_drawn_twice_for_two(scored):
+    y, p, rng = scored
+    p = p + rng.uniform(0, 1e-6, 200)  # no ties: those are kept together
+    w = rng.integers(1, 3, 200)
+    doubled = np.repeat(np.arange(200), w)
+    order = np.argsort(p[doubled], kind="stable")
+    risk = np.cumsum(y[doubled][order]) / np.arange(1, len(doubled) + 1)
+    # Both copies are kept together, so each counts with the risk after the second.
+    last = np.flatnonzero(np.diff(np.r_[p[doubled][order], np.inf]) > 0)
+    wanted = np.repeat(risk[last], np.diff(np.r_[-1, last])).mean()
+    found = metrics.aurc(y, p, w[None].astype(float), ALL)
+    np.testing.assert_allclose(found, [wanted])
+
+
+def test_what_ranks_compares_within_folds(scored):
+    """Scores of one fold moved by a constant change nothing."""
+    y, p, rng = scored
+    folds = [np.arange(0, 80), np.arange(80, 200)]
+    shifted = p + np.where(np.arange(200) < 80, 10.0, 0.0)
+    w = weights_of(rng)
+    for metric in (metrics.auprc, metrics.aurc, metrics.recall_at_fpr):
+        np.testing.assert_allclose(metric(y, p, w, folds), metric(y, shifted, w, folds))
+    coverage = np.array([0.3, 0.9])
+    np.testing.assert_allclose(
+        metrics.risk_at_coverage(y, p, folds, coverage),
+        metrics.risk_at_coverage(y, shifted, folds, coverage),
+    )
+
+
+def test_recall_is_within_folds_and_a_lower_bound():
+    y, p = np.array([1, 1, 0, 0, 1, 0]), np.array([0.9, 0.5, 0.7, 0.1, -3.0, -4.0])
+    folds = [np.arange(4), np.arange(4, 6)]
+    ones = np.ones((1, 6))
+    # In the first fold one positive is above both negatives, in the second the only one is.
+    assert metrics.recall_at_fpr(y, p, ones, folds, 0.1) == pytest.approx([2 / 3])
+    assert metrics.recall_at_fpr(y, p, ones, folds, 0.5) == pytest.approx([1.0])
+    assert np.isnan(metrics.recall_at_fpr(y, p, np.array([[1.0, 1, 0, 0, 1, 0]]), folds, 0.1))
+
+
 def test_accuracy_and_threshold(scored):
     y, p, rng = scored
     threshold = metrics.best_f1_threshold(y, p)
@@ -115,6 +181,18 @@ def test_bootstrap_interval_has_the_width_that_theory_says():
     assert found.high - found.low == pytest.approx(2 * 1.96 * error, rel=0.12)
 
 
+def test_one_interval_of_several_draws_holds_what_each_gave(scored):
+    y, p, rng = scored
+    groups = np.array([f"g{i // 4}" for i in range(200)])
+    bootstrap = Bootstrap(groups, draws=200, seed=1)
+    each = [lambda w, s=s: metrics.auroc(y, s, w, ALL) for s in (p, 1 - p, rng.random(200))]
+    alone = [bootstrap.interval(metric) for metric in each]
+    both = bootstrap.interval(*each)
+    assert both.value == pytest.approx(np.mean([one.value for one in alone]))
+    assert both.low <= min(one.value for one in alone)
+    assert both.high >= max(one.value for one in alone)
+
+
 def test_folds_keep_groups_together_and_classes_in_proportion():
     rng = np.random.default_rng(0)
     groups = np.array([f"e{i}" for i in rng.integers(0, 100, 400)])
@@ -134,6 +212,34 @@ def test_folds_keep_groups_together_and_classes_in_proportion():
         len(a.test) != len(b.test) or (a.test != b.test).any()
         for a, b in zip(folds, other, strict=False)
     )
+
+
+def test_units_are_held_out_and_what_they_are_about_with_them():
+    rng = np.random.default_rng(0)
+    groups = np.array([f"e{i}" for i in rng.integers(0, 300, 600)])
+    units = np.array([f"u{i}" for i in rng.integers(0, 8, 600)])
+    y = rng.integers(0, 2, 600)
+    for folds in (3, 8):
+        made = make_folds(y, groups, units=units, folds=folds)
+        assert len(made) == folds
+        assert sorted(np.concatenate([fold.test for fold in made])) == list(range(600))
+        for fold in made:
+            assert set(units[fold.test]) == set(fold.held_out)
+            for whose in (groups, units):
+                assert not set(whose[fold.train]) & set(whose[fold.test])
+            assert not set(groups[fold.fit]) & set(groups[fold.validation])
+            assert set(fold.fit) | set(fold.validation) == set(fold.train)
+            left_out = set(range(600)) - set(fold.train) - set(fold.test)
+            assert left_out
+            assert set(groups[list(left_out)]) <= set(groups[fold.test])
+    assert {len(fold.held_out) for fold in made} == {1}
+
+
+def test_units_that_share_all_they_are_about_cannot_be_held_out():
+    groups = np.array([f"e{i // 2}" for i in range(200)])
+    units = np.array([f"u{i % 2}" for i in range(200)])
+    with pytest.raises(DatasetError, match=r"'u0' held out.*only 0 answers"):
+        make_folds(np.arange(200) // 2 % 2, groups, units=units, folds=2)
 
 
 def test_a_planted_leak_is_refused():

@@ -15,7 +15,6 @@ from jinja2 import UndefinedError
 
 from activation_logging.report import build_report
 from activation_logging.report.charts import make_charts
-from activation_logging.report.headline import headline, probe_before_answer
 from activation_logging.report.page import render_page
 from tests.fixtures.planted import build
 
@@ -231,34 +230,6 @@ def test_curves_show_the_detectors_that_ask_for_it(report):
     charts = make_charts(document)
     assert [name.rpartition(" ")[0] for name in names_of(charts["roc"])] == [
         "Mass-mean probe",
-        "Text only",
+        "Prompt only",
     ]
     assert names_of(charts["precision-recall"])[0].startswith("Mass-mean probe ")
-
-
-@pytest.mark.parametrize(
-    ("over", "said"),
-    [
-        ({"value": 0.1, "low": 0.05, "high": 0.2}, ", more than the words alone tell ("),
-        ({"value": -0.1, "low": -0.2, "high": -0.05}, ", less than the words alone tell ("),
-        ({"value": 0.0, "low": -0.1, "high": 0.1}, ", not clearly different from what the words"),
-        ({"value": 0.1, "low": None, "high": None}, None),
-    ],
-)
-def test_the_headline_compares_the_probe_with_the_words(report, over, said):
-    document = copy.deepcopy(dict(report.document))
-    probe = document["detectors"][0]
-    before = probe_before_answer(document)
-    before["over_text"] = probe["over_text"] = over
-    first, second = headline(document).split(" Before ")
-    value = f"{probe['auroc']['value']:.2f}"
-    start = f"A linear probe tells hallucinated from correct answers with AUROC {value}"
-    assert first.startswith(start)
-    assert said in first if said else first == f"{start}."
-    start = f"the first word, it is {before['auroc']['value']:.2f}"
-    assert second.startswith(start)
-    assert said in second if said else second == f"{start}."
-    document["detectors"].remove(before)
-    assert headline(document) == first
-    document["detectors"][0] = {**probe, "position": "prompt_last"}
-    assert headline(document).startswith("Before the first word, a linear probe tells ")
