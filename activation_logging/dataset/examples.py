@@ -230,7 +230,7 @@ class _Found:
         """Take an answer. ``sites`` keeps those besides the residual stream that all have."""
         others = {(site, entry.shape_of(site).shape) for site in entry.sites if site.name != RESID}
         self.sites = self.sites & others if self.answers else others
-        self.answers.append(_answer(entry, label, group))
+        self.answers.append(_answer(entry, self.label, label, group))
 
     def common_layers(self) -> tuple[int, ...]:
         return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
@@ -326,7 +326,7 @@ def _evaluator(store: Store, label: str | None, found: Counts) -> str:
     return chosen
 
 
-def _answer(entry: Entry, label: str, group: Sequence[str]) -> _Answer:
+def _answer(entry: Entry, evaluator: str, label: str, group: Sequence[str]) -> _Answer:
     return _Answer(
         sequence=entry.sequence,
         key=entry.key,
@@ -334,7 +334,7 @@ def _answer(entry: Entry, label: str, group: Sequence[str]) -> _Answer:
         model=entry.model,
         subjects=subjects_of(entry, group),
         tags=entry.tags,
-        place=Place.of(entry),
+        place=Place.of(entry, label=evaluator),
         layers=entry.layers,
         num_layers=entry.num_layers,
         hidden_size=entry.hidden_size,
