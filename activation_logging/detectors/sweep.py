@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_blocks
 from activation_logging.dataset.layers import in_order
-from activation_logging.detectors.metrics import auroc, best_f1_threshold
+from activation_logging.detectors.metrics import best_f1_threshold, plain_auroc
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -40,11 +40,13 @@ class Scores:
     """What one detector said of every example, each time as part of the test side.
 
     ``probability`` is ``[n]``; ``threshold`` and ``validation_auroc`` have one value per fold.
+    ``validation`` holds the probabilities of each fold's validation part.
     """
 
     probability: npt.NDArray[np.float64]
     threshold: list[float] = field(default_factory=list)
     validation_auroc: list[float] = field(default_factory=list)
+    validation: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def predicted(self, folds: Sequence[Fold]) -> npt.NDArray[np.int64]:
         """The class predicted at each fold's threshold, ``[n]``."""
@@ -108,6 +110,7 @@ class Sweep:
             combined.probability[fold.test] = own.probability[fold.test]
             combined.threshold.append(own.threshold[number])
             combined.validation_auroc.append(own.validation_auroc[number])
+            combined.validation.append(own.validation[number])
         return combined
 
 
@@ -143,6 +146,7 @@ def cross_validate(
     features: Sequence[npt.NDArray[Any]],
     y: npt.NDArray[np.int64],
     folds: Sequence[Fold],
+    fit_with: Mapping[str, npt.NDArray[Any]] | None = None,
 ) -> Scores:
     """Fit on each training side, score its test side.
 
@@ -154,13 +158,16 @@ def cross_validate(
         features: for each fold the features ``[n, ...]`` to use in it.
         y: classes, ``[n]``.
         folds: the splits.
+        fit_with: what else ``fit`` takes by name, ``[n]`` each.
     """
+    given = fit_with or {}
     scores = Scores(np.full(len(y), np.nan))
     for fold, X in zip(folds, features, strict=True):
-        held_out = _fit_score(make(), X, y, fold.fit, fold.validation)
+        held_out = _fit_score(make(), X, y, (fold.fit, fold.validation), given)
         scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
-        scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
-        scores.probability[fold.test] = _fit_score(make(), X, y, fold.train, fold.test)
+        scores.validation_auroc.append(plain_auroc(y[fold.validation], held_out))
+        scores.validation.append(held_out)
+        scores.probability[fold.test] = _fit_score(make(), X, y, (fold.train, fold.test), given)
     return scores
 
 
@@ -168,15 +175,13 @@ def _fit_score(
     model: Any,
     X: npt.NDArray[Any],
     y: npt.NDArray[np.int64],
-    train: npt.NDArray[np.int64],
-    test: npt.NDArray[np.int64],
+    sides: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    fit_with: Mapping[str, npt.NDArray[Any]],
 ) -> npt.NDArray[np.float64]:
+    train, test = sides
     # Sums over thousands of float32 states lose digits.
     dtype = np.float64 if X.dtype.kind == "f" else X.dtype
-    fitted = model.fit(X[train].astype(dtype, copy=False), y[train])
+    own = {name: values[train] for name, values in fit_with.items()}
+    fitted = model.fit(X[train].astype(dtype, copy=False), y[train], **own)
     scored = fitted.predict_proba(X[test].astype(dtype, copy=False))[:, 1]
     return np.asarray(scored, dtype=np.float64)
-
-
-def _plain_auroc(y: npt.NDArray[np.int64], score: npt.NDArray[np.float64]) -> float:
-    return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])

@@ -16,8 +16,8 @@ found in "Nigeria" and "Guinea" not in "Papua New Guinea".
 
 The verdict's details say which characters are the answer that counted (``answer_start``,
 ``answer_end``), in wrong answers too: where no possible answer is named, it is what the first
-sentence gives (:mod:`.given`), or the sentence that denies. ``value`` is what these characters mean,
-the same for every name of one thing.
+sentence gives (:mod:`.given`), or the sentence that denies. ``value`` is what these characters
+mean, the same for every name of one thing.
 
 Chemical symbols are one or two letters long and some are English words, so they are looked for as
 written: as the whole answer (then in any case), or with the capital that they have.
@@ -93,7 +93,12 @@ GOLD = gold_judge(lambda sort: {})  # noqa: ARG005 - knows the right answers and
 
 
 def judge_short_answer(
-    answer: str, gold: Sequence[str], sort: str, candidates: Mapping[str, str], *, question: str = ""
+    answer: str,
+    gold: Sequence[str],
+    sort: str,
+    candidates: Mapping[str, str],
+    *,
+    question: str = "",
 ) -> Finding:
     """Label one short answer.
 
