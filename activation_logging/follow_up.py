@@ -368,9 +368,9 @@ def _first_token(said: Any) -> dict[int, float]:
     if found is None:
         return {}
     if hasattr(found, "content"):  # a chat's
-        tops = {top.token: top.logprob for top in found.content[0].top_logprobs}
+        tops = {top.token: top.logprob for one in found.content[:1] for top in one.top_logprobs}
     else:
-        tops = dict(found.top_logprobs[0] or {})
+        tops = {**(found.top_logprobs or [{}])[0]}
     return {int(token.rpartition(":")[2]): value for token, value in tops.items()}
 
 
