@@ -51,8 +51,8 @@ NAMED_POSITIONS = (
 Pool = Literal["one", "mean", "max"]
 
 JUDGE_AGAIN = (
-    "the judges of short answers name it since gold/3 and typed/2; a run of ours is judged again "
-    "by its script with --do_eval --eval_overwrite"
+    "the judges of short answers name it since gold/3 and typed/2, those of descriptions never; a "
+    "run of ours is judged again by its script with --do_eval --eval_overwrite"
 )
 """What to do about labels that do not say where the answer is."""
 

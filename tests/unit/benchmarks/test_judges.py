@@ -178,7 +178,7 @@ class TestGold:
         [
             ("It is in NIGERIA.", "Nigeria", "city", "NIGERIA", "nigeria"),
             ("Niger, I think", "Nigeria", "city", "Niger", "NE"),
-            ("The Republic of Niger", "Nigeria", "city", "Republic of Niger", "NE"),
+            ("Niger or Nigeria", "Nigeria", "city", "Niger", "NE"),
             ("Its capital is Port Blair.", "Honiara", "capital", "Port Blair", "port blair"),
             ("Its symbol is **NA**", "Na", "symbol", "NA", "na"),
             ("The symbol is Pb, of course", "Na", "symbol", "Pb", "Pb"),
