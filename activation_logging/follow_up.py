@@ -48,6 +48,7 @@ TOP = 20
 _MAX_TEXT = 4000  # characters of a question and of an answer that are shown
 _PATIENCE = 8  # failures without a success between them
 _TIMEOUT_S = 600.0
+_RETRIES = 2
 _WAIT_S = 10.0
 _POLL_S = 0.25
 
@@ -140,6 +141,7 @@ def ask_follow_ups(
         report.subjects, report.known = len(subjects), len(subjects) - len(jobs)
         if jobs:
             asyncio.run(_run(asker, jobs, max_connections, progress))
+        if asker.replied:
             _flush(endpoint)
             report.unlogged = _unlogged(store, kind, asker.replied)
     if report.unlogged:
@@ -250,7 +252,10 @@ class _Asker:
     async def open(self) -> None:
         """Make the client, whose connections belong to the running event loop."""
         self._client = self._openai.AsyncOpenAI(
-            base_url=self._endpoint.base_url, api_key=api_key(), timeout=_TIMEOUT_S, max_retries=2
+            base_url=self._endpoint.base_url,
+            api_key=api_key(),
+            timeout=_TIMEOUT_S,
+            max_retries=_RETRIES,
         )
 
     async def close(self) -> None:
@@ -429,7 +434,8 @@ def _word_ids(endpoint: Endpoint) -> tuple[frozenset[int], frozenset[int]]:
 def _tokenized(asking: Any, model: str, text: str) -> list[int]:
     body = {"model": model, "prompt": text, "add_special_tokens": False}
     found = asking.post("/tokenize", cast_to=object, body=body)
-    return list(found["tokens"])
+    tokens = found.get("tokens") if isinstance(found, dict) else None
+    return tokens if isinstance(tokens, list) else []
 
 
 def _flush(endpoint: Endpoint) -> None:
