@@ -74,13 +74,19 @@ class Place(NamedTuple):
     judged: bool = False
 
     @classmethod
-    def of(cls, entry: Entry, *, span: bool = True, label: str | None = None) -> Place:
+    def of(
+        cls,
+        entry: Entry,
+        *,
+        span: bool = True,
+        evaluations: Iterable[Evaluation] | None = None,
+    ) -> Place:
         """What an entry offers.
 
         Args:
             entry: an entry with a record of rows, though perhaps with none.
             span: also look for the answer that ``answer_span`` means, which takes time.
-            label: the evaluator whose word on where the answer is counts; None for any.
+            evaluations: those whose word on where the answer is counts; all unless given.
 
         Raises:
             RowsMissing: the entry has no record of rows.
@@ -91,9 +97,9 @@ class Place(NamedTuple):
         if not span:
             return place
         tokens, shared, response = entry.response_tokens, entry.shared_characters, entry.response
-        evaluations = entry.evaluations
-        chosen = evaluations.values() if label is None else filter(None, [evaluations.get(label)])
-        judged = judged_answer(response, chosen)
+        judged = judged_answer(
+            response, entry.evaluations.values() if evaluations is None else evaluations
+        )
         try:
             if judged is None:
                 found = locate_span(response, tokens, entry.tags, shared)

@@ -118,11 +118,6 @@ class Detector:
                 "beside it"
             )
 
-    @property
-    def reads(self) -> tuple[str, ...]:
-        """The detectors without whose numbers there is none of this one; see ``fit_with``."""
-        return tuple(name for name in self.fit_with if name != "groups")
-
 
 _OURS = (
     "linear:LINEAR_PROBE",

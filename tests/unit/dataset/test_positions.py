@@ -140,15 +140,15 @@ def test_what_the_judge_says_comes_before_any_tag(tmp_path):
         for name, about in (("facts", details), ("other", {"answer_start": 0, "answer_end": 1})):
             store.put_evaluation(wrong.key, name=name, label="hallucinated", details=about)
         entry = store[wrong.key]
-        place = Place.of(entry, label="facts")
+        place = Place.of(entry, evaluations=[entry.evaluations["facts"]])
         assert place.judged
         assert "".join(entry.response_tokens[slice(*place.span)]).strip() == said
-        assert Place.of(entry, label="other").span == (0, 1)
+        assert Place.of(entry, evaluations=[entry.evaluations["other"]]).span == (0, 1)
         # Without a word on whose, any judge's; the row is that of the last of the tokens.
         assert Place.of(entry).judged
         rows = find_rows("answer_span", place)
         assert rows.start == place.num_prompt + place.span[1] - 1
-        assert not Place.of(entry, label="nobody").judged
+        assert not Place.of(entry, evaluations=[]).judged
 
 
 @pytest.mark.parametrize(
