@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.benchmarks.endpoint import api_key, check_endpoint, client, openai_package
 from activation_logging.detectors.follow_ups import (
     FALSE_FORMS,
-    HALF,
     TRUE_FORMS,
     Asks,
     FollowUps,
     Subject,
     grouping,
     is_follow_up,
+    is_true,
     share_of_true,
     tags_of,
 )
@@ -353,11 +353,6 @@ class _Asker:
         self.report.undecided += share is None
         self.replied.append(Subject.of(*entries))
         return is_true(share)
-
-
-def is_true(share: float | None) -> bool:
-    """Whether a reply says True; one in which neither word was likely does not."""
-    return share is not None and share > HALF
 
 
 def question_about(kind: Asks, entries: Sequence[Entry]) -> str:

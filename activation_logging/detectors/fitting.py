@@ -107,7 +107,7 @@ class Inputs:
         for name in names:
             if name in self.signals.values:
                 return self.signals.values[name]
-        raise InputMissing(self.signals.missing[names[0]])
+        raise InputMissing(self.signals.missing[names[-1]])
 
     def _sweep_of_heads(self, detector: Detector, progress: Progress) -> Sweep:
         """A classifier of each head that was logged, at the answer's last token."""

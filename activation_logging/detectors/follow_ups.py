@@ -37,8 +37,7 @@ Asks = Literal["p_true", "entails"]
 ASKS: tuple[Asks, ...] = get_args(Asks)
 DIGESTS, TRUE, FALSE = "digests", "true", "false"
 
-HALF = 0.5
-"""Above this probability of True, one answer says what the other one says."""
+_HALF = 0.5
 
 TRUE_FORMS, FALSE_FORMS = (
     tuple(f"{before}{word}" for word in words for before in ("", " ", "(", " ("))
@@ -145,6 +144,11 @@ def share_of_true(top: Mapping[int, float], true: set[int], false: set[int]) -> 
     """The probability of the tokens of True among those of both words; None if none is there."""
     yes, no = (sum(np.exp(top[token]) for token in ids if token in top) for ids in (true, false))
     return float(yes / (yes + no)) if yes + no > 0 else None
+
+
+def is_true(share: float | None) -> bool:
+    """Whether a reply says True; one in which neither word was likely does not."""
+    return share is not None and share > _HALF
 
 
 def grouping(count: int) -> Generator[tuple[int, int], bool, list[list[int]]]:

@@ -12,7 +12,13 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_vector
 from activation_logging.dataset.positions import judged_answer, rows_at
-from activation_logging.detectors.follow_ups import HALF, FollowUps, Subject, grouping, is_follow_up
+from activation_logging.detectors.follow_ups import (
+    FollowUps,
+    Subject,
+    grouping,
+    is_follow_up,
+    is_true,
+)
 from activation_logging.detectors.registry import Detector
 from activation_logging.errors import InputMissing, RowsMissing
 from activation_logging.text import fold
@@ -69,14 +75,12 @@ class Samples:
 
     def _same(self, one: Entry, other: Entry) -> bool:
         for subject in (Subject.of(one, other), Subject.of(other, one)):
-            asked = self.follow_ups is not None and self.follow_ups.asked("entails", subject)
-            if self.follow_ups is None or not asked:
+            if self.follow_ups is None or not self.follow_ups.asked("entails", subject):
                 raise InputMissing(
                     "nobody was asked whether the answers mean the same; ask: activation-logging "
                     "follow-up PATH --ask entails"
                 )
-            # A reply that is neither word does not say that they mean the same.
-            if (self.follow_ups.probability("entails", subject) or 0.0) <= HALF:
+            if not is_true(self.follow_ups.probability("entails", subject)):
                 return False
         return True
 

@@ -40,7 +40,8 @@ class StackedProbe(ClassifierMixin, BaseEstimator):
         """Fit on ``[n, hidden + numbers]``, classes ``[n]``, and what each answer is about."""
         states, numbers = self._divide(X)
         log_odds = np.full(len(y), np.nan)
-        parts = StratifiedGroupKFold(PARTS, shuffle=True, random_state=0)
+        count = min(PARTS, len(np.unique(groups)))
+        parts = StratifiedGroupKFold(count, shuffle=True, random_state=0)
         for train, test in parts.split(states, y, groups):
             if len(np.unique(y[train])) > 1:
                 log_odds[test] = (
