@@ -49,6 +49,11 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     return _divide(above, pairs)
 
 
+def plain_auroc(y: Ints, score: Floats) -> float:
+    """AUROC of one part, every answer counted once."""
+    return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])
+
+
 def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
     """Average precision of each fold, weighted by its positives, ``[resamples]``.
 

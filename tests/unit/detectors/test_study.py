@@ -188,4 +188,4 @@ def test_short_answers_are_left_out_and_counted(tmp_path):
 
     found = study(build(tmp_path / "s", n=80, change=change), layers=[2])
     assert len(found.examples) == 79
-    assert found.examples.left_out == {"too short for every position": 1}
+    assert found.examples.left_out == {"without a state at every position": 1}
