@@ -8,7 +8,7 @@ different parts need not share a scale.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 10
@@ -114,7 +114,9 @@ def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floa
     return _divide(area, answers)
 
 
-def risk_at_coverage(y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats) -> Floats:
+def risk_at_coverage(
+    y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats
+) -> npt.NDArray[np.float64]:
     """The risk among the answers of lowest score, ``[coverage]``: the curve of :func:`aurc`.
 
     Args:
