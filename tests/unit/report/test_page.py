@@ -139,6 +139,7 @@ def test_texts_of_clients_are_shown_and_never_markup(report):
 TEXT_KEYS = (
     *("counts", "grouped_by", "left_out", "dtypes", "folds", "curves", "calibration"),
     *("histograms", "detectors_left_out", "positions_left_out", "values_left_out"),
+    "learning_curves",
 )
 """Where the names in a document's objects are texts, too."""
 
