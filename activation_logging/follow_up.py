@@ -322,32 +322,28 @@ class _Asker:
         assert self._client is not None
         true, false = self._words
         tags = tags_of(self._kind, entries, sorted(true), sorted(false))
-        options = {
+        extra: dict[str, Any] = {
+            "return_tokens_as_token_ids": True,
+            # One row each: the state from which the word comes.
+            "vllm_xargs": {"activation_tags": json.dumps(tags), "activation_tokens": "response"},
+        }
+        given: dict[str, Any] = {
             "model": self._endpoint.model,
             "max_tokens": 1,
             "temperature": 0.0,
-            "extra_body": {
-                "return_tokens_as_token_ids": True,
-                # One row each: the state from which the word comes.
-                "vllm_xargs": {
-                    "activation_tags": json.dumps(tags),
-                    "activation_tokens": "response",
-                },
-            },
+            "extra_body": extra,
         }
         text = question_about(self._kind, entries)
+        said: Any
         if entries[0].messages is None:
-            said = await self._client.completions.create(
-                prompt=f"{text}{_COMPLETION_END}", logprobs=TOP, **options
-            )
+            given |= {"prompt": f"{text}{_COMPLETION_END}", "logprobs": TOP}
+            said = await self._client.completions.create(**given)
         else:
-            options["extra_body"]["chat_template_kwargs"] = {"enable_thinking": False}
-            said = await self._client.chat.completions.create(
-                messages=[{"role": "user", "content": f"{text}{_CHAT_END}"}],
-                logprobs=True,
-                top_logprobs=TOP,
-                **options,
-            )
+            # A model that thinks would begin with something else than the word.
+            extra["chat_template_kwargs"] = {"enable_thinking": False}
+            given["messages"] = [{"role": "user", "content": f"{text}{_CHAT_END}"}]
+            given |= {"logprobs": True, "top_logprobs": TOP}
+            said = await self._client.chat.completions.create(**given)
         share = share_of_true(_first_token(said), true, false)
         self.report.asked += 1
         self.report.undecided += share is None

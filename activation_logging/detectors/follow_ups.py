@@ -30,6 +30,7 @@ from activation_logging.tags import ABOUT, BESIDE, KIND
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping, Sequence
+    from collections.abc import Set as AbstractSet
 
     from activation_logging.store import Entry, Store
 
@@ -140,7 +141,9 @@ def probability_of_true(entry: Entry) -> float | None:
     return share_of_true(tops[0], true, false) if tops else None
 
 
-def share_of_true(top: Mapping[int, float], true: set[int], false: set[int]) -> float | None:
+def share_of_true(
+    top: Mapping[int, float], true: AbstractSet[int], false: AbstractSet[int]
+) -> float | None:
     """The probability of the tokens of True among those of both words; None if none is there."""
     yes, no = (sum(np.exp(top[token]) for token in ids if token in top) for ids in (true, false))
     return float(yes / (yes + no)) if yes + no > 0 else None
