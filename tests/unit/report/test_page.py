@@ -217,7 +217,8 @@ def test_curves_show_the_detectors_that_ask_for_it(report):
     charts = make_charts(report.document)
     names = [name.rpartition(" ")[0] for name in names_of(charts["roc"])]
     assert names == [
-        *("Linear probe", "SAPLMA network", "Mean log-probability", "Minimum log-probability"),
+        *("Linear probe", "SAPLMA network", "Linear probe and log-probability, stacked"),
+        *("Mean log-probability", "Minimum log-probability"),
         *("Text only", "Length of the answer"),
     ]
     *_, text, signal, length = names_of(charts["layers"])
