@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -33,6 +34,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from rich.progress import track
 from rich.table import Table
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from activation_logging import open_store
 from activation_logging.console import PlainConsole
@@ -72,7 +74,8 @@ def make_store(path: Path, answers: int, layers: int, hidden: int) -> None:
     writer = StoreWriter(path, role="bench")
     for number in track(range(answers), "writing the store"):
         noise = rng.standard_normal((layers * ROWS, hidden), np.float32)
-        states = (noise + np.float32(0.8 * labels[number]) * told) @ mix
+        with threadpool_limits(1):
+            states = (noise + np.float32(0.8 * labels[number]) * told) @ mix
         blocks = to_bfloat16(states).reshape(layers, ROWS, hidden)
         made = capture(number, range(1, layers + 1), blocks[0])
         (segment,) = made.segments
@@ -160,8 +163,6 @@ def sklearn(path: Path) -> dict[str, Seconds]:
 
 def sklearn_on_one_core(path: Path) -> dict[str, Seconds]:
     """The same without threads in its matrix products."""
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
     with threadpool_limits(1):
         return sklearn(path)
 
@@ -249,6 +250,7 @@ def main() -> None:
     if not path.exists():
         options.folder.mkdir(parents=True, exist_ok=True)
         making = path.with_suffix(".making")
+        shutil.rmtree(making, ignore_errors=True)  # of a run that was broken off
         make_store(making, options.answers, options.layers, options.hidden)
         making.rename(path)
     names = [options.only] if options.only else list(CONTESTANTS)

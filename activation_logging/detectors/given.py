@@ -67,6 +67,7 @@ ANSWER_MIN_LOGPROB = Detector(
     "given",
     of_given=answer_min_logprob,
     role="signal",
+    control=True,
 )
 ANSWER_ENTROPY = Detector(
     "answer_entropy",

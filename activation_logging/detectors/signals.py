@@ -98,6 +98,7 @@ MIN_LOGPROB = Detector(
     "answer",
     of_answer=min_logprob,
     role="signal",
+    control=True,
     in_curves=True,
 )
 TOKEN_ENTROPY = Detector(
