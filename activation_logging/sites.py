@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 RESID = "resid"
 PRENORM = "resid_prenorm"
-SITES = (RESID, PRENORM, "attn_out", "heads", "mlp_out", "router")
+HEADS = "heads"
+SITES = (RESID, PRENORM, "attn_out", HEADS, "mlp_out", "router")
 """The kinds. Their order gives the codes and never changes; a new kind goes to the end.
 
 ============= =====================================================================================

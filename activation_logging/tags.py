@@ -18,6 +18,11 @@ FAME = "fame"
 INVENTOR = "inventor"
 TEMPLATE = "template"
 
+KIND = "kind"
+ABOUT = "about"
+BESIDE = "beside"
+"""Of a follow-up question: what it asks, and the keys of the answers that it asks about."""
+
 GROUP_TAGS = (GROUP, ENTITY)
 """They name what an answer is about."""
 

@@ -5,7 +5,8 @@
 Serves the default model, or with ``--large`` Qwen2.5-Coder-1.5B-Instruct, asks each benchmark's
 questions, labels the answers in one store, and reports each benchmark by itself. Broken off, it
 goes on where it was. Two tables: the rates with their 95 % intervals over questions, and the AUROC
-of the detectors that tell hallucinated from correct answers, with intervals over groups.
+of the detectors that tell hallucinated from correct answers, with intervals over groups, beside the
+best control and shuffled labels.
 """
 
 from __future__ import annotations
@@ -48,11 +49,14 @@ DETECTORS = {
     "linear_probe_before": "before the answer",
     "mean_logprob": "mean log-probability",
     "min_logprob": "minimum log-probability",
+    "answer_logprob": "log-probability of the answer given",
     "text_only": "text only",
     "prompt_only": "prompt only",
     "length": "length",
 }
 """By their names in the registry: what the second table calls them."""
+COMPARED = ("shuffled labels", "best control", "probe over it", "before the answer over the prompt")
+"""What the second table says besides: the floor, and differences of AUROC."""
 terminal = PlainConsole(width=150)
 
 
@@ -115,19 +119,26 @@ def detectors(names: Sequence[str], folder: Path) -> tuple[list[str], list[list[
                 )
         except DatasetError as error:
             terminal.print(f"{name}: {error}")
-            rows.append([f"`{name}`", str(error), *[""] * (len(DETECTORS) - 1)])
+            rows.append([f"`{name}`", str(error), *[""] * (len(DETECTORS) + len(COMPARED) - 1)])
             continue
         terminal.print(f"{name}: {made.headline}")
         found: Mapping[str, Any] = {row["name"]: row for row in made.document["detectors"]}
-        rows.append([f"`{name}`", *(_auroc(found.get(one)) for one in DETECTORS)])
-    return ["benchmark", *DETECTORS.values()], rows
+        trust, before = made.document["trust"], found.get("linear_probe_before", {})
+        rows.append(
+            [
+                f"`{name}`",
+                *(_interval(found[one]["auroc"]) if one in found else "" for one in DETECTORS),
+                _interval(trust["shuffled"]["auroc"]),
+                DETECTORS.get(trust["best_control"], trust["best_control"] or ""),
+                _interval(found["linear_probe"]["over_best_control"]),
+                _interval(before.get("over_prompt")),
+            ]
+        )
+    return ["benchmark", *DETECTORS.values(), *COMPARED], rows
 
 
-def _auroc(row: Mapping[str, Any] | None) -> str:
-    if row is None:
-        return ""
-    auroc = row["auroc"]
-    return f"{auroc['value']:.3f} ({auroc['low']:.3f} to {auroc['high']:.3f})"
+def _interval(of: Mapping[str, float] | None) -> str:
+    return f"{of['value']:.3f} ({of['low']:.3f} to {of['high']:.3f})" if of else ""
 
 
 def main() -> None:

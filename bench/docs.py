@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 
     from rich.table import Table
 
+    from activation_logging.detectors import Detector
+
 DOCS = Path(__file__).parent.parent / "docs"
 _TABLE = re.compile(
     r"^<!-- (?P<kind>measured|registered): (?P<name>[\w-]+) -->\n.*?^<!-- end -->$",
@@ -129,11 +131,18 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
         ]
     if name == "detectors":
         return ["name", "in the report", "reads", "role", "source"], [
-            [f"`{each.name}`", each.title, each.needs, each.role, each.source] for each in DETECTORS
+            [f"`{each.name}`", each.title, each.needs, _role(each), each.source]
+            for each in DETECTORS
         ]
     return ["`--format`", "what is written", "packages"], [
         [f"`{each.name}`", each.description, ", ".join(each.needs)] for each in FORMATS
     ]
+
+
+def _role(detector: Detector) -> str:
+    """A signal may be a control besides."""
+    both = detector.control and detector.role != "control"
+    return f"{detector.role}, control" if both else detector.role
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

@@ -28,16 +28,28 @@ def report(name: str, found: Mapping[str, Any], command: str | None) -> None:
     """The detectors, the linear probe at every place, and the transfer between kinds."""
     record_rows(
         name,
-        ["detector", "AUROC", "AUPRC", "ECE", "AUROC over text only"],
+        [
+            *("detector", "AUROC", "AUPRC", "recall at 5 % false positives", "AURC", "ECE"),
+            "AUROC over the best control",
+        ],
         [
             [
                 row["title"],
                 _interval(row["auroc"]),
                 f"{row['auprc']['value']:.3f}",
+                f"{row['recall_at']['0.05']['value']:.3f}",
+                f"{row['risk_coverage']['aurc']['value']:.3f}",
                 f"{row['ece']['value']:.3f}",
-                _interval(row["over_text"]) if row["over_text"] else "",
+                _interval(row["over_best_control"]) if row["over_best_control"] else "",
             ]
             for row in found["detectors"]
+        ]
+        + [
+            [
+                "Linear probe, shuffled labels",
+                _interval(found["trust"]["shuffled"]["auroc"]),
+                *[""] * 5,
+            ]
         ],
         command=command,
     )

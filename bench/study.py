@@ -12,15 +12,16 @@ sklearn the fits of the sweep alone, by a pipeline of StandardScaler and Logisti
         float32 arrays in memory; filling the arrays is not counted
 ======= ===========================================================================================
 
-Memory is the peak of what a process has for itself (anonymous); pages of the store that the kernel
-keeps, and may give up, are not counted.
+Of each part the wall clock and, in brackets, the processor time, which other work on the machine
+disturbs less. Memory is the peak of what a process has for itself (anonymous); pages of the store
+that the kernel keeps, and may give up, are not counted.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import resource
+import shutil
 import subprocess
 import sys
 import threading
@@ -28,11 +29,12 @@ import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from rich.progress import track
 from rich.table import Table
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from activation_logging import open_store
 from activation_logging.console import PlainConsole
@@ -46,7 +48,7 @@ from bench.answers import capture, document, to_bfloat16
 from bench.docs import add_flag, record, write_figures
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 POSITIONS = ("prompt_last", "response_first", "response_last", "response_mean", "response_max")
 ROWS = 16
@@ -72,7 +74,8 @@ def make_store(path: Path, answers: int, layers: int, hidden: int) -> None:
     writer = StoreWriter(path, role="bench")
     for number in track(range(answers), "writing the store"):
         noise = rng.standard_normal((layers * ROWS, hidden), np.float32)
-        states = (noise + np.float32(0.8 * labels[number]) * told) @ mix
+        with threadpool_limits(1):
+            states = (noise + np.float32(0.8 * labels[number]) * told) @ mix
         blocks = to_bfloat16(states).reshape(layers, ROWS, hidden)
         made = capture(number, range(1, layers + 1), blocks[0])
         (segment,) = made.segments
@@ -92,36 +95,51 @@ def make_store(path: Path, answers: int, layers: int, hidden: int) -> None:
             store.put_evaluation(found.key, name="bench", label=label, judge="bench")
 
 
+class Seconds(NamedTuple):
+    """Of the clock, and of all processors that this process had."""
+
+    wall: float
+    processor: float
+
+    @classmethod
+    def now(cls) -> Seconds:
+        return cls(time.perf_counter(), time.process_time())
+
+    def __sub__(self, other: Seconds) -> Seconds:
+        return Seconds(self.wall - other.wall, self.processor - other.processor)
+
+    def __add__(self, other: Seconds) -> Seconds:  # type: ignore[override]
+        return Seconds(self.wall + other.wall, self.processor + other.processor)
+
+
 # --- contestants -----------------------------------------------------------------------
 
 
-def study(path: Path) -> dict[str, float]:
-    """Seconds of each part of ``run_study``."""
-    parts: dict[str, float] = defaultdict(float)
-    last, since = "reading", time.perf_counter()
+def study(path: Path) -> dict[str, Seconds]:
+    """``run_study`` by its parts."""
+    parts: dict[str, Seconds] = defaultdict(lambda: Seconds(0, 0))
+    last, since = "reading", Seconds.now()
 
     def progress(what: str, done: int, total: int) -> None:
         nonlocal last, since
         del done, total
-        now = time.perf_counter()
+        now = Seconds.now()
         parts[last] += now - since
         last, since = _part(what), now
 
     with open_store(path) as store:
-        found = run_study(store, "bench", Options(positions=POSITIONS), progress=progress)
+        run_study(store, "bench", Options(positions=POSITIONS), progress=progress)
     progress("", 0, 0)
-    auroc = found.result("linear_probe").auroc.value
-    return {**parts, "auroc": auroc}
+    return parts
 
 
 def _part(what: str) -> str:
     return next((part for part, starts in PARTS.items() if what.startswith(starts)), "rest")
 
 
-def sklearn(path: Path) -> dict[str, float]:
-    """Seconds of the sweep's fits by scikit-learn's own pipeline."""
+def sklearn(path: Path) -> dict[str, Seconds]:
+    """The sweep's fits by scikit-learn's own pipeline."""
     from sklearn.linear_model import LogisticRegression
-    from sklearn.metrics import roc_auc_score
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
@@ -130,23 +148,26 @@ def sklearn(path: Path) -> dict[str, float]:
         blocks = [block.X for block in read_blocks(examples, examples.labels_of(), POSITIONS)]
     y, groups = examples.y, examples.groups
     folds = make_folds(y, groups)
-    started = time.perf_counter()
-    aurocs = []
+    started = Seconds.now()
     for X in blocks:
         for position in range(len(POSITIONS)):
             one = X[:, position]
-            score = np.zeros(len(y))
             for fold in folds:
                 for fit, rest in ((fold.fit, fold.validation), (fold.train, fold.test)):
                     model = make_pipeline(
                         StandardScaler(), LogisticRegression(C=LINEAR_C, max_iter=2000)
                     )
-                    score[rest] = model.fit(one[fit], y[fit]).predict_proba(one[rest])[:, 1]
-            aurocs.append(np.mean([roc_auc_score(y[f.test], score[f.test]) for f in folds]))
-    return {"sweep": time.perf_counter() - started, "auroc": float(max(aurocs))}
+                    model.fit(one[fit], y[fit]).predict_proba(one[rest])
+    return {"sweep": Seconds.now() - started}
 
 
-CONTESTANTS = {"study": study, "sklearn": sklearn}
+def sklearn_on_one_core(path: Path) -> dict[str, Seconds]:
+    """The same without threads in its matrix products."""
+    with threadpool_limits(1):
+        return sklearn(path)
+
+
+CONTESTANTS = {"study": study, "sklearn": sklearn, "sklearn, one thread": sklearn_on_one_core}
 
 
 # --- measuring -------------------------------------------------------------------------
@@ -165,13 +186,12 @@ def run(name: str, path: Path) -> dict[str, Any]:
 
 
 def run_here(name: str, path: Path) -> dict[str, Any]:
-    """One contestant in this process; with its wall clock, processor seconds and peak memory."""
+    """One contestant in this process, with its peak memory."""
     with _peak() as peak:
-        started = time.perf_counter()
+        started = Seconds.now()
         found = CONTESTANTS[name](path)
-        wall = time.perf_counter() - started
-    used = resource.getrusage(resource.RUSAGE_SELF)
-    return {**found, "wall": wall, "cpu": used.ru_utime + used.ru_stime, "peak_mib": peak[0]}
+        whole = Seconds.now() - started
+    return {**found, "whole": whole, "peak_mib": peak[0]}
 
 
 class _peak:  # noqa: N801 - a context, used as a function
@@ -197,14 +217,14 @@ class _peak:  # noqa: N801 - a context, used as a function
 def rows_of(found: dict[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     """The table: a row per part, a column per contestant."""
     for part in (*PARTS, "rest"):
-        yield part, *(_seconds(each.get(part)) for each in found.values())
-    yield "all, wall clock", *(_seconds(each["wall"]) for each in found.values())
-    yield "processor time", *(_seconds(each["cpu"]) for each in found.values())
+        yield part, *(_shown(each.get(part)) for each in found.values())
+    # What is not measured of the others is their reading.
+    yield "whole", *(_shown(each["whole"]) if "trust" in each else "" for each in found.values())
     yield "peak memory", *(f"{each['peak_mib']:,.0f} MiB" for each in found.values())
 
 
-def _seconds(value: float | None) -> str:
-    return "" if value is None else f"{value:,.1f} s"
+def _shown(value: Sequence[float] | None) -> str:
+    return "" if value is None else f"{value[0]:,.1f} s ({value[1]:,.1f} s)"
 
 
 def main() -> None:
@@ -216,7 +236,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--hidden", type=int, default=576)
     parser.add_argument("--folder", type=Path, default=Path("output/bench-study"))
-    parser.add_argument("--only", choices=list(CONTESTANTS), help="one of the contestants")
+    parser.add_argument("--only", choices=list(CONTESTANTS), help="one of them")
     parser.add_argument("--json", type=Path, help="also write the figures here")
     parser.add_argument("--run", choices=list(CONTESTANTS), help=argparse.SUPPRESS)
     parser.add_argument("--store", type=Path, help=argparse.SUPPRESS)
@@ -230,6 +250,7 @@ def main() -> None:
     if not path.exists():
         options.folder.mkdir(parents=True, exist_ok=True)
         making = path.with_suffix(".making")
+        shutil.rmtree(making, ignore_errors=True)  # of a run that was broken off
         make_store(making, options.answers, options.layers, options.hidden)
         making.rename(path)
     names = [options.only] if options.only else list(CONTESTANTS)

@@ -84,6 +84,16 @@ def moved(spans: Sequence[Span], place: int | None) -> tuple[Span, ...]:
     return tuple(replace(span, start=place + span.start, end=place + span.end) for span in spans)
 
 
+def moved_details(details: Mapping[str, Any], place: int | None) -> dict[str, Any]:
+    """Details with the place of the answer given moved likewise, or without it."""
+    sides = ("answer_start", "answer_end")
+    if not all(type(details.get(side)) is int for side in sides):
+        return dict(details)
+    if place is None:
+        return {name: value for name, value in details.items() if name not in sides}
+    return {**details, **{side: place + details[side] for side in sides}}
+
+
 class Labels(ABC):
     """Somewhere that entries can be found and labelled."""
 

@@ -2,8 +2,8 @@
 
 An entry gets a label only if it holds the judged text. So neither an aborted first try nor another
 answer under the same id is labelled. The judged text may lack the reasoning that the entry holds,
-because the server or Inspect took it out. Spans of the judged text then move to its place in the
-response.
+because the server or Inspect took it out. Spans of the judged text, and the place of the answer
+given, then move to its place in the response.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from activation_logging.benchmarks.entries import Found, Labels, moved, reach
+from activation_logging.benchmarks.entries import Found, Labels, moved, moved_details, reach
 from activation_logging.benchmarks.journal import Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
@@ -102,8 +102,10 @@ def apply_labels(
                 entries = _entries(labels, answer)
                 evaluation = _evaluation(evaluator, answer, verdict, run)
                 for found in entries:
-                    spans = moved(verdict.spans, found.place_of(answer.generation))
-                    group.append((found.key, replace(evaluation, spans=spans)))
+                    place = found.place_of(answer.generation)
+                    spans = moved(verdict.spans, place)
+                    details = moved_details(evaluation.details, place)
+                    group.append((found.key, replace(evaluation, spans=spans, details=details)))
                     unplaced += [answer.id] if len(spans) < len(verdict.spans) else []
                 written += bool(entries)
                 if not entries:

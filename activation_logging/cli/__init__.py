@@ -7,7 +7,17 @@ import sys
 
 import typer
 
-from activation_logging.cli import browse, change, check, evaluation, label, learn, probe, serve
+from activation_logging.cli import (
+    browse,
+    change,
+    check,
+    evaluation,
+    follow_up,
+    label,
+    learn,
+    probe,
+    serve,
+)
 from activation_logging.cli.terminal import errors
 from activation_logging.console import sentence
 from activation_logging.errors import ActivationLoggingError
@@ -27,7 +37,7 @@ def _group() -> None:
     """Keeps the command's name on the line, however few commands are installed."""
 
 
-for group in (serve, browse, check, change, evaluation, label, learn, probe):
+for group in (serve, browse, check, change, evaluation, label, follow_up, learn, probe):
     group.register(_app)
 
 

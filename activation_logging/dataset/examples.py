@@ -227,11 +227,11 @@ class Found:
     incomplete: list[str] = field(default_factory=list)
     sites: set[tuple[Site, tuple[int, ...]]] = field(default_factory=set)
 
-    def add(self, entry: Entry, label: str, group: Sequence[str]) -> None:
+    def add(self, entry: Entry, verdict: Evaluation, group: Sequence[str]) -> None:
         """Take an answer. ``sites`` keeps those besides the residual stream that all have."""
         others = {(site, entry.shape_of(site).shape) for site in entry.sites if site.name != RESID}
         self.sites = self.sites & others if self.answers else others
-        self.answers.append(_answer(entry, label, group))
+        self.answers.append(_answer(entry, verdict, group))
 
     def common_layers(self) -> tuple[int, ...]:
         return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
@@ -316,7 +316,7 @@ def scan(
             found.left_out["without all of their rows"] += 1
             found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
-            found.add(entry, verdict.label, group)
+            found.add(entry, verdict, group)
             if each is not None:
                 each(entry, verdict)
     if not found.answers and wanted.model is not None and wanted.model not in models:
@@ -350,15 +350,15 @@ def _evaluator(store: Store, label: str | None, found: Counts) -> str:
     return chosen
 
 
-def _answer(entry: Entry, label: str, group: Sequence[str]) -> _Answer:
+def _answer(entry: Entry, verdict: Evaluation, group: Sequence[str]) -> _Answer:
     return _Answer(
         sequence=entry.sequence,
         key=entry.key,
-        label=label,
+        label=verdict.label,
         model=entry.model,
         subjects=subjects_of(entry, group),
         tags=entry.tags,
-        place=Place.of(entry),
+        place=Place.of(entry, evaluations=[verdict]),
         layers=entry.layers,
         num_layers=entry.num_layers,
         hidden_size=entry.hidden_size,

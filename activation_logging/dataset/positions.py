@@ -10,11 +10,15 @@ response_first ``P``: the state that has read the answer's first token
 response_last  ``P + R - 2``: the last state there is
 response_mean  mean over the states that have read a token of the answer, ``P`` to ``P + R - 2``
 response_max   elementwise maximum over the same rows
-answer_span    the state at the last token of the gold answer, or else of the name asked about,
-               where that occurs in the answer ("exact answer token", Orgad et al. 2024,
-               arXiv:2410.02707). Where it is the gold answer, wrong answers have none
+answer_span    the state at the last token of the answer given ("exact answer token", Orgad et al.
+               2024, arXiv:2410.02707), see below
 an integer     that position in prompt + response; negative from the last state
 ============== =================================================================================
+
+The judges of short answers say which characters the answer given is, in right and in wrong answers
+(``answer_start`` and ``answer_end`` in the details of an evaluation). Where no evaluation says so,
+it is the text of a tag: the gold answer, which most wrong answers do not hold, or else the name
+asked about.
 """
 
 from __future__ import annotations
@@ -28,11 +32,12 @@ import numpy.typing as npt
 
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.store.offsets import NO_TEXTS, OFFSETS_DIFFER, token_offsets, touching
-from activation_logging.tags import SPAN_TAGS
+from activation_logging.tags import ANSWER, GOLD, SPAN_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
+    from activation_logging.records import Evaluation
     from activation_logging.store import Entry
 
 NAMED_POSITIONS = (
@@ -45,12 +50,19 @@ NAMED_POSITIONS = (
 )
 Pool = Literal["one", "mean", "max"]
 
+JUDGE_AGAIN = (
+    "the judges of short answers name it since gold/3 and typed/2, those of descriptions never; a "
+    "run of ours is judged again by its script with --do_eval --eval_overwrite"
+)
+"""What to do about labels that do not say where the answer is."""
+
 
 class Place(NamedTuple):
     """What one answer offers: its lengths in tokens, its rows, and the span if there is one.
 
     ``first`` is the position of row 0. ``span`` counts response tokens, end not included; where it
-    is None, ``span_missing`` says why.
+    is None, ``span_missing`` says why. ``judged`` says that it is the answer given as a judge has
+    found it, and not the text of a tag.
     """
 
     num_prompt: int
@@ -59,14 +71,22 @@ class Place(NamedTuple):
     num_rows: int
     span: tuple[int, int] | None = None
     span_missing: str = "not looked for"
+    judged: bool = False
 
     @classmethod
-    def of(cls, entry: Entry, *, span: bool = True) -> Place:
+    def of(
+        cls,
+        entry: Entry,
+        *,
+        span: bool = True,
+        evaluations: Iterable[Evaluation] | None = None,
+    ) -> Place:
         """What an entry offers.
 
         Args:
             entry: an entry with a record of rows, though perhaps with none.
-            span: also look for the text that ``answer_span`` means, which takes time.
+            span: also look for the answer that ``answer_span`` means, which takes time.
+            evaluations: those whose word on where the answer is counts; all unless given.
 
         Raises:
             RowsMissing: the entry has no record of rows.
@@ -76,12 +96,18 @@ class Place(NamedTuple):
         place = cls(*entry.num_tokens, first, len(positions))
         if not span:
             return place
+        tokens, shared, response = entry.response_tokens, entry.shared_characters, entry.response
+        judged = judged_answer(
+            response, entry.evaluations.values() if evaluations is None else evaluations
+        )
         try:
-            shared = entry.shared_characters
-            found = locate_span(entry.response, entry.response_tokens, entry.tags, shared)
+            if judged is None:
+                found = locate_span(response, tokens, entry.tags, shared)
+            else:
+                found = _tokens_at(response, tokens, judged, shared)
         except InputMissing as missing:
             return place._replace(span_missing=str(missing))
-        return place._replace(span=found)
+        return place._replace(span=found, judged=judged is not None)
 
 
 class Rows(NamedTuple):
@@ -161,6 +187,18 @@ def pool_rows(rows: npt.NDArray[np.float32], pool: Pool) -> npt.NDArray[np.float
     return np.asarray(rows.max(axis=0) if pool == "max" else rows[0])
 
 
+def judged_answer(response: str, evaluations: Iterable[Evaluation]) -> tuple[int, int] | None:
+    """The characters ``[start, end)`` that the first of the evaluations to do so calls the answer.
+
+    Details are anybody's: what is no place in the response is passed over.
+    """
+    for evaluation in evaluations:
+        start, end = (evaluation.details.get(f"answer_{side}") for side in ("start", "end"))
+        if type(start) is type(end) is int and 0 <= start < end <= len(response):
+            return start, end
+    return None
+
+
 def locate_span(
     response: str,
     tokens: Sequence[str] | None,
@@ -187,15 +225,25 @@ def locate_span(
     name = next((name for name in SPAN_TAGS if tags.get(name, "").strip()), None)
     if name is None:
         raise InputMissing(f"no tag of {', '.join(SPAN_TAGS)}")
-    if not tokens:
-        raise InputMissing(NO_TEXTS)
     folded, origin = _fold(response)
     found = [span for text in _alternatives(tags[name]) if (span := _find(folded, _fold(text)[0]))]
     if not found:
-        raise InputMissing(f"the text of the tag {name!r} does not occur in the answer")
+        hint = f"; {JUDGE_AGAIN}" if name in {ANSWER, GOLD} else ""
+        raise InputMissing(f"the text of the tag {name!r} does not occur in the answer{hint}")
     start, stop = min(found)
-    offsets = token_offsets(response, tokens, shared)
-    touched = touching(offsets, origin[start], origin[stop - 1] + 1)
+    return _tokens_at(response, tokens, (origin[start], origin[stop - 1] + 1), shared)
+
+
+def _tokens_at(
+    response: str,
+    tokens: Sequence[str] | None,
+    characters: tuple[int, int],
+    shared: Sequence[tuple[int, int, int]] | None,
+) -> tuple[int, int]:
+    """First and end (not included) index of the response tokens that hold these characters."""
+    if not tokens:
+        raise InputMissing(NO_TEXTS)
+    touched = touching(token_offsets(response, tokens, shared), *characters)
     if not len(touched):
         raise InputMissing(OFFSETS_DIFFER)
     return int(touched[0]), int(touched[-1]) + 1

@@ -45,12 +45,16 @@ class Calibrated(ClassifierMixin, BaseEstimator):
     def __init__(self, estimator: Any) -> None:
         self.estimator = estimator
 
-    def fit(self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64]) -> Calibrated:
-        """Fit on ``[n, hidden]`` and classes ``[n]``."""
+    def fit(
+        self, X: npt.NDArray[np.float64], y: npt.NDArray[np.int64], **fit_with: npt.NDArray[Any]
+    ) -> Calibrated:
+        """Fit on ``[n, hidden]`` and classes ``[n]``; ``fit_with`` is for the estimator's fit."""
         parts = StratifiedKFold(5, shuffle=True, random_state=0)
-        held_out = cross_val_predict(self.estimator, X, y, cv=parts, method="decision_function")
+        held_out = cross_val_predict(
+            self.estimator, X, y, cv=parts, method="decision_function", params=fit_with
+        )
         self.curve_ = logistic_curve().fit(held_out[:, None], y)
-        self.estimator_ = clone(self.estimator).fit(X, y)
+        self.estimator_ = clone(self.estimator).fit(X, y, **fit_with)
         self.classes_ = self.curve_.classes_
         return self
 

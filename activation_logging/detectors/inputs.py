@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.layers import Source
-from activation_logging.detectors.samples import Samples
+from activation_logging.dataset.positions import JUDGE_AGAIN
+from activation_logging.detectors.follow_ups import FollowUps
+from activation_logging.detectors.samples import Samples, samples_to
 from activation_logging.errors import InputMissing
 from activation_logging.progress import Progress, silent, track
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from activation_logging.dataset import Examples
+    from activation_logging.dataset.positions import Place
     from activation_logging.detectors.registry import Detector
     from activation_logging.store import Entry
 
@@ -47,15 +51,20 @@ def read_signals(
         progress: told how far it is.
     """
     detectors = list(detectors)
-    signals = Signals()
-    _read_answers(signals, examples, [d for d in detectors if d.of_answer], progress)
+    signals, follow_ups = Signals(), FollowUps(examples.store)
+    of_one = [d for d in detectors if d.of_answer or d.of_given or d.of_follow_up]
+    _read_answers(signals, examples, of_one, follow_ups, progress)
     if of_samples := [d for d in detectors if d.of_samples]:
-        _read_samples(signals, examples, of_samples, progress)
+        _read_samples(signals, examples, of_samples, follow_ups, progress)
     return signals
 
 
 def _read_answers(
-    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+    signals: Signals,
+    examples: Examples,
+    detectors: Sequence[Detector],
+    follow_ups: FollowUps,
+    progress: Progress,
 ) -> None:
     numbers = {detector.name: np.full(len(examples), np.nan) for detector in detectors}
     reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
@@ -64,8 +73,9 @@ def _read_answers(
         signals.prompts.append(entry.prompt)
         signals.responses.append(entry.response)
         for detector in detectors:
-            assert detector.of_answer is not None
-            number, reason = _number_or_reason(detector.of_answer, entry)
+            number, reason = _number_or_reason(
+                partial(_number, detector, entry, examples.places[row], follow_ups)
+            )
             numbers[detector.name][row] = number
             if reason:
                 reasons[detector.name].append(reason)
@@ -76,8 +86,24 @@ def _read_answers(
             signals.values[name] = numbers[name]
 
 
+def _number(detector: Detector, entry: Entry, place: Place, follow_ups: FollowUps) -> float:
+    """The number of one answer by itself."""
+    if detector.of_given is not None:
+        if not place.judged or place.span is None:
+            raise InputMissing(f"no word by the judge on where the answer given is; {JUDGE_AGAIN}")
+        return detector.of_given(entry, np.arange(*place.span))
+    if detector.of_follow_up is not None:
+        return detector.of_follow_up(entry, follow_ups)
+    assert detector.of_answer is not None
+    return detector.of_answer(entry)
+
+
 def _read_samples(
-    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+    signals: Signals,
+    examples: Examples,
+    detectors: Sequence[Detector],
+    follow_ups: FollowUps,
+    progress: Progress,
 ) -> None:
     rows_of: dict[str, list[int]] = {}
     for row, prompt in enumerate(signals.prompts):
@@ -88,11 +114,7 @@ def _read_samples(
     )
     found: dict[str, list[Entry]] = {}
     for prompt in track(rows_of, "finding samples", len(rows_of), progress):
-        found[prompt] = [
-            entry
-            for entry in examples.store.for_prompt(prompt)
-            if entry.model == examples.model and _is_sample(entry)
-        ]
+        found[prompt] = samples_to(examples.store, prompt, examples.model)
     alone = sum(len(entries) < 2 for entries in found.values())
     if alone:
         reason = (
@@ -103,13 +125,13 @@ def _read_samples(
         return
     numbers = {detector.name: np.full(len(examples), np.nan) for detector in detectors}
     for prompt, rows in track(rows_of.items(), "comparing samples", len(rows_of), progress):
-        samples = Samples(found[prompt], layer)
+        samples = Samples(found[prompt], layer, examples.label, follow_ups)
         for row in rows:
             entry = examples.store[examples.keys[row]]
             for detector in detectors:
                 assert detector.of_samples is not None
                 if detector.name not in signals.missing:
-                    number, reason = _number_or_reason(detector.of_samples, entry, samples)
+                    number, reason = _number_or_reason(partial(detector.of_samples, entry, samples))
                     numbers[detector.name][row] = number
                     if reason:
                         signals.missing[detector.name] = reason
@@ -118,13 +140,8 @@ def _read_samples(
     )
 
 
-def _number_or_reason(function: Callable[..., float], *inputs: Any) -> tuple[float, str]:
+def _number_or_reason(function: Callable[[], float]) -> tuple[float, str]:
     try:
-        return function(*inputs), ""
+        return function(), ""
     except InputMissing as missing:
         return np.nan, str(missing)
-
-
-def _is_sample(entry: Entry) -> bool:
-    """What a client's time-out cut off is no sample."""
-    return entry.status == "complete" and entry.finish_reason not in {"abort", "error"}

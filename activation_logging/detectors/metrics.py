@@ -8,7 +8,7 @@ different parts need not share a scale.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 10
@@ -47,6 +47,11 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
         above += (own * under).sum(axis=0, dtype=np.float64)
         pairs += own.sum(axis=0, dtype=np.float64) * below[-1]
     return _divide(above, pairs)
+
+
+def plain_auroc(y: Ints, score: Floats) -> float:
+    """AUROC of one part, every answer counted once."""
+    return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])
 
 
 def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
@@ -109,7 +114,9 @@ def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floa
     return _divide(area, answers)
 
 
-def risk_at_coverage(y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats) -> Floats:
+def risk_at_coverage(
+    y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats
+) -> npt.NDArray[np.float64]:
     """The risk among the answers of lowest score, ``[coverage]``: the curve of :func:`aurc`.
 
     Args:

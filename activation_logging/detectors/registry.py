@@ -18,10 +18,14 @@ from activation_logging.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    import numpy.typing as npt
+
+    from activation_logging.detectors.follow_ups import FollowUps
     from activation_logging.detectors.samples import Samples
     from activation_logging.store import Entry
 
-Needs = Literal["state", "answer", "samples", "text"]
+Needs = Literal["state", "heads", "answer", "given", "samples", "follow_up", "text"]
 Role = Literal["probe", "signal", "control"]
 Where = Literal["chosen", "last", "before"]
 
@@ -39,18 +43,23 @@ class Detector:
     ``make(seed)`` gives an unfitted scikit-learn classifier of classes 0 and 1. What it is fitted
     on follows from ``needs``:
 
-    ======== =====================================================================================
-    state    ``[n, hidden]``, float64: one state per answer
-    answer   ``[n, 1]``, float64: ``of_answer(entry)`` for each answer
-    samples  ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
-             to the prompt of ``entry``
-    text     ``[n, 2]``, str: prompt and answer
-    ======== =====================================================================================
+    ========= ====================================================================================
+    state     ``[n, hidden]``, float64: one state per answer
+    heads     ``[n, head_dim]``, float64: one head's output per answer; one classifier for each
+              head that was logged, see :mod:`.heads`
+    answer    ``[n, 1]``, float64: ``of_answer(entry)`` for each answer
+    given     ``[n, 1]``, float64: ``of_given(entry, tokens)``, where ``tokens`` are the indices of
+              the response tokens that are the answer given, as the judge has found it
+    samples   ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
+              to the prompt of ``entry``
+    follow_up ``[n, 1]``, float64: ``of_follow_up(entry, follow_ups)``, where ``follow_ups`` are
+              all that were asked about answers in the store
+    text      ``[n, 2]``, str: prompt and answer
+    ========= ====================================================================================
 
-    ``of_answer`` and ``of_samples`` raise :class:`InputMissing` where an answer lacks what they
-    read. One such answer leaves the detector out, since metrics over different answers cannot be
-    compared. The text completes "3 of 100 answers have ..." for ``of_answer``, and is a sentence
-    for ``of_samples``.
+    These functions raise :class:`InputMissing` where an answer lacks what they read. One such
+    answer leaves the detector out, since metrics over different answers cannot be compared. The
+    text completes "3 of 100 answers have ...", and is a sentence for ``of_samples``.
 
     Attributes:
         name: as in the registry, and in ``report.json``.
@@ -59,7 +68,13 @@ class Detector:
         needs: see above.
         make: see above; left out, a logistic curve through a single number.
         of_answer: the number of one answer.
+        of_given: the number of the tokens of one answer that are the answer given.
         of_samples: the number of one answer among the answers to its prompt.
+        of_follow_up: the number of what was asked about one answer.
+        beside: of a ``state``, detectors of which the first that has numbers here gives one more
+            column, after the state's.
+        fit_with: of a ``state``, what ``fit`` takes besides states and classes, by name:
+            ``groups``, or the numbers of the detector of that name, each ``[n]``.
         where: which states: ``chosen`` by each fold's validation part; of the ``last`` layer at
             the end of the answer; or ``before`` the answer, at the layer that each fold chooses.
             There is no row where a study has no such place. What reads no states is ``before``
@@ -81,7 +96,11 @@ class Detector:
     needs: Needs
     make: Callable[[int], Any] = _curve
     of_answer: Callable[[Entry], float] | None = None
+    of_given: Callable[[Entry, npt.NDArray[np.int64]], float] | None = None
     of_samples: Callable[[Entry, Samples], float] | None = None
+    of_follow_up: Callable[[Entry, FollowUps], float] | None = None
+    beside: tuple[str, ...] = ()
+    fit_with: tuple[str, ...] = ()
     where: Where = "chosen"
     role: Role = "probe"
     control: bool = False
@@ -93,12 +112,22 @@ class Detector:
             object.__setattr__(self, "control", True)
         if self.control and self.role == "probe":
             raise PluginError(f"the detector {self.name!r} is a probe: it cannot be a control too")
-        for needs, function in (("answer", self.of_answer), ("samples", self.of_samples)):
+        for needs, function in (
+            ("answer", self.of_answer),
+            ("given", self.of_given),
+            ("samples", self.of_samples),
+            ("follow_up", self.of_follow_up),
+        ):
             if (function is not None) != (self.needs == needs):
                 raise PluginError(
                     f"the detector {self.name!r} needs {self.needs!r}: of_{needs} "
                     f"{'must be given' if function is None else 'would never be used'}"
                 )
+        if (self.beside or self.fit_with) and self.needs != "state":
+            raise PluginError(
+                f"the detector {self.name!r} needs {self.needs!r}: only one of a state has numbers "
+                "beside it"
+            )
 
 
 _OURS = (
@@ -110,10 +139,18 @@ _OURS = (
     "network:SAPLMA",
     "distance:MAHALANOBIS",
     "distance:NEAREST_NEIGHBOURS",
+    "heads:BEST_HEADS",
+    "entropy_probe:SEMANTIC_ENTROPY_PROBE",
+    "stacked:STACKED",
     "signals:MEAN_LOGPROB",
     "signals:MIN_LOGPROB",
     "signals:TOKEN_ENTROPY",
+    "given:ANSWER_LOGPROB",
+    "given:ANSWER_MIN_LOGPROB",
+    "given:ANSWER_ENTROPY",
+    "follow_ups:P_TRUE",
     "samples:SEMANTIC_ENTROPY",
+    "samples:SEMANTIC_ENTROPY_ASKED",
     "samples:SELF_CONSISTENCY",
     "samples:EIGENSCORE",
     "signals:LENGTH",

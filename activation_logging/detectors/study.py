@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from activation_logging.dataset.examples import refuse_one_class, select_examples
 from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
+from activation_logging.detectors.fitting import Inputs, States
 from activation_logging.detectors.held_out import split
-from activation_logging.detectors.inputs import Signals, read_signals
+from activation_logging.detectors.inputs import read_signals
 from activation_logging.detectors.linear import LINEAR_PROBE
-from activation_logging.detectors.refit import Refit
-from activation_logging.detectors.registry import Detector, load_detectors
+from activation_logging.detectors.registry import load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
 from activation_logging.detectors.splits import refuse_small
-from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
+from activation_logging.detectors.sweep import Cell, Sweep, fit_sweep
 from activation_logging.detectors.transfer import transfer_matrix
 from activation_logging.detectors.trust import study_trust
 from activation_logging.errors import DatasetError, InputMissing
@@ -30,14 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from activation_logging.dataset import Examples
-    from activation_logging.detectors.splits import Fold
+    from activation_logging.detectors.registry import Detector
     from activation_logging.store import Store
 
 RARE = 0.05
 """A position that more than this share of the answers lacks is left out of the study; where fewer
 lack it, those answers are."""
-
-States = dict[Cell, npt.NDArray[np.float32]]
 
 
 def run_study(
@@ -80,11 +76,8 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     )
     place, chosen = sweep.best(), sweep.choose()
     states = _read_states(examples, {place, *chosen, *_cells_of(detectors, sweep)}, progress)
-    usable = [detector for detector in detectors if _is_usable(detector, sweep, signals)]
-    fitted = [
-        _fit(detector, sweep, states, signals, options)
-        for detector in track(usable, "fitting detectors", len(usable), progress)
-    ]
+    inputs = Inputs(examples, sweep, states, signals, options.seed)
+    fitted, left_out = inputs.fit(detectors, progress)
     evaluator = Evaluator(examples, folds, options)
     controls = evaluator.controls(fitted)
     results = [
@@ -107,10 +100,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         evaluator.bootstrap,
         controls,
         {
-            one.detector.name: Refit(
-                partial(one.detector.make, options.seed),
-                _features(one.detector, one.cells, states, signals, folds),
-            )
+            one.detector.name: inputs.refit(one.detector, one.cells)
             for one in (_main_probe(fitted), controls.best)
             if one is not None
         },
@@ -131,11 +121,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         transfer=transfer,
         transfer_left_out=transfer_left_out,
         trust=trust,
-        detectors_left_out={
-            detector.title: signals.missing[detector.name]
-            for detector in detectors
-            if detector.name in signals.missing
-        },
+        detectors_left_out=left_out,
         positions_left_out=positions_left_out,
     )
 
@@ -193,7 +179,7 @@ def _positions(
             + "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         )
     keep = np.flatnonzero(~missing[:, used].any(axis=1))
-    examples = examples.take(keep, why="too short for every position")
+    examples = examples.take(keep, why="without a state at every position")
     return examples, [wanted[column] for column in used], left_out
 
 
@@ -216,39 +202,6 @@ def _read_states(examples: Examples, cells: set[Cell], progress: Progress) -> St
         for column, position in enumerate(positions)
         if Cell(block.layer, position) in cells
     }
-
-
-def _is_usable(detector: Detector, sweep: Sweep, signals: Signals) -> bool:
-    if detector.needs == "state":
-        return bool(sweep.choose(detector.where))
-    return detector.needs == "text" or detector.name in signals.values
-
-
-def _fit(
-    detector: Detector, sweep: Sweep, states: States, signals: Signals, options: Options
-) -> Fitted:
-    """Score every answer by one detector that was fitted on other folds."""
-    cells = sweep.choose(detector.where) if detector.needs == "state" else []
-    if sweep.fits(detector):
-        return Fitted(detector, cells, sweep.combine(cells))
-    features = _features(detector, cells, states, signals, sweep.folds)
-    make = partial(detector.make, options.seed)
-    return Fitted(detector, cells, cross_validate(make, features, sweep.y, sweep.folds))
-
-
-def _features(
-    detector: Detector,
-    cells: Sequence[Cell],
-    states: States,
-    signals: Signals,
-    folds: Sequence[Fold],
-) -> list[npt.NDArray[Any]]:
-    """What a detector is fitted on in each fold."""
-    if detector.needs == "state":
-        return [states[cell] for cell in cells]
-    if detector.needs == "text":
-        return [signals.texts] * len(folds)
-    return [signals.values[detector.name][:, None]] * len(folds)
 
 
 def _main_probe(fitted: Sequence[Fitted]) -> Fitted:

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.features import read_blocks
 from activation_logging.dataset.layers import in_order
-from activation_logging.detectors.metrics import auroc, best_f1_threshold
+from activation_logging.detectors.metrics import best_f1_threshold, plain_auroc
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -46,11 +46,13 @@ class Scores:
     """What one detector said of every example, each time as part of the test side.
 
     ``probability`` is ``[n]``; ``threshold`` and ``validation_auroc`` have one value per fold.
+    ``validation`` holds the probabilities of each fold's validation part.
     """
 
     probability: npt.NDArray[np.float64]
     threshold: list[float] = field(default_factory=list)
     validation_auroc: list[float] = field(default_factory=list)
+    validation: list[npt.NDArray[np.float64]] = field(default_factory=list)
 
     def predicted(self, folds: Sequence[Fold]) -> npt.NDArray[np.int64]:
         """The class predicted at each fold's threshold, ``[n]``."""
@@ -114,6 +116,7 @@ class Sweep:
             combined.probability[fold.test] = own.probability[fold.test]
             combined.threshold.append(own.threshold[number])
             combined.validation_auroc.append(own.validation_auroc[number])
+            combined.validation.append(own.validation[number])
         return combined
 
 
@@ -153,6 +156,7 @@ def cross_validate(
     features: Sequence[npt.NDArray[Any]],
     y: npt.NDArray[np.int64],
     folds: Sequence[Fold],
+    fit_with: Mapping[str, npt.NDArray[Any]] | None = None,
     *,
     workers: int = 1,
 ) -> Scores:
@@ -166,20 +170,22 @@ def cross_validate(
         features: for each fold the features ``[n, ...]`` to use in it.
         y: classes, ``[n]``.
         folds: the splits.
+        fit_with: what else ``fit`` takes by name, ``[n]`` each.
         workers: how many fits go on at once; for models that can be fitted in threads.
     """
+    given = fit_with or {}
     scores = Scores(np.full(len(y), np.nan))
     # Twice in each fold: to choose, and to tell.
-    fits = [part for fold in folds for part in (fold.fit, fold.train)]
-    others = [part for fold in folds for part in (fold.validation, fold.test)]
+    sides = [
+        side for fold in folds for side in ((fold.fit, fold.validation), (fold.train, fold.test))
+    ]
     twice = [X for X in features for _ in range(2)]
     with ThreadPoolExecutor(workers) as pool:
-        scored = pool.map(
-            lambda X, fit, other: fit_score(make(), X, y, fit, other), twice, fits, others
-        )
+        scored = pool.map(lambda X, side: fit_score(make(), X, y, side, given), twice, sides)
         for fold, held_out, tested in zip(folds, scored, scored, strict=True):
             scores.threshold.append(best_f1_threshold(y[fold.validation], held_out))
-            scores.validation_auroc.append(_plain_auroc(y[fold.validation], held_out))
+            scores.validation_auroc.append(plain_auroc(y[fold.validation], held_out))
+            scores.validation.append(held_out)
             scores.probability[fold.test] = tested
     return scores
 
@@ -198,16 +204,22 @@ def fit_score(
     model: Any,
     X: npt.NDArray[Any],
     y: npt.NDArray[np.int64],
-    train: npt.NDArray[np.int64],
-    test: npt.NDArray[np.int64],
+    sides: tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]],
+    fit_with: Mapping[str, npt.NDArray[Any]],
 ) -> npt.NDArray[np.float64]:
-    """Fit on some rows, and give the probability of class 1 of others, ``[test]``."""
+    """Fit on some rows, and give the probability of class 1 of others, ``[test]``.
+
+    Args:
+        model: an unfitted classifier.
+        X: features, ``[n, ...]``.
+        y: classes, ``[n]``.
+        sides: the rows to fit on, and those to score.
+        fit_with: what else ``fit`` takes by name, ``[n]`` each.
+    """
+    train, test = sides
     # Sums over thousands of float32 states lose digits, unless a model takes care of that.
     dtype = getattr(model, "reads", np.float64) if X.dtype.kind == "f" else X.dtype
-    fitted = model.fit(X[train].astype(dtype, copy=False), y[train])
+    own = {name: values[train] for name, values in fit_with.items()}
+    fitted = model.fit(X[train].astype(dtype, copy=False), y[train], **own)
     scored = fitted.predict_proba(X[test].astype(dtype, copy=False))[:, 1]
     return np.asarray(scored, dtype=np.float64)
-
-
-def _plain_auroc(y: npt.NDArray[np.int64], score: npt.NDArray[np.float64]) -> float:
-    return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])

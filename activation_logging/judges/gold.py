@@ -14,7 +14,10 @@ found in "Nigeria" and "Guinea" not in "Papua New Guinea".
    question ("in the Middle East"). Where they are not (a capital may be given as any city, an
    element as any word): ``hallucinated``.
 
-The verdict's details say which characters are the answer that counted.
+The verdict's details say which characters are the answer that counted (``answer_start``,
+``answer_end``), in wrong answers too: where no possible answer is named, it is what the first
+sentence gives (:mod:`.given`), or the sentence that denies. ``value`` is what these characters
+mean, the same for every name of one thing.
 
 Chemical symbols are one or two letters long and some are English words, so they are looked for as
 written: as the whole answer (then in any case), or with the capital that they have.
@@ -25,6 +28,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from activation_logging.judges.given import given_answer, given_denial, sentences
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
 from activation_logging.judges.values import find_names
@@ -37,8 +41,10 @@ if TYPE_CHECKING:
     from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/2"
+VERSION = "gold/3"
 
+DENIAL = "no such thing"
+"""The ``value`` of an answer that denies what was asked about."""
 _RIGHT = "the right answer"
 _NEAR = 100  # characters before an answer that may negate it
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
@@ -46,20 +52,23 @@ _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
 _NEGATION = re.compile(
     r"\b(?:not|isnt|wasnt|arent|nor|rather than|instead of|unlike) (?:in |the |of )*$"
 )
-_SENTENCE = re.compile(r"(?<=[.!?;])(?<!\bSt\.)\s+|\n+")
 
 
 class Finding(NamedTuple):
-    """What a short answer amounts to, why, and which characters of it are the answer given."""
+    """What a short answer amounts to, why, which characters are the answer, and what they mean."""
 
     label: Label
     words: str
     place: tuple[int, int] | None = None
+    value: str | None = None
 
     @property
     def details(self) -> dict[str, Any]:
-        """The characters, for a verdict's details."""
-        return dict(zip(("answer_start", "answer_end"), self.place or (), strict=False))
+        """The characters and their meaning, for a verdict's details."""
+        if self.place is None:
+            return {}
+        start, end = self.place
+        return {"answer_start": start, "answer_end": end, "value": self.value}
 
 
 def gold_judge(candidates: Callable[[str], Mapping[str, str]]) -> Judge:
@@ -72,7 +81,9 @@ def gold_judge(candidates: Callable[[str], Mapping[str, str]]) -> Judge:
 
     def decide(answer: Answer) -> Verdict:
         table = candidates(answer.type)
-        found = judge_short_answer(answer.generation, answer.gold, answer.type, table)
+        found = judge_short_answer(
+            answer.generation, answer.gold, answer.type, table, question=answer.prompt
+        )
         return Verdict.on(answer, found.label, VERSION, found.words, details=found.details or None)
 
     return Judge(VERSION, decide, kinds=("fact",))
@@ -82,7 +93,12 @@ GOLD = gold_judge(lambda sort: {})  # noqa: ARG005 - knows the right answers and
 
 
 def judge_short_answer(
-    answer: str, gold: Sequence[str], sort: str, candidates: Mapping[str, str]
+    answer: str,
+    gold: Sequence[str],
+    sort: str,
+    candidates: Mapping[str, str],
+    *,
+    question: str = "",
 ) -> Finding:
     """Label one short answer.
 
@@ -91,12 +107,14 @@ def judge_short_answer(
         gold: the names that are right.
         sort: ``symbol`` for chemical symbols, anything else for names.
         candidates: folded name -> what it means, for every answer of this sort.
+        question: what was asked, to tell an answer that no list knows from its repetition.
     """
     if not re.search(r"[^\W\d_]", answer):
         return Finding("invalid", "the answer has no words")
     if sort == "symbol":
-        return _judge_symbol(answer, gold[0])
-    return judge_name(answer, gold, candidates) or _without_answer(answer, closed=sort == "city")
+        return _judge_symbol(answer, gold[0], question)
+    found = judge_name(answer, gold, candidates)
+    return found or _without_answer(answer, question, closed=sort == "city")
 
 
 def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) -> Finding | None:
@@ -116,15 +134,11 @@ def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) 
         names = [name for name in names if not is_negated(sentence, name.start)]
         if names:
             label, words = _judge_names(sentence, names)
-            return Finding(label, words, (start + names[0].start, start + names[0].end))
+            first = names[0]
+            # All names of the right answer mean one thing, on whatever lists they are.
+            meaning = fold(gold[0]) if first.value == _RIGHT else first.value
+            return Finding(label, words, (start + first.start, start + first.end), meaning)
     return None
-
-
-def sentences(text: str) -> list[tuple[int, str]]:
-    """The sentences of a text, each with its first character's place."""
-    starts = [0, *(match.end() for match in _SENTENCE.finditer(text))]
-    ends = [*(match.start() for match in _SENTENCE.finditer(text)), len(text)]
-    return [(start, text[start:end]) for start, end in zip(starts, ends, strict=True)]
 
 
 def is_negated(sentence: str, start: int) -> bool:
@@ -144,11 +158,11 @@ def _judge_names(text: str, names: Sequence[Found[str]]) -> tuple[Label, str]:
     return "correct", f"answers {said!r}"
 
 
-def _judge_symbol(answer: str, gold: str) -> Finding:
+def _judge_symbol(answer: str, gold: str, question: str) -> Finding:
     bare = answer.strip().strip("\"'.*`()[] \n")
     if bare.casefold() == gold.casefold():
         start = answer.index(bare)
-        return Finding("correct", f"answers {bare!r}", (start, start + len(bare)))
+        return Finding("correct", f"answers {bare!r}", (start, start + len(bare)), gold)
     for start, sentence in sentences(answer):
         found = [
             match
@@ -162,8 +176,8 @@ def _judge_symbol(answer: str, gold: str) -> Finding:
             said = found[0].group()
             label: Label = "correct" if said == gold else "hallucinated"
             place = (start + found[0].start(), start + found[0].end())
-            return Finding(label, f"answers {said!r}", place)
-    return _without_answer(answer)
+            return Finding(label, f"answers {said!r}", place, said)
+    return _without_answer(answer, question)
 
 
 def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
@@ -171,11 +185,14 @@ def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
     return bool(re.match(r"(?:'\w+)?,? [a-z]", sentence[match.end() :]))
 
 
-def _without_answer(answer: str, *, closed: bool = False) -> Finding:
+def _without_answer(answer: str, question: str, *, closed: bool = False) -> Finding:
     if says_ignorance(answer):
         return Finding("refused", "names no answer and says that it does not know")
     if denies(answer):
-        return Finding("hallucinated", "denies that there is such a thing")
+        place = given_denial(answer)
+        return Finding("hallucinated", "denies that there is such a thing", place, DENIAL)
     if closed:
         return Finding("invalid", "names no possible answer, right or wrong")
-    return Finding("hallucinated", "names none of the right answers")
+    start, end = given_answer(answer, question)
+    said = fold(answer[start:end])
+    return Finding("hallucinated", "names none of the right answers", (start, end), said)

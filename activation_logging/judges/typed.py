@@ -22,8 +22,9 @@ The verdict, in this order:
    possible answers are not all known, that is a wrong place (``hallucinated``).
 
 The details say which characters the value is (``answer_start``, ``answer_end``), for right and for
-wrong ones; of a year how far it is ``off`` and whether it is ``within_1``, ``within_5`` and
-``within_10``; of a number the ``relative_error``.
+wrong ones, and what it is (``value``; numbers in the unit that was asked for); of a year how far it
+is ``off`` and whether it is ``within_1``, ``within_5`` and ``within_10``; of a number the
+``relative_error``. Of an answer that denies they say which sentence does.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.judges.gold import is_negated, judge_name, sentences
+from activation_logging.judges.given import given_answer, given_denial, sentences
+from activation_logging.judges.gold import DENIAL, is_negated, judge_name
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
 from activation_logging.judges.values import (
@@ -42,13 +44,14 @@ from activation_logging.judges.values import (
     find_years,
 )
 from activation_logging.judges.verdict import Answer, Verdict
+from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from activation_logging.records import Label
 
-VERSION = "typed/1"
+VERSION = "typed/2"
 
 YEAR_TOLERANCES = (1, 5, 10)
 """Within how many years an answer is, in the details; only the very year is correct."""
@@ -154,7 +157,8 @@ def _judge_year(answer: Answer, right: int) -> Finding | None:
     if says_ignorance(text) or denies(text):
         return None
     if answer.type == "death year" and (match := _ALIVE.search(text)):
-        return Finding("hallucinated", "says that the person is alive", _at(*match.span()))
+        details = {**_at(*match.span()), "value": "alive"}
+        return Finding("hallucinated", "says that the person is alive", details)
     return _judge_period(text, right)
 
 
@@ -193,8 +197,8 @@ def _relevance(sort: str, sentence: str, year: Found[int]) -> int:
 
 def _judge_period(text: str, right: int) -> Finding | None:
     for period in find_periods(text):
-        details = _at(period.start, period.end)
         said = period.text_in(text)
+        details = {**_at(period.start, period.end), "value": said}
         if right in period.value:
             return Finding("invalid", f"gives a period and no year: {said!r}", details)
         return Finding("hallucinated", f"gives the wrong period: {said!r}", details)
@@ -267,11 +271,9 @@ def _judge_place(answer: Answer, table: Mapping[str, str]) -> Finding:
         return Finding(named.label, named.words, named.details)
     if table or says_ignorance(text) or denies(text):
         return _without_value(text, "names no possible answer, right or wrong")
-    start = len(text) - len(text.lstrip())
-    first = sentences(text[start:])[0][1].rstrip(" .")
-    return Finding(
-        "hallucinated", "names none of the right answers", _at(start, start + len(first))
-    )
+    start, end = given_answer(text, answer.prompt)
+    details = {**_at(start, end), "value": fold(text[start:end])}
+    return Finding("hallucinated", "names none of the right answers", details)
 
 
 # --- all sorts -----------------------------------------------------------------------
@@ -293,7 +295,8 @@ def _without_value(text: str, why: str) -> Finding:
     if says_ignorance(text):
         return Finding("refused", "gives no value and says that it does not know", {})
     if denies(text):
-        return Finding("hallucinated", "denies that there is such a thing", {})
+        details = {**_at(*given_denial(text)), "value": DENIAL}
+        return Finding("hallucinated", "denies that there is such a thing", details)
     return Finding("invalid", why, {})
 
 

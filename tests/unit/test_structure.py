@@ -37,6 +37,7 @@ ARROWS: dict[str, set[str]] = {
     "export": {"dataset", "store"},
     "report": {"detectors", "dataset", "store"},
     "benchmarks": {"judges", "packages", "store"},
+    "follow_up": {"benchmarks", "detectors", "store"},
     "vllm_plugin": {"routes", "store"},
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "vllm_plugin"},
@@ -44,8 +45,8 @@ ARROWS: dict[str, set[str]] = {
     "bench": {"process", "store"},
     "test_lmdb_logging": {"store"},
     "cli": {
-        "bench", "benchmarks", "default_model", "detectors", "export", "generate", "large_model",
-        "packages", "report", "store", "verify", "vllm_serve",
+        "bench", "benchmarks", "default_model", "detectors", "export", "follow_up", "generate",
+        "large_model", "packages", "report", "store", "verify", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.benchmarks.elsewhere.joining import Joiner, NotJoinedError
 from activation_logging.benchmarks.elsewhere.marks import Mark, Problem
 from activation_logging.benchmarks.elsewhere.values import unknown
-from activation_logging.benchmarks.entries import moved
+from activation_logging.benchmarks.entries import moved, moved_details
 from activation_logging.errors import EntryNotFound, LabelError
 from activation_logging.progress import Progress, silent
 from activation_logging.records import Evaluation
@@ -128,11 +128,13 @@ class Labelling:
         except LabelError as error:
             self.note(_problem(mark, str(error)))
             return
+        given = evaluation.details
         for entry in self._joiner.entries(mark):
-            spans = mark.spans
+            spans, details = mark.spans, given
             if mark.response is not None:  # which may lack what the model has thought
-                spans = moved(spans, entry.place_of(mark.response))
-            evaluation = replace(evaluation, spans=spans)
+                place = entry.place_of(mark.response)
+                spans, details = moved(spans, place), moved_details(details, place)
+            evaluation = replace(evaluation, spans=spans, details=details)
             reason = self._objection(entry, evaluation)
             if reason is not None:
                 self.note(_problem(mark, reason))

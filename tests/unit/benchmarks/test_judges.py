@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from activation_logging.benchmarks.short_facts import candidates
-from activation_logging.judges.gold import judge_short_answer
+from activation_logging.judges.gold import DENIAL, judge_short_answer
 from activation_logging.judges.model import parse_verdict
 from activation_logging.judges.rules import classify, judge_belief
 from activation_logging.judges.verdict import label_of_belief
@@ -172,6 +172,30 @@ class TestGold:
     )
     def test_symbols(self, answer: str, gold: str, label: str) -> None:
         assert judge_short_answer(answer, [gold], "symbol", {}).label == label
+
+    @pytest.mark.parametrize(
+        ("answer", "gold", "sort", "said", "value"),
+        [
+            ("It is in NIGERIA.", "Nigeria", "city", "NIGERIA", "nigeria"),
+            ("Niger, I think", "Nigeria", "city", "Niger", "NE"),
+            ("Niger or Nigeria", "Nigeria", "city", "Niger", "NE"),
+            ("Its capital is Port Blair.", "Honiara", "capital", "Port Blair", "port blair"),
+            ("Its symbol is **NA**", "Na", "symbol", "NA", "na"),
+            ("The symbol is Pb, of course", "Na", "symbol", "Pb", "Pb"),
+            ("Hm. X is a fictional city. Yes.", "Mali", "city", "X is a fictional city", DENIAL),
+        ],
+    )
+    def test_the_answer_given_and_what_it_means(
+        self, answer: str, gold: str, sort: str, said: str, value: str
+    ) -> None:
+        found = judge_short_answer(answer, [gold], sort, candidates(sort), question="?")
+        assert found.place is not None
+        assert answer[slice(*found.place)] == said
+        assert found.value == value
+
+    def test_no_answer_has_no_place(self) -> None:
+        for answer in ("I don't know.", "In the Middle East.", "..."):
+            assert judge_short_answer(answer, ["Mali"], "city", candidates("city")).details == {}
 
     def test_capitals_may_be_wrong_without_being_capitals(self) -> None:
         table = candidates("capital")

@@ -65,7 +65,9 @@ def label(labels: Labels, path: Path, folder: Path, response: str, **fields: Any
     answer = Answer("a", "p", "n", "t", request_id="one", **{"generation": TEXT, **fields})
     journal = Journal(folder, None)
     journal.add_answer(answer)
-    journal.add_verdict(Verdict.on(answer, "hallucinated", "j", "w", spans=[SPAN]))
+    details = {"answer_start": SPAN.start, "answer_end": SPAN.end, "value": 1867}
+    verdict = Verdict.on(answer, "hallucinated", "j", "w", spans=[SPAN], details=details)
+    journal.add_verdict(verdict)
     return apply_labels(labels, Journal(folder, None), evaluator="e", run={}, wait_s=5)
 
 
@@ -91,6 +93,7 @@ def test_spans_move_to_the_text(
     (span,) = found.spans
     assert entry.response[span.start : span.end] == "1867"
     assert span.start == response.rindex("1867")
+    assert (found.details["answer_start"], found.details["answer_end"]) == (span.start, span.end)
     assert (span.label, span.claim, span.gold, span.source) == (
         "contradicted",
         "birth year",
@@ -112,6 +115,7 @@ def test_spans_of_a_text_that_is_nowhere_are_left_out(
         (entry,) = store.entries()
         assert entry.evaluations["e"].label == "hallucinated"
         assert entry.evaluations["e"].spans == ()
+        assert not {"answer_start", "answer_end"} & entry.evaluations["e"].details.keys()
 
 
 @pytest.mark.parametrize("span", [Span(0, 99, "supported"), Span(3, 2, "supported")])

@@ -5,17 +5,21 @@ import json
 import numpy as np
 import pytest
 
+from activation_logging import open_store
 from activation_logging.dataset.positions import (
     NAMED_POSITIONS,
     Place,
     Rows,
     find_rows,
+    judged_answer,
     locate_span,
     parse_position,
     pool_rows,
 )
 from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.records import Evaluation
 from activation_logging.tags import GROUP_TAGS, TRANSFER_TAGS
+from tests.fixtures.planted import build
 
 # Five prompt tokens, four response tokens: states at positions 0 to 7.
 PLACE = Place(num_prompt=5, num_response=4, first=0, num_rows=8, span=(1, 3))
@@ -106,11 +110,54 @@ def test_spans_are_found(response, tokens, tags, span):
 
 
 @pytest.mark.parametrize(
+    ("details", "where"),
+    [
+        ({"answer_start": 7, "answer_end": 11}, (7, 11)),
+        ({"answer_start": 0, "answer_end": 12}, (0, 12)),
+        ({"answer_start": 7}, None),
+        ({"answer_start": 7, "answer_end": 99}, None),
+        ({"answer_start": 7, "answer_end": 7}, None),
+        ({"answer_start": -1, "answer_end": 3}, None),
+        ({"answer_start": False, "answer_end": True}, None),
+        ({"answer_start": "7", "answer_end": "11"}, None),
+        ({}, None),
+    ],
+)
+def test_a_judge_says_where_the_answer_is(details, where):
+    verdict = Evaluation("facts", "hallucinated", details=details)
+    assert judged_answer("It is Rome. ", [Evaluation("other", "correct"), verdict]) == where
+
+
+def test_what_the_judge_says_comes_before_any_tag(tmp_path):
+    """In wrong answers too, which do not hold the gold answer."""
+    build(tmp_path / "s", n=4)
+    with open_store(tmp_path / "s", writable=True) as store:
+        wrong = next(e for e in store.entries() if e.evaluations["facts"].label == "hallucinated")
+        assert not Place.of(wrong).judged
+        said = wrong.response.rstrip(".").rpartition(" ")[2]
+        start = wrong.response.index(said)
+        details = {"answer_start": start, "answer_end": start + len(said)}
+        for name, about in (("facts", details), ("other", {"answer_start": 0, "answer_end": 1})):
+            store.put_evaluation(wrong.key, name=name, label="hallucinated", details=about)
+        entry = store[wrong.key]
+        place = Place.of(entry, evaluations=[entry.evaluations["facts"]])
+        assert place.judged
+        assert "".join(entry.response_tokens[slice(*place.span)]).strip() == said
+        assert Place.of(entry, evaluations=[entry.evaluations["other"]]).span == (0, 1)
+        # Without a word on whose, any judge's; the row is that of the last of the tokens.
+        assert Place.of(entry).judged
+        rows = find_rows("answer_span", place)
+        assert rows.start == place.num_prompt + place.span[1] - 1
+        assert not Place.of(entry, evaluations=[]).judged
+
+
+@pytest.mark.parametrize(
     ("tokens", "tags", "reason"),
     [
         (["Rome"], {}, "no tag"),
         (None, {"gold": "Rome"}, "were not logged"),
-        (["Rome"], {"gold": "Oslo"}, "does not occur"),
+        (["Rome"], {"gold": "Oslo"}, "does not occur.*--eval_overwrite"),
+        (["Rome"], {"entity": "Oslo"}, "does not occur in the answer$"),
         (["Something", "else"], {"gold": "Rome"}, "do not add up"),
     ],
 )

@@ -116,10 +116,43 @@ def test_shuffled_labels_give_one_half(tmp_path):
     assert auroc.low <= 0.5 <= auroc.high
 
 
+def test_the_probe_beats_every_control_and_its_floor(planted):
+    found = planted[1]
+    trust, probe = found.trust, found.result("linear_probe")
+    named = {result.name for result in found.results if result.control}
+    assert set(trust.controls) == named >= {"text_only", "prompt_only", "length", "mean_logprob"}
+    best = max(named, key=lambda name: found.result(name).auroc.value)
+    assert trust.best_control == best
+    assert found.result(best).over_best_control is None
+    gap = probe.auroc.value - found.result(best).auroc.value
+    assert probe.over_best_control.value == pytest.approx(gap)
+    assert probe.over_best_control.low > 0
+    assert trust.prompt_control == "prompt_only"
+    before = [result.name for result in found.results if result.before_answer]
+    assert before == ["linear_probe_before", "prompt_only"]
+    assert found.result("linear_probe_before").over_prompt is not None
+    assert probe.over_prompt is None
+    assert trust.shuffled.auroc.low < 0.5 < trust.shuffled.auroc.high < probe.auroc.low
+    assert probe.recall_at[0.1].value > 0.95
+    assert probe.risk_coverage.risk[0] == 0
+    assert probe.risk_coverage.risk[-1] == pytest.approx(found.examples.y.mean())
+    assert trust.learning_curves["linear_probe"][-1].auroc == probe.auroc
+    assert set(trust.learning_curves) == {"linear_probe", best}
+    assert all(promise.is_kept for promise in trust.promises)
+
+
+def test_a_domain_is_held_out_of_the_whole_study(planted):
+    found = study(planted[0], folds_by="tag:domain", layers=[2], positions=["response_last"])
+    assert [fold.held_out for fold in found.folds] == [("a",), ("b",)]
+    assert found.result("linear_probe").auroc.value > 0.97
+    assert "the folds hold out by tag:domain" in found.transfer_left_out
+
+
 def test_the_same_seed_gives_the_same_numbers(planted):
     path, first = planted
     second = study(path)
     assert first.cells == second.cells
+    assert first.trust == second.trust
     for one, other in zip(first.results, second.results, strict=True):
         assert one.name == other.name
         assert one.auroc == other.auroc
@@ -188,4 +221,4 @@ def test_short_answers_are_left_out_and_counted(tmp_path):
 
     found = study(build(tmp_path / "s", n=80, change=change), layers=[2])
     assert len(found.examples) == 79
-    assert found.examples.left_out == {"too short for every position": 1}
+    assert found.examples.left_out == {"without a state at every position": 1}

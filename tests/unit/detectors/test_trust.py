@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_a_promise_to_other_groups_than_those_it_was_calibrated_on_is_broken():
     moved = [X.copy() for X in refit.features]
     for X, fold in zip(moved, folds, strict=True):
         X[fold.test] += 3
-    found = conformal_promises(examples, refit._replace(features=moved), folds, bootstrap)
+    found = conformal_promises(examples, replace(refit, features=moved), folds, bootstrap)
     assert not any(one.is_kept for one in found if one.mistake == "flagged")
 
 
@@ -144,7 +145,7 @@ def test_the_floor_is_one_half_unless_the_kind_gives_labels_away():
     # Two answers of three in kind a are wrong, and one of three in kind b, and that is all to know.
     kind = np.array([own["domain"] == "a" for own in examples.tags])
     examples.y = (np.random.default_rng(3).random(400) < np.where(kind, 0.8, 0.2)).astype(int)
-    refit = refit._replace(features=[kind[:, None].astype(float)] * len(folds))
+    refit = replace(refit, features=[kind[:, None].astype(float)] * len(folds))
     floor = shuffled_labels(examples, refit, folds, bootstrap)
     assert floor.auroc.low > 0.7
 
@@ -154,7 +155,7 @@ def test_the_learning_curve_grows_and_ends_at_the_whole():
     rng = np.random.default_rng(0)
     wide = rng.normal(size=(600, 30))
     wide[:, 0] += 2 * examples.y
-    refit = refit._replace(features=[wide] * len(folds))
+    refit = replace(refit, features=[wide] * len(folds))
     points = learning_curve(examples, refit, folds, bootstrap)
     assert [point.groups for point in points] == [round(share * 240) for share in SHARES]
     aurocs = [point.auroc.value for point in points]

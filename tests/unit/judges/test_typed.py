@@ -42,7 +42,7 @@ def said(text: str, found: Finding) -> str | None:
         ("1880. No, 1879.", "hallucinated", "1880"),
         ("79", "hallucinated", "79"),
         ("The 18th century", "hallucinated", "18th century"),
-        ("X is fictional and does not exist.", "hallucinated", None),
+        ("X is fictional and does not exist.", "hallucinated", "X is fictional and does not exist"),
         ("I don't know.", "refused", None),
         ("As of my last update in 2021, I have no information on that.", "refused", None),
         ("In the 1870s", "invalid", "1870s"),
@@ -146,7 +146,22 @@ def test_places(text: str, label: str, words: str | None) -> None:
 def test_a_place_where_any_word_may_be_one() -> None:
     text = " It is Chicago. "
     found = judge(text, "Springfield", "capital")
-    assert (found.label, said(text, found)) == ("hallucinated", "It is Chicago")
+    assert (found.label, said(text, found)) == ("hallucinated", "Chicago")
+
+
+@pytest.mark.parametrize(
+    ("text", "gold", "sort", "value"),
+    [
+        ("He was born in 1884.", "1879", "birth year", 1884),
+        ("8.9 km", "8849 m", "height", 8900.0),
+        ("It is in the Federal Republic.", "Germany", "city country", "DE"),
+        ("In Germany.", "Germany", "city country", "germany"),
+        ("It does not exist.", "Germany", "city country", "no such thing"),
+    ],
+)
+def test_what_an_answer_means(text: str, gold: str, sort: str, value: Any) -> None:
+    found = judge(text, gold, sort, **COUNTRIES, **{"federal republic": "DE"})
+    assert found.details["value"] == value
 
 
 def test_a_question_without_a_right_answer() -> None:
@@ -162,5 +177,5 @@ def test_long_and_odd_answers_take_no_time(text: str) -> None:
 def test_it_is_a_judge_whose_details_are_json() -> None:
     answer = Answer("q", "?", "X", "birth year", "1880", kind="fact", gold=("1879",))
     verdict = asyncio.run(JUDGES.get("typed")(answer))
-    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/1")
+    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/2")
     assert json.loads(json.dumps(verdict.details))["off"] == 1

@@ -139,6 +139,7 @@ def test_texts_of_clients_are_shown_and_never_markup(report):
 TEXT_KEYS = (
     *("counts", "grouped_by", "left_out", "dtypes", "folds", "curves", "calibration"),
     *("histograms", "detectors_left_out", "positions_left_out", "values_left_out"),
+    "learning_curves",
 )
 """Where the names in a document's objects are texts, too."""
 
@@ -216,7 +217,8 @@ def test_curves_show_the_detectors_that_ask_for_it(report):
     charts = make_charts(report.document)
     names = [name.rpartition(" ")[0] for name in names_of(charts["roc"])]
     assert names == [
-        *("Linear probe", "SAPLMA network", "Mean log-probability", "Minimum log-probability"),
+        *("Linear probe", "SAPLMA network", "Linear probe and log-probability, stacked"),
+        *("Mean log-probability", "Minimum log-probability"),
         *("Text only", "Length of the answer"),
     ]
     *_, text, signal, length = names_of(charts["layers"])

@@ -280,7 +280,7 @@ def test_a_benchmark_of_ours_is_labelled_once_and_by_its_run(
     with open_store(server.path) as store:
         labels = [entry.evaluations["short_facts"] for entry in store.entries()]
     assert len(labels) == result.labels.written
-    assert all(label.details["run"] and label.judge == "gold/2" for label in labels)
+    assert all(label.details["run"] and label.judge == "gold/3" for label in labels)
     outcome = label_from(log, StoreLabels(server.path), dry_run=True)
     assert outcome.written == len(labels)
     assert outcome.problems == []
