@@ -142,9 +142,10 @@ def ask_follow_ups(
         if jobs:
             asyncio.run(_run(asker, jobs, max_connections, progress))
         if asker.replied:
-            _flush(endpoint)
+            _flush(endpoint, quietly=bool(report.failures))
             report.unlogged = _unlogged(store, kind, asker.replied)
-    if report.unlogged:
+    # Where the server has failed, that is what to say.
+    if report.unlogged and not report.failures:
         raise BenchmarkError(
             f"{report.unlogged} of {report.asked} replies are not in {store_path}: the server at "
             f"{base_url} logs to another store; bring both together (activation-logging merge)"
@@ -429,8 +430,12 @@ def _tokenized(asking: Any, model: str, text: str) -> list[int]:
     return tokens if isinstance(tokens, list) else []
 
 
-def _flush(endpoint: Endpoint) -> None:
+def _flush(endpoint: Endpoint, *, quietly: bool) -> None:
     """Wait until all replies are stored.
+
+    Args:
+        endpoint: the server that logs them.
+        quietly: it has failed before, so that it may not be there any more.
 
     Raises:
         BenchmarkError: the server does not log.
@@ -438,6 +443,8 @@ def _flush(endpoint: Endpoint) -> None:
     try:
         client(endpoint.base_url).post("/activations/flush", cast_to=object, body={})
     except openai_package().APIError as error:
+        if quietly:
+            return
         raise BenchmarkError(
             f"the server at {endpoint.base_url} did not confirm that the replies are stored: "
             f"{brief(error)}"

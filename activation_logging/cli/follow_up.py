@@ -102,6 +102,8 @@ def _show(report: FollowUpReport, what: str) -> None:
         f"{report.subjects} {what}: {report.known} known before, {report.asked} questions asked, "
         f"{report.undecided} of them without True or False among the likeliest words"
     )
+    if report.unlogged:
+        errors.print(f"{report.unlogged} replies are not in the store, and will be asked again")
     left = report.subjects - report.known - report.done - len(report.failures)
     if left:
         errors.print(f"gave up after failures in a row; {left} are left for the same command")

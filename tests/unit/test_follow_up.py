@@ -74,6 +74,15 @@ def test_failures_are_listed_and_end_the_run(store: Path) -> None:
     assert "are left for the same command" in " ".join(done.output.split())
 
 
+def test_a_server_that_goes_away(store: Path) -> None:
+    """Its failures are listed, and what it replied before is counted."""
+    replies = iter(["True"] * 5)
+    with canned(lambda body: next(replies, 503), vocabulary=WORDS) as server:
+        report = ask_follow_ups(store, "p_true", base_url=server.base_url, max_connections=1)
+    assert (report.asked, report.done, report.unlogged) == (5, 5, 5)
+    assert len(report.failures) == 8
+
+
 def test_a_key_is_sent_and_never_shown(
     store: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
