@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.probe_evaluation import Level, ProbeEvaluation
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.detectors.tokens.saving import FormName
     from activation_logging.progress import Progress
     from activation_logging.store import Store
 
@@ -239,7 +240,7 @@ def show(
 
 
 def _fit_tokens(
-    store: Store, label: str | None, form: str, options: Mapping[str, Any], progress: Progress
+    store: Store, label: str | None, form: FormName, options: Mapping[str, Any], progress: Progress
 ) -> SavedProbe:
     from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
 

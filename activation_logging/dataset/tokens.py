@@ -55,7 +55,7 @@ class TokenBatch(NamedTuple):
     """Some tokens, with their states ``X``, float32 ``[n, width]``.
 
     The others are ``[n]``: ``y`` the class, ``span`` and ``answer`` the numbers of the claim (-1
-    for none) and of the answer, ``index`` the place among the answer's tokens, ``group`` what the
+    for none) and of the answer, ``token`` the place among the answer's tokens, ``group`` what the
     answer is about, ``weight`` what the token counts for. A claim is never cut in two.
     """
 
@@ -63,7 +63,7 @@ class TokenBatch(NamedTuple):
     y: Ints
     span: Ints
     answer: Ints
-    index: Ints
+    token: Ints
     group: npt.NDArray[np.str_]
     weight: npt.NDArray[np.float64]
 
@@ -71,12 +71,12 @@ class TokenBatch(NamedTuple):
 class RunBatch(NamedTuple):
     """Whole answers: the states of all their tokens that have one, ``X`` ``[n, width]``.
 
-    ``answer`` and ``index`` are ``[n]``, as in :class:`TokenBatch`. No answer is cut in two.
+    ``answer`` and ``token`` are ``[n]``, as in :class:`TokenBatch`. No answer is cut in two.
     """
 
     X: States
     answer: Ints
-    index: Ints
+    token: Ints
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Tokens:
                 rows.y[part],
                 rows.span[part],
                 rows.answer[part],
-                rows.index[part],
+                rows.token[part],
                 self.answer_groups[rows.answer[part]],
                 rows.weight[part],
             )
@@ -223,9 +223,9 @@ class Tokens:
             numbers = range(first, last)
             X = np.concatenate([self._read(n, starts[n], starts[n] + counts[n]) for n in numbers])
             answer = np.repeat(np.arange(first, last), counts[first:last])
-            index = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
+            token = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
             self._refuse_nan(X, answer)
-            yield RunBatch(X, answer, index)
+            yield RunBatch(X, answer, token)
 
     def entries(self) -> Iterator[Entry]:
         """The answers' entries, one at a time."""

@@ -69,9 +69,9 @@ class Split:
         count = len(tokens.keys)
         fold_of_answer = np.zeros(count, np.int64)
         fit = np.zeros((count, len(folds)), bool)
-        for number, fold in enumerate(folds):
-            fold_of_answer[spans.answer[fold.test]] = number
-            fit[spans.answer[fold.fit], number] = True
+        for number, one in enumerate(folds):
+            fold_of_answer[spans.answer[one.test]] = number
+            fit[spans.answer[one.fit], number] = True
         fold = fold_of_answer[answer]
         train = fold[:, None] != np.arange(len(folds))
         return cls(

@@ -36,6 +36,8 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     form: str
     tensors_: Mapping[str, npt.NDArray[Any]]
+    classes_: Ints
+    n_features_in_: int
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Log-odds of every row by itself, ``[n]``."""

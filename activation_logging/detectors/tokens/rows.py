@@ -7,7 +7,7 @@ store writes those of one layer side by side, and the passes of a fit read that.
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -36,7 +36,7 @@ class Rows(Protocol):
 class InMemory:
     """Rows of an array."""
 
-    def __init__(self, X: npt.NDArray[np.floating]) -> None:  # type: ignore[type-arg]
+    def __init__(self, X: npt.NDArray[Any]) -> None:
         self._X = np.asarray(X, np.float32)
         self.shape = self._X.shape
 
@@ -54,7 +54,7 @@ class OnDisk:
         self._file = tempfile.TemporaryFile(prefix="activation-logging-")  # noqa: SIM115 - kept open
         count = 0
         for part in parts:
-            self._file.write(np.ascontiguousarray(part, np.float32))
+            self._file.write(np.ascontiguousarray(part, np.float32).data)
             count += len(part)
         self._file.flush()
         self.shape = (count, width)
@@ -66,7 +66,7 @@ class OnDisk:
         for start in range(0, self.shape[0], CHUNK):
             part = slice(start, min(start + CHUNK, self.shape[0]))
             into = self._buffer[: part.stop - start]
-            self._file.readinto(memoryview(into).cast("B"))  # type: ignore[attr-defined]
+            self._file.readinto(into.data.cast("B"))  # type: ignore[attr-defined]
             yield part, into
 
 
