@@ -140,8 +140,12 @@ def evaluate_probe(
     """
     require("detect", "sklearn")
     evaluate = _tokens if probe.kind == "token" else _answers
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     asked = _Asked(label, tags or {}, group, draws, seed, progress)
-    found = evaluate(store, probe, asked)
+    # Fits this small lose more to threads waiting for each other than they gain.
+    with threadpool_limits(1):
+        found = evaluate(store, probe, asked)
     if len(probe.prompts):
         return found
     unknown = "the probe does not say what it was fitted on: these answers may be among it"

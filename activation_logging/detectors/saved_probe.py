@@ -240,7 +240,10 @@ class SavedProbe:
 
     def of_tokens(self, rows: npt.NDArray[Any]) -> Floats:
         """The probability of every row by itself, ``[n]``; NaN where a row is not finite."""
-        return self.probability(form_of(self.form).tokens(self.tensors, rows))
+        good = np.isfinite(rows).all(axis=1)
+        found = np.full(len(rows), np.nan)
+        found[good] = self.probability(form_of(self.form).tokens(self.tensors, rows[good]))
+        return found
 
     def of_answer(self, rows: npt.NDArray[Any]) -> float:
         """The probability of an answer.
