@@ -165,7 +165,9 @@ class TestElsewhere:
             assert point.false_positive_rate.value == (p[~wrong] >= own.threshold).mean()
         assert level.over_text is not None
         assert level.text_only is not None
-        assert level.over_text.value == pytest.approx(level.auroc.value - level.text_only.value)
+        # Both within the folds of the control.
+        difference = level.auroc.value - level.text_only.value
+        assert level.over_text.value == pytest.approx(difference, abs=0.02)
         assert not found.warnings
         told = found.as_json()
         assert told["levels"]["answer"]["recall_at"].keys() == {"0.01", "0.05", "0.1"}
