@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.tokens.linear import TokenProbe
     from activation_logging.detectors.tokens.pooled import AttentionProbe, MultimaxProbe
     from activation_logging.detectors.tokens.results import TokenOptions, TokenStudy
+    from activation_logging.detectors.tokens.saving import fit_token_probe
     from activation_logging.detectors.tokens.study import run_token_study
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "TokenOptions",
     "TokenProbe",
     "TokenStudy",
+    "fit_token_probe",
     "run_token_study",
 ]
 
@@ -37,6 +39,7 @@ __getattr__, __dir__ = lazy_names(
         "TokenOptions": ".results",
         "TokenProbe": ".linear",
         "TokenStudy": ".results",
+        "fit_token_probe": ".saving",
         "run_token_study": ".study",
     },
 )

@@ -18,6 +18,7 @@ from activation_logging.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.dataset import Tokens
     from activation_logging.detectors.tokens.cells import Cell, Split
     from activation_logging.detectors.tokens.results import Place
 
@@ -25,7 +26,7 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-_KINDS: dict[str, tuple[str, str, type[AttentionProbe | MultimaxProbe]]] = {
+KINDS: dict[str, tuple[str, str, type[AttentionProbe | MultimaxProbe]]] = {
     "answer_attention": (
         "Attention-pooled probe of answers",
         "McKenzie et al. 2025, arXiv:2506.10805",
@@ -37,6 +38,7 @@ _KINDS: dict[str, tuple[str, str, type[AttentionProbe | MultimaxProbe]]] = {
         MultimaxProbe,
     ),
 }
+"""The probes of whole answers: title, source and class, by name."""
 
 
 class Chosen(NamedTuple):
@@ -88,16 +90,16 @@ def pooled_probes(
         memory: most bytes of states to fit on; beyond it answers are drawn.
         progress: told how many probes are fitted.
     """
-    scores = {name: np.full(len(wrong), np.nan) for name in _KINDS}
+    scores = {name: np.full(len(wrong), np.nan) for name in KINDS}
     for layers in sorted({place.layers for place in places}, key=str):
         here = [fold for fold, place in enumerate(places) if place.layers == layers]
-        X, answer = _held(split, layers, memory, seed)
+        X, answer = held_answers(split.tokens.at(*layers), memory=memory, seed=seed)
         runs = Runs.of(answer)
         number = answer[runs.starts]
         train = (split.fold_of_answer[number][:, None] != here).astype(np.float64)
         probes = {}
-        for done, (name, (_, _, kind)) in enumerate(_KINDS.items()):
-            progress("fitting probes of answers", done, len(_KINDS))
+        for done, (name, (_, _, kind)) in enumerate(KINDS.items()):
+            progress("fitting probes of answers", done, len(KINDS))
             found = kind(random_state=seed).fit_many(InMemory(X), wrong[number], train, runs)
             probes.update({(name, fold): probe for fold, probe in zip(here, found, strict=True)})
         for batch in split.tokens.at(*layers).whole_answers():
@@ -108,15 +110,20 @@ def pooled_probes(
                     scores[name][np.unique(numbers)] = probe.span_odds(batch.X[own], numbers)
     return [
         Scored(name, title, source, "probe", TokenScores(answer=scores[name]), places)
-        for name, (title, source, _) in _KINDS.items()
+        for name, (title, source, _) in KINDS.items()
     ]
 
 
-def _held(
-    split: Split, layers: Sequence[int | str], memory: int, seed: int
+def held_answers(
+    tokens: Tokens, *, memory: int = MEMORY, seed: int = 0
 ) -> tuple[npt.NDArray[np.float32], Ints]:
-    """States of whole answers and the numbers of these, as many as fit in memory."""
-    tokens = split.tokens.at(*layers)
+    """States of all tokens of answers ``[n, width]``, and the numbers of the answers ``[n]``.
+
+    Args:
+        tokens: the answers, at some layers.
+        memory: most bytes of states; beyond it answers are drawn.
+        seed: of the draw.
+    """
     counts = np.array([max(place.num_response - 1, 0) for place in tokens.places])
     order = np.random.default_rng(seed).permutation(len(counts))
     fits = np.cumsum(counts[order]) * tokens.width * 4 <= memory

@@ -32,6 +32,8 @@ Texts = npt.NDArray[np.object_]
 
 BEFORE = 80
 """Characters before a claim that the text control reads."""
+MOST = 50_000
+"""Claims that a control is fitted on; more would say little more of their words."""
 QUESTION, PRECEDING, CLAIM = 0, 1, 2
 _MALININ = "Malinin & Gales 2021, arXiv:2002.07650"
 _MANAKUL = "Manakul et al. 2023, arXiv:2303.08896"
@@ -202,9 +204,15 @@ def _spread(tokens: Tokens, score: Floats) -> tuple[Floats, Floats]:
 def _predicted(
     make: Callable[[], Any], X: npt.NDArray[Any], y: Ints, folds: Sequence[tuple[Ints, Ints]]
 ) -> Floats:
-    """Probabilities of the test sides, by a classifier fitted on the training sides."""
+    """Probabilities of the test sides, by a classifier fitted on the training sides.
+
+    Of more than :data:`MOST` some are drawn to fit on.
+    """
     found = np.full(len(y), np.nan)
-    for train, test in folds:
+    rng = np.random.default_rng(0)
+    for everything, test in folds:
+        few = len(everything) <= MOST
+        train = everything if few else rng.choice(everything, MOST, replace=False)
         found[test] = make().fit(X[train], y[train]).predict_proba(X[test])[:, 1]
     return found
 

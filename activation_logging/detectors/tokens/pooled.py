@@ -80,7 +80,7 @@ class _Pooled(Probe):
         found = minimise(
             lambda point: self._evaluate(point, rows, standard, runs, (labels, weight)),
             np.vstack([np.repeat(start[:, None], count, axis=1), np.log(share / (1 - share))]),
-            tolerance=1e-6,
+            tolerance=1e-5,
             max_iter=self.max_iter,
         )
         probes = []

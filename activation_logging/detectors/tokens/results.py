@@ -149,9 +149,10 @@ class TokenStudy:
     """What came out.
 
     ``sweep`` has the mean AUROC per claim over the validation parts, by place; ``chosen`` the place
-    of each fold, ``place`` the one that is best on average. ``to_labels`` has the AUROC per claim
-    on the claims of other evaluators. ``counts`` are answers by class, in the sense of the level
-    ``answer``. ``left_out`` says why detectors or transfers are not here.
+    of each fold, ``place`` the one that is best on average, and ``held_out`` the log-odds ``[n]``
+    of linear probes there, each token as part of the test side. ``wrong`` is 1 for answers with a
+    contradicted claim, ``[k]``. ``to_labels`` has the AUROC per claim on the claims of other
+    evaluators. ``left_out`` says why detectors or transfers are not here.
     """
 
     tokens: Tokens
@@ -160,10 +161,11 @@ class TokenStudy:
     sweep: Mapping[Place, float]
     chosen: Sequence[Place]
     place: Place
+    held_out: npt.NDArray[np.float64]
+    wrong: npt.NDArray[np.int64]
     results: Sequence[TokenResult]
     transfers: Sequence[TokenTransfer]
     to_labels: Mapping[str, Interval]
-    counts: Mapping[str, int]
     left_out: Mapping[str, str]
 
     def result(self, name: str) -> TokenResult:

@@ -141,10 +141,11 @@ def _run(
         sweep={one: float(np.nanmean(cell.validation)) for one, cell in cells.items()},
         chosen=chosen,
         place=place,
+        held_out=cells[place].token,
+        wrong=answers.y,
         results=evaluator.results(scored),
         transfers=transfers,
         to_labels=to_labels,
-        counts=counts,
         left_out={**left_out, **missing, **why},
     )
 
