@@ -122,7 +122,7 @@ class Split:
         the claims along it by chance, one way or the other.
         """
         tokens, count = self.tokens, len(self.folds)
-        y = np.repeat(tokens.y[:, None], SHUFFLES * count, axis=1)
+        y = np.repeat(tokens.y.astype(np.int8)[:, None], SHUFFLES * count, axis=1)
         judged = tokens.rows.span >= 0
         for column in range(SHUFFLES * count):
             train = self.folds[column % count].train

@@ -181,6 +181,12 @@ def test_rows_on_disk_are_those_in_memory(planted, monkeypatch):
     np.testing.assert_array_equal(found[0].weight, found[1].weight)
 
 
+def test_no_room_for_rows_on_disk(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(DatasetError, match=r"/nowhere does not take them .*TMPDIR"):
+        gather([np.ones((2, 2), np.float32)], 2, 2, memory=1)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
