@@ -104,6 +104,7 @@ class Tokens:
     rows: TokenRows
     spans: Spans
     left_out: Mapping[str, int] = field(default_factory=dict)
+    broken: Broken = "error"
     progress: Progress = silent
 
     def __len__(self) -> int:
@@ -215,7 +216,7 @@ class Tokens:
         """Every token of these answers that has a state, judged or not.
 
         Raises:
-            DatasetError: a state is not finite.
+            DatasetError: a state is not finite, unless ``broken`` says to skip it.
         """
         starts, counts = np.array([_own_rows(place) for place in self.places]).T
         skip = starts + [place.first - place.num_prompt for place in self.places]
@@ -224,6 +225,9 @@ class Tokens:
             X = np.concatenate([self._read(n, starts[n], starts[n] + counts[n]) for n in numbers])
             answer = np.repeat(np.arange(first, last), counts[first:last])
             token = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
+            if self.broken == "skip" and not _all_finite(X):
+                good = np.isfinite(X).all(axis=1)
+                X, answer, token = X[good], answer[good], token[good]
             self._refuse_nan(X, answer)
             yield RunBatch(X, answer, token)
 
@@ -277,8 +281,7 @@ class Tokens:
         return source.width(self.shapes[source.site])
 
     def _refuse_nan(self, X: States, answer: Ints) -> None:
-        # A sum is finite only where all of its parts are, and is found faster.
-        if np.isfinite(X.sum(dtype=np.float64)) or np.isfinite(X).all():
+        if _all_finite(X):
             return
         bad = ~np.isfinite(X).all(axis=1)
         raise DatasetError(
@@ -398,6 +401,7 @@ def select_tokens(
         rows=rows,
         spans=spans,
         left_out=dict(left_out),
+        broken=broken,
         progress=progress,
     )
 
@@ -413,6 +417,12 @@ def finite_tokens(tokens: Tokens) -> Tokens:
     found = tokens.without(bad, "tokens with states that are not finite")
     _refuse_one_class(found.spans, Counter(found.left_out))
     return found
+
+
+def _all_finite(X: States) -> bool:
+    # A sum is finite only where all of its parts are, and is found faster.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(X.sum(dtype=np.float64)) or np.isfinite(X).all())
 
 
 def _own_rows(place: Place) -> tuple[int, int]:

@@ -177,19 +177,5 @@ def _with_thresholds(
 
 def _report(row: TokenResult, main: LevelName) -> dict[str, Any]:
     """The metrics of one level, and AUROCs of all, each with its interval."""
-    result = row.levels[main]
-    found: dict[str, Any] = {
-        "auroc": result.auroc._asdict(),
-        "auprc": result.auprc._asdict(),
-        "recall_at": {str(rate): each._asdict() for rate, each in result.recall.items()},
-        "by": {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()},
-    }
-    if result.over_control is not None:
-        found["best_control"] = result.control
-        found["over_best_control"] = result.over_control._asdict()
-    if result.within is not None:
-        found["within_types"] = result.within._asdict()
-    if result.within_over_control is not None:
-        found["best_control_within_types"] = result.within_control
-        found["within_types_over_best_control"] = result.within_over_control._asdict()
-    return found
+    levels = {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()}
+    return {**row.levels[main].as_json(), "by": levels}

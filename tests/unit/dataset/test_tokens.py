@@ -170,6 +170,7 @@ def test_states_that_are_not_finite(store_path):
         year = next(span for span in bad if left.spans.type[span] == "year")
         assert left.weights[left.rows.span == year].tolist() == [1.0]
         assert np.isfinite(left.X).all()
+        assert sum(len(batch.X) for batch in left.whole_answers()) == 12 * 6 - 1
         assert len(store.tokens("profiles", layer=0)) == 36
 
 

@@ -195,6 +195,7 @@ def test_no_room_for_rows_on_disk(monkeypatch):
         ({"spans": np.full(N, 3)}, "one class"),
         ({"spans": np.full(N, 0.5)}, "whole number"),
         ({"sample_weight": np.full(N, -1.0)}, "0 or more"),
+        ({"sample_weight": np.zeros(N)}, "weight of 0"),
     ],
 )
 def test_bad_input(planted, change, says):

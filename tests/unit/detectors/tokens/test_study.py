@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from activation_logging.detectors.tokens.evaluation import Evaluator, Level
 from activation_logging.detectors.tokens.results import LEVELS
 from activation_logging.errors import DatasetError
 from activation_logging.store import open_store
+from activation_logging.strict_json import dumps
 from tests.fixtures.claims import Claims, build_claims
 
 OPTIONS = TokenOptions(draws=50, folds=3, strengths=(0.01, 0.1), mix=[0, 2])
@@ -97,6 +99,16 @@ def test_transfer(study):
     assert min(cell.value for row in types.auroc for cell in row) > 0.9
     assert types.auroc[2][0] == types.auroc[1][0]
     assert "benchmark" in study.left_out["Transfer by benchmark"]
+
+
+def test_as_json(study):
+    found = json.loads(dumps(study.as_json()))
+    assert found["counts"]["answers"] == 160
+    by_name = {row["name"]: row for row in found["detectors"]}
+    level = by_name["token_linear"]["levels"]["span"]
+    assert level["auroc"]["value"] == study.result("token_linear").levels["span"].auroc.value
+    assert set(level["recall_at"]) == {"0.01", "0.05", "0.1"}
+    assert level["best_control"] in by_name
 
 
 def test_the_same_seed_gives_the_same_numbers(path, study):
