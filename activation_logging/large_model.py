@@ -11,7 +11,6 @@ from __future__ import annotations
 import shutil
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
@@ -23,6 +22,7 @@ from activation_logging.packages import pip_download
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["large_model_path"]

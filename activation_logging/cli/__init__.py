@@ -7,7 +7,16 @@ import sys
 
 import typer
 
-from activation_logging.cli import browse, change, check, evaluation, label, learn, serve
+from activation_logging.cli import (
+    browse,
+    change,
+    check,
+    evaluation,
+    label,
+    learn,
+    replay,
+    serve,
+)
 from activation_logging.cli.terminal import errors
 from activation_logging.console import sentence
 from activation_logging.errors import ActivationLoggingError
@@ -27,7 +36,7 @@ def _group() -> None:
     """Keeps the command's name on the line, however few commands are installed."""
 
 
-for group in (serve, browse, check, change, evaluation, label, learn):
+for group in (serve, browse, check, change, evaluation, label, replay, learn):
     group.register(_app)
 
 

@@ -8,6 +8,7 @@ modules are its layers, which gives attention weights, and which is its final no
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from activation_logging.extras import require
 from activation_logging.files import sha256
 from activation_logging.memory import available
 from activation_logging.replay.registry import LayerPass
-from activation_logging.sites import PRENORM, RESID, Site
+from activation_logging.sites import RESID, Site
 from activation_logging.text import brief
 from activation_logging.verify.lm_head import model_folder
 
@@ -34,6 +35,7 @@ TRIAL = (1, 2, 3, 4)
 """The tokens that an architecture is looked at with."""
 LENS_ERROR = 1e-3
 """Relative difference of logits from which the head is not all that makes them."""
+_NOT_TEXT = re.compile("(image|video|audio|vision|speech).*_token_(id|index)")
 
 
 def decoder_layers(model: Any) -> str:
@@ -71,8 +73,10 @@ def _same(output: Any, states: Any) -> bool:
     """Whether a module gave exactly these states ``[n, hidden]``."""
     import torch
 
-    return torch.is_tensor(output) and output.numel() == states.numel() and torch.equal(
-        output.reshape(states.shape), states
+    return (
+        torch.is_tensor(output)
+        and output.numel() == states.numel()
+        and torch.equal(output.reshape(states.shape), states)
     )
 
 
@@ -135,6 +139,12 @@ class ReplayModel:
         self.hidden_size = int(text.hidden_size)
         self.vocabulary = int(text.vocab_size)
         self.num_heads = int(text.num_attention_heads)
+        self.not_text = {
+            value: name.partition("_")[0]
+            for name, value in self.config.to_dict().items()
+            if _NOT_TEXT.fullmatch(name) and isinstance(value, int)
+        }
+        """Token ids that stand for what is no text, with what that is."""
         self.attends: frozenset[int] = frozenset()
         """The layers that give attention weights."""
         self.no_lens: str | None = None
@@ -322,7 +332,3 @@ class ReplayModel:
             return available()
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
         return int(torch.cuda.mem_get_info()[0]) + unused
-
-
-SITES = (RESID, PRENORM)
-"""The kinds of sites that a run gives, and that prove it."""

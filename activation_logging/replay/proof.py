@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from activation_logging.sites import RESID, Site
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Mapping
 
     import numpy.typing as npt
 
@@ -82,9 +83,7 @@ def proving_sites(entry: Entry) -> list[Site]:
     return [site for site in entry.sites if site.name in PROVING]
 
 
-def compare(
-    entry: Entry, replayed: Mapping[Site, npt.NDArray[np.float32]], *, dtype: str
-) -> Proof:
+def compare(entry: Entry, replayed: Mapping[Site, npt.NDArray[np.float32]], *, dtype: str) -> Proof:
     """Hold the logged rows of an entry against the replay's.
 
     Args:
@@ -115,17 +114,26 @@ def relative_errors(
     return np.where(np.isfinite(errors), errors, np.inf)
 
 
-def join(proofs: Iterable[Proof]) -> dict[Site, Errors]:
-    """Of several answers by site: all rows, the median of the medians, and the worst."""
-    by_site: dict[Site, list[Errors]] = {}
-    for proof in proofs:
+@dataclass
+class Proofs:
+    """What the proofs of many answers come to, by site."""
+
+    answers: int = 0
+    _rows: Counter[Site] = field(default_factory=Counter)
+    _medians: dict[Site, list[float]] = field(default_factory=dict)
+    _worst: dict[Site, float] = field(default_factory=dict)
+
+    def add(self, proof: Proof) -> None:
+        """Count one answer's."""
+        self.answers += 1
         for site, errors in proof.sites.items():
-            by_site.setdefault(site, []).append(errors)
-    return {
-        site: Errors(
-            sum(one.rows for one in found),
-            float(np.median([one.median for one in found])),
-            max(one.worst for one in found),
-        )
-        for site, found in sorted(by_site.items(), key=lambda pair: pair[0].code)
-    }
+            self._rows[site] += errors.rows
+            self._medians.setdefault(site, []).append(errors.median)
+            self._worst[site] = max(self._worst.get(site, 0.0), errors.worst)
+
+    def table(self) -> dict[Site, Errors]:
+        """By site: all rows, the median of the answers' medians, and the worst row."""
+        return {
+            site: Errors(self._rows[site], float(np.median(found)), self._worst[site])
+            for site, found in sorted(self._medians.items(), key=lambda pair: pair[0].code)
+        }

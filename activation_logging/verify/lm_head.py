@@ -147,7 +147,9 @@ def model_folder(model: str | Path, *, more: Sequence[str] = ()) -> Path:
             "huggingface_hub: pip install huggingface_hub, or give the model's folder"
         ) from None
     try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json", *more]))
+        return Path(
+            snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json", *more])
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         brief = str(error).strip().partition("\n")[0]
         raise SettingsError(

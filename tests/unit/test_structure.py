@@ -16,8 +16,8 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "moved", "printable",
-        "progress", "records", "registry", "settings", "sites", "strict_json", "tags", "text",
+        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
+        "printable", "progress", "records", "registry", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
@@ -32,6 +32,7 @@ ARROWS: dict[str, set[str]] = {
     "process": set(),
     "dataset": {"store"},
     "verify": {"store"},
+    "replay": {"store", "verify"},
     "routes": {"store"},
     "detectors": {"dataset", "store"},
     "export": {"dataset", "store"},
@@ -45,7 +46,7 @@ ARROWS: dict[str, set[str]] = {
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "generate", "large_model",
-        "packages", "report", "store", "verify", "vllm_serve",
+        "packages", "replay", "report", "store", "verify", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -60,7 +61,7 @@ NAMED_EXCEPTIONS = {
 ALLOWED_FOREIGN = {
     "lmdb": {"store"},
     "vllm": {"vllm_plugin", "vllm_serve", "server", "generate"},
-    "torch": {"vllm_plugin", "dataset", "gguf_model"},
+    "torch": {"vllm_plugin", "dataset", "gguf_model", "replay"},
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
@@ -169,7 +170,9 @@ def test_public_names_exist() -> None:
                 assert not missing, name
 
 
-@pytest.mark.parametrize("module", ["", ".store", ".cli", ".dataset", ".export", ".verify"])
+@pytest.mark.parametrize(
+    "module", ["", ".store", ".cli", ".dataset", ".export", ".verify", ".replay.plan"]
+)
 def test_a_light_import(module: str) -> None:
     heavy = {"torch", "vllm", "sklearn", "inspect_ai", "plotly", "transformers", "pyarrow"}
     code = f"import {PACKAGE}{module}, sys; print(*{heavy!r} & sys.modules.keys())"
