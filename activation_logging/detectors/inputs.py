@@ -1,4 +1,4 @@
-"""What detectors read besides states: the texts of prompt and answer, and the signals' numbers."""
+"""What detectors read besides states: texts, the signals' numbers, and what a replay has kept."""
 
 from __future__ import annotations
 
@@ -23,9 +23,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Signals:
-    """Per-answer numbers ``[n]`` by detector, the reasons for those left out, and the texts."""
+    """What there is of each answer, and the reasons for the detectors that are left out.
+
+    ``values`` has the number of each answer, ``[n]``, by detector; ``features`` a vector of each,
+    ``[n, width]``, by the detector of a replay.
+    """
 
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    features: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
@@ -39,7 +44,7 @@ class Signals:
 def read_signals(
     examples: Examples, detectors: Iterable[Detector], *, progress: Progress = silent
 ) -> Signals:
-    """Read the texts, and the number of every detector that needs one.
+    """Read the texts, and what every detector needs besides.
 
     Args:
         examples: the labelled answers.
@@ -49,6 +54,7 @@ def read_signals(
     detectors = list(detectors)
     signals = Signals()
     _read_answers(signals, examples, [d for d in detectors if d.of_answer], progress)
+    _read_replays(signals, examples, [d for d in detectors if d.of_replay], progress)
     if of_samples := [d for d in detectors if d.of_samples]:
         _read_samples(signals, examples, of_samples, progress)
     return signals
@@ -74,6 +80,36 @@ def _read_answers(
             signals.missing[name] = f"{len(found)} of {len(examples)} answers have {found[0]}"
         else:
             signals.values[name] = numbers[name]
+
+
+def _read_replays(
+    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+) -> None:
+    found: dict[str, list[npt.NDArray[np.float32]]] = {detector.name: [] for detector in detectors}
+    digests: dict[str, set[Any]] = {detector.name: set() for detector in detectors}
+    reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
+    for entry in track(examples.entries(), "reading replays", len(examples), progress):
+        for detector in detectors:
+            assert detector.of_replay is not None
+            name = detector.name
+            try:
+                kept = entry.derived(f"replay/{detector.replays}")
+                found[name].append(detector.of_replay(kept.values))
+                digests[name].add(kept.details.get("digest"))
+            except KeyError:
+                reasons[name].append(f"no {detector.replays}; run `activation-logging replay`")
+            except InputMissing as missing:
+                reasons[name].append(str(missing))
+    for name, why in reasons.items():
+        if why:
+            signals.missing[name] = f"{len(why)} of {len(examples)} answers have {why[0]}"
+        elif len(digests[name]) > 1:
+            signals.missing[name] = (
+                f"the answers were replayed with {len(digests[name])} models or settings; run "
+                "`activation-logging replay --overwrite`"
+            )
+        else:
+            signals.features[name] = np.stack(found[name])
 
 
 def _read_samples(

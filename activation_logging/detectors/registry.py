@@ -18,10 +18,13 @@ from activation_logging.registry import Registry
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import numpy as np
+    import numpy.typing as npt
+
     from activation_logging.detectors.samples import Samples
     from activation_logging.store import Entry
 
-Needs = Literal["state", "answer", "samples", "text"]
+Needs = Literal["state", "answer", "samples", "text", "replay"]
 Role = Literal["probe", "signal", "control"]
 Where = Literal["chosen", "last", "before"]
 
@@ -45,12 +48,13 @@ class Detector:
     samples  ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
              to the prompt of ``entry``
     text     ``[n, 2]``, str: prompt and answer
+    replay   ``[n, width]``, float64: ``of_replay(values)`` for each answer, where ``values`` is what
+             `activation-logging replay` has kept of the kind ``replays``
     ======== =====================================================================================
 
-    ``of_answer`` and ``of_samples`` raise :class:`InputMissing` where an answer lacks what they
+    ``of_answer``, ``of_replay`` and ``of_samples`` raise :class:`InputMissing` where an answer lacks what they
     read. One such answer leaves the detector out, since metrics over different answers cannot be
-    compared. The text completes "3 of 100 answers have ..." for ``of_answer``, and is a sentence
-    for ``of_samples``.
+    compared. The text completes "3 of 100 answers have ...", and is a sentence for ``of_samples``.
 
     Attributes:
         name: as in the registry, and in ``report.json``.
@@ -60,6 +64,8 @@ class Detector:
         make: see above; left out, a logistic curve through a single number.
         of_answer: the number of one answer.
         of_samples: the number of one answer among the answers to its prompt.
+        of_replay: a vector, the same length for all answers, of what a replay has kept of one.
+        replays: the kind that it reads, a name of :data:`.QUANTITIES`.
         where: which states: ``chosen`` by each fold's validation part; of the ``last`` layer at
             the end of the answer; or ``before`` the answer, at the layer that each fold chooses.
             There is no row where a study has no such place.
@@ -76,13 +82,20 @@ class Detector:
     make: Callable[[int], Any] = _curve
     of_answer: Callable[[Entry], float] | None = None
     of_samples: Callable[[Entry, Samples], float] | None = None
+    of_replay: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None
+    replays: str = ""
     where: Where = "chosen"
     role: Role = "probe"
     in_curves: bool = False
     baseline: bool = False
 
     def __post_init__(self) -> None:
-        for needs, function in (("answer", self.of_answer), ("samples", self.of_samples)):
+        functions = {
+            "answer": self.of_answer,
+            "samples": self.of_samples,
+            "replay": self.of_replay,
+        }
+        for needs, function in functions.items():
             if (function is not None) != (self.needs == needs):
                 raise PluginError(
                     f"the detector {self.name!r} needs {self.needs!r}: of_{needs} "
@@ -99,6 +112,10 @@ _OURS = (
     "network:SAPLMA",
     "distance:MAHALANOBIS",
     "distance:NEAREST_NEIGHBOURS",
+    "replayed:LOOKBACK_LENS",
+    "replayed:LAPEIGVALS",
+    "replayed:ICR",
+    "replayed:LOGIT_LENS",
     "signals:MEAN_LOGPROB",
     "signals:MIN_LOGPROB",
     "signals:TOKEN_ENTROPY",

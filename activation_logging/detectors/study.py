@@ -226,6 +226,8 @@ def _read_states(examples: Examples, cells: set[Cell], progress: Progress) -> St
 def _is_usable(detector: Detector, sweep: Sweep, signals: Signals) -> bool:
     if detector.needs == "state":
         return bool(sweep.choose(detector.where))
+    if detector.needs == "replay":
+        return detector.name in signals.features
     return detector.needs == "text" or detector.name in signals.values
 
 
@@ -241,6 +243,8 @@ def _fit(
         inputs = [states[cell] for cell in cells]
     elif detector.needs == "text":
         inputs = [signals.texts] * len(sweep.folds)
+    elif detector.needs == "replay":
+        inputs = [signals.features[detector.name]] * len(sweep.folds)
     else:
         inputs = [signals.values[detector.name][:, None]] * len(sweep.folds)
     make = partial(detector.make, options.seed)
