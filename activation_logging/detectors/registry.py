@@ -48,13 +48,14 @@ class Detector:
     samples  ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
              to the prompt of ``entry``
     text     ``[n, 2]``, str: prompt and answer
-    replay   ``[n, width]``, float64: ``of_replay(values)`` for each answer, where ``values`` is what
-             `activation-logging replay` has kept of the kind ``replays``
+    replay   ``[n, width]``, float64: ``of_replay(values)`` for each answer, where ``values`` are
+             what `activation-logging replay` has kept of the kind ``replays``
     ======== =====================================================================================
 
-    ``of_answer``, ``of_replay`` and ``of_samples`` raise :class:`InputMissing` where an answer lacks what they
-    read. One such answer leaves the detector out, since metrics over different answers cannot be
-    compared. The text completes "3 of 100 answers have ...", and is a sentence for ``of_samples``.
+    ``of_answer``, ``of_replay`` and ``of_samples`` raise :class:`InputMissing` where an answer
+    lacks what they read. One such answer leaves the detector out, since metrics over different
+    answers cannot be compared. The text completes "3 of 100 answers have ...", and is a sentence
+    for ``of_samples``.
 
     Attributes:
         name: as in the registry, and in ``report.json``.
