@@ -110,6 +110,7 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
     from activation_logging.detectors.registry import DETECTORS
     from activation_logging.export.registry import FORMATS
     from activation_logging.judges.registry import JUDGES
+    from activation_logging.replay.registry import QUANTITIES
 
     if name == "benchmarks":
         return ["name", "what it asks", "labels", "questions", "experiments"], [
@@ -130,6 +131,11 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
     if name == "detectors":
         return ["name", "in the report", "reads", "role", "source"], [
             [f"`{each.name}`", each.title, each.needs, each.role, each.source] for each in DETECTORS
+        ]
+    if name == "quantities":
+        return ["`--kinds`", "what it is", "shape", "reads", "source"], [
+            [f"`{each.name}`", each.title, f"`{each.shape}`", each.reads, each.source]
+            for each in QUANTITIES
         ]
     return ["`--format`", "what is written", "packages"], [
         [f"`{each.name}`", each.description, ", ".join(each.needs)] for each in FORMATS

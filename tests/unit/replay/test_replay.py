@@ -29,9 +29,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def other(tmp_path_factory):
-    """A model of the same shape with other weights."""
+    """A model of the same shape with other weights, but for its embeddings."""
     made = tmp_path_factory.mktemp("model") / "other"
-    return architectures.make(made, "Llama", initializer_range=0.12)
+    return architectures.make(made, "Llama", intermediate_size=96)
 
 
 def replay(path, model=None, **options):
@@ -164,7 +164,7 @@ def test_one_wrong_row_or_token_is_enough(folder, store_path, dtype):
     writer = StoreWriter(store_path, role="test")
     teacher.put(writer, folder, 0, dtype=dtype)
     teacher.put(writer, folder, 1, dtype=dtype, change=swap)
-    prompt, response = teacher.some_ids(2)
+    _, response = teacher.some_ids(2)
     teacher.put(writer, folder, 2, dtype=dtype, response_token_ids=[response[0], 99, *response[2:]])
     writer.close()
     report = replay(store_path, folder, kinds=["icr"])
@@ -198,7 +198,7 @@ def test_a_tolerance_can_be_given(folder, store_path):
 def test_another_shape_is_refused_before_the_weights_are_read(folder, tmp_path, store_path):
     smaller = architectures.make(tmp_path / "small", "Llama", hidden_size=96)
     teacher.build(store_path, folder)
-    with pytest.raises(ReplayError, match="3 answers have 4 layers of 192, but .* 4 layers of 96"):
+    with pytest.raises(ReplayError, match=r"3 answers have 4 layers of 192, but .* 4 layers of 96"):
         replay(store_path, smaller)
 
 
@@ -207,12 +207,12 @@ def test_names_are_compared(folder, store_path):
     teacher.put(writer, folder, 0, model="org/first")
     teacher.put(writer, folder, 1, model="org/second")
     writer.close()
-    with pytest.raises(SettingsError, match="has no entry of .*org/first, org/second"):
+    with pytest.raises(SettingsError, match=r"has no entry of .*org/first, org/second"):
         replay(store_path, folder)
     report = replay(store_path, folder, kinds=["icr"], served_as="org/first")
     assert report.kept == {"icr": 1}
     assert report.plan.left_out == {"of another model": 1}
-    with pytest.raises(SettingsError, match="--model.*org/first, org/second"):
+    with pytest.raises(SettingsError, match=r"--model.*org/first, org/second"):
         replay(store_path)
 
 
