@@ -13,18 +13,27 @@ from activation_logging.moved import install
 if TYPE_CHECKING:
     from activation_logging.errors import ActivationLoggingError
     from activation_logging.records import Evaluation, Span
-    from activation_logging.store import Entry, Store, open_store
+    from activation_logging.store import Derived, Entry, Store, open_store
 
 install()
 del install
 
 __version__ = "0.1.0"
-__all__ = ["ActivationLoggingError", "Entry", "Evaluation", "Span", "Store", "open_store"]
+__all__ = [
+    "ActivationLoggingError",
+    "Derived",
+    "Entry",
+    "Evaluation",
+    "Span",
+    "Store",
+    "open_store",
+]
 
 __getattr__, __dir__ = lazy_names(
     __name__,
     {
         "ActivationLoggingError": ".errors",
+        "Derived": ".store",
         "Entry": ".store",
         "Evaluation": ".records",
         "Span": ".records",

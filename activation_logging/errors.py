@@ -17,6 +17,7 @@
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
     ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, spans
+    ├── DerivedError (ValueError)           an array that cannot be kept beside an entry
     ├── DatasetError (ValueError)           the labelled answers cannot be learned from as they are
     │   ├── LeakError                       the same entity is in the training and the test part
     │   └── InputMissing (LookupError)      an answer lacks what a position, span or detector needs
@@ -110,6 +111,10 @@ class RowsMissing(StoreError, LookupError):
 
 class LabelError(ActivationLoggingError, ValueError):
     """An evaluation has an invalid name, label, score, details or spans."""
+
+
+class DerivedError(ActivationLoggingError, ValueError):
+    """An array has a name, type, size or details that cannot be kept beside an entry."""
 
 
 class DatasetError(ActivationLoggingError, ValueError):

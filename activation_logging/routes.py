@@ -14,6 +14,7 @@ from functools import partial
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field, field_validator
 
@@ -196,20 +197,25 @@ async def get_tensor(
     path: StorePath,
     layer: Annotated[str, Query(pattern=r"^(last|\d{1,5})$")] = "last",
     site: Annotated[str | None, Query(max_length=100)] = None,
+    derived: Annotated[str | None, Query(max_length=128)] = None,
     format: Annotated[Literal["npy", "safetensors"], Query()] = "npy",  # noqa: A002 - the query's name
 ) -> Response:
     """One layer's rows: ``npy`` (bfloat16 widened to float32) or ``safetensors`` (as stored).
 
     The safetensors file holds ``activations`` ``[rows, hidden]`` and ``positions`` ``[rows]``.
-    ``site``, such as ``heads@15``, is for another site instead, ``[rows, *shape]``.
+    ``site``, such as ``heads@15``, is for another site instead, ``[rows, *shape]``. ``derived``,
+    such as ``score/NAME``, is for an array beside the entry, ``values`` in the safetensors file.
     """
     wanted = layer if site is None else site
 
     def read(store: Store) -> bytes:
         entry = store[key]
-        return _as_npy(entry, wanted) if format == "npy" else _as_safetensors(entry, wanted)
+        if derived is not None:
+            values = _derived(entry, derived)
+            return _npy(values) if format == "npy" else _safetensors(entry, {"values": values})
+        return _npy(entry.site(wanted)) if format == "npy" else _as_safetensors(entry, wanted)
 
-    what = f"layer_{layer}" if site is None else site.replace("@", "_")
+    what = derived or (f"layer_{layer}" if site is None else site.replace("@", "_"))
     name = f"{key.replace('#', '_')}_{what}.{format}"
     return Response(
         await _in_store(path, read),
@@ -328,7 +334,7 @@ def _summary(entry: Entry) -> dict[str, Any]:
     found = entry.evaluations
     labels = {name: one.label for name, one in found.items()}
     spans = {name: one.as_json()["spans"] for name, one in found.items() if one.spans}
-    shown = {"content": entry.content, "question": entry.question}
+    shown = {"content": entry.content, "question": entry.question, "derived": entry.derived_names}
     return {**entry.summary(), **shown, "evaluations": labels, "spans": spans}
 
 
@@ -338,6 +344,7 @@ def _whole(entry: Entry) -> dict[str, Any]:
         **entry.summary(),
         "content": entry.content,
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
+        "derived": {name: head.as_json() for name, head in entry.derived_headers().items()},
         "status_reason": entry.status_reason,
     }
     if entry.status == "complete":
@@ -352,19 +359,31 @@ def _whole(entry: Entry) -> dict[str, Any]:
     return whole
 
 
-def _as_npy(entry: Entry, site: str) -> bytes:
+def _npy(values: npt.NDArray[Any]) -> bytes:
     buffer = io.BytesIO()
-    np.save(buffer, entry.site(site), allow_pickle=False)
+    np.save(buffer, values, allow_pickle=False)
     return buffer.getvalue()
 
 
 def _as_safetensors(entry: Entry, site: str) -> bytes:
-    from safetensors.numpy import save
-
     dtype = entry.shape_of(site).dtype
     rows = entry.stored(site).view(NUMPY_TYPES[dtype])
     tensors = {"activations": rows, "positions": entry.positions}
-    return save(tensors, metadata={"key": entry.key, "layer": site, "dtype": dtype})
+    return _safetensors(entry, tensors, layer=site, dtype=dtype)
+
+
+def _safetensors(entry: Entry, tensors: dict[str, npt.NDArray[Any]], **notes: str) -> bytes:
+    from safetensors.numpy import save
+
+    return save(tensors, metadata={"key": entry.key, **notes})
+
+
+def _derived(entry: Entry, name: str) -> npt.NDArray[Any]:
+    try:
+        return entry.derived(name).values
+    except KeyError:
+        shown = printable(name)
+        raise HTTPException(404, f"entry {entry.key} has no array {shown} beside it") from None
 
 
 def _ascii(text: str) -> str:

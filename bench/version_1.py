@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 def make_version_1(path: Path) -> None:
     """Take out of a store what version 0.1 did not write. Nobody may have it open."""
     with open_alone(path) as opened, opened.env.begin(write=True) as txn:
-        txn.drop(opened.databases[layout.INDEX], delete=True)
+        for later in (layout.INDEX, layout.DERIVED):
+            txn.drop(opened.databases[later], delete=True)
         meta = opened.databases[layout.META]
         txn.delete(layout.TOTALS_KEY, db=meta)
         record = json.loads(txn.get(layout.FORMAT_KEY, db=meta))

@@ -19,6 +19,7 @@ from activation_logging.cli.options import (
 )
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
+    arrays_text,
     as_row,
     entries_table,
     full,
@@ -171,6 +172,7 @@ def _facts(entry: Entry) -> list[tuple[str, str | Text]]:
         ("sampling", ", ".join(f"{k}={v}" for k, v in entry.sampling.items()) or None),
         ("tags", ", ".join(f"{k}={v}" for k, v in entry.tags.items()) or None),
         ("labels", labels_text(entry) or None),
+        ("arrays", arrays_text(entry) or None),
         ("vLLM", entry.vllm_version),
     ]
     return [(name, value) for name, value in facts if value is not None]
@@ -192,11 +194,13 @@ def _show_statistics(found: Statistics) -> None:
         f"label of {name}": labels.most_common() for name, labels in sorted(found.labels.items())
     }
     spans = {f"span of {name}": found.most_common() for name, found in sorted(found.spans.items())}
+    arrays = [(name, each.number) for name, each in found.arrays.items()]
     groups = {
         "status": found.statuses.most_common(),
         "model": found.models.most_common(),
         **labels,
         **spans,
+        "array": arrays,
     }
     for group, members in groups.items():
         for index, (name, number) in enumerate(members):

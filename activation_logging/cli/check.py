@@ -15,8 +15,10 @@ from activation_logging.store import open_store
 from activation_logging.store.repair import (
     check_segments,
     find_unmatched,
+    remove_strays,
     remove_unmatched,
     remove_unreferenced,
+    stray_arrays,
 )
 from activation_logging.verify import Problem, Report, match_model, verify, verify_file
 from activation_logging.verify.alignment import KINDS
@@ -92,6 +94,8 @@ def repair(
 ) -> None:
     """Remove what a killed server leaves behind: unmatched records and unreferenced rows.
 
+    Arrays, such as scores, whose entry another program has deleted are removed as well.
+
     Unmatched are entries whose rows never came, and rows whose entry never came. Whole entries are
     never touched, and what a server that still runs has written is left alone unless you say
     `--pending`.
@@ -99,6 +103,7 @@ def repair(
     with open_store(path) as store:
         unmatched = list(find_unmatched(store))
         unreferenced = check_segments(store).unreferenced
+        strays = list(stray_arrays(store))
     chosen = [record for record in unmatched if record.final or pending]
     left = len(unmatched) - len(chosen)
     if unmatched:
@@ -115,17 +120,21 @@ def repair(
     if unreferenced:
         nbytes = sum(found.nbytes for found in unreferenced)
         output.print(f"{size(nbytes)} of rows that no entry uses, in {len(unreferenced)} pieces")
-    if not chosen and not unreferenced:
+    if strays:
+        output.print(f"{len(strays)} arrays of entries that are gone")
+    number = len(chosen) + len(unreferenced) + len(strays)
+    if not number:
         output.print("nothing to repair" + (f"; {left} may yet be completed" if left else ""))
         return
     if not yes:
-        typer.confirm(f"Remove these {len(chosen) + len(unreferenced)}?", abort=True, err=True)
+        typer.confirm(f"Remove these {number}?", abort=True, err=True)
     with open_store(path, writable=True) as store, show_progress() as progress:
         records = track(chosen, "removing", len(chosen), progress)
         removed = sum(remove_unmatched(store, record) for record in records)
         segments = (found.segment for found in unreferenced)
         names = track(segments, "removing", len(unreferenced), progress)
         removed += remove_unreferenced(store, names)
+        removed += remove_strays(store, track(strays, "removing", len(strays), progress))
     errors.print(f"removed {removed}" + (f"; {left} may yet be completed" if left else ""))
 
 

@@ -84,6 +84,11 @@ def labels_text(entry: Entry) -> str:
     return ", ".join(f"{k}={v.label}" for k, v in entry.evaluations.items())
 
 
+def arrays_text(entry: Entry) -> str:
+    """The arrays beside an entry with their shapes: ``score/NAME [12]``."""
+    return ", ".join(f"{k} {list(v.shape)}" for k, v in entry.derived_headers().items())
+
+
 def print_report(result: ReportResult) -> None:
     """The AUROC table, the finding, and the page's path."""
     made = table("detector", "layer", "position", ">AUROC", "95 % interval")
@@ -142,6 +147,7 @@ def summary(entry: Entry) -> dict[str, Any]:
         "sites": [str(site) for site in entry.sites] if has_rows else None,
         "dtype": entry.dtype if has_rows else None,
         "labels": {name: found.label for name, found in entry.evaluations.items()},
+        "derived": entry.derived_names,
     }
 
 
@@ -152,6 +158,7 @@ def full(entry: Entry) -> dict[str, Any]:
         "status": entry.status,
         "status_reason": entry.status_reason,
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
+        "derived": {name: head.as_json() for name, head in entry.derived_headers().items()},
         "first_position": int(entry.positions[0]) if _row_count(entry) else None,
         "layers": site_numbers(entry),
     }

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import InputMissing, LabelError, RowsMissing
-from activation_logging.records import Evaluation, Span, Status
 from activation_logging.sites import AnySite, RowShape, Site
 from activation_logging.store import layout, schema
+from activation_logging.store.beside import Beside
 from activation_logging.store.offsets import NO_TEXTS, OFFSETS_DIFFER, token_offsets, touching
 from activation_logging.store.rows import copy_runs, cut, find_runs, shape_in, sites_of
 from activation_logging.store.status import rows_stored, status_of
@@ -20,7 +20,8 @@ from activation_logging.store.status import rows_stored, status_of
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.records import Span, Status
+    from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.rows import RowType, Run
     from activation_logging.store.store import Store
 
@@ -30,7 +31,7 @@ _SUMMARY = (
 )
 
 
-class Entry:
+class Entry(Beside):
     """One answer: the prompt, the response, and the activations of the logged sites.
 
     Text and arrays are read on access. ``P`` and ``R`` are the numbers of prompt and response
@@ -392,23 +393,7 @@ class Entry:
             )
         return rows
 
-    @property
-    def evaluations(self) -> dict[str, Evaluation]:
-        """Labels by evaluator name, as they are now."""
-        return self.evaluations_in(self._store.snapshot())
-
     # --- for the other modules of the store; no part of the contract --------------------
-
-    def evaluations_in(self, snapshot: Snapshot) -> dict[str, Evaluation]:
-        """The labels that one view shows, by evaluator name."""
-        prefix = layout.evaluation_key(self.key, "")
-        found: dict[str, Evaluation] = {}
-        for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
-            name = key[len(prefix) :].decode("utf-8", "backslashreplace")
-            what = f"label {name} of entry {self.key}"
-            record = schema.label(value, what)
-            found[name] = Evaluation(name=name, **{**record, "spans": schema.spans(record)})
-        return found
 
     def capture_record(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
         """The record of its rows, as checked by :func:`.schema.capture`; None while there is none.

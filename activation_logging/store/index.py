@@ -32,7 +32,7 @@ from activation_logging.store import layout, schema
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.store.engine.snapshot import Snapshot
 
 _HASHED = b"#"
 

@@ -251,7 +251,7 @@ class Indexing:
 
     def _label_terms(self, txn: Any, key: str) -> list[bytes]:
         """The terms of an entry's labels. Unreadable labels are skipped."""
-        prefix = layout.evaluation_key(key, "")
+        prefix = layout.beside_key(key, "")
         cursor = txn.cursor(self._database(layout.EVALUATIONS))
         terms = []
         found = cursor.set_range(prefix)

@@ -12,6 +12,7 @@ language can read a store::
     ~segments     segment id                   -> number of captures that use it, decimal
     ~rows         segment id + site, 2 bytes BE -> rows, C order, little endian
     ~evaluations  <entry key> NUL <name>       -> the label, JSON
+    ~derived      <entry key> NUL <name>       -> an array: a line of JSON, then its bytes
     ~writers      writer id                    -> the writing process and its counters, JSON
     ~index        term (duplicates)            -> places of the entries that it is true of
     ~meta         "format"                     -> {"format": ..., "version": ...}
@@ -20,7 +21,8 @@ language can read a store::
 Entries are in the main database, so ``txn.get(sha256_hex)`` finds one. The names of the other
 databases begin with ``~``, which sorts after every hexadecimal key. An entry's JSON begins with the
 fields of :class:`Head`, so reading a layer and counting do not parse the rest. Stores of version 1
-have no ``~index`` and no totals. :mod:`.index` defines terms.
+have no ``~index`` and no totals. :mod:`.index` defines terms. Stores that were made before there
+were arrays beside entries get ``~derived`` with the first of them; :mod:`.derived` defines these.
 
 vLLM's front end writes entries. The worker that runs the model writes captures and segments.
 ``entry["capture"]`` joins the two. A *segment* is a run of consecutive rows that one request
@@ -51,8 +53,11 @@ WITHOUT_INDEX = 1
 MAIN = b""
 META, LOG, REPEATS, REQUESTS = b"~meta", b"~log", b"~repeats", b"~requests"
 CAPTURES, SEGMENTS, ROWS = b"~captures", b"~segments", b"~rows"
-EVALUATIONS, WRITERS, INDEX = b"~evaluations", b"~writers", b"~index"
-DATABASES = (META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS, EVALUATIONS, WRITERS, INDEX)
+EVALUATIONS, WRITERS, INDEX, DERIVED = b"~evaluations", b"~writers", b"~index", b"~derived"
+DATABASES = (
+    *(META, LOG, REPEATS, REQUESTS, CAPTURES, SEGMENTS, ROWS),
+    *(EVALUATIONS, WRITERS, INDEX, DERIVED),
+)
 # Not dupfixed, which needs less space: compacting such a database crashes LMDB 0.9.36.
 DUPLICATES = frozenset({REQUESTS, INDEX})
 
@@ -60,8 +65,9 @@ FORMAT_KEY, TOTALS_KEY = b"format", b"totals"
 
 
 def databases(version: int) -> tuple[bytes, ...]:
-    """The databases of a store of that version."""
-    return tuple(name for name in DATABASES if version > WITHOUT_INDEX or name != INDEX)
+    """The databases that a store of that version must have; ``~derived`` may come later."""
+    optional = {DERIVED} if version > WITHOUT_INDEX else {DERIVED, INDEX}
+    return tuple(name for name in DATABASES if name not in optional)
 
 
 FIRST_NAME = b"~"
@@ -134,8 +140,8 @@ def rows_segment(key: bytes) -> bytes:
     return key[:-2]
 
 
-def evaluation_key(entry: str, name: str) -> bytes:
-    """The key of one evaluator's label of an entry. An empty name gives the prefix of them all."""
+def beside_key(entry: str, name: str) -> bytes:
+    """The key of a label or array beside an entry. An empty name gives the prefix of them all."""
     return f"{entry}\0{name}".encode()
 
 

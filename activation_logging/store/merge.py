@@ -2,7 +2,7 @@
 
 Two entries are duplicates if their records are equal except for keys and positions. A duplicate is
 not added again, so a merge can be repeated, or resumed after a kill. Rows and labels that the
-existing entry lacks are added to it.
+existing entry lacks are added to it, and so are arrays beside it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from activation_logging.errors import EntryNotFound, RowsMissing, SettingsError,
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
+from activation_logging.store.derived import Header, read_header
 from activation_logging.store.mutations import shapes_of, slices_of
 from activation_logging.store.store import Store, open_store
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
-    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.entry import Entry
     from activation_logging.store.mutations import Mutations
 
@@ -55,6 +56,7 @@ class Merged:
     completed: int = 0
     renumbered: int = 0
     labels: int = 0
+    arrays: int = 0
     rows_without_entry: int = 0
     unreadable: dict[str, str] = field(default_factory=dict)
 
@@ -74,17 +76,19 @@ _COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
 
 
 class _Item(NamedTuple):
-    """One entry of a source with its rows and labels; the rows point into the source's map."""
+    """One entry of a source with all that belongs to it; rows and arrays point into its map."""
 
     key: str
     document: dict[str, Any]
     capture: dict[str, Any] | None
     segments: dict[bytes, dict[int, memoryview]]
     evaluations: dict[str, Evaluation]
+    arrays: list[tuple[str, Header, memoryview]]
 
     @property
     def nbytes(self) -> int:
-        return sum(len(rows) for sites in self.segments.values() for rows in sites.values())
+        rows = sum(len(rows) for sites in self.segments.values() for rows in sites.values())
+        return rows + sum(len(raw) for _, _, raw in self.arrays)
 
 
 def merge(
@@ -216,7 +220,8 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     for label in labels.values():
         if problem := label.outside(entry.response):
             raise StoreCorrupt(problem)
-    return _Item(entry.key, entry.document, capture, segments, labels)
+    arrays = list(entry.derived_records(snapshot))
+    return _Item(entry.key, entry.document, capture, segments, labels, arrays)
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -260,6 +265,8 @@ class _Batch:
             self.done.completed += is_known
         for evaluation in item.evaluations.values():
             self._put_label(key, evaluation)
+        for name, header, raw in item.arrays:
+            self._put_array(key, name, header, raw)
 
     def _get(self, database: bytes, key: bytes) -> memoryview | None:
         value: memoryview | None = self._txn.get(key, db=self._db(database))
@@ -332,10 +339,18 @@ class _Batch:
 
     def _put_label(self, key: str, evaluation: Evaluation) -> None:
         """Add a label. Of two labels by one evaluator, the later one stays."""
-        raw = self._get(layout.EVALUATIONS, layout.evaluation_key(key, evaluation.name))
+        raw = self._get(layout.EVALUATIONS, layout.beside_key(key, evaluation.name))
         if raw is not None:
             there = schema.label(raw, "a label")
             if (there["created"] or 0) >= (evaluation.created or 0):
                 return
         self._change.put_evaluation(self._txn, key, evaluation)
         self.done.labels += 1
+
+    def _put_array(self, key: str, name: str, header: Header, record: memoryview) -> None:
+        """Add an array. Of two of one name, the later one stays."""
+        raw = self._get(layout.DERIVED, layout.beside_key(key, name))
+        if raw is not None and read_header(raw, f"{name} of {key}").created >= header.created:
+            return
+        self._change.put_derived(self._txn, key, name, record)
+        self.done.arrays += 1

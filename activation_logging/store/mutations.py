@@ -141,14 +141,32 @@ class Mutations:
         record = evaluation.as_json()
         if evaluation.created is None:
             record["created"] = time.time()
-        place = layout.evaluation_key(key, evaluation.name)
+        place = layout.beside_key(key, evaluation.name)
         raw = txn.get(place, db=self._db(layout.EVALUATIONS))
         before = None if raw is None else layout.load(raw, "a label")
         txn.put(place, layout.dump(record), db=self._db(layout.EVALUATIONS))
         self._index.label_changed(txn, raw_key, evaluation.name, before, record)
 
+    def put_derived(self, txn: Any, key: str, name: str, record: bytes | memoryview) -> None:
+        """Add or replace an array beside an entry; see :func:`.derived.encode`.
+
+        Raises:
+            EntryNotFound: no entry has that key.
+        """
+        raw_key = layout.entry_key(key)
+        if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
+            raise EntryNotFound(f"there is no entry {key[:100]!r} to put {name} beside")
+        txn.put(layout.beside_key(key, name), record, db=self._db(layout.DERIVED))
+
+    def delete_stray(self, txn: Any, place: bytes) -> bool:
+        """Remove an array without an entry. Returns False if it is gone or has an entry."""
+        key = place.partition(b"\0")[0]
+        if txn.get(key, db=self._db(layout.MAIN)) is not None:
+            return False
+        return bool(txn.delete(place, db=self._db(layout.DERIVED)))
+
     def delete_entry(self, txn: Any, key: str) -> None:
-        """Remove an entry, its labels, and its rows unless another entry uses them.
+        """Remove an entry, its labels and arrays, and its rows unless another entry uses them.
 
         Raises:
             EntryNotFound: no entry has that key.
@@ -162,7 +180,8 @@ class Mutations:
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))
         for name in {document["request_id"], document["capture"]}:
             txn.delete(layout.id_key(name), raw_key, db=self._db(layout.REQUESTS))
-        self._delete_prefix(txn, layout.EVALUATIONS, layout.evaluation_key(key, ""))
+        for database in filter(self._environment.has, (layout.EVALUATIONS, layout.DERIVED)):
+            self._delete_prefix(txn, database, layout.beside_key(key, ""))
         base = key.partition("#")[0].encode()
         cursor = txn.cursor(self._db(layout.MAIN))
         if not (cursor.set_range(base) and bytes(cursor.key()).startswith(base)):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from activation_logging.sites import AnySite
-    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.entry import Entry
     from activation_logging.store.store import Store
 

@@ -7,6 +7,7 @@
 - *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
   hold their prompt in its prefix cache and refer to them again. The worker removes them when it
   stops. A killed worker leaves them behind.
+- *Stray arrays*, derived from an entry that another program has deleted.
 - *Damaged pages* of the file.
 """
 
@@ -142,6 +143,35 @@ def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
 
     def action(change: Mutations, txn: Any) -> int:
         return change.delete_unreferenced(txn, some)
+
+    removed = 0
+    while some := list(islice(left, _PER_COMMIT)):
+        removed += store.transact(action)
+    return removed
+
+
+def stray_arrays(store: Store) -> Iterator[bytes]:
+    """Keys of the arrays whose entry is gone, see :func:`.layout.beside_key`.
+
+    Raises:
+        StoreCorrupt: the file is damaged.
+    """
+    for place, _ in store.walk(layout.DERIVED, values=False):
+        if store.snapshot().get(layout.MAIN, place.partition(b"\0")[0]) is None:
+            yield place
+
+
+def remove_strays(store: Store, places: Iterable[bytes]) -> int:
+    """Remove stray arrays, and return how many. Those whose entry has come stay.
+
+    Raises:
+        StoreReadOnly: the store was opened for reading.
+    """
+    left = iter(places)
+    some: list[bytes] = []
+
+    def action(change: Mutations, txn: Any) -> int:
+        return sum(change.delete_stray(txn, place) for place in some)
 
     removed = 0
     while some := list(islice(left, _PER_COMMIT)):

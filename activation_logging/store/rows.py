@@ -22,7 +22,7 @@ from activation_logging.store.mutations import shapes_of, slices_of
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from activation_logging.store.engine.environment import Snapshot
+    from activation_logging.store.engine.snapshot import Snapshot
 
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "float32": np.dtype("<f4"),

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeGuard, get_args
 
 from msgspec import Meta, Struct, ValidationError, convert
 
@@ -44,6 +44,13 @@ Token = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 Time = Annotated[float, Meta(ge=0, le=200e9)]
 """Seconds since the epoch; Python cannot print dates much later than the year 8000."""
 Offset = Annotated[int, Meta(ge=0, le=MAX_LENGTH)]
+
+_Integers = Literal["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+DerivedType = Literal["bool", _Integers, "float16", "float32", "float64"]
+DERIVED_TYPES: tuple[str, ...] = get_args(DerivedType)
+"""The types of arrays beside entries, as numpy names them."""
+MAX_DERIVED_AXES = 8
+_Axis = Annotated[int, Meta(ge=0, le=1 << 30)]
 
 
 class _Document(Struct):
@@ -102,6 +109,13 @@ class _Label(Struct):
     details: dict[str, Any]
     created: Time | None
     spans: list[_Span] = []
+
+
+class _Derived(Struct):
+    dtype: DerivedType
+    shape: Annotated[list[_Axis], Meta(max_length=MAX_DERIVED_AXES)]
+    created: Time
+    details: dict[str, Any]
 
 
 class _Writer(Struct):
@@ -278,6 +292,17 @@ def shared(value: Any, tokens: int, length: int) -> list[tuple[int, int, int]] |
     found = [tuple(part) for part in value if _is_list_of(part, int) and len(part) == 3]
     valid = [part for part in found if 0 <= part[0] < tokens and 0 <= part[1] < part[2] <= length]
     return valid if len(valid) == len(value) else None
+
+
+def derived(raw: bytes | memoryview, what: str) -> dict[str, Any]:
+    """The header of an array beside an entry, checked.
+
+    Raises:
+        StoreCorrupt: as for :func:`entry`.
+    """
+    record = layout.load(raw, what)
+    _check(record, what, _Derived)
+    return record
 
 
 def writer(raw: bytes | memoryview, what: str) -> dict[str, Any]:

@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import lmdb
 
-from activation_logging.errors import EntryNotFound, LabelError, StoreError, StoreReadOnly
-from activation_logging.printable import printable
-from activation_logging.records import Evaluation, Label, Span
+from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.store import layout, schema
+from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.opening import unwritable
 from activation_logging.store.entry import Entry
@@ -31,12 +30,12 @@ if TYPE_CHECKING:
 
     from activation_logging.dataset import Dataset
     from activation_logging.sites import AnySite
-    from activation_logging.store.engine.environment import Environment, Snapshot
+    from activation_logging.store.engine.environment import Environment
+    from activation_logging.store.engine.snapshot import Snapshot
 
 T = TypeVar("T")
 
 _PER_COMMIT = 64
-_LABELS_PER_COMMIT = 1000
 _CHUNK = 256
 """Records per transaction of an iteration, so that none stays open for long."""
 
@@ -57,7 +56,7 @@ def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store
     return Store(path, writable=writable)
 
 
-class Store(Mapping[str, Entry]):
+class Store(WritesBeside, Mapping[str, Entry]):
     """A mapping of keys to entries that always shows the last commit.
 
     Iteration is in order of the keys, :meth:`entries` in order of writing. Threads may share a
@@ -215,51 +214,6 @@ class Store(Mapping[str, Entry]):
         self.environment  # noqa: B018 - after a fork it also replaces the row reader
         return self._row_reader.read(keys, layer if site is None else site, position)
 
-    def put_evaluation(
-        self,
-        key: str,
-        *,
-        name: str,
-        label: Label,
-        score: float | None = None,
-        judge: str | None = None,
-        details: Mapping[str, Any] | None = None,
-        spans: Iterable[Span | Mapping[str, Any]] = (),
-    ) -> None:
-        """Write one evaluator's label beside an entry, replacing only its own earlier one.
-
-        ``spans`` are claims within the entry's ``response``, each with a label of its own.
-
-        Raises:
-            EntryNotFound: no entry has that key.
-            StoreReadOnly: the store was opened for reading.
-            LabelError: a part of it is invalid, see :meth:`.Evaluation.checked`, or a span lies
-                outside the response.
-        """
-        evaluation = Evaluation.checked(name, label, score, judge, details, spans=spans)
-        self.put_evaluations([(key, evaluation)])
-
-    def put_evaluations(
-        self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
-    ) -> int:
-        """Write many labels, many per commit, and return how many.
-
-        Args:
-            evaluations: pairs of an entry's key and a label, or mappings with the arguments of
-                :meth:`put_evaluation`, including ``key``.
-
-        Raises:
-            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier
-                commits stay.
-            StoreReadOnly: the store was opened for reading.
-        """
-        left = iter(evaluations)
-        written = 0
-        while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
-            self.transact(partial(_put_some, some))
-            written += len(some)
-        return written
-
     def dataset(self, label: str | None = None, **options: Any) -> Dataset:
         """Features and labels of the answers that one evaluator has judged.
 
@@ -274,7 +228,7 @@ class Store(Mapping[str, Entry]):
         return make_dataset(self, label, **options)
 
     def delete(self, key: str) -> None:
-        """Remove an entry with its labels, and the rows that no other entry shares.
+        """Remove an entry with its labels and arrays, and the rows that no other entry shares.
 
         Raises:
             EntryNotFound: no entry has that key.
@@ -380,6 +334,8 @@ class Store(Mapping[str, Entry]):
         chunk: list[tuple[bytes, bytes]] = []
         while True:
             snapshot = self.snapshot()
+            if not snapshot.has(database):
+                return
             with snapshot.reading():
                 cursor = snapshot.cursor(database)
                 found = _resume(cursor, chunk[-1][0] if chunk else None, reverse)
@@ -401,22 +357,6 @@ class Store(Mapping[str, Entry]):
         if self._environment is None:
             return f"Store({str(self.path)!r}, closed)"
         return f"Store({str(self.path)!r}, {len(self)} entries)"
-
-
-def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
-    try:
-        fields = dict(given) if isinstance(given, Mapping) else {"key": given[0], **vars(given[1])}
-        return fields.pop("key"), Evaluation.checked(**fields)
-    except (KeyError, TypeError, IndexError):
-        raise LabelError(
-            "each label is a pair of a key and an Evaluation, or a mapping with key, name, label, "
-            f"and optionally score, judge, details and spans; not {printable(repr(given)[:200])}"
-        ) from None
-
-
-def _put_some(evaluations: Iterable[tuple[str, Evaluation]], change: Mutations, txn: Any) -> None:
-    for key, evaluation in evaluations:
-        change.put_evaluation(txn, key, evaluation)
 
 
 def _delete_some(keys: Iterable[str], change: Mutations, txn: Any) -> int:

@@ -17,7 +17,12 @@ from activation_logging.progress import Progress, silent, track
 from activation_logging.records import NEVER_RAN
 from activation_logging.sites import RESID, Site
 from activation_logging.store import layout
-from activation_logging.store.repair import check_segments, find_unmatched, page_problems
+from activation_logging.store.repair import (
+    check_segments,
+    find_unmatched,
+    page_problems,
+    stray_arrays,
+)
 from activation_logging.store.upgrade import index_problems
 from activation_logging.verify.alignment import Aligner, Alignment, Kind, match_model
 
@@ -148,7 +153,7 @@ def _check_entries(
 
 
 def _problems_of_rows(store: Store) -> Iterator[Problem]:
-    """Unmatched records, unreferenced or miscounted rows, a broken order, a wrong index."""
+    """Unmatched records, unreferenced or miscounted rows, stray arrays, a wrong order or index."""
     if not store.snapshot().is_ordered:
         yield Problem("~log", "the order of entries does not name as many as there are")
     for key, what in index_problems(store):
@@ -162,6 +167,10 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
     for wrong in found.miscounts:
         what = f"the reference count of its rows is {wrong.counted}, but {wrong.found} refer to it"
         yield Problem(wrong.segment.hex(), what)
+    for place in stray_arrays(store):
+        key, _, name = place.decode("utf-8", "backslashreplace").partition("\0")
+        what = f"the entry of its array {name} is gone (activation-logging repair removes it)"
+        yield Problem(key, what)
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:
@@ -204,6 +213,7 @@ def _record_problems(entry: Entry) -> Iterator[str]:
     if entry.shared_characters is None and entry.document.get("shared_characters") is not None:
         yield "its shared_characters are no places in its response"
     yield from _label_problems(entry)
+    yield from _array_problems(entry)
 
 
 def _label_problems(entry: Entry) -> Iterator[str]:
@@ -213,6 +223,19 @@ def _label_problems(entry: Entry) -> Iterator[str]:
         yield str(error)
         return
     yield from filter(None, (label.outside(entry.response) for label in labels.values()))
+
+
+def _array_problems(entry: Entry) -> Iterator[str]:
+    try:
+        scores = entry.scores
+        entry.derived_headers()
+    except StoreCorrupt as error:
+        yield str(error)
+        return
+    if entry.status == "complete":
+        for name, values in scores.items():
+            if len(values) != len(entry.positions):
+                yield f"{len(values)} scores by {name} for {len(entry.positions)} rows"
 
 
 def _site_problems(entry: Entry, site: Site) -> Iterator[str]:

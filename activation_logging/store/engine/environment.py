@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lmdb
 
-from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse
+from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse, StoreVersionError
 from activation_logging.store import layout
 from activation_logging.store.engine.address_space import MAP_SIZE, fitting_map_size
 from activation_logging.store.engine.opening import (
@@ -26,11 +26,10 @@ from activation_logging.store.engine.opening import (
     open_store_files,
     unwritable,
 )
-from activation_logging.store.engine.pages import used_bytes
+from activation_logging.store.engine.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
 
 logger = logging.getLogger(f"vllm.{__name__}")
 T = TypeVar("T")
@@ -54,6 +53,14 @@ class Reader(NamedTuple):
     commit: int
 
 
+class DatabaseMissing(Exception):
+    """A transaction needs a database that the store does not have yet."""
+
+    def __init__(self, name: bytes) -> None:
+        super().__init__(name)
+        self.name = name
+
+
 class Environment:
     """One open LMDB environment and its databases. :func:`acquire` returns it."""
 
@@ -75,6 +82,7 @@ class Environment:
         self._lock = threading.RLock()
         self._idle = threading.Condition(self._lock)
         self._live = 0
+        self._opening = threading.Lock()
         self.remaps = 0
         """How often the map has moved."""
         self._waiting = 0
@@ -82,18 +90,24 @@ class Environment:
             self.free_dead_readers()
 
     def database(self, name: bytes) -> Any:
-        """The handle of one of :data:`layout.DATABASES`, or of the main one."""
-        return self.databases[name]
+        """The handle of one of :data:`layout.DATABASES`, or of the main one.
+
+        Raises:
+            DatabaseMissing: the store has no such database yet; :meth:`transact` makes it.
+        """
+        try:
+            return self.databases[name]
+        except KeyError:
+            raise DatabaseMissing(name) from None
+
+    def has(self, name: bytes) -> bool:
+        """Whether the store has this database, as the latest transaction has seen it."""
+        return name in self.databases
 
     @property
     def has_index(self) -> bool:
         """Whether what is written is also to be indexed; stores of version 1 have no index."""
         return layout.INDEX in self.databases
-
-    @property
-    def num_databases(self) -> int:
-        """Number of named databases, which the main one lists beside the entries."""
-        return len(self.databases) - 1
 
     @property
     def map_size(self) -> int:
@@ -174,6 +188,8 @@ class Environment:
                     return action(txn)
             except lmdb.MapFullError:  # noqa: PERF203 - trying again is the point
                 self._grow()
+            except DatabaseMissing as missing:
+                self._make_database(missing.name)
             except _DAMAGE as error:
                 raise self.corrupt(error) from None
 
@@ -183,8 +199,15 @@ class Environment:
             with self._lock:
                 self._live += 1
                 remaps = self.remaps
+                is_known = layout.DERIVED in self.databases
             try:
-                return self._env.begin(write=write, buffers=True)
+                txn = self._env.begin(write=write, buffers=True)
+                if is_known or not self.sees_derived(txn):
+                    return txn
+                # Somebody has made it since. A transaction knows the handles from before it began.
+                txn.abort()
+                self._open_derived(create=False)
+                self.leave()
             except lmdb.MapResizedError:
                 self.leave()
                 # Another process has written behind the end of the map.
@@ -199,6 +222,49 @@ class Environment:
             except BaseException:
                 self.leave()
                 raise
+
+    def sees_derived(self, txn: Any) -> bool:
+        """Whether a transaction shows the database of arrays beside entries."""
+        try:
+            return txn.get(layout.DERIVED) is not None
+        except lmdb.Error as error:
+            raise self.corrupt(error) from None
+
+    def _open_derived(self, *, create: bool) -> None:
+        with self._opening:
+            if layout.DERIVED not in self.databases:
+                self.databases[layout.DERIVED] = self._env.open_db(layout.DERIVED, create=create)
+
+    def _make_database(self, name: bytes) -> None:
+        """Add the database of arrays to a store that was made before there were any.
+
+        Raises:
+            StoreVersionError: the store is of version 1, whose readers would count it as an entry.
+        """
+        if name != layout.DERIVED or not self.has_index:
+            raise StoreVersionError(
+                f"{self.path} has format version {layout.WITHOUT_INDEX}, which holds no arrays "
+                "beside entries; `activation-logging upgrade PATH` makes it one that does"
+            )
+        while True:
+            # This transaction keeps the map where it is, and must not be older than the database.
+            with self._lock:
+                self._live += 1
+                remaps = self.remaps
+            try:
+                self._open_derived(create=True)
+            except lmdb.MapFullError:
+                self.leave()
+                self._grow()
+            except lmdb.MapResizedError:
+                self.leave()
+                self._remap(0, remaps)
+            except BaseException:
+                self.leave()
+                raise
+            else:
+                self.leave()
+                return
 
     def leave(self) -> None:
         """Say that a transaction of :meth:`begin` has ended."""
@@ -246,98 +312,6 @@ class Environment:
             self._env.set_mapsize(size)
             self.remaps += 1
             self._idle.notify_all()
-
-
-class Snapshot:
-    """A read transaction. It ends when nothing refers to it any more.
-
-    One thread may use it at a time. Its values are memory of the map: copy them before it ends.
-    """
-
-    __slots__ = ("__weakref__", "_environment", "txn")
-
-    def __init__(self, environment: Environment) -> None:
-        self.txn = environment.begin(write=False)
-        """LMDB's own handle."""
-        self._environment = environment
-
-    @property
-    def commit(self) -> tuple[object, ...]:
-        """Equal for two snapshots in which every record has the same address."""
-        environment = self._environment
-        return environment.token, self.txn.id(), environment.remaps
-
-    def get(self, database: bytes, key: bytes) -> memoryview | None:
-        """The value of a key; valid as long as this snapshot lives."""
-        try:
-            value: memoryview | None = self.txn.get(key, db=self._environment.database(database))
-        except lmdb.Error as error:
-            raise self._environment.corrupt(error) from None
-        return value
-
-    def starting_with(self, database: bytes, prefix: bytes) -> Iterator[tuple[bytes, memoryview]]:
-        """The records whose keys begin with ``prefix``, in order.
-
-        Raises:
-            StoreCorrupt: LMDB finds the file damaged.
-        """
-        with self._environment.reading():
-            cursor = self.cursor(database)
-            found = cursor.set_range(prefix) if prefix else cursor.first()
-            while found and (key := bytes(cursor.key())).startswith(prefix):
-                yield key, cursor.value()
-                found = cursor.next()
-
-    def reading(self) -> AbstractContextManager[None]:
-        """Convert LMDB's errors of a damaged file into :class:`StoreCorrupt`."""
-        return self._environment.reading()
-
-    def cursor(self, database: bytes) -> Any:
-        """An LMDB cursor, for use inside :meth:`reading` and while this lives."""
-        return self.txn.cursor(self._environment.database(database))
-
-    @property
-    def used_bytes(self) -> int:
-        """Bytes of all pages that hold something; the rest of the file is free to be used."""
-        return used_bytes(self._stat(name) for name in self._environment.databases)
-
-    @property
-    def is_ordered(self) -> bool:
-        """Whether the log lists as many entries as there are."""
-        return self.count(layout.LOG) == self.num_entries
-
-    @property
-    def num_entries(self) -> int:
-        """Number of entries."""
-        return self.count(layout.MAIN) - self._environment.num_databases
-
-    @property
-    def has_index(self) -> bool:
-        """Whether the store has an index, which may be incomplete."""
-        return self._environment.has_index
-
-    def count(self, database: bytes) -> int:
-        """Number of records of a database. The main database also counts the named databases."""
-        return self._stat(database)["entries"]
-
-    def _stat(self, database: bytes) -> dict[str, int]:
-        try:
-            found: dict[str, int] = self.txn.stat(self._environment.database(database))
-        except lmdb.Error as error:
-            raise self._environment.corrupt(error) from None
-        return found
-
-    def __del__(self) -> None:
-        # This also runs at interpreter shutdown, when modules may be gone: use no globals.
-        environment = getattr(self, "_environment", None)
-        if environment is None:
-            return
-        if environment.inherited:
-            # Ending it here would free the parent's place among the readers.
-            environment.kept.append(self.txn)
-            return
-        self.txn.abort()
-        environment.leave()
 
 
 _open_environments: weakref.WeakValueDictionary[Path, Environment] = weakref.WeakValueDictionary()

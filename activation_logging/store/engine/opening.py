@@ -303,7 +303,10 @@ def _open_databases(path: Path, env: Any) -> dict[bytes, Any]:
                 f"{path} has format version {version}, this package reads and writes versions "
                 f"{layout.WITHOUT_INDEX} and {layout.FORMAT_VERSION}; use a matching release of it"
             )
-        return handles | _handles(env, layout.databases(version))
+        with env.begin() as txn:
+            has_derived = txn.get(layout.DERIVED) is not None
+        optional = (layout.DERIVED,) if has_derived else ()
+        return handles | _handles(env, (*layout.databases(version), *optional))
     except (lmdb.NotFoundError, lmdb.IncompatibleError):
         raise foreign from None
 

@@ -142,7 +142,8 @@ def read_without_permission(path: str) -> None:
         os.setgid(65534)
         os.setuid(65534)
     with open_store(path) as store:
-        print(len(store), next(store.entries()).activations.shape)
+        entry = next(store.entries())
+        print(len(store), entry.activations.shape, entry.derived_names)
     try:
         open_store(path, writable=True)
     except PermissionError as error:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from activation_logging import open_store
+from activation_logging import Derived, open_store
 from activation_logging.errors import StoreError
 from activation_logging.store import StoreWriter
 from activation_logging.store.engine import environment
 from tests.fixtures.answers import NUM_LAYERS, make_rows, put_answer
+from tests.fixtures.old_stores import without_arrays
 from tests.unit.store.programs import ROOT, command
 
 if TYPE_CHECKING:
@@ -70,9 +71,17 @@ def test_a_disk_that_stays_full_does_not_hold_up_the_end(store_path: Path) -> No
         assert len(store) + int(done.stdout) // 2 >= 100
 
 
-def test_another_user_reads_but_does_not_write(store_path: Path, store_writer: StoreWriter) -> None:
-    put_answer(store_writer, "r")
-    store_writer.close()
+@pytest.mark.parametrize("is_old", [False, True])
+def test_another_user_reads_but_does_not_write(store_path: Path, is_old: bool) -> None:
+    writer = StoreWriter(store_path, role="test")
+    put_answer(writer, "r")
+    writer.close()
+    del writer
+    if is_old:
+        without_arrays(store_path)
+    else:
+        with open_store(store_path, writable=True) as store:
+            store.put_derived([Derived(key, "replay/x", np.ones(2)) for key in store])
     for folder in (store_path, *list(store_path.parents)[:-2]):
         folder.chmod(0o755)
     if run("read_without_permission", store_path).returncode and not _importable_by_others():
@@ -82,7 +91,10 @@ def test_another_user_reads_but_does_not_write(store_path: Path, store_writer: S
     store_path.chmod(0o555)
     done = run("read_without_permission", store_path)
     store_path.chmod(0o755)
-    assert done.stdout.splitlines() == ["1 (4, 16)", "StoreReadOnly"], done.stderr
+    assert done.stdout.splitlines() == [
+        f"1 (4, 16) {[] if is_old else ['replay/x']}",
+        "StoreReadOnly",
+    ], done.stderr
     assert "only reliable while no process writes" in done.stderr
 
 

@@ -58,7 +58,7 @@ def one(store: Store) -> Any:
 def put_raw(path: Path, change: dict[str, Any]) -> None:
     """Write a label as another program would."""
     with open_store(path) as store:
-        place = layout.evaluation_key(one(store).key, "a")
+        place = layout.beside_key(one(store).key, "a")
     with open_alone(path) as opened, opened.env.begin(write=True) as txn:
         database = opened.databases[layout.EVALUATIONS]
         record = json.loads(txn.get(place, db=database))

@@ -1,0 +1,242 @@
+"""What stands beside an entry: evaluators' labels, and arrays derived from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from activation_logging.errors import DerivedError, LabelError, StoreCorrupt
+from activation_logging.printable import printable
+from activation_logging.records import Evaluation
+from activation_logging.store import layout, schema
+from activation_logging.store.derived import (
+    SCORE,
+    Derived,
+    Header,
+    check_name,
+    decode,
+    encode,
+    name_of,
+    read_header,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy as np
+    import numpy.typing as npt
+
+    from activation_logging.records import Label, Span
+    from activation_logging.store.engine.snapshot import Snapshot
+    from activation_logging.store.mutations import Mutations
+    from activation_logging.store.store import Store
+
+T = TypeVar("T")
+
+_LABELS_PER_COMMIT = 1000
+_ARRAYS_PER_COMMIT = 1000
+_BYTES_PER_COMMIT = 32 << 20
+
+
+class Beside:
+    """The part of an :class:`.Entry` that reads what stands beside it."""
+
+    _store: Store
+    _key: str
+
+    @property
+    def evaluations(self) -> dict[str, Evaluation]:
+        """Labels by evaluator name, as they are now."""
+        return self.evaluations_in(self._store.snapshot())
+
+    @property
+    def derived_names(self) -> list[str]:
+        """Names of the arrays beside the entry, sorted; see :meth:`derived`."""
+        return list(self.derived_headers())
+
+    def derived(self, name: str) -> Derived:
+        """An array beside the entry, with its details; a copy.
+
+        Raises:
+            KeyError: there is none of this name.
+            StoreCorrupt: the record is invalid.
+        """
+        raw = self._store.snapshot().get(layout.DERIVED, self._place(name))
+        if raw is None:
+            raise KeyError(f"entry {self._key} has no {name}")
+        return decode(self._key, name, raw, self._what(name))
+
+    @property
+    def scores(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Probabilities by the name of the probe, one for each row, float32 ``[rows]``.
+
+        NaN where the probe says nothing.
+
+        Raises:
+            StoreCorrupt: a record is invalid.
+        """
+        found = {}
+        for name, header, raw in self.derived_records(self._store.snapshot(), SCORE):
+            if header.dtype != "float32" or len(header.shape) != 1:
+                raise StoreCorrupt(f"{self._what(name)} is not float32 [rows]")
+            scores = decode(self._key, name, raw, self._what(name))
+            found[name[len(SCORE) :]] = scores.values
+        return found
+
+    @property
+    def score_digests(self) -> dict[str, str | None]:
+        """By the name of the probe, the digest of the weights that gave its scores."""
+        return {
+            name[len(SCORE) :]: schema.text(header.details.get("digest"))
+            for name, header in self.derived_headers(SCORE).items()
+        }
+
+    # --- for the other modules of the package; no part of the contract ------------------
+
+    def derived_headers(self, start: str = "") -> dict[str, Header]:
+        """What is known of the arrays whose names begin so, without reading them."""
+        found = self.derived_records(self._store.snapshot(), start)
+        return {name: header for name, header, _ in found}
+
+    def evaluations_in(self, snapshot: Snapshot) -> dict[str, Evaluation]:
+        """The labels that one view shows, by evaluator name."""
+        prefix = layout.beside_key(self._key, "")
+        found: dict[str, Evaluation] = {}
+        for key, value in snapshot.starting_with(layout.EVALUATIONS, prefix):
+            name = key[len(prefix) :].decode("utf-8", "backslashreplace")
+            what = f"label {name} of entry {self._key}"
+            record = schema.label(value, what)
+            found[name] = Evaluation(name=name, **{**record, "spans": schema.spans(record)})
+        return found
+
+    def derived_records(
+        self, snapshot: Snapshot, start: str = ""
+    ) -> Iterator[tuple[str, Header, memoryview]]:
+        """Name, header and record of each array; in the map as long as ``snapshot`` lives.
+
+        Raises:
+            StoreCorrupt: a record is invalid.
+        """
+        begin = len(layout.beside_key(self._key, ""))
+        prefix = layout.beside_key(self._key, start)
+        for key, raw in snapshot.starting_with(layout.DERIVED, prefix):
+            name = name_of(key[begin:])
+            yield name, read_header(raw, self._what(name)), raw
+
+    def _place(self, name: str) -> bytes:
+        try:
+            check_name(name)
+        except DerivedError as error:
+            raise KeyError(str(error)) from None
+        return layout.beside_key(self._key, name)
+
+    def _what(self, name: str) -> str:
+        return f"{name} of entry {self._key}"
+
+
+class WritesBeside:
+    """The part of a :class:`.Store` that writes labels and arrays beside its entries."""
+
+    if TYPE_CHECKING:
+
+        def transact(self, action: Callable[[Mutations, Any], T]) -> T: ...
+
+    def put_evaluation(
+        self,
+        key: str,
+        *,
+        name: str,
+        label: Label,
+        score: float | None = None,
+        judge: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        spans: Iterable[Span | Mapping[str, Any]] = (),
+    ) -> None:
+        """Write one evaluator's label beside an entry, replacing only its own earlier one.
+
+        ``spans`` are claims within the entry's ``response``, each with a label of its own.
+
+        Raises:
+            EntryNotFound: no entry has that key.
+            StoreReadOnly: the store was opened for reading.
+            LabelError: a part of it is invalid, see :meth:`.Evaluation.checked`, or a span lies
+                outside the response.
+        """
+        evaluation = Evaluation.checked(name, label, score, judge, details, spans=spans)
+        self.put_evaluations([(key, evaluation)])
+
+    def put_evaluations(
+        self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
+    ) -> int:
+        """Write many labels, many per commit, and return how many.
+
+        Args:
+            evaluations: pairs of an entry's key and a label, or mappings with the arguments of
+                :meth:`put_evaluation`, including ``key``.
+
+        Raises:
+            EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier
+                commits stay.
+            StoreReadOnly: the store was opened for reading.
+        """
+        left = iter(evaluations)
+        written = 0
+        while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
+            self.transact(partial(_put_labels, some))
+            written += len(some)
+        return written
+
+    def put_derived(self, items: Iterable[Derived]) -> int:
+        """Write arrays beside entries, many per commit, and return how many.
+
+        An array replaces an earlier one of the same name. Deleting the entry deletes it.
+
+        Raises:
+            EntryNotFound: an array names no entry. Those of earlier commits stay.
+            DerivedError: one cannot be kept: its name, type, size or details.
+            StoreReadOnly: the store was opened for reading.
+            StoreVersionError: the store is of version 1, and has to be upgraded first.
+        """
+        written = 0
+        for some in _batches(items):
+            self.transact(partial(_put_arrays, some))
+            written += len(some)
+        return written
+
+
+def _batches(items: Iterable[Derived]) -> Iterable[list[tuple[str, str, bytes]]]:
+    batch: list[tuple[str, str, bytes]] = []
+    size = 0
+    for item in items:
+        record = encode(item, time.time())
+        if batch and (len(batch) == _ARRAYS_PER_COMMIT or size + len(record) > _BYTES_PER_COMMIT):
+            yield batch
+            batch, size = [], 0
+        batch.append((item.key, item.name, record))
+        size += len(record)
+    if batch:
+        yield batch
+
+
+def _put_arrays(some: Iterable[tuple[str, str, bytes]], change: Mutations, txn: Any) -> None:
+    for key, name, record in some:
+        change.put_derived(txn, key, name, record)
+
+
+def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
+    try:
+        fields = dict(given) if isinstance(given, Mapping) else {"key": given[0], **vars(given[1])}
+        return fields.pop("key"), Evaluation.checked(**fields)
+    except (KeyError, TypeError, IndexError):
+        raise LabelError(
+            "each label is a pair of a key and an Evaluation, or a mapping with key, name, label, "
+            f"and optionally score, judge, details and spans; not {printable(repr(given)[:200])}"
+        ) from None
+
+
+def _put_labels(evaluations: Iterable[tuple[str, Evaluation]], change: Mutations, txn: Any) -> None:
+    for key, evaluation in evaluations:
+        change.put_evaluation(txn, key, evaluation)
