@@ -138,9 +138,7 @@ def main() -> None:
     """Tell the kinds of file apart by what is in them."""
     parser = argparse.ArgumentParser(description="Tables of docs/ from what commands write.")
     parser.add_argument("name", help="of the table")
-    parser.add_argument(
-        "file", type=Path, help="report.json, eval_results.json, or a command's JSON"
-    )
+    parser.add_argument("file", type=Path, help="report.json, eval_results.json or JSON printed")
     parser.add_argument("--command", help="what measured it, for the record")
     options = parser.parse_args()
     found = json.loads(options.file.read_text(encoding="utf-8"))

@@ -86,7 +86,7 @@ def _read_replays(
     signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
 ) -> None:
     found: dict[str, list[npt.NDArray[np.float32]]] = {detector.name: [] for detector in detectors}
-    digests: dict[str, set[Any]] = {detector.name: set() for detector in detectors}
+    made_by: dict[str, set[Any]] = {detector.name: set() for detector in detectors}
     reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
     for entry in track(examples.entries(), "reading replays", len(examples), progress):
         for detector in detectors:
@@ -95,7 +95,7 @@ def _read_replays(
             try:
                 kept = entry.derived(f"replay/{detector.replays}")
                 found[name].append(detector.of_replay(kept.values))
-                digests[name].add(kept.details.get("digest"))
+                made_by[name].add((kept.details.get("digest"), found[name][-1].shape))
             except KeyError:
                 reasons[name].append(f"no {detector.replays}; run `activation-logging replay`")
             except InputMissing as missing:
@@ -103,9 +103,9 @@ def _read_replays(
     for name, why in reasons.items():
         if why:
             signals.missing[name] = f"{len(why)} of {len(examples)} answers have {why[0]}"
-        elif len(digests[name]) > 1:
+        elif len(made_by[name]) > 1:
             signals.missing[name] = (
-                f"the answers were replayed with {len(digests[name])} models or settings; run "
+                f"the answers were replayed with {len(made_by[name])} models or settings; run "
                 "`activation-logging replay --overwrite`"
             )
         else:

@@ -130,7 +130,7 @@ def test_they_find_what_is_there(tmp_path):
 
 
 def test_they_are_fitted_within_the_folds(tmp_path, monkeypatch):
-    """Of noise with more numbers than answers, one that had seen its test answers would know all."""
+    """Of noise in many dimensions, one that had seen its test answers would know all."""
     build(tmp_path / "s", n=80)
     monkeypatch.setitem(KINDS, "lookback", (2, 40, 10))
     rng = np.random.default_rng(3)
