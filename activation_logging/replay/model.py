@@ -160,7 +160,7 @@ class ReplayModel:
             return transformers.AutoConfig.from_pretrained(
                 self.folder, trust_remote_code=self._options["trust_remote_code"]
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except (OSError, ValueError, LookupError, ImportError) as error:
             raise ReplayError(f"{self.folder} cannot be read: {brief(error)}") from None
 
     def load(self) -> None:
@@ -171,6 +171,7 @@ class ReplayModel:
         """
         import torch
         import transformers
+        from safetensors import SafetensorError
 
         transformers.utils.logging.set_verbosity_error()
         transformers.utils.logging.disable_progress_bar()
@@ -182,7 +183,14 @@ class ReplayModel:
                 **self._options,
             )
             self._model: Any = made.eval().to(self.device)
-        except (OSError, ValueError, KeyError, ImportError, RuntimeError) as error:
+        except (
+            OSError,
+            ValueError,
+            LookupError,
+            ImportError,
+            RuntimeError,
+            SafetensorError,
+        ) as error:
             raise ReplayError(f"{self.folder} cannot be loaded: {brief(error)}") from None
         name = decoder_layers(self._model)
         self._layers: Any = self._model.get_submodule(name)

@@ -13,7 +13,7 @@ from activation_logging.progress import Progress, silent, track
 from activation_logging.replay.model import ReplayModel
 from activation_logging.replay.proof import proving_sites
 from activation_logging.replay.registry import QUANTITIES, Quantity
-from activation_logging.sites import RESID, parse_sites
+from activation_logging.sites import parse_layers, resolve
 from activation_logging.store.derived import REPLAY
 from activation_logging.store.query import find, select
 from activation_logging.store.statistics import counts
@@ -196,11 +196,11 @@ def chosen_layers(text: str | None, num_layers: int) -> tuple[int, ...]:
     """
     if text is None:
         return tuple(range(1, num_layers + 1))
-    found: set[int] = set()
-    for part in parse_sites(text, num_layers):
-        if part.name != RESID or part.layer == 0:
-            raise SettingsError(f"{part} is no decoder layer; they are 1 to {num_layers}")
-        found |= set(range(1, num_layers + 1)) if part.layer == "all" else {int(part.layer)}
+    found = {site.layer for site in resolve(parse_layers(text, num_layers), num_layers)}
+    if text.strip().lower() == "all":
+        found.discard(0)
+    if 0 in found:
+        raise SettingsError(f"layer 0 is no decoder layer; they are 1 to {num_layers}")
     return tuple(sorted(found))
 
 

@@ -204,8 +204,8 @@ def test_another_shape_is_refused_before_the_weights_are_read(folder, tmp_path, 
 
 def test_names_are_compared(folder, store_path):
     writer = StoreWriter(store_path, role="test")
-    teacher.put(writer, folder, 0, model="org/first")
-    teacher.put(writer, folder, 1, model="org/second")
+    teacher.put(writer, folder, 0, served_as="org/first")
+    teacher.put(writer, folder, 1, served_as="org/second")
     writer.close()
     with pytest.raises(SettingsError, match=r"has no entry of .*org/first, org/second"):
         replay(store_path, folder)
