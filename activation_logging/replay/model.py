@@ -58,14 +58,17 @@ def model_digest(folder: Path) -> str:
     """Hex SHA-256 of a model's configuration and weights.
 
     Raises:
-        ReplayError: the folder has no safetensors files.
+        ReplayError: the folder has no safetensors files, or one cannot be read.
     """
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
         raise ReplayError(
             f"{folder} holds no safetensors files; give the folder of a model that was saved so"
         )
-    sums = [f"{file.name} {sha256(file)}" for file in (folder / "config.json", *weights)]
+    try:
+        sums = [f"{file.name} {sha256(file)}" for file in (folder / "config.json", *weights)]
+    except (OSError, ValueError) as error:
+        raise ReplayError(f"{folder} cannot be read: {brief(error)}") from None
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()
 
 
@@ -129,10 +132,9 @@ class ReplayModel:
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.dtype = dtype
         self.digest = model_digest(self.folder)
-        self._options = {
-            "attn_implementation": "eager" if attention else "sdpa",
-            "trust_remote_code": trust_remote_code,
-        }
+        self._options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+        if attention:
+            self._options["attn_implementation"] = "eager"
         self.config = self._configuration()
         text = self.config.get_text_config()
         self.num_layers = int(text.num_hidden_layers)

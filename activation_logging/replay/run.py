@@ -86,7 +86,9 @@ def run_replay(store: Store, plan: Plan, *, progress: Progress = silent) -> Repl
     plan.model.load()
     _refuse_lacking(plan)
     pending: list[Derived] = []
-    started = written = time.monotonic()
+    started = time.monotonic()
+    # The first answer is written at once: a store that takes no arrays should say so early.
+    written = float("-inf")
     try:
         for job in track(plan.jobs, "replaying", len(plan.jobs), progress):
             pending += _replay(store, job, report)
