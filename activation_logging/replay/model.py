@@ -51,7 +51,7 @@ def decoder_layers(model: Any) -> str:
     ]
     if not found:
         raise ReplayError(f"{type(model).__name__} has no list of {depth} decoder layers")
-    return max(found)[1]
+    return str(max(found)[1])
 
 
 def model_digest(folder: Path) -> str:
@@ -76,11 +76,9 @@ def _same(output: Any, states: Any) -> bool:
     """Whether a module gave exactly these states ``[n, hidden]``."""
     import torch
 
-    return (
-        torch.is_tensor(output)
-        and output.numel() == states.numel()
-        and torch.equal(output.reshape(states.shape), states)
-    )
+    if not torch.is_tensor(output) or output.numel() != states.numel():
+        return False
+    return bool(torch.equal(output.reshape(states.shape), states))
 
 
 @dataclass
@@ -341,4 +339,4 @@ class ReplayModel:
         if not self.device.startswith("cuda"):
             return available()
         unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0]) + unused
+        return int(torch.cuda.mem_get_info()[0] + unused)
