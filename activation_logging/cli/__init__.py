@@ -14,6 +14,7 @@ from activation_logging.cli import (
     evaluation,
     label,
     learn,
+    probe,
     replay,
     serve,
 )
@@ -36,7 +37,7 @@ def _group() -> None:
     """Keeps the command's name on the line, however few commands are installed."""
 
 
-for group in (serve, browse, check, change, evaluation, label, replay, learn):
+for group in (serve, browse, check, change, evaluation, label, replay, learn, probe):
     group.register(_app)
 
 

@@ -20,11 +20,11 @@ from activation_logging.cli.rendering import (
     table,
 )
 from activation_logging.cli.terminal import errors, output, print_json
-from activation_logging.errors import OutputExists
+from activation_logging.errors import OutputExists, SettingsError
 from activation_logging.store.query import parse_tags
 
 if TYPE_CHECKING:
-    from activation_logging.detectors.saved_probe import Scored
+    from activation_logging.detectors.store_scores import Scored
 
 _SHOWN_SCORES = 20
 
@@ -133,8 +133,23 @@ def score(
     path: StorePath,
     *,
     probe: Annotated[
-        Path, typer.Option(help="What `report --save-probe` wrote.", show_default=False)
+        Path,
+        typer.Option(
+            help="What `report --save-probe` or `probe fit` wrote: FOLDER/NAME.", show_default=False
+        ),
     ],
+    name: Annotated[
+        str | None,
+        typer.Option(
+            help="What the scores are called in the store; otherwise as the probe's file."
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only print: write no scores into the store.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace scores of that name by another probe.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the scores here, as CSV.")
     ] = None,
@@ -142,7 +157,7 @@ def score(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Store the scores beside the entries, as an evaluation of this name.",
+            help="Also store each answer's score as an evaluation of this name.",
         ),
     ] = None,
     unlabelled: Annotated[
@@ -154,17 +169,25 @@ def score(
 ) -> None:
     """Apply a saved probe to the answers in a store.
 
+    The probability at each row is kept beside its entry, as `entry.scores[NAME]`: of a probe of
+    tokens from the state that starts the answer on, of a probe of answers where it looks.
+
     Prints the most suspicious answers first. Entries without the layer or position that the probe
     needs are counted and left out; with nothing left to score, the exit code is 1.
     """
-    from activation_logging.detectors.saved_probe import score_store
+    from activation_logging.detectors.store_scores import score_store
 
+    if dry_run and write is not None:
+        raise SettingsError("--write stores labels, --dry-run stores nothing; give one of them")
     if out is not None and out.is_dir():
         raise OutputExists(f"{out} is a folder; name a file for the scores")
     with show_progress() as progress:
         scored, left_out = score_store(
             path,
             probe,
+            name=name,
+            keep=not dry_run,
+            overwrite=overwrite,
             write=write,
             unlabelled=unlabelled,
             model=model,

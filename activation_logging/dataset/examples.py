@@ -26,8 +26,9 @@ from activation_logging.store.statistics import counts
 from activation_logging.tags import GROUP_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
+    from activation_logging.records import Evaluation
     from activation_logging.store import Entry, Store
     from activation_logging.store.statistics import Counts
 
@@ -150,7 +151,7 @@ def select_examples(
             raise DatasetError(f"label {name!r} is not one of {', '.join(LABELS)}")
     if positive == negative:
         raise DatasetError(f"the two classes are both {positive!r}; name two labels")
-    found = _scan(
+    found = scan(
         store,
         label,
         classes=(positive, negative),
@@ -163,12 +164,10 @@ def select_examples(
     if not found.answers:
         raise DatasetError(
             f"no answer with the label {positive} or {negative} by {found.label} is left"
-            + _listing(found.left_out)
+            + listing(found.left_out)
         )
     found.refuse_mixtures()
     first = found.answers[0]
-    layers = found.common_layers()
-    of_layers = {Site(RESID, layer): (first.hidden_size,) for layer in layers}
     examples = Examples(
         store=store,
         label=found.label,
@@ -180,8 +179,8 @@ def select_examples(
         groups=join_groups([answer.subjects for answer in found.answers]),
         tags=[answer.tags for answer in found.answers],
         places=[answer.place for answer in found.answers],
-        layers=layers,
-        shapes={**of_layers, **dict(sorted(found.sites, key=lambda pair: pair[0].code))},
+        layers=found.common_layers(),
+        shapes=found.shapes(),
         num_layers=first.num_layers,
         hidden_size=first.hidden_size,
         dtypes=dict(Counter(answer.dtype for answer in found.answers)),
@@ -199,7 +198,7 @@ def refuse_one_class(examples: Examples) -> None:
             other = max(examples.counts().values())
             raise DatasetError(
                 f"none of the {other} answers is {name}: one class cannot be told from nothing; "
-                "label more answers, or choose other classes" + _listing(examples.left_out)
+                "label more answers, or choose other classes" + listing(examples.left_out)
             )
 
 
@@ -219,7 +218,9 @@ class _Answer:
 
 
 @dataclass
-class _Found:
+class Found:
+    """The answers that a scan took, and why it left out the others."""
+
     label: str
     answers: list[_Answer] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
@@ -235,6 +236,12 @@ class _Found:
     def common_layers(self) -> tuple[int, ...]:
         return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
 
+    def shapes(self) -> dict[Site, tuple[int, ...]]:
+        """The sites that all answers have, with the shape of a row."""
+        hidden = (self.answers[0].hidden_size,)
+        of_layers = {Site(RESID, layer): hidden for layer in self.common_layers()}
+        return {**of_layers, **dict(sorted(self.sites, key=lambda pair: pair[0].code))}
+
     def refuse_incomplete(self) -> None:
         if self.incomplete:
             raise DatasetError(
@@ -247,24 +254,24 @@ class _Found:
         models = Counter(answer.model for answer in self.answers)
         if len(models) > 1:
             raise DatasetError(
-                f"the labelled answers are of {len(models)} models{_listing(models)}; "
+                f"the labelled answers are of {len(models)} models{listing(models)}; "
                 "choose one (model=, --model)"
             )
         shapes = Counter(f"{a.num_layers} layers of {a.hidden_size}" for a in self.answers)
         if len(shapes) > 1:
             raise DatasetError(
-                f"answers of {self.answers[0].model} have different shapes{_listing(shapes)}: two "
+                f"answers of {self.answers[0].model} have different shapes{listing(shapes)}: two "
                 "models were served under one name; choose one by a tag (tags=, --tag)"
             )
         layers = Counter(",".join(map(str, answer.layers)) for answer in self.answers)
         if len(layers) > 1 and not (self.common_layers() or self.sites):
             raise DatasetError(
-                f"the labelled answers share no layer{_listing(layers)}; choose some by a tag "
+                f"the labelled answers share no layer{listing(layers)}; choose some by a tag "
                 "(tags=, --tag), or ask the questions again with the same layers"
             )
 
 
-def _scan(
+def scan(
     store: Store,
     label: str | None,
     *,
@@ -272,10 +279,25 @@ def _scan(
     wanted: Filter,
     group: Sequence[str],
     progress: Progress,
-) -> _Found:
+    each: Callable[[Entry, Evaluation], object] | None = None,
+) -> Found:
+    """Walk through what one evaluator has judged.
+
+    Args:
+        store: where to look.
+        label: the evaluator's name; may be left out where only one has judged.
+        classes: labels of answers to take; others are counted.
+        wanted: which entries to take; others are counted.
+        group: as for :func:`select_examples`.
+        progress: told how far it is.
+        each: called for every answer that is taken, in no order.
+
+    Raises:
+        DatasetError: there is no such evaluator, or no answer by that model.
+    """
     # A store without an index has to be walked through, which takes its time.
     all_counts = counts(store, progress)
-    found = _Found(_evaluator(store, label, all_counts))
+    found = Found(_evaluator(store, label, all_counts))
     number = all_counts.labels[found.label].total()
     if number < all_counts.entries:
         found.left_out["without this label"] = all_counts.entries - number
@@ -295,9 +317,11 @@ def _scan(
             found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
         else:
             found.add(entry, verdict.label, group)
+            if each is not None:
+                each(entry, verdict)
     if not found.answers and wanted.model is not None and wanted.model not in models:
         raise DatasetError(
-            f"no labelled answer is by {wanted.model!r}; the models are{_listing(models)}"
+            f"no labelled answer is by {wanted.model!r}; the models are{listing(models)}"
         )
     # In order of writing, on which folds depend, whether there is an index or not.
     found.answers.sort(key=attrgetter("sequence"))
@@ -318,7 +342,7 @@ def _evaluator(store: Store, label: str | None, found: Counts) -> str:
     names = {name: number for name, number in names.items() if number}
     if label is None and len(names) > 1:
         raise DatasetError(
-            f"several evaluators have judged{_listing(names)}; choose one (label=, --label)"
+            f"several evaluators have judged{listing(names)}; choose one (label=, --label)"
         )
     chosen = next(iter(names), None) if label is None else label
     if chosen is None or chosen not in found.labels:
@@ -351,8 +375,8 @@ def _no_labels(store: Store, label: str | None, names: Mapping[str, int]) -> str
             "(`activation-logging eval`), apply one (`activation-logging label`), or call "
             "store.put_evaluation"
         )
-    return f"nothing is labelled by {label!r}; the evaluators are{_listing(names)}"
+    return f"nothing is labelled by {label!r}; the evaluators are{listing(names)}"
 
 
-def _listing(counts: Mapping[str, int]) -> str:
+def listing(counts: Mapping[str, int]) -> str:
     return f" ({', '.join(f'{name}: {count}' for name, count in counts.items())})" if counts else ""

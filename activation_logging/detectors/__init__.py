@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING
 from activation_logging.lazy import lazy_names
 
 if TYPE_CHECKING:
+    from activation_logging.detectors.probe_fitting import fit_answer_probe, fit_probe
     from activation_logging.detectors.registry import DETECTORS, Detector
     from activation_logging.detectors.results import Options, Study
-    from activation_logging.detectors.saved_probe import SavedProbe, score_store
-    from activation_logging.detectors.study import fit_probe, run_study
+    from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.detectors.store_scores import score_store
+    from activation_logging.detectors.study import run_study
 
 __all__ = [
     "DETECTORS",
@@ -28,6 +30,7 @@ __all__ = [
     "Options",
     "SavedProbe",
     "Study",
+    "fit_answer_probe",
     "fit_probe",
     "run_study",
     "score_store",
@@ -41,8 +44,9 @@ __getattr__, __dir__ = lazy_names(
         "Options": ".results",
         "SavedProbe": ".saved_probe",
         "Study": ".results",
-        "fit_probe": ".study",
+        "fit_answer_probe": ".probe_fitting",
+        "fit_probe": ".probe_fitting",
         "run_study": ".study",
-        "score_store": ".saved_probe",
+        "score_store": ".store_scores",
     },
 )

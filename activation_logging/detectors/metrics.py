@@ -1,9 +1,9 @@
-"""Metrics with intervals: AUROC, AUPRC, accuracy, calibration.
+"""Metrics with intervals: AUROC, AUPRC, recall at a false positive rate, accuracy, calibration.
 
 Every metric is computed for a matrix of example weights at once, ``[resamples, n]``: a row of ones
-gives the metric, rows of group counts give its bootstrap distribution. AUROC and AUPRC compare
-answers within a test fold only, since scores of models fitted on different parts need not share a
-scale.
+gives the metric, rows of group counts give its bootstrap distribution. AUROC, AUPRC and recall
+compare answers within a test fold only, since scores of models fitted on different parts need not
+share a scale.
 """
 
 from __future__ import annotations
@@ -61,6 +61,29 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
         total += (positive * precision).sum(axis=1)
         positives += positive.sum(axis=1)
     return _divide(total, positives)
+
+
+def recall_at_fpr(
+    y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints], fpr: float = 0.1
+) -> Floats:
+    """Share of positives found where at most ``fpr`` of the negatives are flagged, ``[resamples]``.
+
+    In each fold, the highest recall of a threshold whose false positive rate is at most ``fpr``;
+    the folds are weighted by their positives. A fold with fewer than ``1 / fpr`` negatives lets no
+    false positive pass, which makes this a lower bound. NaN where a resample holds no positive, or
+    no negative.
+    """
+    found = np.zeros(len(weights))
+    positives = np.zeros(len(weights))
+    for part in folds:
+        positive, negative = _by_rising_score(y[part], -score[part], weights[:, part])
+        total = negative.sum(axis=1)
+        # Sums of weights such as 1/3 miss a round number by a little.
+        allowed = np.cumsum(negative, axis=1) <= (fpr + 1e-9) * total[:, None]
+        usable = total > 0
+        found += usable * np.where(allowed, positive, 0.0).sum(axis=1)
+        positives += usable * positive.sum(axis=1)
+    return _divide(found, positives)
 
 
 def accuracy(y: Ints, predicted: Ints, weights: Floats) -> Floats:

@@ -1,243 +1,398 @@
-"""A fitted linear probe on disk, and its scores of a store's answers.
+"""A fitted probe as a thing of its own: what it reads, what it says of a row, where that is from.
 
-The weights are a safetensors file, the rest is JSON beside it; nothing is pickled.
+Applying one needs numpy alone. A *row* is the state of one token, float32 or float64, at the
+probe's sources, concatenated in order.
+
+A probe of **tokens** says something of every state that has read a token of the answer, and of the
+one that starts it: rows ``P - 1`` to ``P + R - 2``, of ``P`` prompt and ``R`` response tokens. A
+probe of **answers** says one thing of an answer. Its position is a row or a pool of rows, see
+:mod:`activation_logging.dataset.positions`; None stands for all rows that have read a token of the
+answer, which its form puts together.
 """
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+import hashlib
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.examples import PROBE_JUDGE
-from activation_logging.dataset.features import read_vector
+from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source
-from activation_logging.dataset.positions import rows_at
-from activation_logging.errors import DatasetError, ProbeError, RowsMissing
-from activation_logging.files import write_whole
-from activation_logging.progress import Progress, silent, track
-from activation_logging.records import Evaluation
-from activation_logging.sites import RESID
-from activation_logging.store import open_store
-from activation_logging.store.query import Filter
-from activation_logging.store.statistics import counts
+from activation_logging.dataset.positions import parse_position, rows_at
+from activation_logging.detectors.forms import form_of
+from activation_logging.detectors.probe_format import Kind, names_in, read_probe, write_probe
+from activation_logging.errors import DatasetError, InputMissing, ProbeError, RowsMissing
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
-    from activation_logging.store import Entry, Store
+    from activation_logging.dataset import Tokens
+    from activation_logging.store import Entry
 
-FORMAT = "activation-logging linear probe"
-VERSION = 1
+Floats = npt.NDArray[np.float64]
+
+_PROMPTS = "fitted_on"
+"""The name of the tensor of :attr:`SavedProbe.prompts`."""
 
 
-@dataclass(frozen=True)
-class SavedProbe:
-    """The log-odds of a state ``x`` being positive are ``weight @ x + bias``.
+class Calibration(NamedTuple):
+    """From log-odds ``x`` to the probability ``1 / (1 + exp(-(a * x + b)))`` (Platt 1999)."""
 
-    ``weight`` is float64 ``[width]``. ``layer`` is a number, or a text such as ``heads@15``. Where
-    the probability reaches ``threshold``, ``positive`` is predicted, else ``negative``.
+    a: float = 1.0
+    b: float = 0.0
+
+
+UNCALIBRATED = Calibration()
+
+
+class OperatingPoint(NamedTuple):
+    """A threshold that lets about so many false positives pass, and what it finds.
+
+    ``recall`` is the share of positives at or above ``threshold``: ``value``, ``low`` and ``high``.
     """
 
-    weight: npt.NDArray[np.float64]
-    bias: float
+    false_positive_rate: float
     threshold: float
-    layer: int | str
-    position: str | int
+    recall: Mapping[str, float | None]
+
+
+@dataclass(frozen=True, eq=False)
+class SavedProbe:
+    """A probe of answers or of tokens.
+
+    Attributes:
+        kind: ``answer`` or ``token``.
+        form: how tensors make log-odds, a name of :data:`.forms.FORMS`.
+        tensors: what the form needs, float64.
+        sources: what a row is made of: layers such as 15, or texts such as ``heads@15.3``.
+        position: of an answer: see above. None for tokens.
+        threshold: the probability from which on ``positive`` is predicted, else ``negative``.
+        model: the served name of the model that it was fitted on, ``num_layers`` deep.
+        num_layers: see ``model``.
+        label: the evaluator whose labels it has learned.
+        positive: the label whose probability it gives.
+        negative: the other one.
+        calibration: from log-odds to probabilities.
+        operating_points: thresholds by their share of false positives.
+        data: what it was fitted on: a digest of keys and labels, and counts.
+        prompts: the first 8 bytes of the SHA-256 of each prompt that it was fitted on, uint64,
+            sorted; empty where that is not known.
+        report: how good it is on answers that it was not fitted on, with intervals.
+        provenance: how it was made.
+    """
+
+    kind: Kind
+    form: str
+    tensors: Mapping[str, npt.NDArray[Any]]
+    sources: tuple[int | str, ...]
+    position: str | int | None
+    threshold: float
     model: str
     num_layers: int
     label: str
     positive: str
     negative: str
+    calibration: Calibration = UNCALIBRATED
+    operating_points: tuple[OperatingPoint, ...] = ()
+    data: Mapping[str, Any] = field(default_factory=dict)
+    prompts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    report: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse what could not be applied.
+
+        Raises:
+            ProbeError: the tensors are not the form's, or another field is invalid.
+        """
+        wide = {name: np.asarray(each) for name, each in self.tensors.items()}
+        form_of(self.form).width(wide)
+        given = {name: each.astype(np.float64) for name, each in wide.items()}
+        object.__setattr__(self, "tensors", given)
+        try:
+            sources = tuple(Source.of(one).label for one in self.sources)
+            if self.position is not None:
+                object.__setattr__(self, "position", parse_position(self.position))
+        except DatasetError as error:
+            raise ProbeError(f"the probe reads what cannot be: {error}") from None
+        if not sources:
+            raise ProbeError("the probe names nothing that it reads")
+        object.__setattr__(self, "sources", sources)
+        if self.kind == "token" and self.position is not None:
+            raise ProbeError(f"a probe of tokens has no position, this one has {self.position}")
+        if not self.calibration.a > 0:
+            raise ProbeError("the calibration of the probe would turn its ranking around")
+
+    @property
+    def source(self) -> str:
+        """What a row is made of, in one text."""
+        return "+".join(map(str, self.sources))
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of all that a probability depends on; equal probes give equal scores."""
+        told = [self.kind, self.form, list(self.sources), self.position, *self.calibration]
+        told += [self.model, self.num_layers]
+        found = hashlib.sha256(dumps(told).encode())
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            found.update(dumps([name, list(tensor.shape)]).encode())
+            found.update(np.ascontiguousarray(tensor, "<f8").tobytes())
+        return found.hexdigest()
+
+    # --- files -----------------------------------------------------------------------
 
     def save(self, path: str | os.PathLike[str]) -> tuple[Path, Path]:
         """Write ``NAME.safetensors`` and ``NAME.json``, each whole or not at all.
 
         Returns:
             The two paths.
-        """
-        from safetensors.numpy import save
 
-        weights, notes = _paths(path)
-        weights.parent.mkdir(parents=True, exist_ok=True)
-        record = {"format": FORMAT, "version": VERSION, **asdict(self)}
-        del record["weight"], record["bias"]
-        tensors = {"weight": self.weight, "bias": np.array([self.bias])}
-        write_whole(weights, save(tensors, metadata={"format": FORMAT, "version": str(VERSION)}))
-        write_whole(notes, (dumps(record, indent=2) + "\n").encode())
-        return weights, notes
+        Raises:
+            ProbeError: the path names no file. OutputExists: a folder is in the way.
+        """
+        tensors = dict(self.tensors)
+        if len(self.prompts):
+            tensors[_PROMPTS] = self.prompts
+        return write_probe(path, self.as_json(), tensors)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it but the tensors."""
+        return {
+            "kind": self.kind,
+            "form": self.form,
+            "sources": list(self.sources),
+            "position": self.position,
+            "threshold": self.threshold,
+            "calibration": self.calibration._asdict(),
+            "operating_points": [point._asdict() for point in self.operating_points],
+            "digest": self.digest,
+            "model": self.model,
+            "num_layers": self.num_layers,
+            "label": self.label,
+            "positive": self.positive,
+            "negative": self.negative,
+            "data": dict(self.data),
+            "report": dict(self.report),
+            "provenance": dict(self.provenance),
+        }
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> SavedProbe:
-        """Read what :meth:`save` wrote; either of the two paths will do.
+        """Read what :meth:`save` wrote, or version 0.1 did; either of the two paths will do.
 
         Raises:
             ProbeError: a file is missing or not such a probe.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        weights, notes = _paths(path)
-        for part in (weights, notes):
-            if not part.is_file():
-                raise ProbeError(f"there is no {part}; a probe is NAME.safetensors and NAME.json")
+        version, notes, tensors = read_probe(path)
+        digest = notes.pop("digest", None)
         try:
-            record = json.loads(notes.read_bytes())
-            tensors = load_file(weights)
-        except (ValueError, RecursionError, SafetensorError) as error:
-            raise ProbeError(f"{path} cannot be read: {error}") from None
-        if not isinstance(record, dict) or record.pop("format", None) != FORMAT:
-            raise ProbeError(f"{notes} does not describe a probe of this package")
-        if (version := record.pop("version", None)) != VERSION:
-            raise ProbeError(f"{notes} has version {version}, this package reads {VERSION}")
-        try:
-            weight, bias = tensors["weight"], float(tensors["bias"][0])
-            probe = cls(weight=weight.astype(np.float64), bias=bias, **record)
-        except (KeyError, IndexError, TypeError) as error:
-            raise ProbeError(f"{path} lacks a part, or has one too many: {error}") from None
-        if weight.ndim != 1 or not np.isfinite(weight).all() or not np.isfinite(bias):
-            raise ProbeError(f"{weights} does not hold one finite weight vector")
+            probe = cls._first(notes, tensors) if version == 1 else cls._second(notes, tensors)
+        except ProbeError as error:
+            raise ProbeError(f"{path} is broken: {error}") from None
+        if digest not in {None, probe.digest}:
+            raise ProbeError(
+                f"{path} is broken: its weights and its notes do not belong together; copy both "
+                "files again from where they came"
+            )
         return probe
+
+    @classmethod
+    def _first(cls, notes: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> SavedProbe:
+        layer, provenance = notes.pop("layer"), notes["provenance"]
+        report = {"auroc": provenance["auroc"]} if "auroc" in provenance else {}
+        return cls(
+            kind="answer",
+            form="linear",
+            tensors=tensors,
+            sources=(layer,),
+            report=report,
+            **notes,
+        )
+
+    @classmethod
+    def _second(cls, notes: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> SavedProbe:
+        prompts = tensors.pop(_PROMPTS, np.empty(0, np.uint64))
+        if prompts.dtype != np.uint64 or prompts.ndim != 1:
+            raise ProbeError(f"its tensor {_PROMPTS} is not uint64 [n]")
+        curve, points = notes.pop("calibration"), notes.pop("operating_points")
+        return cls(
+            tensors=tensors,
+            prompts=np.sort(prompts),
+            calibration=Calibration(curve.a, curve.b),
+            operating_points=tuple(
+                OperatingPoint(one.false_positive_rate, one.threshold, one.recall) for one in points
+            ),
+            **notes,
+        )
+
+    # --- numbers ---------------------------------------------------------------------
+
+    def probability(self, log_odds: npt.ArrayLike) -> Floats:
+        """The calibrated probability of being positive, of log-odds of any shape."""
+        return probability_of(np.asarray(log_odds, np.float64), self.calibration)
+
+    def of_tokens(self, rows: npt.NDArray[Any]) -> Floats:
+        """The probability of every row by itself, ``[n]``; NaN where a row is not finite."""
+        good = np.isfinite(rows).all(axis=1)
+        found = np.full(len(rows), np.nan)
+        found[good] = self.probability(form_of(self.form).tokens(self.tensors, rows[good]))
+        return found
+
+    def of_answer(self, rows: npt.NDArray[Any]) -> float:
+        """The probability of an answer.
+
+        Args:
+            rows: of a probe with a position, the one row or pool there, ``[1, width]``; otherwise
+                all rows that have read a token of the answer, ``[n, width]``.
+
+        Raises:
+            InputMissing: there is no row, or one is not finite.
+        """
+        if not np.isfinite(rows).all():
+            raise InputMissing(f"layer {self.source} holds values that are not finite")
+        return float(self.probability(form_of(self.form).answer(self.tensors, rows)))
+
+    # --- entries ---------------------------------------------------------------------
 
     def score(self, entry: Entry) -> float:
         """The probability that this answer is positive.
 
+        Of a probe of tokens that is the highest of its tokens, where it is linear.
+
         Raises:
             ProbeError: the probe was fitted on another model.
-            DatasetError: the answer has no finite state at the probe's position.
+            InputMissing: the answer has no finite state where the probe looks.
             RowsMissing: the layer was not logged, or the rows never arrived.
         """
-        self._check(entry)
-        state = read_vector(entry, self.layer, rows_at(self.position, entry))
-        if not np.isfinite(state).all():
-            raise DatasetError(f"layer {self.layer} holds values that are not finite")
-        return float(self.probability(state[None])[0])
+        self.check(entry)
+        if self.position is None:
+            return self.of_answer(self._states(entry, *self._own(entry)))
+        return self.of_answer(self._pooled(entry, self.position)[None])
 
-    def probability(self, states: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-        """Of states ``[n, hidden]``, ``[n]``."""
-        return np.exp(-np.logaddexp(0, -(states.astype(np.float64) @ self.weight + self.bias)))
+    def score_rows(self, entry: Entry) -> npt.NDArray[np.float32]:
+        """The probability at each row of the entry, float32 ``[rows]``; NaN where there is none.
 
-    def _check(self, entry: Entry) -> None:
+        A probe of tokens gives one for the state that starts the answer, and for each that has
+        read a token of it. A probe of answers gives one, :meth:`score`, at the row with which it
+        is known: that of its position, or the last of its pool.
+
+        Raises:
+            ProbeError, InputMissing, RowsMissing: as for :meth:`score`; a probe of tokens gives NaN
+                where a state is missing or not finite.
+        """
+        self.check(entry)
+        scores = np.full(len(entry.positions), np.nan, np.float32)
+        if self.kind == "token":
+            start, stop = self._own(entry, before=1)
+            scores[start:stop] = self.of_tokens(self._states(entry, start, stop))
+        elif self.position is None:
+            scores[self._own(entry)[1] - 1] = self.score(entry)
+        else:
+            scores[rows_at(self.position, entry).stop - 1] = self.score(entry)
+        return scores
+
+    def check(self, entry: Entry) -> None:
+        """Refuse an entry that the probe was not made for.
+
+        Raises:
+            ProbeError: it is by another model.
+            RowsMissing: its rows never arrived, or a source was not logged.
+        """
         if entry.model != self.model:
             raise ProbeError(
                 f"the probe was fitted on {self.model}, entry {entry.key} is by {entry.model}"
             )
         if entry.status != "complete":
             raise RowsMissing(f"entry {entry.key} is {entry.status}: {entry.status_reason}")
-        source = Source.of(self.layer)
-        # Another model may be as deep, and lack the site, or have it of another width.
-        is_layer = source.site.name == RESID
-        shape = (entry.hidden_size,) if is_layer else entry.shape_of(source.site).shape
-        if (source.width(shape), entry.num_layers) != (len(self.weight), self.num_layers):
+        expected = form_of(self.form).width(self.tensors)
+        found = self._width(entry)
+        # Another model may be as deep, and have the site of another width.
+        if (found, entry.num_layers) != (expected, self.num_layers):
             raise ProbeError(
-                f"the probe was fitted on {self.num_layers} layers of {len(self.weight)}, entry "
-                f"{entry.key} has {entry.num_layers} of {source.width(shape)}"
+                f"the probe was fitted on {self.num_layers} layers of {expected}, entry "
+                f"{entry.key} has {entry.num_layers} of {found}"
             )
 
+    def _width(self, entry: Entry) -> int:
+        """Number of elements of a row."""
+        sources = [Source.of(label) for label in self.sources]
+        try:
+            return sum(one.width(entry.shape_of(one.site).shape) for one in sources)
+        except DatasetError as error:
+            raise RowsMissing(f"entry {entry.key}: {error}") from None
 
-class Scored(NamedTuple):
-    """What the probe said of one answer."""
+    def _own(self, entry: Entry, before: int = 0) -> tuple[int, int]:
+        """The rows that have read a token of the answer, and ``before`` others before them."""
+        positions = entry.positions
+        first = int(positions[0]) if len(positions) else 0
+        prompt, response = entry.num_tokens
+        start = max(prompt - before - first, 0)
+        return start, max(min(prompt + response - 1 - first, len(positions)), start)
 
-    key: str
-    probability: float
-    label: str
-    response: str
+    def _states(self, entry: Entry, start: int, stop: int) -> npt.NDArray[np.float32]:
+        return _joined([read_rows(entry, one, start, stop) for one in self.sources], axis=1)
+
+    def _pooled(self, entry: Entry, position: str | int) -> npt.NDArray[np.float32]:
+        rows = rows_at(position, entry)
+        return _joined([read_vector(entry, one, rows) for one in self.sources], axis=0)
 
 
-def score_store(
-    store_path: str | os.PathLike[str],
-    probe_path: str | os.PathLike[str],
-    *,
-    write: str | None = None,
-    unlabelled: bool = False,
-    model: str | None = None,
-    tags: Mapping[str, str] | None = None,
-    progress: Progress = silent,
-) -> tuple[list[Scored], dict[str, int]]:
-    """Score every entry that has what the probe needs.
-
-    Args:
-        store_path: the store's folder.
-        probe_path: what :meth:`SavedProbe.save` wrote.
-        write: store the scores as an evaluation of this name.
-        unlabelled: only entries that nobody, or only a probe, has judged.
-        model: only this model's entries; else all, which must then be the probe's.
-        tags: only entries that carry all of these tags.
-        progress: told how far it is.
-
-    Returns:
-        The scores in order of writing, and the number of entries left out, by reason.
+def find_probes(
+    folder: str | os.PathLike[str],
+) -> tuple[dict[str, SavedProbe], dict[str, str]]:
+    """The probes of a folder by name, and why those that are broken cannot be read.
 
     Raises:
-        ProbeError: the probe cannot be read, or ``write`` is the name of an evaluator that is not a
-            probe.
+        ProbeError: it is no folder, or cannot be looked into.
     """
-    probe = SavedProbe.load(probe_path)
-    wanted = Filter(model=model, tags=tags)
-    scored: list[Scored] = []
-    left_out: Counter[str] = Counter()
-    with open_store(store_path, writable=write is not None) as store:
-        if write is not None:
-            _refuse_other_labels(store, write)
-        for entry in track(store.entries(), "scoring", len(store), progress):
-            if reason := wanted.why_not(entry):
-                left_out[reason] += 1
-            elif unlabelled and any(e.judge != PROBE_JUDGE for e in entry.evaluations.values()):
-                left_out["with a label"] += 1
-            elif entry.model != probe.model:
-                left_out[f"by {entry.model}; the probe was fitted on {probe.model}"] += 1
-            else:
-                try:
-                    scored.append(_scored(probe, entry))
-                except RowsMissing:
-                    left_out[f"without layer {probe.layer}, or without their rows"] += 1
-                except DatasetError as error:
-                    left_out[f"without a usable state ({error})"] += 1
-        if write is not None:
-            found = track(scored, "writing", len(scored), progress)
-            _write(store, write, found, probe, Path(probe_path).name)
-    return scored, dict(left_out)
+    found: dict[str, SavedProbe] = {}
+    broken: dict[str, str] = {}
+    for name in names_in(folder):
+        try:
+            found[name] = SavedProbe.load(Path(folder) / f"{name}.json")
+        except ProbeError as error:  # noqa: PERF203 - one that is broken must not hide the others
+            broken[name] = str(error)
+    return found, broken
 
 
-def _scored(probe: SavedProbe, entry: Entry) -> Scored:
-    probability = probe.score(entry)
-    label = probe.positive if probability >= probe.threshold else probe.negative
-    return Scored(entry.key, probability, label, entry.response)
+def probability_of(log_odds: Floats, calibration: Calibration) -> Floats:
+    """Calibrated probabilities of log-odds; both ends are exact."""
+    x = calibration.a * log_odds + calibration.b
+    return np.exp(-np.logaddexp(0, -x))
 
 
-def _write(store: Store, name: str, scored: Iterable[Scored], probe: SavedProbe, file: str) -> None:
-    details = {
-        "probe": file,
-        "layer": probe.layer,
-        "position": probe.position,
-        "threshold": probe.threshold,
-        "fitted_on": probe.label,
-    }
-    store.put_evaluations(
-        (row.key, Evaluation.checked(name, row.label, row.probability, PROBE_JUDGE, details))
-        for row in scored
-    )
+def fitted_on(keys: Iterable[str], labels: Iterable[Any]) -> dict[str, Any]:
+    """What :attr:`SavedProbe.data` says of entries and their labels: a digest, and how many.
+
+    The same entries with the same labels have the same digest, in any order.
+    """
+    lines = sorted(f"{key}\t{label}" for key, label in zip(keys, labels, strict=True))
+    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return {"digest": digest, "answers": len(lines)}
 
 
-def _refuse_other_labels(store: Store, name: str) -> None:
-    """A probe's opinion must never take the place of the truth it was fitted on."""
-    for judge in counts(store).judges.get(name, ()):
-        if judge != PROBE_JUDGE:
-            raise ProbeError(
-                f"{name!r} is the name of labels by {judge or 'somebody else'}; choose another"
-            )
+def claims_fitted_on(tokens: Tokens) -> dict[str, Any]:
+    """The same of the judged claims of answers: a digest, and how many answers and claims."""
+    spans = tokens.spans
+    names = np.where(spans.y == 1, "contradicted", "supported")
+    keys = [tokens.keys[answer] for answer in spans.answer]
+    places = [f"{key} {a}-{b}" for key, a, b in zip(keys, spans.start, spans.end, strict=True)]
+    told = fitted_on(places, names)
+    return {"digest": told["digest"], "answers": len(tokens.keys), "claims": told["answers"]}
 
 
-def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
-    stem = Path(path)
-    if stem.suffix in {".safetensors", ".json"}:
-        stem = stem.with_suffix("")
-    return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
+def prompts_of(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
+    """:attr:`SavedProbe.prompts` of entries: each prompt once, sorted."""
+    return np.unique(np.array([int(key[:16], 16) for key in keys], np.uint64))
+
+
+def _joined(parts: list[npt.NDArray[Any]], axis: int) -> npt.NDArray[np.float32]:
+    return np.concatenate(parts, axis=axis, dtype=np.float32)

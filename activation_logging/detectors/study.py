@@ -12,12 +12,10 @@ from activation_logging.dataset.examples import refuse_one_class, select_example
 from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
-from activation_logging.detectors import metrics
 from activation_logging.detectors.inputs import Signals, read_signals
-from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
+from activation_logging.detectors.linear import LINEAR_PROBE
 from activation_logging.detectors.registry import Detector, load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
-from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.splits import make_folds, refuse_small
 from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
 from activation_logging.detectors.transfer import transfer_matrix
@@ -68,7 +66,9 @@ def run_study(
 
 def _run_study(store: Store, label: str | None, options: Options, progress: Progress) -> Study:
     detectors = load_detectors()
-    examples, layers, positions, positions_left_out = _select(store, label, options, progress)
+    examples, layers, positions, positions_left_out = select_answers(
+        store, label, options, progress
+    )
     folds = make_folds(examples.y, examples.groups, folds=options.folds, seed=options.seed)
     signals = read_signals(examples, detectors, progress=progress)
     sweep = fit_sweep(
@@ -117,35 +117,7 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     )
 
 
-def fit_probe(study: Study) -> SavedProbe:
-    """The linear probe at the best place, fitted on all answers, for use on new ones.
-
-    Its threshold has the best F1 on the cross-validated probabilities.
-    """
-    examples, place = study.examples, study.place
-    probe = LinearProbe().fit(study.states[place], examples.y)
-    out_of_fold = study.cell_scores[place].probability
-    return SavedProbe(
-        weight=probe.coef_[0],
-        bias=float(probe.intercept_[0]),
-        threshold=metrics.best_f1_threshold(examples.y, out_of_fold),
-        layer=place.layer,
-        position=place.position,
-        model=examples.model,
-        num_layers=examples.num_layers,
-        label=examples.label,
-        positive=examples.positive,
-        negative=examples.negative,
-        provenance={
-            "answers": examples.counts(),
-            "auroc": study.cells[place]._asdict(),
-            "method": f"logistic regression, C = {probe.C}, standardised states",
-            "seed": study.options.seed,
-        },
-    )
-
-
-def _select(
+def select_answers(
     store: Store, label: str | None, options: Options, progress: Progress
 ) -> tuple[Examples, list[int | str], list[str | int], dict[str, str]]:
     """The answers, layers and positions to study, and why other positions are left out."""

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from typing_extensions import Self
 
-    from activation_logging.dataset import Dataset
+    from activation_logging.dataset import Dataset, Tokens
     from activation_logging.sites import AnySite
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot
@@ -226,6 +226,19 @@ class Store(WritesBeside, Mapping[str, Entry]):
         from activation_logging.dataset import make_dataset
 
         return make_dataset(self, label, **options)
+
+    def tokens(self, label: str | None = None, **options: Any) -> Tokens:
+        """The tokens of the claims that one evaluator has judged, with their states, in batches.
+
+        The options (``layer``, ``site``, ``unlabelled``, ...) are those of
+        :func:`activation_logging.dataset.make_tokens`.
+
+        Raises:
+            DatasetError: the spans do not make a dataset; the message says why.
+        """
+        from activation_logging.dataset import make_tokens
+
+        return make_tokens(self, label, **options)
 
     def delete(self, key: str) -> None:
         """Remove an entry with its labels and arrays, and the rows that no other entry shares.

@@ -12,6 +12,9 @@ import shutil
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from activation_logging import Derived
 from activation_logging.cli.rendering import full, summary
 from activation_logging.errors import ActivationLoggingError, EntryNotFound
 from activation_logging.store import StoreWriter, open_store
@@ -47,6 +50,8 @@ def _fill(path: Path) -> None:
         store.delete_all(keys[::7])
         for key in list(store)[::2]:
             store.put_evaluation(key, name="judge", label="correct")
+            scores = np.zeros(len(store[key].positions), np.float32)
+            store.put_derived([Derived(key, "score/probe", scores, {"digest": "0"})])
 
 
 def flip(folder: Path, times: int, bits: int, seed: int = 0) -> Counter[str]:
@@ -115,6 +120,8 @@ def _look_at(store: Any, key: str) -> None:
         entry = store[key]
         summary(entry)
         full(entry)
+        for name in entry.derived_names:
+            entry.derived(name)
         repr(entry)
         store.for_prompt(entry.prompt)
         store.for_request(entry.request_id)
@@ -128,6 +135,7 @@ def _change(path: Path) -> str:
             store.delete_all(list(store)[:10])
             for key in list(store)[:1]:
                 store.put_evaluation(key, name="x", label="correct")
+                store.put_derived([Derived(key, "replay/x", np.zeros(2))])
     except ActivationLoggingError:
         return "an error of ours"
     return "done"
@@ -168,7 +176,10 @@ def _records(store: Any) -> Iterator[tuple[bytes, bytes, bytes]]:
     chosen = [(b"", key.encode()), (b"~captures", entry.document["capture"].encode())]
     chosen += [
         (name, next(iter(snapshot.starting_with(name, b"")))[0])
-        for name in (b"~evaluations", b"~writers", b"~segments", b"~repeats", b"~log", b"~rows")
+        for name in (
+            *(b"~evaluations", b"~writers", b"~segments", b"~repeats", b"~log", b"~rows"),
+            b"~derived",
+        )
     ]
     records = [(name, key, bytes(snapshot.get(name, key))) for name, key in chosen]
     del snapshot
@@ -178,14 +189,20 @@ def _records(store: Any) -> Iterator[tuple[bytes, bytes, bytes]]:
 def _forgeries(raw: bytes) -> Iterator[bytes]:
     yield from (b"", b"\0", b"null", b"[]", b"{}", b"[" * 100_000, b'{"a":' * 50_000, raw[:-1])
     yield from (b"9" * 400, b"-1", b"\xff\xfe", b"cos\nsystem\n(S'false'\ntR.", raw + raw)
+    # An array's header is a line of its own.
+    line, mark, rest = raw.partition(b"\n")
     try:
-        record = json.loads(raw)
+        record = json.loads(line)
     except ValueError:
         return
     if isinstance(record, dict):
         for name in record:
-            yield json.dumps({k: v for k, v in record.items() if k != name}).encode()
+            yield _dumped({k: v for k, v in record.items() if k != name}) + mark + rest
             for value in WRONG:
-                yield json.dumps({**record, name: value}, separators=(",", ":")).encode()
+                yield _dumped({**record, name: value}) + mark + rest
         for value in WRONG:
-            yield json.dumps({**record, "slices": [["00", value, 1], [value, 0, 1]]}).encode()
+            yield _dumped({**record, "slices": [["00", value, 1], [value, 0, 1]]}) + mark + rest
+
+
+def _dumped(record: dict[str, Any]) -> bytes:
+    return json.dumps(record, separators=(",", ":")).encode()

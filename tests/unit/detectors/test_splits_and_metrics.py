@@ -57,6 +57,27 @@ def test_auroc_compares_within_folds(scored):
     np.testing.assert_allclose(metrics.auroc(y, shifted, ones, folds), [wanted], rtol=1e-12)
 
 
+@pytest.mark.parametrize("fpr", [0.01, 0.05, 0.1])
+def test_recall_at_a_false_positive_rate(scored, fpr):
+    y, p, rng = scored
+    weights = weights_of(rng)
+    wanted = []
+    for row in weights:
+        false, true, _ = reference.roc_curve(y, p, sample_weight=row, drop_intermediate=False)
+        wanted.append(true[false <= fpr + 1e-9].max())
+    np.testing.assert_allclose(metrics.recall_at_fpr(y, p, weights, ALL, fpr), wanted)
+
+
+def test_recall_is_within_folds_and_a_lower_bound():
+    y, p = np.array([1, 1, 0, 0, 1, 0]), np.array([0.9, 0.5, 0.7, 0.1, -3.0, -4.0])
+    folds = [np.arange(4), np.arange(4, 6)]
+    ones = np.ones((1, 6))
+    # In the first fold one positive is above both negatives, in the second the only one is.
+    assert metrics.recall_at_fpr(y, p, ones, folds, 0.1) == pytest.approx([2 / 3])
+    assert metrics.recall_at_fpr(y, p, ones, folds, 0.5) == pytest.approx([1.0])
+    assert np.isnan(metrics.recall_at_fpr(y, p, np.array([[1.0, 1, 0, 0, 1, 0]]), folds, 0.1))
+
+
 def test_accuracy_and_threshold(scored):
     y, p, rng = scored
     threshold = metrics.best_f1_threshold(y, p)

@@ -1,0 +1,350 @@
+"""A saved probe tried on labels that it was not fitted on: another store, or another benchmark."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.dataset.examples import select_examples
+from activation_logging.dataset.tokens import make_tokens
+from activation_logging.detectors import metrics
+from activation_logging.detectors.forms import form_of
+from activation_logging.detectors.metrics import Bootstrap, Interval
+from activation_logging.detectors.saved_probe import claims_fitted_on, fitted_on
+from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.errors import DatasetError, ProbeError, RowsMissing
+from activation_logging.extras import require
+from activation_logging.progress import Progress, silent, track
+from activation_logging.tags import GROUP_TAGS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from activation_logging.dataset import Examples
+    from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.records import Label
+    from activation_logging.store import Store
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+
+RATES = (0.01, 0.05, 0.1)
+"""Shares of false positives at which recall is told."""
+FOLDS = 5
+"""Of the text-only control, which is fitted on the answers of this very store."""
+
+
+class Point(NamedTuple):
+    """What one of the probe's own thresholds does here.
+
+    ``promised`` is the share of false positives that it was chosen for.
+    """
+
+    promised: float
+    threshold: float
+    false_positive_rate: Interval
+    recall: Interval
+
+
+@dataclass(frozen=True)
+class Level:
+    """How good the probe is at one level: of answers, claims, their first tokens, or tokens.
+
+    ``accuracy`` and ``points`` are at the probe's own thresholds, ``recall_at`` at the best ones
+    here. ``text_only`` is the AUROC of the control, cross-validated on these answers, and
+    ``over_text`` the difference; None where there is none.
+    """
+
+    positives: int
+    negatives: int
+    auroc: Interval
+    auprc: Interval
+    accuracy: Interval
+    ece: Interval
+    recall_at: Mapping[float, Interval]
+    points: Sequence[Point]
+    text_only: Interval | None = None
+    over_text: Interval | None = None
+
+
+@dataclass(frozen=True)
+class ProbeEvaluation:
+    """What came out: ``levels`` by name, what was ``left_out`` by reason, and ``warnings``."""
+
+    label: str
+    model: str
+    levels: Mapping[str, Level]
+    left_out: Mapping[str, int]
+    warnings: Sequence[str] = field(default_factory=list)
+
+    def as_json(self) -> dict[str, Any]:
+        """For JSON."""
+        return cast("dict[str, Any]", _plain(self))
+
+
+class _Asked(NamedTuple):
+    """The arguments of :func:`evaluate_probe`."""
+
+    label: str | None
+    tags: Mapping[str, str]
+    group: Sequence[str]
+    draws: int
+    seed: int
+    progress: Progress
+
+    def bootstrap(self, groups: npt.NDArray[np.str_]) -> Bootstrap:
+        return Bootstrap(groups, draws=self.draws, seed=self.seed)
+
+
+class _Sides(NamedTuple):
+    """Examples of one level: classes and probabilities, ``[n]``."""
+
+    y: Ints
+    p: Floats
+    bootstrap: Bootstrap
+
+
+def evaluate_probe(
+    store: Store,
+    probe: SavedProbe,
+    label: str | None = None,
+    *,
+    tags: Mapping[str, str] | None = None,
+    group: Sequence[str] = GROUP_TAGS,
+    draws: int = 1000,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> ProbeEvaluation:
+    """Evaluate a probe on the labels of a store.
+
+    Answers to prompts that the probe was fitted on are left out, and counted.
+
+    Args:
+        store: an open store.
+        probe: the probe.
+        label: the evaluator's name; may be left out where only one has judged.
+        tags: only answers that carry all of these tags.
+        group: tags that name what an answer is about; intervals are over these.
+        draws: number of bootstrap resamples.
+        seed: of resamples and of the control's folds.
+        progress: told what is being done.
+
+    Raises:
+        ProbeError: these are the answers that the probe was fitted on, or it does not fit them.
+        DatasetError: there are too few labels, or none by the probe's model.
+        ExtraMissing: scikit-learn is not installed.
+    """
+    require("detect", "sklearn")
+    evaluate = _tokens if probe.kind == "token" else _answers
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    asked = _Asked(label, tags or {}, group, draws, seed, progress)
+    # Fits this small lose more to threads waiting for each other than they gain.
+    with threadpool_limits(1):
+        found = evaluate(store, probe, asked)
+    if len(probe.prompts):
+        return found
+    unknown = "the probe does not say what it was fitted on: these answers may be among it"
+    return replace(found, warnings=[*found.warnings, unknown])
+
+
+def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
+    examples = select_examples(
+        store,
+        asked.label,
+        positive=cast("Label", probe.positive),
+        negative=cast("Label", probe.negative),
+        model=probe.model,
+        tags=asked.tags,
+        group=asked.group,
+        broken="skip",
+        progress=asked.progress,
+    )
+    names = np.where(examples.y == 1, examples.positive, examples.negative)
+    known = _known(probe, examples.keys, fitted_on(examples.keys, names)["digest"])
+    examples = examples.take(np.flatnonzero(~known), why=_FITTED)
+    p = np.full(len(examples), np.nan)
+    texts: list[tuple[str, str]] = []
+    why = ""
+    for row, entry in enumerate(
+        track(examples.entries(), "scoring", len(examples), asked.progress)
+    ):
+        texts.append((entry.prompt, entry.response))
+        try:
+            p[row] = probe.score(entry)
+        except (RowsMissing, DatasetError) as error:
+            why = why or str(error)
+    there = np.flatnonzero(np.isfinite(p))
+    if not len(there):
+        raise ProbeError(
+            f"none of the {len(examples)} answers has what the probe reads, {probe.source} at "
+            f"{probe.position or 'its tokens'} ({why}); log it, or fit a probe on what is there"
+        )
+    examples = examples.take(there, why=f"without a usable state ({why})")
+    refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
+    sides = _Sides(examples.y, p[there], asked.bootstrap(examples.groups))
+    level = _level(sides, probe)
+    warnings = _warnings(examples.left_out)
+    try:
+        level = _beside_text(level, sides, examples, [texts[row] for row in there], asked.seed)
+    except DatasetError as error:
+        warnings.append(f"there is no text-only control: {error}")
+    return ProbeEvaluation(
+        examples.label, examples.model, {"answer": level}, examples.left_out, warnings
+    )
+
+
+def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
+    tokens = make_tokens(
+        store,
+        asked.label,
+        layer=list(probe.sources),
+        model=probe.model,
+        tags=asked.tags,
+        group=asked.group,
+        broken="skip",
+        progress=asked.progress,
+    )
+    width = form_of(probe.form).width(probe.tensors)
+    if (tokens.num_layers, tokens.width) != (probe.num_layers, width):
+        raise ProbeError(
+            f"the probe was fitted on {probe.num_layers} layers of {width}, these answers have "
+            f"{tokens.num_layers} of {tokens.width}"
+        )
+    known = _known(probe, tokens.keys, claims_fitted_on(tokens)["digest"])
+    tokens = tokens.without(known[tokens.rows.answer], _FITTED)
+    names = {0: probe.negative, 1: probe.positive}
+    spans = tokens.spans
+    refuse_small(spans.y, names)
+    p = np.concatenate([probe.of_tokens(batch.X) for batch in tokens.batches()])
+    judged = tokens.rows.span >= 0
+    number, token = tokens.rows.span[judged], p[judged]
+    span = np.full(len(spans.y), -np.inf)
+    np.maximum.at(span, number, token)
+    _, firsts = np.unique(number, return_index=True)
+    answer = np.full(len(tokens.keys), np.nan)
+    for run in tokens.whole_answers():
+        for one in np.unique(run.answer):
+            answer[one] = probe.of_answer(run.X[run.answer == one])
+    wrong = np.zeros(len(tokens.keys), np.int64)
+    np.maximum.at(wrong, spans.answer, spans.y)
+    of_spans = tokens.answer_groups[spans.answer]
+    sides = {
+        "span": (spans.y, span, of_spans),
+        "first": (spans.y, token[firsts], of_spans),
+        "token": (tokens.y[judged], token, tokens.groups[judged]),
+        "answer": (wrong, answer, tokens.answer_groups),
+    }
+    levels, warnings = {}, _warnings(tokens.left_out)
+    for name, (y, each, groups) in sides.items():
+        try:
+            refuse_small(y, names)
+        except DatasetError as error:
+            warnings.append(f"{name}: {error}")
+            continue
+        levels[name] = _level(_Sides(y, each, asked.bootstrap(groups)), probe)
+    return ProbeEvaluation(tokens.label, tokens.model, levels, tokens.left_out, warnings)
+
+
+_FITTED = "to prompts that the probe was fitted on"
+
+
+def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[np.bool_]:
+    """Which answers are to prompts that the probe was fitted on, ``[n]``.
+
+    Args:
+        probe: the probe.
+        keys: of the answers.
+        digest: what :func:`.fitted_on` says of them and their labels.
+
+    Raises:
+        ProbeError: all of them are.
+    """
+    same = probe.data.get("digest") == digest
+    starts = np.array([int(key[:16], 16) for key in keys], np.uint64)
+    known = np.isin(starts, probe.prompts)
+    if same or known.all():
+        raise ProbeError(
+            f"the probe was fitted on {'these' if same else 'the prompts of these'} {len(keys)} "
+            "answers: a number from them would mean nothing; `activation-logging probe show` has "
+            "the cross-validated ones, and other answers can be evaluated here"
+        )
+    return known
+
+
+def _warnings(left_out: Mapping[str, int]) -> list[str]:
+    count = left_out.get(_FITTED, 0)
+    return [f"left out {count} {_FITTED}; their subjects may be the others' too"] if count else []
+
+
+def _level(sides: _Sides, probe: SavedProbe) -> Level:
+    y, p, bootstrap = sides
+    everything = [np.arange(len(y))]
+    interval = bootstrap.interval
+    predicted = (p >= probe.threshold).astype(np.int64)
+    return Level(
+        positives=int(y.sum()),
+        negatives=int((1 - y).sum()),
+        auroc=interval(partial(metrics.auroc, y, p, folds=everything)),
+        auprc=interval(partial(metrics.auprc, y, p, folds=everything)),
+        accuracy=interval(partial(metrics.accuracy, y, predicted)),
+        ece=interval(partial(metrics.expected_calibration_error, y, p)),
+        recall_at={
+            rate: interval(partial(metrics.recall_at_fpr, y, p, folds=everything, fpr=rate))
+            for rate in RATES
+        },
+        points=[
+            Point(
+                point.false_positive_rate,
+                point.threshold,
+                interval(partial(_share_of, p >= point.threshold, 1 - y)),
+                interval(partial(_share_of, p >= point.threshold, y)),
+            )
+            for point in probe.operating_points
+        ],
+    )
+
+
+def _share_of(flagged: npt.NDArray[np.bool_], among: Ints, weights: Floats) -> Floats:
+    """The share of ``among`` that is flagged, ``[resamples]``; NaN where there is none."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray((weights @ (flagged * among)) / (weights @ among))
+
+
+def _beside_text(
+    level: Level, sides: _Sides, examples: Examples, texts: list[tuple[str, str]], seed: int
+) -> Level:
+    """With the control that sees the words of these answers, and has learned from them."""
+    from activation_logging.detectors.sweep import cross_validate
+    from activation_logging.detectors.text import TEXT_ONLY
+
+    y, p, bootstrap = sides
+    folds = make_folds(y, examples.groups, folds=FOLDS, seed=seed)
+    words = np.array(texts, dtype=object)
+    scores = cross_validate(partial(TEXT_ONLY.make, seed), [words] * len(folds), y, folds)
+    tests = [fold.test for fold in folds]
+    text = scores.probability
+
+    def over(weights: Floats) -> Floats:
+        own, other = (metrics.auroc(y, score, weights, tests) for score in (p, text))
+        return own - other
+
+    return replace(
+        level,
+        text_only=bootstrap.interval(lambda w: metrics.auroc(y, text, w, tests)),
+        over_text=bootstrap.interval(over),
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, (Interval, Point)):
+        return {name: _plain(part) for name, part in value._asdict().items()}
+    if isinstance(value, dict):
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, (ProbeEvaluation, Level)):
+        return {name: _plain(part) for name, part in vars(value).items()}
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,195 @@
+"""From a study of tokens to a probe that can be saved, with all that is to be known of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from activation_logging.detectors import metrics
+from activation_logging.detectors.metrics import Bootstrap
+from activation_logging.detectors.operating import calibrate, operating_points
+from activation_logging.detectors.saved_probe import (
+    SavedProbe,
+    claims_fitted_on,
+    fitted_on,
+    prompts_of,
+)
+from activation_logging.detectors.tokens.answers import KINDS, held_answers
+from activation_logging.detectors.tokens.fitting import Problems
+from activation_logging.detectors.tokens.losses import Runs
+from activation_logging.detectors.tokens.rows import InMemory, gather
+from activation_logging.errors import DatasetError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from activation_logging.detectors.tokens.results import (
+        LevelName,
+        TokenResult,
+        TokenStudy,
+    )
+
+    Floats = npt.NDArray[np.float64]
+
+FormName = Literal["linear", "attention", "multimax"]
+
+
+def fit_token_probe(
+    study: TokenStudy, form: FormName = "linear", *, span_max: bool = False
+) -> SavedProbe:
+    """A probe at a study's best place, fitted on all of its answers, for use on new ones.
+
+    A linear probe is one of tokens. Its probabilities are calibrated on held-out tokens, and its
+    thresholds count claims: a claim is flagged where its highest token is. The other forms are
+    probes of answers, of which those with a contradicted claim are ``hallucinated`` and the others
+    ``correct``.
+
+    Args:
+        study: what :func:`.run_token_study` gave.
+        form: ``linear``, ``attention`` or ``multimax``.
+        span_max: fit the highest token of each claim in the end; only for ``linear``.
+
+    Raises:
+        DatasetError: the study has no probes of whole answers; says why.
+    """
+    if form == "linear":
+        return _of_tokens(study, span_max=span_max)
+    return _of_answers(study, form)
+
+
+def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
+    tokens = study.tokens.at(*study.place.layers)
+    runs = Runs.of(tokens.rows.span)
+    rows = gather((batch.X for batch in tokens.batches()), len(tokens), tokens.width)
+    everything = np.ones((len(tokens), 1), bool)
+    problems = Problems(rows, tokens.y, tokens.weights, everything, runs)
+    (fitted,) = problems.fit([study.place.C], span_max=span_max)
+    row = study.result("token_span_max" if span_max else "token_linear")
+    held_out = row.scores.token if span_max else study.held_out
+    assert held_out is not None
+    judged = np.flatnonzero(tokens.rows.span >= 0)
+    span_odds = runs.highest(held_out)[tokens.rows.span[runs.starts] >= 0]
+    spans = tokens.spans
+    probe = SavedProbe(
+        kind="token",
+        form="linear",
+        tensors={"weight": fitted.weight[0], "bias": fitted.bias},
+        sources=study.place.layers,
+        position=None,
+        threshold=0.5,
+        calibration=calibrate(held_out[judged], tokens.y[judged]),
+        model=tokens.model,
+        num_layers=tokens.num_layers,
+        label=tokens.label,
+        positive="contradicted",
+        negative="supported",
+    )
+    return _with_thresholds(
+        probe,
+        study,
+        (span_odds, spans.y, tokens.answer_groups[spans.answer]),
+        data=claims_fitted_on(tokens),
+        report=_report(row, "span"),
+        method="maximum over claims" if span_max else "cross-entropy over tokens",
+    )
+
+
+def _of_answers(study: TokenStudy, form: FormName) -> SavedProbe:
+    name = f"answer_{form}"
+    try:
+        row = study.result(name)
+    except KeyError:
+        reason = study.left_out.get("Whole answers", "the option answers was off")
+        raise DatasetError(f"the study has no {form} probe of answers: {reason}") from None
+    odds = row.scores.answer
+    assert odds is not None
+    tokens = study.tokens.at(*study.place.layers)
+    X, answer = held_answers(tokens, seed=study.options.seed)
+    runs = Runs.of(answer)
+    number = answer[runs.starts]
+    kind = KINDS[name][2](random_state=study.options.seed)
+    weight = np.ones((len(number), 1))
+    (fitted,) = kind.fit_many(InMemory(X), study.wrong[number], weight, runs)
+    probe = SavedProbe(
+        kind="answer",
+        form=form,
+        tensors=fitted.tensors_,
+        sources=study.place.layers,
+        position=None,
+        threshold=0.5,
+        calibration=calibrate(odds, study.wrong),
+        model=tokens.model,
+        num_layers=tokens.num_layers,
+        label=tokens.label,
+        positive="hallucinated",
+        negative="correct",
+    )
+    names = np.where(study.wrong == 1, "hallucinated", "correct")
+    return _with_thresholds(
+        probe,
+        study,
+        (odds, study.wrong, tokens.answer_groups),
+        data=fitted_on(tokens.keys, names),
+        report=_report(row, "answer"),
+        method=f"{form}, {kind.heads} heads, C = {kind.C}",
+    )
+
+
+def _with_thresholds(
+    probe: SavedProbe,
+    study: TokenStudy,
+    held_out: tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.str_]],
+    *,
+    data: dict[str, Any],
+    report: dict[str, Any],
+    method: str,
+) -> SavedProbe:
+    """With thresholds from held-out log-odds, classes and groups; and where it is from."""
+    odds, y, groups = held_out
+    options, tokens = study.options, study.tokens
+    probability = probe.probability(odds)
+    bootstrap = Bootstrap(groups, draws=options.draws, seed=options.seed)
+    return replace(
+        probe,
+        threshold=metrics.best_f1_threshold(y, probability),
+        operating_points=operating_points(y, probability, bootstrap),
+        data={
+            **data,
+            probe.positive: int(y.sum()),
+            probe.negative: int((1 - y).sum()),
+            "groups": len(np.unique(groups)),
+            "store": tokens.store.path.name,
+        },
+        prompts=prompts_of(tokens.keys),
+        report=report,
+        provenance={
+            "method": f"logistic regression, {method}, C = {study.place.C}, standardised states"
+            if probe.kind == "token"
+            else method,
+            "folds": len(study.folds),
+            "seed": options.seed,
+            "draws": options.draws,
+        },
+    )
+
+
+def _report(row: TokenResult, main: LevelName) -> dict[str, Any]:
+    """The metrics of one level, and AUROCs of all, each with its interval."""
+    result = row.levels[main]
+    found: dict[str, Any] = {
+        "auroc": result.auroc._asdict(),
+        "auprc": result.auprc._asdict(),
+        "recall_at": {str(rate): each._asdict() for rate, each in result.recall.items()},
+        "by": {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()},
+    }
+    if result.over_control is not None:
+        found["best_control"] = result.control
+        found["over_best_control"] = result.over_control._asdict()
+    if result.within is not None:
+        found["within_types"] = result.within._asdict()
+    if result.within_over_control is not None:
+        found["best_control_within_types"] = result.within_control
+        found["within_types_over_best_control"] = result.within_over_control._asdict()
+    return found

@@ -1,0 +1,126 @@
+"""Token probes on the claims of a store, beside what is known without the states.
+
+    python -m bench.claim_probes STORE [--label NAME] [--docs NAME] [--output FILE]
+
+Prints a table for each of token, claim, first token and answer, and how probes do on other kinds of
+claims. Everything is ``run_token_study`` of the package with its own options.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.table import Table
+
+from activation_logging.detectors.tokens import TokenOptions, run_token_study
+from activation_logging.detectors.tokens.results import LEVELS
+from activation_logging.store import open_store
+from bench.docs import add_flag, record, terminal, write_figures
+
+if TYPE_CHECKING:
+    from activation_logging.detectors.metrics import Interval
+    from activation_logging.detectors.tokens.results import LevelName, TokenStudy
+
+NAMES = {"token": "tokens", "span": "claims", "first": "first tokens", "answer": "answers"}
+
+
+def main() -> None:
+    """Study the store and print the tables."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("store", type=Path)
+    parser.add_argument("--label")
+    parser.add_argument("--layers", help="such as 8,16,24; all if not given")
+    parser.add_argument("--output", type=Path)
+    add_flag(parser)
+    args = parser.parse_args()
+    layers = args.layers.split(",") if args.layers else None
+    with open_store(args.store) as store:
+        study = run_token_study(store, args.label, TokenOptions(layers=layers))
+    terminal.print(f"{study.tokens}; {len(study.tokens.keys)} answers, {int(study.wrong.sum())} of "
+                   f"them with a contradicted claim; best place {study.place}")  # fmt: skip
+    for name in LEVELS:
+        table = levels(study, name)
+        terminal.print(table)
+        record(args.docs and f"{args.docs}-{name}", table)
+    table = layers_of(study)
+    terminal.print(table)
+    record(args.docs and f"{args.docs}-layers", table)
+    for matrix in study.transfers:
+        table = Table("fitted on", *matrix.values, title=f"AUROC of claims by {matrix.tag}")
+        for source, row in zip(matrix.sources, matrix.auroc, strict=True):
+            table.add_row(source, *(f"{one.value:.3f}" for one in row))
+        terminal.print(table)
+        record(args.docs and f"{args.docs}-by-{matrix.tag}", table)
+    for what, reason in study.left_out.items():
+        terminal.print(f"left out: {what}: {reason}")
+    write_figures(args.output, _figures(study))
+
+
+def levels(study: TokenStudy, name: LevelName) -> Table:
+    """One row per detector."""
+    table = Table("detector", "AUROC", "AUPRC", title=f"of {NAMES[name]}")
+    for rate in ("1 %", "5 %", "10 %"):
+        table.add_column(f"recall at {rate}", justify="right")
+    table.add_column("over best control")
+    within = name != "answer"
+    if within:
+        table.add_column("AUROC within types")
+        table.add_column("within types, over best control")
+    for row in study.results:
+        if (level := row.levels.get(name)) is None:
+            continue
+        cells = [row.title, _text(level.auroc), f"{level.auprc.value:.3f}"]
+        cells += [f"{one.value:.2f}" for one in level.recall.values()]
+        cells.append(_beside(level.over_control, level.control))
+        if within:
+            cells += [_text(level.within), _beside(level.within_over_control, level.within_control)]
+        table.add_row(*cells)
+    return table
+
+
+def layers_of(study: TokenStudy) -> Table:
+    """The sweep: the best penalty of each layer."""
+    best: dict[str, float] = {}
+    for place, auroc in study.sweep.items():
+        best[place.layer] = max(best.get(place.layer, -np.inf), auroc)
+    table = Table("layer", "AUROC of claims, validation parts")
+    for layer, auroc in best.items():
+        table.add_row(layer, f"{auroc:.3f}")
+    return table
+
+
+def _text(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+
+
+def _beside(interval: Interval | None, name: str) -> str:
+    return "" if interval is None else f"{_text(interval)}, `{name}`"
+
+
+def _figures(study: TokenStudy) -> dict[str, Any]:
+    return {
+        "place": study.place.layer,
+        "levels": {
+            row.name: {
+                name: {
+                    "auroc": level.auroc._asdict(),
+                    "auprc": level.auprc._asdict(),
+                    "recall": {str(rate): one._asdict() for rate, one in level.recall.items()},
+                    "within": level.within and level.within._asdict(),
+                }
+                for name, level in row.levels.items()
+            }
+            for row in study.results
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""How a probe's numbers become log-odds, against the formulas written out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from activation_logging.detectors.forms import FORMS, form_of
+from activation_logging.errors import InputMissing, ProbeError
+
+RNG = np.random.default_rng(0)
+ROWS = RNG.normal(size=(5, 3)).astype(np.float32)
+TENSORS = {
+    "linear": {"weight": np.array([1.0, -2.0, 0.5]), "bias": np.array([0.25])},
+    "attention": {
+        "query": RNG.normal(size=(2, 3)),
+        "weight": RNG.normal(size=(2, 3)),
+        "bias": np.array([0.5]),
+    },
+    "multimax": {"weight": RNG.normal(size=(2, 3)), "bias": np.array([-1.0])},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_run_of_one_row_says_what_the_row_says(name: str) -> None:
+    form, tensors = FORMS[name], TENSORS[name]
+    alone = [form.answer(tensors, ROWS[i : i + 1]) for i in range(len(ROWS))]
+    assert form.tokens(tensors, ROWS) == pytest.approx(alone)
+    assert form.tokens(tensors, ROWS).dtype == np.float64
+    assert form.width(tensors) == 3
+
+
+def test_linear_takes_the_maximum() -> None:
+    weight, bias = TENSORS["linear"].values()
+    each = [sum(w * x for w, x in zip(weight, row, strict=True)) + bias[0] for row in ROWS]
+    assert FORMS["linear"].tokens(TENSORS["linear"], ROWS) == pytest.approx(each, abs=1e-6)
+    assert FORMS["linear"].answer(TENSORS["linear"], ROWS) == pytest.approx(max(each), abs=1e-6)
+
+
+def test_attention_is_the_weighted_mean_of_the_values() -> None:
+    query, weight, bias = TENSORS["attention"].values()
+    expected = bias[0]
+    for head in range(2):
+        shares = [np.exp(query[head] @ row) for row in ROWS]
+        expected += sum(s * (weight[head] @ row) for s, row in zip(shares, ROWS, strict=True)) / (
+            sum(shares)
+        )
+    assert FORMS["attention"].answer(TENSORS["attention"], ROWS) == pytest.approx(expected)
+
+
+def test_attention_survives_large_states() -> None:
+    assert np.isfinite(FORMS["attention"].answer(TENSORS["attention"], ROWS * 1e6))
+
+
+def test_multimax_adds_the_maximum_of_each_head() -> None:
+    weight, bias = TENSORS["multimax"].values()
+    expected = bias[0] + sum(max(weight[head] @ row for row in ROWS) for head in range(2))
+    assert FORMS["multimax"].answer(TENSORS["multimax"], ROWS) == pytest.approx(expected)
+
+
+def test_no_rows() -> None:
+    with pytest.raises(InputMissing, match="no state"):
+        FORMS["linear"].answer(TENSORS["linear"], ROWS[:0])
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"weight": np.ones((1, 3))}, "has the shape"),
+        ({"weight": np.array([1.0, np.nan])}, "not finite"),
+        ({"weight": np.array([1, 2])}, "floats"),
+        ({"bias": np.ones(2)}, "different shapes"),
+        ({"query": np.ones(3)}, "query is missing or too much"),
+    ],
+)
+def test_tensors_that_do_not_fit(change: dict[str, np.ndarray], says: str) -> None:
+    with pytest.raises(ProbeError, match=says):
+        FORMS["linear"].width({**TENSORS["linear"], **change})
+
+
+def test_heads_of_different_widths() -> None:
+    with pytest.raises(ProbeError, match="different shapes"):
+        FORMS["attention"].width({**TENSORS["attention"], "query": np.ones((2, 4))})
+
+
+def test_an_unknown_form() -> None:
+    assert form_of("linear") is FORMS["linear"]
+    with pytest.raises(ProbeError, match="'bilinear' of a probe is not one of linear, attention"):
+        form_of("bilinear")

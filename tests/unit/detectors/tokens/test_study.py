@@ -1,0 +1,176 @@
+"""The study finds what was planted, and nothing where there is nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+
+from sklearn.metrics import roc_auc_score
+
+from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
+from activation_logging.detectors.tokens.evaluation import Evaluator, Level
+from activation_logging.detectors.tokens.results import LEVELS
+from activation_logging.errors import DatasetError
+from activation_logging.store import open_store
+from tests.fixtures.claims import Claims, build_claims
+
+OPTIONS = TokenOptions(draws=50, folds=3, strengths=(0.01, 0.1), mix=[0, 2])
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    return build_claims(tmp_path_factory.mktemp("claims") / "store", Claims(n=160))
+
+
+@pytest.fixture(scope="module")
+def study(path):
+    with open_store(path) as store:
+        return run_token_study(store, "profiles", OPTIONS)
+
+
+def test_the_layer_that_knows_is_chosen(study):
+    assert {place.layers for place in study.chosen} == {(2,)}
+    assert study.place.layers == (2,)
+    assert set(study.sweep) == {(layers, C) for layers in ((0,), (2,), (4,)) for C in (0.01, 0.1)}
+
+
+def test_the_probe_finds_what_was_planted(study):
+    for name in ("token_linear", "token_span_max", "token_mix"):
+        levels = study.result(name).levels
+        assert set(levels) == set(LEVELS)
+        assert levels["span"].auroc.value > 0.95
+        assert levels["span"].within.value > 0.95
+        assert levels["span"].over_control.low > 0.1
+        assert levels["span"].within_over_control.low > 0.1
+        assert levels["span"].recall[0.1].value > 0.8
+        # Of a year the second token knows, the first does not.
+        assert levels["first"].auroc.value < levels["span"].auroc.value
+    assert study.result("answer_multimax").levels["answer"].auroc.value > 0.8
+
+
+def test_the_controls_know_what_they_can_know(study):
+    types = study.result("claim_type").levels["span"]
+    assert types.auroc.value > 0.55
+    # Among claims of one type, the type says nothing.
+    assert types.within.value == pytest.approx(0.5)
+    assert types.over_control is None
+    shuffled = study.result("shuffled").levels["span"].auroc
+    assert shuffled.low < 0.5 < shuffled.high + 0.1
+    assert study.result("min_logprob").scores.span.tolist() == [0.3, 0.5] * 160
+    assert study.result("mean_logprob").scores.span == pytest.approx([0.25, 0.5] * 160)
+    assert study.result("first_logprob").scores.first.tolist() == [0.2, 0.5] * 160
+
+
+def test_scores_of_claims_and_answers_are_maxima(study):
+    tokens, row = study.tokens, study.result("token_linear")
+    of_tokens, spans = row.scores.token, tokens.rows.span
+    for span in (0, 1, 77):
+        assert row.scores.span[span] == of_tokens[spans == span].max()
+        assert row.scores.first[span] == of_tokens[spans == span][0]
+    for answer in (0, 5):
+        own = of_tokens[tokens.rows.answer == answer].max()
+        assert row.scores.answer[answer] >= own - 1e-5
+    y = study.wrong
+    assert y.tolist() == [
+        int(tokens.spans.y[tokens.spans.answer == answer].any()) for answer in range(160)
+    ]
+
+
+def test_no_answer_is_on_both_sides(study):
+    spans, groups = study.tokens.spans, study.tokens.answer_groups
+    for fold in study.folds:
+        assert not {*groups[spans.answer[fold.train]]} & {*groups[spans.answer[fold.test]]}
+        assert not {*groups[spans.answer[fold.fit]]} & {*groups[spans.answer[fold.validation]]}
+
+
+def test_transfer(study):
+    by_tag = {matrix.tag: matrix for matrix in study.transfers}
+    assert set(by_tag) == {"type", "domain"}
+    types = by_tag["type"]
+    assert types.values == ["city", "year"]
+    assert types.sources == ["city", "year", "all others"]
+    # One direction is planted for all types.
+    assert min(cell.value for row in types.auroc for cell in row) > 0.9
+    assert types.auroc[2][0] == types.auroc[1][0]
+    assert "benchmark" in study.left_out["Transfer by benchmark"]
+
+
+def test_the_same_seed_gives_the_same_numbers(path, study):
+    with open_store(path) as store:
+        again = run_token_study(store, "profiles", OPTIONS)
+    for one, other in zip(study.results, again.results, strict=True):
+        assert one.levels == other.levels, one.name
+
+
+def test_a_saved_probe_says_what_the_study_said(tmp_path, path, study):
+    from activation_logging.detectors.saved_probe import SavedProbe
+
+    probe = fit_token_probe(study)
+    probe.save(tmp_path / "claims")
+    loaded = SavedProbe.load(tmp_path / "claims")
+    assert (loaded.kind, loaded.form, loaded.sources) == ("token", "linear", (2,))
+    assert (loaded.positive, loaded.negative) == ("contradicted", "supported")
+    assert loaded.report["auroc"]["value"] == study.result("token_linear").levels["span"].auroc[0]
+    assert loaded.data["claims"] == 320
+    assert len(loaded.operating_points) == 3
+    with open_store(path) as store:
+        entry = store[study.tokens.keys[0]]
+        scores = loaded.score_rows(entry)
+        of_first = study.tokens.spans.answer == 0
+        places = entry.num_tokens[0] + study.tokens.spans.stop[of_first] - 1
+        said = scores[places] > 0.5
+        assert said.tolist() == study.tokens.spans.y[of_first].astype(bool).tolist()
+
+
+@pytest.mark.parametrize("form", ["attention", "multimax"])
+def test_a_saved_probe_of_answers(path, study, form):
+    probe = fit_token_probe(study, form)
+    assert (probe.kind, probe.form, probe.position) == ("answer", form, None)
+    assert (probe.positive, probe.negative) == ("hallucinated", "correct")
+    with open_store(path) as store:
+        said = [probe.score(store[key]) for key in study.tokens.keys]
+    assert roc_auc_score(study.wrong, said) > 0.8
+
+
+def test_probes_of_the_maximum_are_saved_too(study):
+    assert fit_token_probe(study, span_max=True).digest != fit_token_probe(study).digest
+
+
+def test_other_evaluators(tmp_path):
+    path = tmp_path / "store"
+    build_claims(path, Claims(n=120))
+    build_claims(path, Claims(n=60, name="others", prefix="more "))
+    with open_store(path, writable=True) as store:
+        options = TokenOptions(
+            draws=20, folds=3, strengths=(0.01,), layers=[2], answers=False, transfer_to=["others"]
+        )
+        # The prompts are the same, so nothing is left to fit on.
+        with pytest.raises(DatasetError, match="same things"):
+            run_token_study(store, "profiles", options)
+
+
+def test_few_claims(tmp_path):
+    build_claims(tmp_path / "store", Claims(n=15))
+    with open_store(tmp_path / "store") as store, pytest.raises(DatasetError, match="only"):
+        run_token_study(store, "profiles", OPTIONS)
+
+
+def test_strengths(path):
+    with open_store(path) as store, pytest.raises(DatasetError, match="strengths"):
+        run_token_study(store, "profiles", TokenOptions(strengths=()))
+
+
+def test_many_scores_share_steps(study):
+    """More scores than steps give nearly the AUROC of all."""
+    rng = np.random.default_rng(0)
+    n = 20_000
+    y = rng.integers(0, 2, n)
+    score = y + rng.normal(size=n)
+    groups = rng.integers(0, 160, n)
+    level = Level(y, rng.random(n), groups, [np.arange(n)])
+    evaluator = Evaluator(study.tokens, study.folds, 5, 0)
+    result, values, _ = evaluator._level(level, score)
+    assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
+    assert result.within is None
