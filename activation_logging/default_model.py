@@ -9,7 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from activation_logging.errors import DemoModelError
-from activation_logging.gguf_model import CONVERTERS, GGUFModel, sha256
+from activation_logging.files import sha256
+from activation_logging.gguf_model import CONVERTERS, GGUFModel
 from activation_logging.progress import Progress, silent
 
 __all__ = ["demo_model_path"]

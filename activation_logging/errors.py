@@ -22,6 +22,7 @@
     │   ├── LeakError                       the same entity is in the training and the test part
     │   └── InputMissing (LookupError)      an answer lacks what a position, span or detector needs
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
+    ├── ReplayError                         a model that cannot be run again over stored answers
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
     ├── PackageError                        a package of data cannot be downloaded or read
@@ -130,6 +131,10 @@ class InputMissing(DatasetError, LookupError):
 
 class ProbeError(ActivationLoggingError, ValueError):
     """A saved probe is broken, or was fitted on another model."""
+
+
+class ReplayError(ActivationLoggingError):
+    """A model cannot be run again over the answers of a store, or is not the one that answered."""
 
 
 class OutputExists(ActivationLoggingError, FileExistsError):

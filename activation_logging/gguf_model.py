@@ -11,7 +11,6 @@ Torch and transformers are imported for the conversion alone.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from dataclasses import dataclass
@@ -19,9 +18,8 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from activation_logging.errors import DemoModelError
+from activation_logging.files import sha256
 from activation_logging.packages import cache_folder
 
 if TYPE_CHECKING:
@@ -157,8 +155,3 @@ class GGUFModel:
 def models_folder() -> Path:
     """Where prepared models are kept."""
     return cache_folder() / "models"
-
-
-def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file that is not empty."""
-    return hashlib.sha256(np.memmap(path, mode="r").data).hexdigest()

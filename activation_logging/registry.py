@@ -1,12 +1,13 @@
 """Things found by name: our own, and those that other packages offer by entry points.
 
-There are four registries, each beside the protocol of what it holds:
+There are five registries, each beside the protocol of what it holds:
 
 ====================================  ==========================================
 :mod:`activation_logging.benchmarks`  ``registry.BENCHMARKS``: questions to ask
 :mod:`activation_logging.judges`      ``registry.JUDGES``: what makes a verdict of an answer
 :mod:`activation_logging.detectors`   ``registry.DETECTORS``: what makes a score of an answer
 :mod:`activation_logging.export`      ``registry.FORMATS``: what a store is exported to
+:mod:`activation_logging.replay`      ``registry.QUANTITIES``: what one pass over an answer gives
 ====================================  ==========================================
 
 Another package adds to one of them in its ``pyproject.toml``::

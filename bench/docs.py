@@ -112,6 +112,7 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
     from activation_logging.detectors.registry import DETECTORS
     from activation_logging.export.registry import FORMATS
     from activation_logging.judges.registry import JUDGES
+    from activation_logging.replay.registry import QUANTITIES
 
     if name == "benchmarks":
         return ["name", "what it asks", "labels", "questions", "experiments"], [
@@ -133,6 +134,11 @@ def registered(name: str) -> tuple[list[str], list[list[str]]]:
         return ["name", "in the report", "reads", "role", "source"], [
             [f"`{each.name}`", each.title, each.needs, _role(each), each.source]
             for each in DETECTORS
+        ]
+    if name == "quantities":
+        return ["`--kinds`", "what it is", "shape", "reads", "source"], [
+            [f"`{each.name}`", each.title, f"`{each.shape}`", each.reads, each.source]
+            for each in QUANTITIES
         ]
     return ["`--format`", "what is written", "packages"], [
         [f"`{each.name}`", each.description, ", ".join(each.needs)] for each in FORMATS

@@ -3,10 +3,12 @@
     python -m bench.products detectors output/demo/report/report.json
     python -m bench.products short-facts output/.../eval_results.json
     python -m bench.products speed bench.json
+    python -m bench.products replay replay.json
 
 The first word names the table (a report gives three: NAME, NAME-sweep and NAME-transfer). The file
-is a report's ``report.json``, a run's ``eval_results.json``, or what ``activation-logging bench
---json`` prints. ``python -m bench.docs`` then writes the pages.
+is a report's ``report.json``, a run's ``eval_results.json``, or what ``activation-logging bench``
+or ``activation-logging replay`` prints with ``--json``. ``python -m bench.docs`` then writes the
+pages.
 """
 
 from __future__ import annotations
@@ -120,6 +122,19 @@ def comparison(name: str, found: Mapping[str, Any], command: str | None) -> None
     )
 
 
+def proof(name: str, found: Mapping[str, Any], command: str | None) -> None:
+    """How far the logged rows are from a replay's, by layer."""
+    record_rows(
+        name,
+        ["layer", "rows", "median difference", "worst"],
+        [
+            [layer, str(each["rows"]), f"{each['median']:.1e}", f"{each['worst']:.1e}"]
+            for layer, each in found["proof"].items()
+        ],
+        command=command,
+    )
+
+
 def _interval(found: Mapping[str, float]) -> str:
     return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
@@ -132,14 +147,19 @@ def _rate(found: Mapping[str, float] | None) -> str:
 
 
 def main() -> None:
-    """Tell the three kinds of file apart by what is in them."""
+    """Tell the kinds of file apart by what is in them."""
     parser = argparse.ArgumentParser(description="Tables of docs/ from what commands write.")
     parser.add_argument("name", help="of the table")
-    parser.add_argument("file", type=Path, help="report.json, eval_results.json or bench's JSON")
+    parser.add_argument("file", type=Path, help="report.json, eval_results.json or JSON printed")
     parser.add_argument("--command", help="what measured it, for the record")
     options = parser.parse_args()
     found = json.loads(options.file.read_text(encoding="utf-8"))
-    kinds = {"detectors": report, "groups": benchmark, "comparisons": comparison}
+    kinds = {
+        "detectors": report,
+        "groups": benchmark,
+        "comparisons": comparison,
+        "proof": proof,
+    }
     for key, write in kinds.items():
         if key in found:
             write(options.name, found, options.command)

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 
 from activation_logging import open_store
+from activation_logging.replay.model import decoder_layers
+from activation_logging.replay.proof import relative_errors
 from activation_logging.sites import PRENORM, RESID, Site
 from bench.architectures import image_prompt
 
@@ -59,7 +61,7 @@ class Reference:
         config = made.config
         names = ("image_token_id", "image_token_index")
         self.image_token = next((getattr(config, n) for n in names if hasattr(config, n)), None)
-        self.layers = _decoder_layers(self._model)
+        self.layers = decoder_layers(self._model)
         self.head: Any = self._model.get_output_embeddings()
         self._seen: dict[Tensor, torch.Tensor] = {}
         for name, module in self._model.named_modules():
@@ -154,18 +156,6 @@ def _rows(tensor: torch.Tensor, tokens: int) -> torch.Tensor | None:
     return None
 
 
-def _decoder_layers(model: Any) -> str:
-    """The name of the longest list of modules in the part of the model that handles text."""
-    depth = model.config.get_text_config().num_hidden_layers
-    head = model.get_output_embeddings()
-    found = [
-        (sum(weights.numel() for weights in module.parameters()), name)
-        for name, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList) and len(module) == depth and module is not head
-    ]
-    return max(found)[1]
-
-
 def compare(store: Path, model: Path, kind: str) -> dict[str, Any]:
     """Hold every row of a store against transformers.
 
@@ -210,7 +200,7 @@ class _Found:
             kept, errors = _of(entry, site), self.worst[site]
             for at in set(reference.candidates(site, self.depth, found)):
                 if found[at].shape[1] == kept.shape[1]:
-                    error = _worst(kept, found[at][entry.positions])
+                    error = float(relative_errors(kept, found[at][entry.positions]).max())
                     errors[at] = max(errors.get(at, 0.0), error)
 
     def summary(self, reference: Reference) -> dict[str, Any]:
@@ -243,10 +233,3 @@ def _agree(head: Any, rows: Rows, tokens: Sequence[int]) -> int:
     with torch.inference_mode():
         best = head(torch.tensor(np.asarray(rows, dtype=np.float32))).argmax(-1)
     return int((best == torch.tensor(tokens)).sum())
-
-
-def _worst(rows: Rows, expected: Rows) -> float:
-    """The largest ``|row - expected| / |expected|``; infinite if that is no number."""
-    scale = np.linalg.norm(expected, axis=1) + 1e-12
-    error = float((np.linalg.norm(rows - expected, axis=1) / scale).max())
-    return error if np.isfinite(error) else float("inf")

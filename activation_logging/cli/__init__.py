@@ -16,6 +16,7 @@ from activation_logging.cli import (
     label,
     learn,
     probe,
+    replay,
     serve,
 )
 from activation_logging.cli.terminal import errors
@@ -37,7 +38,9 @@ def _group() -> None:
     """Keeps the command's name on the line, however few commands are installed."""
 
 
-for group in (serve, browse, check, change, evaluation, label, follow_up, learn, probe):
+for group in (
+    serve, browse, check, change, evaluation, label, follow_up, replay, learn, probe,
+):  # fmt: skip
     group.register(_app)
 
 

@@ -105,6 +105,8 @@ class Inputs:
         """For each fold what a detector is fitted on."""
         if detector.needs == "text":
             return [self.signals.texts] * len(self.sweep.folds)
+        if detector.needs == "replay":
+            return [self._replayed(detector.name)] * len(self.sweep.folds)
         if detector.needs != "state":
             return [self._numbers([detector.name])[:, None]] * len(self.sweep.folds)
         found: list[npt.NDArray[Any]] = [self.states[cell] for cell in cells]
@@ -112,6 +114,12 @@ class Inputs:
             column = self._numbers(detector.beside)
             found = [np.column_stack([states, column]) for states in found]
         return found
+
+    def _replayed(self, name: str) -> npt.NDArray[np.float32]:
+        """What a replay has kept for a detector, ``[n, width]``."""
+        if name not in self.signals.features:
+            raise InputMissing(self.signals.missing[name])
+        return self.signals.features[name]
 
     def _numbers(self, names: Sequence[str]) -> npt.NDArray[np.float64]:
         """The numbers of the first of these detectors that has any, ``[n]``."""

@@ -1,4 +1,4 @@
-"""What detectors read besides states: the texts of prompt and answer, and the signals' numbers."""
+"""What detectors read besides states: texts, the signals' numbers, and what a replay has kept."""
 
 from __future__ import annotations
 
@@ -27,9 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass
 class Signals:
-    """Per-answer numbers ``[n]`` by detector, the reasons for those left out, and the texts."""
+    """What there is of each answer, and the reasons for the detectors that are left out.
+
+    ``values`` has the number of each answer, ``[n]``, by detector; ``features`` a vector of each,
+    ``[n, width]``, by the detector of a replay.
+    """
 
     values: dict[str, npt.NDArray[np.float64]] = field(default_factory=dict)
+    features: dict[str, npt.NDArray[np.float32]] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     prompts: list[str] = field(default_factory=list)
     responses: list[str] = field(default_factory=list)
@@ -43,7 +48,7 @@ class Signals:
 def read_signals(
     examples: Examples, detectors: Iterable[Detector], *, progress: Progress = silent
 ) -> Signals:
-    """Read the texts, and the number of every detector that needs one.
+    """Read the texts, and what every detector needs besides.
 
     Args:
         examples: the labelled answers.
@@ -54,6 +59,7 @@ def read_signals(
     signals, follow_ups = Signals(), FollowUps(examples.store)
     of_one = [d for d in detectors if d.of_answer or d.of_given or d.of_follow_up]
     _read_answers(signals, examples, of_one, follow_ups, progress)
+    _read_replays(signals, examples, [d for d in detectors if d.of_replay], progress)
     if of_samples := [d for d in detectors if d.of_samples]:
         _read_samples(signals, examples, of_samples, follow_ups, progress)
     return signals
@@ -96,6 +102,36 @@ def _number(detector: Detector, entry: Entry, place: Place, follow_ups: FollowUp
         return detector.of_follow_up(entry, follow_ups)
     assert detector.of_answer is not None
     return detector.of_answer(entry)
+
+
+def _read_replays(
+    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
+) -> None:
+    found: dict[str, list[npt.NDArray[np.float32]]] = {detector.name: [] for detector in detectors}
+    made_by: dict[str, set[Any]] = {detector.name: set() for detector in detectors}
+    reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
+    for entry in track(examples.entries(), "reading replays", len(examples), progress):
+        for detector in detectors:
+            assert detector.of_replay is not None
+            name = detector.name
+            try:
+                kept = entry.derived(f"replay/{detector.replays}")
+                found[name].append(detector.of_replay(kept.values))
+                made_by[name].add((kept.details.get("digest"), found[name][-1].shape))
+            except KeyError:
+                reasons[name].append(f"no {detector.replays}; run `activation-logging replay`")
+            except InputMissing as missing:
+                reasons[name].append(str(missing))
+    for name, why in reasons.items():
+        if why:
+            signals.missing[name] = f"{len(why)} of {len(examples)} answers have {why[0]}"
+        elif len(made_by[name]) > 1:
+            signals.missing[name] = (
+                f"the answers were replayed with {len(made_by[name])} models or settings; run "
+                "`activation-logging replay --overwrite`"
+            )
+        else:
+            signals.features[name] = np.stack(found[name])
 
 
 def _read_samples(

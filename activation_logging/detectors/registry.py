@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.samples import Samples
     from activation_logging.store import Entry
 
-Needs = Literal["state", "heads", "answer", "given", "samples", "follow_up", "text"]
+Needs = Literal["state", "heads", "answer", "given", "samples", "follow_up", "text", "replay"]
 Role = Literal["probe", "signal", "control"]
 Where = Literal["chosen", "last", "before"]
 
@@ -43,24 +43,7 @@ class Detector:
     ``make(seed)`` gives an unfitted scikit-learn classifier of classes 0 and 1. What it is fitted
     on follows from ``needs``:
 
-    ========= ====================================================================================
-    state     ``[n, hidden]``, float64: one state per answer
-    heads     ``[n, head_dim]``, float64: one head's output per answer; one classifier for each
-              head that was logged, see :mod:`.heads`
-    answer    ``[n, 1]``, float64: ``of_answer(entry)`` for each answer
-    given     ``[n, 1]``, float64: ``of_given(entry, tokens)``, where ``tokens`` are the indices of
-              the response tokens that are the answer given, as the judge has found it
-    samples   ``[n, 1]``, float64: ``of_samples(entry, samples)``, where ``samples`` are all answers
-              to the prompt of ``entry``
-    follow_up ``[n, 1]``, float64: ``of_follow_up(entry, follow_ups)``, where ``follow_ups`` are
-              all that were asked about answers in the store
-    text      ``[n, 2]``, str: prompt and answer
-    ========= ====================================================================================
-
-    These functions raise :class:`InputMissing` where an answer lacks what they read. One such
-    answer leaves the detector out, since metrics over different answers cannot be compared. The
-    text completes "3 of 100 answers have ...", and is a sentence for ``of_samples``.
-
+    ========= =============================================================================
     Attributes:
         name: as in the registry, and in ``report.json``.
         title: as in the report's table.
@@ -71,6 +54,8 @@ class Detector:
         of_given: the number of the tokens of one answer that are the answer given.
         of_samples: the number of one answer among the answers to its prompt.
         of_follow_up: the number of what was asked about one answer.
+        of_replay: a vector, the same length for all answers, of what a replay has kept of one.
+        replays: the kind that it reads, a name of :data:`.QUANTITIES`.
         beside: of a ``state``, detectors of which the first that has numbers here gives one more
             column, after the state's.
         fit_with: of a ``state``, what ``fit`` takes besides states and classes, by name:
@@ -99,6 +84,8 @@ class Detector:
     of_given: Callable[[Entry, npt.NDArray[np.int64]], float] | None = None
     of_samples: Callable[[Entry, Samples], float] | None = None
     of_follow_up: Callable[[Entry, FollowUps], float] | None = None
+    of_replay: Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]] | None = None
+    replays: str = ""
     beside: tuple[str, ...] = ()
     fit_with: tuple[str, ...] = ()
     where: Where = "chosen"
@@ -117,6 +104,7 @@ class Detector:
             ("given", self.of_given),
             ("samples", self.of_samples),
             ("follow_up", self.of_follow_up),
+            ("replay", self.of_replay),
         ):
             if (function is not None) != (self.needs == needs):
                 raise PluginError(
@@ -142,6 +130,10 @@ _OURS = (
     "heads:BEST_HEADS",
     "entropy_probe:SEMANTIC_ENTROPY_PROBE",
     "stacked:STACKED",
+    "replayed:LOOKBACK_LENS",
+    "replayed:LAPEIGVALS",
+    "replayed:ICR",
+    "replayed:LOGIT_LENS",
     "signals:MEAN_LOGPROB",
     "signals:MIN_LOGPROB",
     "signals:TOKEN_ENTROPY",

@@ -101,7 +101,7 @@ def load_lm_head(model: str | Path) -> LMHead:
         SettingsError: there are no safetensors files, or there is no head in them.
         ExtraMissing: the model is a name, and ``huggingface_hub`` is not installed.
     """
-    folder = _folder(model)
+    folder = model_folder(model)
     config = _read_json(folder / "config.json")
     text_config = {**config, **(config.get("text_config") or {})}
     tensors = _find_tensors(folder)
@@ -120,7 +120,17 @@ def load_lm_head(model: str | Path) -> LMHead:
     return LMHead(weight[:known], bias)
 
 
-def _folder(model: str | Path) -> Path:
+def model_folder(model: str | Path, *, more: Sequence[str] = ()) -> Path:
+    """A model's folder here: the one given, or what the Hugging Face hub has under the name.
+
+    Args:
+        model: a folder, or a name on the hub.
+        more: patterns of files to download besides the weights and the JSON files.
+
+    Raises:
+        SettingsError: it is neither.
+        ExtraMissing: it is no folder, and ``huggingface_hub`` is not installed.
+    """
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder
@@ -137,7 +147,9 @@ def _folder(model: str | Path) -> Path:
             "huggingface_hub: pip install huggingface_hub, or give the model's folder"
         ) from None
     try:
-        return Path(snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json"]))
+        return Path(
+            snapshot_download(str(model), allow_patterns=["*.safetensors", "*.json", *more])
+        )
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         brief = str(error).strip().partition("\n")[0]
         raise SettingsError(

@@ -16,8 +16,9 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "moved", "printable",
-        "progress", "records", "registry", "settings", "sites", "strict_json", "tags", "text",
+        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
+        "printable", "progress", "records", "registry", "settings", "sites", "strict_json", "tags",
+        "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
@@ -32,6 +33,7 @@ ARROWS: dict[str, set[str]] = {
     "process": set(),
     "dataset": {"store"},
     "verify": {"store"},
+    "replay": {"store", "verify"},
     "routes": {"store"},
     "detectors": {"dataset", "store"},
     "export": {"dataset", "store"},
@@ -46,7 +48,7 @@ ARROWS: dict[str, set[str]] = {
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "follow_up", "generate",
-        "large_model", "packages", "report", "store", "verify", "vllm_serve",
+        "large_model", "packages", "replay", "report", "store", "verify", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -61,7 +63,7 @@ NAMED_EXCEPTIONS = {
 ALLOWED_FOREIGN = {
     "lmdb": {"store"},
     "vllm": {"vllm_plugin", "vllm_serve", "server", "generate"},
-    "torch": {"vllm_plugin", "dataset", "gguf_model"},
+    "torch": {"vllm_plugin", "dataset", "gguf_model", "replay"},
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
@@ -170,7 +172,9 @@ def test_public_names_exist() -> None:
                 assert not missing, name
 
 
-@pytest.mark.parametrize("module", ["", ".store", ".cli", ".dataset", ".export", ".verify"])
+@pytest.mark.parametrize(
+    "module", ["", ".store", ".cli", ".dataset", ".export", ".verify", ".replay.run"]
+)
 def test_a_light_import(module: str) -> None:
     heavy = {"torch", "vllm", "sklearn", "inspect_ai", "plotly", "transformers", "pyarrow"}
     code = f"import {PACKAGE}{module}, sys; print(*{heavy!r} & sys.modules.keys())"
