@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.table import Table
@@ -58,7 +58,7 @@ def main() -> None:
         record(args.docs and f"{args.docs}-by-{matrix.tag}", table)
     for what, reason in study.left_out.items():
         terminal.print(f"left out: {what}: {reason}")
-    write_figures(args.output, _figures(study))
+    write_figures(args.output, study.as_json())
 
 
 def levels(study: TokenStudy, name: LevelName) -> Table:
@@ -102,24 +102,6 @@ def _text(interval: Interval | None) -> str:
 
 def _beside(interval: Interval | None, name: str) -> str:
     return "" if interval is None else f"{_text(interval)}, `{name}`"
-
-
-def _figures(study: TokenStudy) -> dict[str, Any]:
-    return {
-        "place": study.place.layer,
-        "levels": {
-            row.name: {
-                name: {
-                    "auroc": level.auroc._asdict(),
-                    "auprc": level.auprc._asdict(),
-                    "recall": {str(rate): one._asdict() for rate, one in level.recall.items()},
-                    "within": level.within and level.within._asdict(),
-                }
-                for name, level in row.levels.items()
-            }
-            for row in study.results
-        },
-    }
 
 
 if __name__ == "__main__":

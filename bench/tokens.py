@@ -18,6 +18,7 @@ import resource
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -191,18 +192,21 @@ def study(path: str) -> str:
     """``run_token_study`` with all controls, probes of answers and intervals of 200 draws."""
     from activation_logging.detectors.tokens import TokenOptions, run_token_study
 
-    begun, parts, last = time.perf_counter(), [], ["", time.perf_counter()]
+    begun = time.perf_counter()
+    parts: list[tuple[str, float]] = [("", begun)]
 
     def progress(what: str, done: int, total: int) -> None:
         del done, total
-        if what != last[0]:
-            parts.append((str(last[0]), time.perf_counter() - float(last[1])))
-            last[:] = [what, time.perf_counter()]
+        if what != parts[-1][0]:
+            parts.append((what, time.perf_counter()))
 
     with open_store(path) as store:
         run_token_study(store, "bench", TokenOptions(draws=200), progress=progress)
     progress("", 0, 0)
-    told = ", ".join(f"{what} {took:.0f} s" for what, took in parts if took >= 1)
+    took: dict[str, float] = {}
+    for (what, start), (_, end) in pairwise(parts):
+        took[what] = took.get(what, 0.0) + end - start
+    told = ", ".join(f"{what} {each:.0f} s" for what, each in took.items() if each >= 1)
     return f"{time.perf_counter() - begun:.0f} s: {told}"
 
 
@@ -268,10 +272,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=576)
     parser.add_argument("--folder", type=Path, help="keep the store here, and use it again")
     parser.add_argument("--study", action="store_true", help="the whole study, too")
+    parser.add_argument("--only", help="parts whose names hold this text")
     parser.add_argument("--output", type=Path)
     add_flag(parser)
     args = parser.parse_args()
     parts = {**PARTS, **({"run_token_study": study} if args.study else {})}
+    parts = {name: part for name, part in parts.items() if (args.only or "") in name}
     table = Table("part", title=f"{args.tokens:,} tokens of width {args.width}")
     for name in ("seconds", "peak MiB"):
         table.add_column(name, justify="right")

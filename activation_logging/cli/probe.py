@@ -239,12 +239,18 @@ def show(
 
 
 def _fit_tokens(
-    store: Store, label: str | None, form: str, options: Mapping[str, Any], progress: Progress
+    store: Store,
+    label: str | None,
+    form: Literal["linear", "attention", "multimax"],
+    options: Mapping[str, Any],
+    progress: Progress,
 ) -> SavedProbe:
     from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
 
-    study = run_token_study(store, label, TokenOptions(**options), progress=progress)
-    return fit_token_probe(study, form=form)
+    # Without what the report of a probe does not tell.
+    study_options = TokenOptions(answers=form != "linear", mix=(), transfer_by=(), **options)
+    study = run_token_study(store, label, study_options, progress=progress)
+    return fit_token_probe(study, form)
 
 
 def _refuse_output(out: Path, *, overwrite: bool) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -98,14 +98,14 @@ def collect(entry: Entry, verdict: Evaluation) -> Judged:
 class TokenRows:
     """Tokens by answer and then by claim, ``[n]`` each.
 
-    ``answer`` and ``span`` are numbers of the answer and the claim (-1: of none), ``index`` the
+    ``answer`` and ``span`` are numbers of the answer and the claim (-1: of none), ``token`` the
     place among the answer's tokens, ``row`` that among the entry's rows, ``y`` the class,
     ``weight`` what the token counts for.
     """
 
     answer: Ints
     span: Ints
-    index: Ints
+    token: Ints
     row: Ints
     y: Ints
     weight: npt.NDArray[np.float64]
@@ -125,23 +125,23 @@ class TokenRows:
                 parts.append((number, -1, judged.skip, judged.free, 0, unlabelled))
         counts = [len(part[3]) for part in parts]
 
-        def spread(column: int, dtype: type) -> npt.NDArray[np.generic]:
+        def spread(column: int, dtype: type = np.int64) -> npt.NDArray[Any]:
             return np.repeat(np.array([part[column] for part in parts], dtype), counts)
 
         index = np.concatenate([part[3] for part in parts])
         rows = cls(
-            answer=spread(0, np.int64),
-            span=spread(1, np.int64),
-            index=index,
-            row=index + spread(2, np.int64),
-            y=spread(4, np.int64),
+            answer=spread(0),
+            span=spread(1),
+            token=index,
+            row=index + spread(2),
+            y=spread(4),
             weight=spread(5, np.float64),
         )
-        answer, y, kind, *places = zip(*claims, strict=True)
+        answers_of, classes, kinds, *places = zip(*claims, strict=True)
         return rows, Spans(
-            np.array(answer, np.int64),
-            np.array(y, np.int64),
-            np.array(kind, np.str_),
+            np.array(answers_of, np.int64),
+            np.array(classes, np.int64),
+            np.array(kinds, np.str_),
             *(np.array(place, np.int64) for place in places),
         )
 
@@ -160,11 +160,11 @@ class TokenRows:
         weight = part.weight.copy()
         weight[judged] = 1 / length[span]
         first, stop = np.full(len(claims), np.iinfo(np.int64).max), np.zeros(len(claims), np.int64)
-        np.minimum.at(first, span, part.index[judged])
-        np.maximum.at(stop, span, part.index[judged] + 1)
+        np.minimum.at(first, span, part.token[judged])
+        np.maximum.at(stop, span, part.token[judged] + 1)
         changed = replace(part, answer=number, span=new_span, weight=weight)
         rows = TokenRows(*(getattr(changed, name)[of_kept] for name in self.__dataclass_fields__))
-        left = Spans(*(each[claims] for each in spans))
+        left = Spans._make(each[claims] for each in spans)
         return (
             rows,
             left._replace(answer=np.searchsorted(answers, left.answer), first=first, stop=stop),

@@ -55,7 +55,7 @@ class TokenBatch(NamedTuple):
     """Some tokens, with their states ``X``, float32 ``[n, width]``.
 
     The others are ``[n]``: ``y`` the class, ``span`` and ``answer`` the numbers of the claim (-1
-    for none) and of the answer, ``index`` the place among the answer's tokens, ``group`` what the
+    for none) and of the answer, ``token`` the place among the answer's tokens, ``group`` what the
     answer is about, ``weight`` what the token counts for. A claim is never cut in two.
     """
 
@@ -63,7 +63,7 @@ class TokenBatch(NamedTuple):
     y: Ints
     span: Ints
     answer: Ints
-    index: Ints
+    token: Ints
     group: npt.NDArray[np.str_]
     weight: npt.NDArray[np.float64]
 
@@ -71,12 +71,12 @@ class TokenBatch(NamedTuple):
 class RunBatch(NamedTuple):
     """Whole answers: the states of all their tokens that have one, ``X`` ``[n, width]``.
 
-    ``answer`` and ``index`` are ``[n]``, as in :class:`TokenBatch`. No answer is cut in two.
+    ``answer`` and ``token`` are ``[n]``, as in :class:`TokenBatch`. No answer is cut in two.
     """
 
     X: States
     answer: Ints
-    index: Ints
+    token: Ints
 
 
 @dataclass(frozen=True)
@@ -104,6 +104,7 @@ class Tokens:
     rows: TokenRows
     spans: Spans
     left_out: Mapping[str, int] = field(default_factory=dict)
+    broken: Broken = "error"
     progress: Progress = silent
 
     def __len__(self) -> int:
@@ -203,7 +204,7 @@ class Tokens:
                 rows.y[part],
                 rows.span[part],
                 rows.answer[part],
-                rows.index[part],
+                rows.token[part],
                 self.answer_groups[rows.answer[part]],
                 rows.weight[part],
             )
@@ -215,7 +216,7 @@ class Tokens:
         """Every token of these answers that has a state, judged or not.
 
         Raises:
-            DatasetError: a state is not finite.
+            DatasetError: a state is not finite, unless ``broken`` says to skip it.
         """
         starts, counts = np.array([_own_rows(place) for place in self.places]).T
         skip = starts + [place.first - place.num_prompt for place in self.places]
@@ -223,9 +224,12 @@ class Tokens:
             numbers = range(first, last)
             X = np.concatenate([self._read(n, starts[n], starts[n] + counts[n]) for n in numbers])
             answer = np.repeat(np.arange(first, last), counts[first:last])
-            index = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
+            token = np.concatenate([skip[n] + np.arange(counts[n]) for n in numbers])
+            if self.broken == "skip" and not _all_finite(X):
+                good = np.isfinite(X).all(axis=1)
+                X, answer, token = X[good], answer[good], token[good]
             self._refuse_nan(X, answer)
-            yield RunBatch(X, answer, index)
+            yield RunBatch(X, answer, token)
 
     def entries(self) -> Iterator[Entry]:
         """The answers' entries, one at a time."""
@@ -277,8 +281,7 @@ class Tokens:
         return source.width(self.shapes[source.site])
 
     def _refuse_nan(self, X: States, answer: Ints) -> None:
-        # A sum is finite only where all of its parts are, and is found faster.
-        if np.isfinite(X.sum(dtype=np.float64)) or np.isfinite(X).all():
+        if _all_finite(X):
             return
         bad = ~np.isfinite(X).all(axis=1)
         raise DatasetError(
@@ -398,6 +401,7 @@ def select_tokens(
         rows=rows,
         spans=spans,
         left_out=dict(left_out),
+        broken=broken,
         progress=progress,
     )
 
@@ -413,6 +417,12 @@ def finite_tokens(tokens: Tokens) -> Tokens:
     found = tokens.without(bad, "tokens with states that are not finite")
     _refuse_one_class(found.spans, Counter(found.left_out))
     return found
+
+
+def _all_finite(X: States) -> bool:
+    # A sum is finite only where all of its parts are, and is found faster.
+    with np.errstate(invalid="ignore"):
+        return bool(np.isfinite(X.sum(dtype=np.float64)) or np.isfinite(X).all())
 
 
 def _own_rows(place: Place) -> tuple[int, int]:

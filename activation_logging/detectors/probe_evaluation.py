@@ -14,7 +14,7 @@ from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors import metrics
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
-from activation_logging.detectors.saved_probe import fitted_on
+from activation_logging.detectors.saved_probe import claims_fitted_on, fitted_on
 from activation_logging.detectors.splits import make_folds, refuse_small
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.extras import require
@@ -24,7 +24,7 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from activation_logging.dataset import Examples, Tokens
+    from activation_logging.dataset import Examples
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.records import Label
     from activation_logging.store import Store
@@ -140,8 +140,12 @@ def evaluate_probe(
     """
     require("detect", "sklearn")
     evaluate = _tokens if probe.kind == "token" else _answers
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
     asked = _Asked(label, tags or {}, group, draws, seed, progress)
-    found = evaluate(store, probe, asked)
+    # Fits this small lose more to threads waiting for each other than they gain.
+    with threadpool_limits(1):
+        found = evaluate(store, probe, asked)
     if len(probe.prompts):
         return found
     unknown = "the probe does not say what it was fitted on: these answers may be among it"
@@ -161,7 +165,7 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         progress=asked.progress,
     )
     names = np.where(examples.y == 1, examples.positive, examples.negative)
-    known = _known(probe, examples.keys, names.tolist())
+    known = _known(probe, examples.keys, fitted_on(examples.keys, names)["digest"])
     examples = examples.take(np.flatnonzero(~known), why=_FITTED)
     p = np.full(len(examples), np.nan)
     texts: list[tuple[str, str]] = []
@@ -211,7 +215,7 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
             f"the probe was fitted on {probe.num_layers} layers of {width}, these answers have "
             f"{tokens.num_layers} of {tokens.width}"
         )
-    known = _known(probe, tokens.keys, token_labels(tokens))
+    known = _known(probe, tokens.keys, claims_fitted_on(tokens)["digest"])
     tokens = tokens.without(known[tokens.rows.answer], _FITTED)
     names = {0: probe.negative, 1: probe.positive}
     spans = tokens.spans
@@ -249,22 +253,18 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
 _FITTED = "to prompts that the probe was fitted on"
 
 
-def token_labels(tokens: Tokens) -> list[str]:
-    """The judged claims of each answer as one text, for :func:`.fitted_on`."""
-    found: list[list[str]] = [[] for _ in tokens.keys]
-    spans = tokens.spans
-    for answer, start, end, y in zip(spans.answer, spans.start, spans.end, spans.y, strict=True):
-        found[answer].append(f"{start}-{end}:{y}")
-    return [" ".join(sorted(each)) for each in found]
-
-
-def _known(probe: SavedProbe, keys: Sequence[str], labels: Sequence[Any]) -> npt.NDArray[np.bool_]:
+def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[np.bool_]:
     """Which answers are to prompts that the probe was fitted on, ``[n]``.
+
+    Args:
+        probe: the probe.
+        keys: of the answers.
+        digest: what :func:`.fitted_on` says of them and their labels.
 
     Raises:
         ProbeError: all of them are.
     """
-    same = probe.data.get("digest") == fitted_on(keys, labels)["digest"]
+    same = probe.data.get("digest") == digest
     starts = np.array([int(key[:16], 16) for key in keys], np.uint64)
     known = np.isin(starts, probe.prompts)
     if same or known.all():

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Iterable, Mapping
 
+    from activation_logging.dataset import Tokens
     from activation_logging.store import Entry
 
 Floats = npt.NDArray[np.float64]
@@ -240,7 +241,10 @@ class SavedProbe:
 
     def of_tokens(self, rows: npt.NDArray[Any]) -> Floats:
         """The probability of every row by itself, ``[n]``; NaN where a row is not finite."""
-        return self.probability(form_of(self.form).tokens(self.tensors, rows))
+        good = np.isfinite(rows).all(axis=1)
+        found = np.full(len(rows), np.nan)
+        found[good] = self.probability(form_of(self.form).tokens(self.tensors, rows[good]))
+        return found
 
     def of_answer(self, rows: npt.NDArray[Any]) -> float:
         """The probability of an answer.
@@ -373,6 +377,16 @@ def fitted_on(keys: Iterable[str], labels: Iterable[Any]) -> dict[str, Any]:
     lines = sorted(f"{key}\t{label}" for key, label in zip(keys, labels, strict=True))
     digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return {"digest": digest, "answers": len(lines)}
+
+
+def claims_fitted_on(tokens: Tokens) -> dict[str, Any]:
+    """The same of the judged claims of answers: a digest, and how many answers and claims."""
+    spans = tokens.spans
+    names = np.where(spans.y == 1, "contradicted", "supported")
+    keys = [tokens.keys[answer] for answer in spans.answer]
+    places = [f"{key} {a}-{b}" for key, a, b in zip(keys, spans.start, spans.end, strict=True)]
+    told = fitted_on(places, names)
+    return {"digest": told["digest"], "answers": len(tokens.keys), "claims": told["answers"]}
 
 
 def prompts_of(keys: Iterable[str]) -> npt.NDArray[np.uint64]:

@@ -26,6 +26,10 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
+SHUFFLES = 4
+"""Draws of shuffled labels."""
+
+
 class Cell(NamedTuple):
     """``k`` probes, one per fold, fitted on its training side.
 
@@ -36,6 +40,10 @@ class Cell(NamedTuple):
     fitted: Linear
     token: Floats
     validation: Floats
+
+    def without_scores(self) -> Cell:
+        """Only how good it was."""
+        return self._replace(token=np.zeros(0))
 
 
 @dataclass(frozen=True)
@@ -61,9 +69,9 @@ class Split:
         count = len(tokens.keys)
         fold_of_answer = np.zeros(count, np.int64)
         fit = np.zeros((count, len(folds)), bool)
-        for number, fold in enumerate(folds):
-            fold_of_answer[spans.answer[fold.test]] = number
-            fit[spans.answer[fold.fit], number] = True
+        for number, one in enumerate(folds):
+            fold_of_answer[spans.answer[one.test]] = number
+            fit[spans.answer[one.fit], number] = True
         fold = fold_of_answer[answer]
         train = fold[:, None] != np.arange(len(folds))
         return cls(
@@ -107,21 +115,30 @@ class Split:
 
     def shuffled(
         self, rows: Rows, layers: tuple[int | str, ...], strengths: Sequence[float], seed: int
-    ) -> dict[Place, Cell]:
-        """Probes of claims whose labels were shuffled on the training sides."""
-        spans = self.tokens.spans.y
-        y = np.repeat(self.tokens.y[:, None], len(self.folds), axis=1)
-        for number, fold in enumerate(self.folds):
-            rng = np.random.default_rng([seed, number])
-            labels = spans.copy()
-            labels[fold.train] = rng.permutation(spans[fold.train])
-            judged = self.tokens.rows.span >= 0
-            y[judged, number] = labels[self.tokens.rows.span[judged]]
-        problems = replace(self.problems(rows, self.train), y=y)
-        return {
-            Place(layers, C): Cell(fitted, self._own(fitted.odds(rows)), np.zeros(0))
-            for C, fitted in zip(strengths, problems.fit(strengths), strict=True)
-        }
+    ) -> list[dict[Place, Cell]]:
+        """Probes of claims whose labels were shuffled on the training sides, one dict a draw.
+
+        There are several draws: where the states differ much along some direction, each one sorts
+        the claims along it by chance, one way or the other.
+        """
+        tokens, count = self.tokens, len(self.folds)
+        y = np.repeat(tokens.y.astype(np.int8)[:, None], SHUFFLES * count, axis=1)
+        judged = tokens.rows.span >= 0
+        for column in range(SHUFFLES * count):
+            train = self.folds[column % count].train
+            labels = tokens.spans.y.copy()
+            labels[train] = np.random.default_rng([seed, column]).permutation(labels[train])
+            y[judged, column] = labels[tokens.rows.span[judged]]
+        problems = replace(self.problems(rows, np.tile(self.train, SHUFFLES)), y=y)
+        found: list[dict[Place, Cell]] = [{} for _ in range(SHUFFLES)]
+        for C, fitted in zip(strengths, problems.fit(strengths), strict=True):
+            odds = fitted.odds(rows)
+            for draw, cells in enumerate(found):
+                own = slice(draw * count, (draw + 1) * count)
+                part = Linear(fitted.weight[own], fitted.bias[own])
+                token = odds[np.arange(len(odds)), draw * count + self.fold]
+                cells[Place(layers, C)] = Cell(part, token, np.zeros(0))
+        return found
 
     def of_spans(self, token: Floats) -> Floats:
         """The maximum over the tokens of each claim, ``[m, ...]``."""
@@ -150,6 +167,3 @@ class Split:
     def _auroc(self, token: Floats, part: Ints) -> float:
         score, y = self.of_spans(token)[part], self.tokens.spans.y[part]
         return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])
-
-    def _own(self, odds: Floats) -> Floats:
-        return odds[np.arange(len(odds)), self.fold]

@@ -87,7 +87,7 @@ def read(tokens: Tokens, progress: Progress = silent) -> Read:
             found.missing.append(entry.key)
             continue
         each = np.maximum(np.array(logprobs, np.float64), FLOOR)
-        found.logprobs[part] = each[rows.index[part]]
+        found.logprobs[part] = each[rows.token[part]]
         found.of_answers[number] = each.min(), each.mean()
     return found
 

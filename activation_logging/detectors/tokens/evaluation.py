@@ -21,7 +21,6 @@ from activation_logging.detectors.tokens.results import (
     LevelName,
     LevelResult,
     TokenResult,
-    TokenScores,
 )
 
 if TYPE_CHECKING:
@@ -108,9 +107,9 @@ class Evaluator:
         """One row of the table for each detector."""
         found: list[dict[LevelName, tuple[LevelResult, Floats, Floats | None]]] = [
             {
-                name: self._level(level, score)
+                name: self._level(level, found_there)
                 for name, level in self.levels.items()
-                if (score := self._at(one.scores, name)) is not None
+                if (found_there := self._at(one, name))
             }
             for one in scored
         ]
@@ -137,21 +136,29 @@ class Evaluator:
         """The AUROC within parts of one level."""
         return interval_of(self._table(self.levels[level], score, parts)(metrics.auroc))
 
-    def _at(self, scores: TokenScores, name: LevelName) -> Floats | None:
-        score: Floats | None = getattr(scores, name)
-        return score[self.judged] if name == "token" and score is not None else score
+    def _at(self, one: Scored, name: LevelName) -> list[Floats]:
+        """The scores at one level, of every draw; none where the detector says nothing there."""
+        found = [getattr(scores, name) for scores in (one.scores, *one.more)]
+        there = [score for score in found if score is not None]
+        return [score[self.judged] for score in there] if name == "token" else there
 
-    def _level(self, level: Level, score: Floats) -> tuple[LevelResult, Floats, Floats | None]:
-        table = self._table(level, score, level.parts)
-        auroc = table(metrics.auroc)
-        within = None
+    def _level(
+        self, level: Level, scores: Sequence[Floats]
+    ) -> tuple[LevelResult, Floats, Floats | None]:
+        tables = [self._table(level, score, level.parts) for score in scores]
+
+        def figure(metric: Callable[..., Floats], *more: float) -> Floats:
+            return _joined([table(metric, *more) for table in tables])
+
+        auroc, within = figure(metrics.auroc), None
         if level.types is not None:
-            within = self._table(level, score, level.by_type())(metrics.auroc)
+            parts = level.by_type()
+            within = _joined([self._table(level, one, parts)(metrics.auroc) for one in scores])
         result = LevelResult(
             auroc=interval_of(auroc),
-            auprc=interval_of(table(metrics.auprc)),
+            auprc=interval_of(figure(metrics.auprc)),
             recall={
-                fpr: interval_of(table(metrics.recall_at_fpr, fpr)) for fpr in FALSE_POSITIVE_RATES
+                fpr: interval_of(figure(metrics.recall_at_fpr, fpr)) for fpr in FALSE_POSITIVE_RATES
             },
             within=None if within is None else interval_of(within),
         )
@@ -183,6 +190,12 @@ def interval_of(values: Floats) -> Interval:
     drawn = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return Interval(float(values[0]), float(low), float(high))
+
+
+def _joined(draws: Sequence[Floats]) -> Floats:
+    """The mean of the first values, followed by all others."""
+    first = np.mean([values[0] for values in draws])
+    return np.concatenate([[first], *(values[1:] for values in draws)])
 
 
 def _steps(score: Floats) -> Ints:

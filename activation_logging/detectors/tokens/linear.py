@@ -36,6 +36,8 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     form: str
     tensors_: Mapping[str, npt.NDArray[Any]]
+    classes_: Ints
+    n_features_in_: int
 
     def decision_function(self, X: npt.ArrayLike) -> Floats:
         """Log-odds of every row by itself, ``[n]``."""
@@ -138,6 +140,8 @@ def checked(
         check_consistent_length(states, weight)
         if not (np.isfinite(weight).all() and (weight >= 0).all()):
             raise DatasetError("a sample's weight is a finite number of 0 or more")
+        if not (weight[classes == 0].any() and weight[classes == 1].any()):
+            raise DatasetError("all rows of a class have a weight of 0; both classes are needed")
     return states, classes, runs, weight
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.tags import BENCHMARK, DOMAIN, GROUP_TAGS
 
@@ -114,6 +114,23 @@ class LevelResult:
     within_control: str = ""
     within_over_control: Interval | None = None
 
+    def as_json(self) -> dict[str, Any]:
+        """All figures, an interval as ``value``, ``low`` and ``high``."""
+        found: dict[str, Any] = {
+            "auroc": self.auroc._asdict(),
+            "auprc": self.auprc._asdict(),
+            "recall_at": {str(rate): each._asdict() for rate, each in self.recall.items()},
+        }
+        if self.over_control is not None:
+            found["best_control"] = self.control
+            found["over_best_control"] = self.over_control._asdict()
+        if self.within is not None:
+            found["within_types"] = self.within._asdict()
+        if self.within_over_control is not None:
+            found["best_control_within_types"] = self.within_control
+            found["within_types_over_best_control"] = self.within_over_control._asdict()
+        return found
+
 
 @dataclass(frozen=True)
 class TokenResult:
@@ -174,3 +191,44 @@ class TokenStudy:
             if result.name == name:
                 return result
         raise KeyError(name)
+
+    def as_json(self) -> dict[str, Any]:
+        """What came out, without the scores."""
+        return {
+            "label": self.tokens.label,
+            "model": self.tokens.model,
+            "counts": {
+                "tokens": len(self.tokens),
+                **self.tokens.counts(),
+                "answers": len(self.wrong),
+                "answers_with_contradicted": int(self.wrong.sum()),
+            },
+            "left_out": {**self.tokens.left_out, **self.left_out},
+            "place": {"layers": list(self.place.layers), "C": self.place.C},
+            "chosen": [{"layers": list(one.layers), "C": one.C} for one in self.chosen],
+            "sweep": [
+                {"layers": list(place.layers), "C": place.C, "auroc": auroc}
+                for place, auroc in self.sweep.items()
+            ],
+            "detectors": [
+                {
+                    "name": row.name,
+                    "title": row.title,
+                    "source": row.source,
+                    "role": row.role,
+                    "levels": {name: level.as_json() for name, level in row.levels.items()},
+                }
+                for row in self.results
+            ],
+            "transfer": [
+                {
+                    "tag": one.tag,
+                    "sources": list(one.sources),
+                    "values": list(one.values),
+                    "auroc": [[cell._asdict() for cell in cells] for cells in one.auroc],
+                    "left_out": dict(one.left_out),
+                }
+                for one in self.transfers
+            ],
+            "transfer_to": {name: cell._asdict() for name, cell in self.to_labels.items()},
+        }

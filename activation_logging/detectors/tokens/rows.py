@@ -7,10 +7,12 @@ store writes those of one layer side by side, and the passes of a fit read that.
 from __future__ import annotations
 
 import tempfile
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from activation_logging.errors import DatasetError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -36,7 +38,7 @@ class Rows(Protocol):
 class InMemory:
     """Rows of an array."""
 
-    def __init__(self, X: npt.NDArray[np.floating]) -> None:  # type: ignore[type-arg]
+    def __init__(self, X: npt.NDArray[Any]) -> None:
         self._X = np.asarray(X, np.float32)
         self.shape = self._X.shape
 
@@ -48,15 +50,25 @@ class InMemory:
 
 
 class OnDisk:
-    """Rows in a file without a name, which goes away with the object; one chunk is in memory."""
+    """Rows in a file without a name, which goes away with the object; one chunk is in memory.
+
+    Raises:
+        DatasetError: the file cannot be written.
+    """
 
     def __init__(self, parts: Iterable[States], width: int) -> None:
-        self._file = tempfile.TemporaryFile(prefix="activation-logging-")  # noqa: SIM115 - kept open
         count = 0
-        for part in parts:
-            self._file.write(np.ascontiguousarray(part, np.float32))
-            count += len(part)
-        self._file.flush()
+        try:
+            self._file = tempfile.TemporaryFile(prefix="activation-logging-")  # noqa: SIM115 - kept
+            for part in parts:
+                self._file.write(np.ascontiguousarray(part, np.float32).data)
+                count += len(part)
+            self._file.flush()
+        except OSError as error:
+            raise DatasetError(
+                f"the states do not fit in memory, and {tempfile.gettempdir()} does not take them "
+                f"({error.strerror}); set TMPDIR to a folder with room"
+            ) from None
         self.shape = (count, width)
         self._buffer = np.empty((min(CHUNK, count), width), np.float32)
 
@@ -66,7 +78,7 @@ class OnDisk:
         for start in range(0, self.shape[0], CHUNK):
             part = slice(start, min(start + CHUNK, self.shape[0]))
             into = self._buffer[: part.stop - start]
-            self._file.readinto(memoryview(into).cast("B"))  # type: ignore[attr-defined]
+            self._file.readinto(into.data.cast("B"))
             yield part, into
 
 

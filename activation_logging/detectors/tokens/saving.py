@@ -10,7 +10,12 @@ import numpy as np
 from activation_logging.detectors import metrics
 from activation_logging.detectors.metrics import Bootstrap
 from activation_logging.detectors.operating import calibrate, operating_points
-from activation_logging.detectors.saved_probe import SavedProbe, fitted_on, prompts_of
+from activation_logging.detectors.saved_probe import (
+    SavedProbe,
+    claims_fitted_on,
+    fitted_on,
+    prompts_of,
+)
 from activation_logging.detectors.tokens.answers import KINDS, held_answers
 from activation_logging.detectors.tokens.fitting import Problems
 from activation_logging.detectors.tokens.losses import Runs
@@ -81,15 +86,11 @@ def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
         positive="contradicted",
         negative="supported",
     )
-    names = np.where(spans.y == 1, "contradicted", "supported")
-    keys = [tokens.keys[answer] for answer in spans.answer]
-    places = [f"{key} {a}-{b}" for key, a, b in zip(keys, spans.start, spans.end, strict=True)]
-    told = fitted_on(places, names)
     return _with_thresholds(
         probe,
         study,
         (span_odds, spans.y, tokens.answer_groups[spans.answer]),
-        data={"digest": told["digest"], "answers": len(tokens.keys), "claims": told["answers"]},
+        data=claims_fitted_on(tokens),
         report=_report(row, "span"),
         method="maximum over claims" if span_max else "cross-entropy over tokens",
     )
@@ -176,19 +177,5 @@ def _with_thresholds(
 
 def _report(row: TokenResult, main: LevelName) -> dict[str, Any]:
     """The metrics of one level, and AUROCs of all, each with its interval."""
-    result = row.levels[main]
-    found: dict[str, Any] = {
-        "auroc": result.auroc._asdict(),
-        "auprc": result.auprc._asdict(),
-        "recall_at": {str(rate): each._asdict() for rate, each in result.recall.items()},
-        "by": {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()},
-    }
-    if result.over_control is not None:
-        found["best_control"] = result.control
-        found["over_best_control"] = result.over_control._asdict()
-    if result.within is not None:
-        found["within_types"] = result.within._asdict()
-    if result.within_over_control is not None:
-        found["best_control_within_types"] = result.within_control
-        found["within_types_over_best_control"] = result.within_over_control._asdict()
-    return found
+    levels = {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()}
+    return {**row.levels[main].as_json(), "by": levels}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -16,7 +17,11 @@ Floats = npt.NDArray[np.float64]
 
 
 class Scored(NamedTuple):
-    """One detector: its name, title and source, its role, what it said, and where it looked."""
+    """One detector: its name, title and source, its role, what it said, and where it looked.
+
+    ``more`` is what it said in other draws of what it is fitted on; its figures are means over
+    all, and the intervals hold what all gave.
+    """
 
     name: str
     title: str
@@ -24,6 +29,14 @@ class Scored(NamedTuple):
     role: TokenRole
     scores: TokenScores
     places: Sequence[Place] = ()
+    more: Sequence[TokenScores] = ()
+
+    def without_answers(self) -> Scored:
+        """Only what it said of claims and their tokens."""
+        return self._replace(
+            scores=replace(self.scores, answer=None),
+            more=[replace(each, answer=None) for each in self.more],
+        )
 
 
 def highest_of(score: Floats, answer: npt.NDArray[np.int64]) -> Floats:

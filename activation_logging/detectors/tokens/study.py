@@ -12,24 +12,32 @@ from activation_logging.dataset.examples import listing
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.tokens import finite_tokens, select_tokens
 from activation_logging.detectors.splits import MIN_PER_CLASS, make_folds
+from activation_logging.detectors.tokens.answers import Chosen, highest_of_answers, pooled_probes
+from activation_logging.detectors.tokens.cells import SHUFFLES, Cell, Split
+from activation_logging.detectors.tokens.controls import controls, read
+from activation_logging.detectors.tokens.evaluation import Evaluator, Level
 from activation_logging.detectors.tokens.results import Place, TokenOptions, TokenStudy
+from activation_logging.detectors.tokens.scored import Scored
+from activation_logging.detectors.tokens.transfer import transfer_between, transfer_to
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.metrics import Interval
-    from activation_logging.detectors.tokens.answers import Chosen
-    from activation_logging.detectors.tokens.cells import Cell, Split
-    from activation_logging.detectors.tokens.evaluation import Evaluator, Level
-    from activation_logging.detectors.tokens.results import TokenTransfer
-    from activation_logging.detectors.tokens.scored import Scored
+    from activation_logging.detectors.tokens.results import TokenRole, TokenTransfer
     from activation_logging.store import Store
 
 _OBESO = "Obeso et al. 2025, arXiv:2509.03531"
+_TITLES: Mapping[str, tuple[str, str, TokenRole]] = {
+    "token_linear": ("Token probe", _OBESO, "probe"),
+    "token_span_max": ("Token probe, maximum over claims", _OBESO, "probe"),
+    "token_mix": ("Token probe, several layers", _OBESO, "probe"),
+    "shuffled": ("Token probe, shuffled labels", "control", "check"),
+}
 _SMALL = 64 << 20
 """States of fewer bytes are fitted by one thread: more would wait for each other."""
 
@@ -69,16 +77,6 @@ def run_token_study(
 def _run(
     tokens: Tokens, layers: Sequence[int | str], options: TokenOptions, progress: Progress
 ) -> TokenStudy:
-    from activation_logging.detectors.tokens.answers import (
-        Chosen,
-        highest_of_answers,
-        pooled_probes,
-    )
-    from activation_logging.detectors.tokens.cells import Split
-    from activation_logging.detectors.tokens.controls import controls, read
-    from activation_logging.detectors.tokens.evaluation import Evaluator
-    from activation_logging.detectors.tokens.scored import Scored
-
     spans = tokens.spans
     folds = make_folds(
         spans.y, tokens.answer_groups[spans.answer], folds=options.folds, seed=options.seed
@@ -88,50 +86,25 @@ def _run(
     answers = evaluator.levels["answer"]
     cells = _sweep(split, layers, options, progress)
     chosen = split.choose(cells)
-    place = max(cells, key=lambda one: float(np.nanmean(cells[one].validation)))
+    place = _best(cells)
     span_max, shuffled = _at_chosen(split, chosen, options, progress)
-    probes: list[tuple[tuple[str, str, str, str], Chosen]] = [
-        (("token_linear", "Token probe", _OBESO, "probe"), Chosen(cells, chosen)),
-        (
-            ("token_span_max", "Token probe, maximum over claims", _OBESO, "probe"),
-            Chosen(span_max, chosen),
-        ),
-    ]
-    left_out: dict[str, str] = {}
+    found = {
+        "token_linear": [Chosen(cells, chosen)],
+        "token_span_max": [Chosen(span_max, chosen)],
+        "shuffled": [Chosen(drawn, chosen) for drawn in shuffled],
+    }
     if mix := _mix(tokens, layers, options):
         mixed = split.cells(split.rows(mix), mix, options.strengths)
-        words = f"Token probe, layers {'+'.join(map(str, mix))}"
-        found = Chosen(mixed, split.choose(mixed))
-        probes.append((("token_mix", words, _OBESO, "probe"), found))
-    probes.append(
-        (
-            ("shuffled", "Token probe on shuffled labels", "control", "check"),
-            Chosen(shuffled, chosen),
-        )
-    )
-    progress("scoring whole answers", 0, len(probes))
-    highest = highest_of_answers(split, [one for _, one in probes])
-    scored: list[Scored] = [
-        Scored(
-            *words,  # type: ignore[arg-type]
-            replace(split.combined(one.cells, one.places), answer=of_answers),
-            one.places,
-        )
-        for (words, one), of_answers in zip(probes, highest, strict=True)
-    ]
-    counts = {"contradicted": int(answers.y.sum()), "supported": int((1 - answers.y).sum())}
-    if min(counts.values()) < MIN_PER_CLASS or _one_sided(answers):
-        left_out["Whole answers"] = (
-            f"too few answers have, or have not, a contradicted claim{listing(counts)}; "
-            f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
-        )
-        scored = [one._replace(scores=replace(one.scores, answer=None)) for one in scored]
+        found["token_mix"] = [Chosen(mixed, split.choose(mixed))]
+    progress("scoring whole answers", 0, 1)
+    scored = _scored(split, found)
+    left_out: dict[str, str] = {}
+    if reason := _why_not(answers):
+        left_out["Whole answers"] = reason
+        scored = [one.without_answers() for one in scored]
     elif options.answers:
         scored += pooled_probes(split, answers.y, chosen, seed=options.seed, progress=progress)
-    others, missing = controls(
-        tokens, folds, answers if "Whole answers" not in left_out else None, read(tokens, progress)
-    )
-    scored += others
+    others, missing = controls(tokens, folds, None if left_out else answers, read(tokens, progress))
     progress("intervals", 0, 1)
     transfers, to_labels, why = _transfers(split, place, evaluator, options, progress)
     return TokenStudy(
@@ -143,7 +116,7 @@ def _run(
         place=place,
         held_out=cells[place].token,
         wrong=answers.y,
-        results=evaluator.results(scored),
+        results=evaluator.results([*scored, *others]),
         transfers=transfers,
         to_labels=to_labels,
         left_out={**left_out, **missing, **why},
@@ -188,23 +161,27 @@ def _sweep(
     for number, layer in enumerate(layers):
         progress("fitting token probes", number, len(layers))
         cells |= split.cells(split.rows([layer]), (layer,), options.strengths)
+        # Of a million tokens the scores of every place would not fit.
+        kept = {_best(cells), *split.choose(cells)}
+        cells = {one: cell if one in kept else cell.without_scores() for one, cell in cells.items()}
     progress("fitting token probes", len(layers), len(layers))
     return cells
 
 
 def _at_chosen(
     split: Split, chosen: Sequence[Place], options: TokenOptions, progress: Progress
-) -> tuple[dict[Place, Cell], dict[Place, Cell]]:
+) -> tuple[dict[Place, Cell], list[dict[Place, Cell]]]:
     """At the place of each fold: probes of the maximum over claims, and of shuffled labels."""
     span_max: dict[Place, Cell] = {}
-    shuffled: dict[Place, Cell] = {}
+    shuffled: list[dict[Place, Cell]] = [{} for _ in range(SHUFFLES)]
     everywhere = sorted({place.layers for place in chosen}, key=str)
     for number, layers in enumerate(everywhere):
         progress("fitting the maximum over claims", number, len(everywhere))
         rows = split.rows(layers)
         strengths = sorted({place.C for place in chosen if place.layers == layers})
         span_max |= split.cells(rows, layers, strengths, span_max=True)
-        shuffled |= split.shuffled(rows, layers, strengths, options.seed)
+        drawn = split.shuffled(rows, layers, strengths, options.seed)
+        shuffled = [{**one, **new} for one, new in zip(shuffled, drawn, strict=True)]
     return span_max, shuffled
 
 
@@ -227,8 +204,6 @@ def _transfers(
     progress: Progress,
 ) -> tuple[list[TokenTransfer], dict[str, Interval], dict[str, str]]:
     """Between kinds of claims, to other evaluators' claims, and why some are left out."""
-    from activation_logging.detectors.tokens.transfer import transfer_between, transfer_to
-
     rows = split.rows(place.layers)
     found, to_labels, left_out = [], {}, {}
     total = len(options.transfer_by) + len(options.transfer_to)
@@ -243,8 +218,34 @@ def _transfers(
     return found, to_labels, left_out
 
 
-def _one_sided(answers: Level) -> bool:
-    """Whether the answers of a fold, or all others, are of one class."""
+def _best(cells: Mapping[Place, Cell]) -> Place:
+    """The place with the best mean over the validation parts, the first of several equal ones."""
+    return max(cells, key=lambda place: float(np.nanmean(cells[place].validation)))
+
+
+def _scored(split: Split, found: Mapping[str, Sequence[Chosen]]) -> list[Scored]:
+    """The scores of linear probes, by name: of tokens, claims and answers."""
+    every = [one for draws in found.values() for one in draws]
+    highest = iter(highest_of_answers(split, every))
+    rows = []
+    for name, draws in found.items():
+        first, *more = [
+            replace(split.combined(one.cells, one.places), answer=next(highest)) for one in draws
+        ]
+        rows.append(Scored(name, *_TITLES[name], first, draws[0].places, more))
+    return rows
+
+
+def _why_not(answers: Level) -> str:
+    """Why whole answers cannot be compared; empty where they can."""
+    wrong = int(answers.y.sum())
+    counts = {"with": wrong, "without": len(answers.y) - wrong}
     every = np.arange(len(answers.y))
     sides = [side for part in answers.parts for side in (part, np.setdiff1d(every, part))]
-    return any(len(np.unique(answers.y[side])) < 2 for side in sides)
+    enough = min(counts.values()) >= MIN_PER_CLASS
+    if enough and all(len(np.unique(answers.y[side])) == 2 for side in sides):
+        return ""
+    return (
+        f"too few answers with, or without, a contradicted claim{listing(counts)}; "
+        f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
+    )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.groups import subjects_of
 from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors.metrics import Bootstrap, Interval, auroc
-from activation_logging.detectors.splits import MIN_PER_CLASS, check_no_leak
+from activation_logging.detectors.splits import MIN_PER_CLASS
 from activation_logging.detectors.tokens.losses import Runs
 from activation_logging.detectors.tokens.results import TYPE, TokenTransfer
 from activation_logging.detectors.tokens.rows import gather
@@ -101,17 +102,18 @@ def transfer_to(
         group=options.group,
         broken=options.broken,
     )
-    use = ~np.isin(tokens.groups, other.groups)
+    theirs = {what for entry in other.entries() for what in subjects_of(entry, options.group)}
+    shared = [
+        number
+        for number, entry in enumerate(tokens.entries())
+        if not theirs.isdisjoint(subjects_of(entry, options.group))
+    ]
+    use = ~np.isin(tokens.groups, tokens.answer_groups[shared])
     if len(np.unique(tokens.y[use])) < 2:
         raise DatasetError(
             f"the claims of {label} are about the same things as those of {tokens.label}: nothing "
             "is left to fit on; label other answers"
         )
-    check_no_leak(
-        np.concatenate([tokens.groups[use], other.groups]),
-        np.arange(int(use.sum())),
-        np.arange(int(use.sum()), int(use.sum()) + len(other)),
-    )
     (fitted,) = split.problems(rows, use[:, None]).fit([place.C])
     there = gather((batch.X for batch in other.batches()), len(other), other.width)
     score = Runs.of(other.rows.span).highest(fitted.odds(there)[:, 0])

@@ -35,10 +35,10 @@ def store(path):
 def test_each_token_has_its_own_state(store, claims):
     tokens = store.tokens("profiles", layer=2)
     assert len(tokens) == 12 * 3
-    assert tokens.rows.index.tolist() == [*YEAR, *CITY] * 12
+    assert tokens.rows.token.tolist() == [*YEAR, *CITY] * 12
     wanted = [
         store[tokens.keys[answer]].layer(2)[store[tokens.keys[answer]].num_tokens[0] + index]
-        for answer, index in zip(tokens.rows.answer, tokens.rows.index, strict=True)
+        for answer, index in zip(tokens.rows.answer, tokens.rows.token, strict=True)
     ]
     np.testing.assert_array_equal(tokens.X, wanted)
     assert tokens.X.dtype == np.float32
@@ -66,7 +66,7 @@ def test_batches_are_the_whole_and_cut_no_answer(store, size):
     tokens = store.tokens("profiles", layer=2)
     batches = list(tokens.batches(size))
     np.testing.assert_array_equal(np.concatenate([b.X for b in batches]), tokens.X)
-    for name in ("y", "span", "answer", "index", "weight"):
+    for name in ("y", "span", "answer", "token", "weight"):
         joined = np.concatenate([getattr(b, name) for b in batches])
         np.testing.assert_array_equal(joined, getattr(tokens.rows, name))
     assert (np.concatenate([b.group for b in batches]) == tokens.groups).all()
@@ -96,7 +96,7 @@ def test_unlabelled_tokens_are_weak_negatives(store):
     tokens = store.tokens("profiles", layer=2, unlabelled=0.1)
     free = tokens.rows.span < 0
     # "In" and "."; neither the claim that nobody can verify, nor the end, which has no state.
-    assert tokens.rows.index[free].tolist() == [0, 5] * 12
+    assert tokens.rows.token[free].tolist() == [0, 5] * 12
     assert set(tokens.y[free]) == {0}
     assert set(tokens.weights[free]) == {0.1}
     assert set(tokens.types[free]) == {""}
@@ -110,7 +110,7 @@ def test_whole_answers(store):
     for batch, key in zip(batches, tokens.keys, strict=True):
         prompt = store[key].num_tokens[0]
         np.testing.assert_array_equal(batch.X, store[key].layer(2)[prompt:])
-        assert batch.index.tolist() == list(range(6))
+        assert batch.token.tolist() == list(range(6))
 
 
 def test_the_token_sampled_last_has_no_state(store_path):
@@ -146,7 +146,7 @@ def test_an_answer_whose_claim_is_its_last_token(store_path):
         assert tokens.left_out["claims of which no token has a state"] == 4
         assert tokens.left_out["tokens sampled last, which have no state"] == 8
         # A token of two claims has a row for each.
-        assert tokens.rows.index.tolist() == [0, 0] * 4
+        assert tokens.rows.token.tolist() == [0, 0] * 4
         assert tokens.weights.tolist() == [1.0, 1.0] * 4
 
 
@@ -170,6 +170,7 @@ def test_states_that_are_not_finite(store_path):
         year = next(span for span in bad if left.spans.type[span] == "year")
         assert left.weights[left.rows.span == year].tolist() == [1.0]
         assert np.isfinite(left.X).all()
+        assert sum(len(batch.X) for batch in left.whole_answers()) == 12 * 6 - 1
         assert len(store.tokens("profiles", layer=0)) == 36
 
 
@@ -210,9 +211,9 @@ def test_only_the_responses_rows_were_logged(store_path):
     with open_store(store_path) as store:
         tokens = store.tokens("profiles", layer=2)
         # Row 0 is the state that starts the answer; token i has been read by row i + 1.
-        np.testing.assert_array_equal(tokens.X[:, 0], tokens.rows.index + 1)
+        np.testing.assert_array_equal(tokens.X[:, 0], tokens.rows.token + 1)
         (first, *_) = tokens.whole_answers(1)
-        np.testing.assert_array_equal(first.X[:, 0], first.index + 1)
+        np.testing.assert_array_equal(first.X[:, 0], first.token + 1)
 
 
 def test_the_texts_of_tokens_are_not_known(store_path):

@@ -12,8 +12,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
 from activation_logging.dataset.layers import in_order
-from activation_logging.detectors import Options, run_study
-from activation_logging.detectors.saved_probe import SavedProbe, score_store
+from activation_logging.detectors import Options, SavedProbe, run_study, score_store
 from activation_logging.errors import DatasetError, ProbeError
 from activation_logging.report import build_report
 from activation_logging.sites import Site
@@ -141,7 +140,7 @@ class TestStudy:
 
     def test_the_saved_probe_scores_answers(self, path, report):
         (notes,) = (file for file in report.files if file.name == "p.json")
-        assert SavedProbe.load(notes).layer == "heads@3"
+        assert SavedProbe.load(notes).sources == ("heads@3",)
         scored, left_out = score_store(path, notes)
         assert not left_out
         with open_store(path) as store:

@@ -181,6 +181,12 @@ def test_rows_on_disk_are_those_in_memory(planted, monkeypatch):
     np.testing.assert_array_equal(found[0].weight, found[1].weight)
 
 
+def test_no_room_for_rows_on_disk(monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", "/nowhere")
+    with pytest.raises(DatasetError, match=r"/nowhere does not take them .*TMPDIR"):
+        gather([np.ones((2, 2), np.float32)], 2, 2, memory=1)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -189,6 +195,7 @@ def test_rows_on_disk_are_those_in_memory(planted, monkeypatch):
         ({"spans": np.full(N, 3)}, "one class"),
         ({"spans": np.full(N, 0.5)}, "whole number"),
         ({"sample_weight": np.full(N, -1.0)}, "0 or more"),
+        ({"sample_weight": np.zeros(N)}, "weight of 0"),
     ],
 )
 def test_bad_input(planted, change, says):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -14,6 +17,7 @@ from activation_logging.detectors.tokens.evaluation import Evaluator, Level
 from activation_logging.detectors.tokens.results import LEVELS
 from activation_logging.errors import DatasetError
 from activation_logging.store import open_store
+from activation_logging.strict_json import dumps
 from tests.fixtures.claims import Claims, build_claims
 
 OPTIONS = TokenOptions(draws=50, folds=3, strengths=(0.01, 0.1), mix=[0, 2])
@@ -27,7 +31,7 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def study(path):
     with open_store(path) as store:
-        return run_token_study(store, "profiles", OPTIONS)
+        yield run_token_study(store, "profiles", OPTIONS)
 
 
 def test_the_layer_that_knows_is_chosen(study):
@@ -57,10 +61,10 @@ def test_the_controls_know_what_they_can_know(study):
     assert types.within.value == pytest.approx(0.5)
     assert types.over_control is None
     shuffled = study.result("shuffled").levels["span"].auroc
-    assert shuffled.low < 0.5 < shuffled.high + 0.1
-    assert study.result("min_logprob").scores.span.tolist() == [0.3, 0.5] * 160
+    assert shuffled.low < 0.5 < shuffled.high
+    assert study.result("min_logprob").scores.span == pytest.approx([0.3, 0.5] * 160)
     assert study.result("mean_logprob").scores.span == pytest.approx([0.25, 0.5] * 160)
-    assert study.result("first_logprob").scores.first.tolist() == [0.2, 0.5] * 160
+    assert study.result("first_logprob").scores.first == pytest.approx([0.2, 0.5] * 160)
 
 
 def test_scores_of_claims_and_answers_are_maxima(study):
@@ -95,6 +99,16 @@ def test_transfer(study):
     assert min(cell.value for row in types.auroc for cell in row) > 0.9
     assert types.auroc[2][0] == types.auroc[1][0]
     assert "benchmark" in study.left_out["Transfer by benchmark"]
+
+
+def test_as_json(study):
+    found = json.loads(dumps(study.as_json()))
+    assert found["counts"]["answers"] == 160
+    by_name = {row["name"]: row for row in found["detectors"]}
+    level = by_name["token_linear"]["levels"]["span"]
+    assert level["auroc"]["value"] == study.result("token_linear").levels["span"].auroc.value
+    assert set(level["recall_at"]) == {"0.01", "0.05", "0.1"}
+    assert level["best_control"] in by_name
 
 
 def test_the_same_seed_gives_the_same_numbers(path, study):
@@ -138,17 +152,25 @@ def test_probes_of_the_maximum_are_saved_too(study):
     assert fit_token_probe(study, span_max=True).digest != fit_token_probe(study).digest
 
 
-def test_other_evaluators(tmp_path):
+@pytest.mark.parametrize("n", [60, 120])
+def test_other_evaluators(tmp_path, n):
     path = tmp_path / "store"
-    build_claims(path, Claims(n=120))
-    build_claims(path, Claims(n=60, name="others", prefix="more "))
-    with open_store(path, writable=True) as store:
-        options = TokenOptions(
-            draws=20, folds=3, strengths=(0.01,), layers=[2], answers=False, transfer_to=["others"]
-        )
-        # The prompts are the same, so nothing is left to fit on.
-        with pytest.raises(DatasetError, match="same things"):
-            run_token_study(store, "profiles", options)
+    build_claims(path, Claims(n=n, name="others"))
+    build_claims(path, Claims(n=60, prefix="more "))
+    options = TokenOptions(
+        draws=20, folds=3, strengths=(0.1,), layers=[2], answers=False, transfer_to=["others"]
+    )
+    with open_store(path) as store:
+        if n == 60:
+            # The prompts are the same, so nothing is left to fit on.
+            with pytest.raises(DatasetError, match="same things"):
+                run_token_study(store, "profiles", options)
+        else:
+            study = run_token_study(store, "others", replace(options, transfer_to=["profiles"]))
+            assert study.to_labels["profiles"].value > 0.9
+            assert {row.name for row in study.results}.isdisjoint({"answer_multimax"})
+            with pytest.raises(DatasetError, match=r"no multimax probe .* the option answers"):
+                fit_token_probe(study, "multimax")
 
 
 def test_few_claims(tmp_path):
@@ -171,6 +193,6 @@ def test_many_scores_share_steps(study):
     groups = rng.integers(0, 160, n)
     level = Level(y, rng.random(n), groups, [np.arange(n)])
     evaluator = Evaluator(study.tokens, study.folds, 5, 0)
-    result, values, _ = evaluator._level(level, score)
+    result, values, _ = evaluator._level(level, [score])
     assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
     assert result.within is None
