@@ -24,7 +24,18 @@ HOSTILE = (
 )
 VOID = {"meta", "br", "img", "input", "link", "hr"}
 SECTIONS = [
-    *("detectors", "where", "curves", "scores", "map", "transfer-section", "answers", "method")
+    *(
+        "detectors",
+        "trust",
+        "where",
+        "curves",
+        "scores",
+        "map",
+        "transfer-section",
+        "claims",
+        "answers",
+        "method",
+    )
 ]
 
 
@@ -107,7 +118,7 @@ def test_the_page_is_well_formed_and_has_every_section(report):
     for kind in ("histogram", "calibration"):
         assert {f"{kind}/{name}" for name in page.values("value")} <= set(charts)
     assert len([cls for cls in page.values("class") if cls == "card answer"]) == len(
-        report.document["tokens"]
+        report.document["examples"]
     )
 
 
@@ -124,12 +135,12 @@ def test_the_page_asks_no_network_for_anything(report):
 def test_texts_of_clients_are_shown_and_never_markup(report):
     page = Page(report.page.read_text("utf-8"))
     assert {tag for tag, _ in page.elements if tag in {"script", "img", "a"}} == {"script", "a"}
-    assert len(page.scripts) == 3
+    assert len(page.scripts) == 4
     assert not any(name.startswith("on") for _, at in page.elements for name in at)
     # The question and the first token of each answer, the model twice, and the tags.
-    assert page.text.count(f"{HOSTILE}?") >= 2 * len(report.document["tokens"])
+    assert page.text.count(f"{HOSTILE}?") >= 2 * len(report.document["examples"])
     assert page.text.count(f"org/{HOSTILE}") == 2
-    for example in report.document["tokens"]:
+    for example in report.document["examples"]:
         answer = "".join(token["text"] for token in example["tokens"])
         assert answer.replace("\ud800", "?") in page.text
     assert f"The tag is kind {HOSTILE};" in page.text
@@ -139,9 +150,11 @@ def test_texts_of_clients_are_shown_and_never_markup(report):
 TEXT_KEYS = (
     *("counts", "grouped_by", "left_out", "dtypes", "folds", "curves", "calibration"),
     *("histograms", "detectors_left_out", "positions_left_out", "values_left_out"),
-    "learning_curves",
+    *("learning_curves", "claims", "not_used", "to_labels"),
 )
 """Where the names in a document's objects are texts, too."""
+FIXED = {"role", "kind", "coloured_by", "mistake"}
+"""What is one of a few words."""
 
 
 def mark_texts(value, mark, *, names=False):
@@ -157,7 +170,7 @@ def mark_texts(value, mark, *, names=False):
         inner = mark_texts(part, mark, names=name in TEXT_KEYS)
         if name == "histograms":
             inner = {one + mark: mark_texts(two, mark, names=True) for one, two in part.items()}
-        marked[name + mark if names else name] = part if name in {"role", "kind"} else inner
+        marked[name + mark if names else name] = part if name in FIXED else inner
     return marked
 
 
