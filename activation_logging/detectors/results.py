@@ -77,7 +77,8 @@ class Fitted(NamedTuple):
     def is_before_answer(self) -> bool:
         """Whether it has read nothing of the answer."""
         if self.detector.needs == "state":
-            return all(cell.position == "prompt_last" for cell in self.cells)
+            places = {cell.position for cell in self.cells}
+            return places == {"prompt_last"} and not self.detector.beside
         return self.detector.where == "before"
 
 

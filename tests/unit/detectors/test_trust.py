@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from sklearn.linear_model import LogisticRegression
 
 from activation_logging.dataset.templates import template_of
+from activation_logging.detectors import DETECTORS
 from activation_logging.detectors.conformal import (
     ALPHAS,
     conformal_promises,
@@ -22,8 +23,11 @@ from activation_logging.detectors.held_out import same_lengths
 from activation_logging.detectors.learning_curve import SHARES, learning_curve
 from activation_logging.detectors.metrics import Bootstrap
 from activation_logging.detectors.refit import Refit
+from activation_logging.detectors.results import Fitted
 from activation_logging.detectors.shuffled import shuffle_labels, shuffled_labels
 from activation_logging.detectors.splits import make_folds
+from activation_logging.detectors.sweep import Cell, Scores
+from activation_logging.errors import PluginError
 
 
 def answers(n=600, signal=1.5, size=2, seed=0):
@@ -37,6 +41,30 @@ def answers(n=600, signal=1.5, size=2, seed=0):
     folds = make_folds(y, groups, seed=seed)
     refit = Refit(LogisticRegression, [X] * len(folds))
     return examples, refit, folds, Bootstrap(groups, draws=200, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("name", "positions", "before"),
+    [
+        ("linear_probe", ["prompt_last", "prompt_last"], True),
+        ("linear_probe", ["prompt_last", "response_last"], False),
+        ("stacked", ["prompt_last"], False),  # it reads the answer's log-probability besides
+        ("prompt_only", [], True),
+        ("text_only", [], False),
+        ("mean_logprob", [], False),
+    ],
+)
+def test_before_the_answer_is_what_reads_nothing_of_it(name, positions, before):
+    cells = [Cell(4, position) for position in positions]
+    assert Fitted(DETECTORS.get(name), cells, Scores(np.zeros(2))).is_before_answer == before
+
+
+def test_log_probabilities_are_controls_and_probes_are_not():
+    named = {detector.name for detector in DETECTORS if detector.control}
+    assert named >= {"text_only", "prompt_only", "length", "mean_logprob", "answer_logprob"}
+    assert not named & {"linear_probe", "stacked", "saplma"}
+    with pytest.raises(PluginError, match="cannot be a control"):
+        replace(DETECTORS.get("saplma"), control=True)
 
 
 def test_the_threshold_of_single_answers_is_split_conformals_quantile():
