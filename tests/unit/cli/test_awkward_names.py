@@ -101,8 +101,8 @@ JSON: dict[str, Case] = {
     "probe show": lambda path, probe, out: [probe],
     "label": lambda path, probe, out: [copy(path, out), finished_run(out / "[run]", path)],
 }
-WITH_A_MODEL = {"eval", "generate", "bench"}
-"""Tested with their servers and engines."""
+WITH_A_MODEL = {"eval", "generate", "bench", "follow-up", "replay"}
+"""Tested with their servers, engines and models."""
 
 
 def copy(path: Path, out: Path) -> Path:

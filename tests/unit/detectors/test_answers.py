@@ -404,10 +404,10 @@ def test_all_are_rows_of_a_study(tmp_path):
     judge(path)
     with open_store(path) as store:
         answers = list(store.entries())
+        right = {e.key: e.evaluations["facts"].label == "correct" for e in answers}
     by_prompt: dict[str, list] = {}
     for entry in answers:
         by_prompt.setdefault(entry.prompt, []).append(entry)
-    right = {e.key: e.evaluations["facts"].label == "correct" for e in answers}
     follow(path, "p_true", [([e], 0.9 if right[e.key] else 0.2) for e in answers])
     pairs = [(one, other) for one, other in by_prompt.values()]
     # Right answers agree with each other.
