@@ -43,6 +43,7 @@ from activation_logging.benchmarks.rates import (
 )
 from activation_logging.benchmarks.registry import Benchmark
 from activation_logging.benchmarks.sources.places import country_names, us_states
+from activation_logging.benchmarks.sources.world import demonyms
 from activation_logging.benchmarks.wiki.happenings import happenings
 from activation_logging.benchmarks.wiki.lives import birth_countries, lives
 from activation_logging.benchmarks.wiki.measures import measures
@@ -108,12 +109,23 @@ def all_facts() -> tuple[Fact, ...]:
     return (*lives(), *birth_countries(), *happenings(), *measures(), *places())
 
 
+PARTS = (
+    *("region", "state", "province", "territory", "department", "county", "prefecture", "district"),
+    *("city", "town", "coast", "mainland"),
+)
+"""What follows a nationality where it tells the country."""
+
+
 @cache
 def place_names(sort: str) -> dict[str, str]:
-    """Every place that could be the answer to a question of this sort, folded, and its code."""
+    """Every place that could be the answer to a question of this sort, folded, and its code.
+
+    A country is also named by "the Indian state of" and the like.
+    """
     if sort == "city state":
         return {fold(name): code for code, name in us_states().items()}
-    return country_names()
+    parts = {f"{nation} {part}": code for nation, code in demonyms().items() for part in PARTS}
+    return {**parts, **country_names()}
 
 
 def _question(fact: Fact, seed: int) -> Question:

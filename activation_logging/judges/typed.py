@@ -4,7 +4,9 @@ The sort of the question says which: one that ends with "year" ("birth year") ha
 right answer is a number ("8849 m") a number, any other a name. The first value of that sort counts,
 sentence by sentence, except
 
-- one that is negated ("not 1879 but 1880"), or that dates what the writer knows ("as of 2021");
+- one that is negated ("not 1879 but 1880") or corrected ("in 1856, but it actually began in 1853"),
+  or that dates what the writer knows ("as of 2021");
+- what may be the beginning of a year that was cut off at the end of the answer ("he died in 18");
 - of a birth or a death the year of the other: "born in 1756 and died in 1791", "(1756-1791)";
 - a number of the question itself, and a number in a unit that measures something else.
 
@@ -12,7 +14,8 @@ The verdict, in this order:
 
 1. The value is right, and no other one is offered beside it by "or": ``correct``. A year must be
    the very year. A number may be off by :data:`TOLERANCES`; one without a unit has the unit that
-   was asked for. A place may go by any of its names, as in :mod:`.gold`.
+   was asked for. A place may go by any of its names, as in :mod:`.gold`, and by an adjective with
+   a noun ("the Indian state of") where the table of names has it.
 2. It is wrong, or several are offered: ``hallucinated``.
 3. There is none, and the answer says that it does not know: ``refused``.
 4. There is none, and the answer denies that there is such a thing, or that the dead have died:
@@ -88,6 +91,11 @@ _NOT_BEFORE = re.compile(
     r"(?:(?:born|died|die|in|the|year|of|it|about|around|at|a|be|been|until|exactly|just)\s)*$",
     re.IGNORECASE,
 )
+_CORRECTED = re.compile(
+    r"[^.;]{0,80}?\bbut\b[^.;]{0,40}?\b(?:actually|in fact|really|in reality)\b[^.;]*\d",
+    re.IGNORECASE,
+)
+_CUT = re.compile(r"\d{1,3}\s*")  # up to the end of an answer
 _ALIVE = re.compile(
     r"\bstill (?:alive|living)\b|\b(?:has|have|had|did)(?: not|n't) (?:yet )?(?:died?|passed)\b|"
     r"\b(?:is|was)(?: not|n't) (?:yet )?dead\b|\bis alive\b",
@@ -148,6 +156,7 @@ def _judge_year(answer: Answer, right: int) -> Finding | None:
             (year, _relevance(answer.type, sentence, year))
             for year in find_years(sentence, bare=is_short)
             if _counts(answer, sentence, year)
+            and (is_short or not _is_cut(text, start + year.start))
         ]
         # "He won a prize in 1921 and was born in 1879": what is said to be the birth's goes first.
         best = max((relevance for _, relevance in years), default=0)
@@ -176,6 +185,10 @@ def _year_finding(right: int, sentence: str, start: int, years: list[Found[int]]
     if off:
         return Finding("hallucinated", f"answers {first.value}, off by {abs(off)}", details)
     return Finding("correct", f"answers {first.value}", details)
+
+
+def _is_cut(text: str, start: int) -> bool:
+    return _CUT.fullmatch(text, start) is not None
 
 
 def _relevance(sort: str, sentence: str, year: Found[int]) -> int:
@@ -266,7 +279,9 @@ def _relative_error(value: Quantity, right: Quantity) -> float:
 
 def _judge_place(answer: Answer, table: Mapping[str, str]) -> Finding:
     text = answer.generation
-    named = judge_name(text, answer.gold, table)
+    code = table.get(fold(answer.gold[0]), "")
+    same = [name for name, of in table.items() if code and of == code]
+    named = judge_name(text, [*answer.gold, *same], table)
     if named is not None:
         return Finding(named.label, named.words, named.details)
     if table or says_ignorance(text) or denies(text):
@@ -285,6 +300,7 @@ def _counts(answer: Answer, sentence: str, value: Found[object]) -> bool:
     said = re.escape(value.text_in(sentence))
     return not (
         _NOT_BEFORE.search(before)
+        or _CORRECTED.match(sentence, value.end)
         or is_negated(sentence, value.start)
         or _ASIDE.search(before)
         or re.search(rf"(?<!\d){said}(?!\d)", answer.name)
