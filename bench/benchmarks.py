@@ -60,7 +60,9 @@ COMPARED = ("shuffled labels", "best control", "probe over it", "before the answ
 terminal = PlainConsole(width=150)
 
 
-def answer(model: Path, names: Sequence[str], folder: Path, limit: int | None) -> None:
+def answer(
+    model: Path, names: Sequence[str], folder: Path, limit: int | None, *, judge_again: bool
+) -> None:
     """Serve the model, and ask and label what was not asked before."""
     store = folder / "activations.lmdb"
     with serving(model, name=model.name, store=store, layers=LAYERS) as base_url:
@@ -75,6 +77,7 @@ def answer(model: Path, names: Sequence[str], folder: Path, limit: int | None) -
                 limit=min(limit or SIZES[name], SIZES[name]),
                 n=INVENTED if name == "generated_entities" else None,
                 max_connections=64,
+                eval_overwrite=judge_again,
                 display="plain",
             )
 
@@ -149,13 +152,14 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="the model of 1.5 billion weights")
     parser.add_argument("--only", nargs="+", choices=list(SIZES), help="some of the benchmarks")
     parser.add_argument("--limit", type=int, help="at most so many questions of each")
+    parser.add_argument("--judge-again", action="store_true", help="all answers, by today's rules")
     parser.add_argument("--folder", type=Path, default=Path("output/benchmarks"))
     add_flag(parser)
     options = parser.parse_args()
     model = (large_model_path if options.large else demo_model_path)()
     folder, names = options.folder / model.name, options.only or list(SIZES)
     folder.mkdir(parents=True, exist_ok=True)
-    answer(model, names, folder, options.limit)
+    answer(model, names, folder, options.limit, judge_again=options.judge_again)
     for kind, (header, rows) in {
         "rates": rates(names, folder),
         "detectors": detectors(names, folder),
