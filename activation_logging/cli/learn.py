@@ -252,6 +252,7 @@ def score(
     Prints the most suspicious answers first. Entries without the layer or position that the probe
     needs are counted and left out; with nothing left to score, the exit code is 1.
     """
+    from activation_logging.detectors.probe_format import paths_of
     from activation_logging.detectors.store_scores import score_store
 
     if dry_run and write is not None:
@@ -277,6 +278,9 @@ def score(
         print_json({"scores": [row._asdict() for row in scored], "left_out": left_out})
     else:
         _print_scores(scored, left_out)
+        if scored and not dry_run:
+            kept = name or paths_of(probe)[0].stem
+            errors.print(f"their rows' scores are kept as entry.scores[{kept!r}]")
     if not scored:
         raise typer.Exit(1)
 

@@ -255,11 +255,10 @@ def _fit_tokens(
 
 def _refuse_output(out: Path, *, overwrite: bool) -> None:
     """Say before the work starts what would keep the probe from being written."""
-    from activation_logging.detectors.probe_format import paths_of
+    from activation_logging.detectors.probe_format import paths_of, refuse_folders
 
+    refuse_folders(out)
     for file in paths_of(out):
-        if file.is_dir():
-            raise OutputExists(f"{file} is a folder; choose another name for the probe")
         if file.exists() and not overwrite:
             raise OutputExists(f"{file} exists already; --overwrite replaces it")
         there = next(one for one in file.absolute().parents if one.exists())
@@ -307,9 +306,11 @@ def _facts(found: SavedProbe) -> list[tuple[str, str]]:
 
 
 def _show_evaluation(given: SavedProbe, found: ProbeEvaluation) -> None:
-    made = table("level", *(f">{given_name}" for given_name in _COLUMNS))
-    for name, level in found.levels.items():
-        made.add_row(*as_row((name, *_cells(level))))
+    made = table("", *(f">{level}" for level in found.levels))
+    for name, cells in zip(
+        _ROWS, zip(*map(_cells, found.levels.values()), strict=True), strict=True
+    ):
+        made.add_row(*as_row((name, *cells)))
     output.print(made)
     for name, level in found.levels.items():
         points = table(f"{name}: chosen for", ">threshold", ">false positives", ">recall")
@@ -331,16 +332,15 @@ def _show_evaluation(given: SavedProbe, found: ProbeEvaluation) -> None:
     output.print(f"{given.source} of {found.model}, labels by {found.label}")
 
 
-_COLUMNS = (
-    *("positive", "negative", "AUROC", "AUPRC"),
-    *("recall at 1 %", "5 %", "10 %", "accuracy", "ECE"),
+_ROWS = (
+    *("positive", "negative", "AUROC", "AUPRC", "recall at 1 % false positives"),
+    *("recall at 5 %", "recall at 10 %", "accuracy", "calibration error"),
 )
 
 
-def _cells(level: Level) -> Iterable[str]:
-    yield from (str(level.positives), str(level.negatives))
-    yield from map(_interval, (level.auroc, level.auprc, *level.recall_at.values()))
-    yield from map(_interval, (level.accuracy, level.ece))
+def _cells(level: Level) -> list[str]:
+    intervals = (level.auroc, level.auprc, *level.recall_at.values(), level.accuracy, level.ece)
+    return [str(level.positives), str(level.negatives), *map(_interval, intervals)]
 
 
 def _interval(found: Any) -> str:

@@ -110,9 +110,7 @@ def write_probe(
     from safetensors.numpy import save
 
     weights, text = paths_of(path)
-    for part in (weights, text):
-        if part.is_dir():
-            raise OutputExists(f"{part} is a folder; choose another name for the probe")
+    refuse_folders(path)
     record = {"format": FORMAT, "version": VERSION, **notes}
     packed = save(tensors, metadata={"format": FORMAT, "version": str(VERSION)})
     try:
@@ -123,6 +121,15 @@ def write_probe(
     except OSError as error:
         raise ProbeError(f"{path} cannot be written: {error.strerror}") from None
     return weights, text
+
+
+def refuse_folders(path: str | os.PathLike[str]) -> None:
+    """Raise OutputExists where a folder is in the way of a probe."""
+    for part in paths_of(path):
+        if part.is_dir():
+            raise OutputExists(f"{part} is a folder; choose another name for the probe")
+    if Path(path).is_dir():
+        raise OutputExists(f"{path} is a folder; name the probe in it: {Path(path) / 'NAME'}")
 
 
 def read_probe(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], Tensors]:

@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -95,6 +95,10 @@ JSON: dict[str, Case] = {
     "export": lambda path, probe, out: [path, "-o", out / "[exported]", "-f", "npy"],
     "report": lambda path, probe, out: [path, "-o", out / "[report]", "--draws", 100],
     "score": lambda path, probe, out: [path, "--probe", probe],
+    "probe fit": lambda path, probe, out: [path, "-o", out / "[p] 2", "--draws", 100],
+    "probe eval": lambda path, probe, out: [others(out), "--probe", probe, "--draws", 100],
+    "probe ls": lambda path, probe, out: [probe.parent],
+    "probe show": lambda path, probe, out: [probe],
     "label": lambda path, probe, out: [copy(path, out), finished_run(out / "[run]", path)],
 }
 WITH_A_MODEL = {"eval", "generate", "bench"}
@@ -106,11 +110,28 @@ def copy(path: Path, out: Path) -> Path:
     return out / "copy"
 
 
+def others(out: Path) -> Path:
+    """The same model's answers to other prompts."""
+
+    def ask(number: int, document: dict[str, Any]) -> None:
+        document["model"] = MODEL
+        document["prompt"] = f"[/other] {number}"
+
+    return build(out / "others", n=60, name=EVALUATOR, change=ask)
+
+
+def all_commands(group: Any, above: str = "") -> Iterator[tuple[str, Any]]:
+    for name, found in group.commands.items():
+        if hasattr(found, "commands"):
+            yield from all_commands(found, f"{name} ")
+        else:
+            yield above + name, found
+
+
 def test_all_commands_are_here() -> None:
-    commands = typer.main.get_command(_app).commands  # type: ignore[attr-defined]
     with_json = {
         name
-        for name, found in commands.items()
+        for name, found in all_commands(typer.main.get_command(_app))
         if any("--json" in option.opts for option in found.params)
     }
     assert with_json == JSON.keys() | WITH_A_MODEL
@@ -119,7 +140,9 @@ def test_all_commands_are_here() -> None:
 @pytest.mark.parametrize("name", JSON)
 def test_json_is_strict(name: str, path: Path, probe: Path, tmp_path: Path) -> None:
     arguments = JSON[name](path, probe, tmp_path)
-    said = strict(command(name, *arguments, "--json", codes=(0, 1) if name == "verify" else (0,)))
+    said = strict(
+        command(*name.split(), *arguments, "--json", codes=(0, 1) if name == "verify" else (0,))
+    )
     assert said
     for file in (*tmp_path.rglob("*.json"), *probe.parent.glob("*.json")):
         strict(file.read_bytes())
