@@ -9,7 +9,7 @@ its Cholesky factor, and saves most of the passes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 STAGES = 5
 """Steps in which the maximum over a span takes the place of its tokens."""
@@ -58,7 +57,7 @@ class Problems:
     """
 
     rows: Rows
-    y: Ints
+    y: npt.NDArray[np.integer[Any]]
     weight: Floats
     use: npt.NDArray[np.bool_]
     runs: Runs | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,11 @@ class Runs(NamedTuple):
 
 
 def loss(
-    y: Ints, odds: Floats, weight: Floats, runs: Runs | None = None, omega: float = 0.0
+    y: npt.NDArray[np.integer[Any]],
+    odds: Floats,
+    weight: Floats,
+    runs: Runs | None = None,
+    omega: float = 0.0,
 ) -> tuple[Floats, Floats]:
     """The loss of ``k`` probes, ``[k]``, and its derivative by their log-odds, ``[n, k]``.
 
@@ -77,7 +81,9 @@ def loss(
     return (1 - omega) * value + omega * value_of_runs, slope
 
 
-def _cross_entropy(y: Ints, odds: Floats, weight: Floats) -> tuple[Floats, Floats]:
+def _cross_entropy(
+    y: npt.NDArray[np.integer[Any]], odds: Floats, weight: Floats
+) -> tuple[Floats, Floats]:
     y = y.reshape(len(y), -1)
     sign = np.where(y, -1.0, 1.0)
     # log(1 + exp(-|z|)) loses no digits, and one exponential serves both.
