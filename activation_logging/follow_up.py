@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.benchmarks.endpoint import api_key, check_endpoint, client, openai_package
 from activation_logging.detectors.follow_ups import (
+    CHAT_END,
+    COMPLETION_END,
     FALSE_FORMS,
     TRUE_FORMS,
     Asks,
@@ -22,6 +24,7 @@ from activation_logging.detectors.follow_ups import (
     grouping,
     is_follow_up,
     is_true,
+    question_about,
     share_of_true,
     tags_of,
 )
@@ -45,27 +48,11 @@ if TYPE_CHECKING:
 TOP = 20
 """Alternatives to the first token that are asked for: the most that vLLM gives by default."""
 
-_MAX_TEXT = 4000  # characters of a question and of an answer that are shown
 _PATIENCE = 8  # failures without a success between them
 _TIMEOUT_S = 600.0
 _RETRIES = 2
 _WAIT_S = 10.0
 _POLL_S = 0.25
-
-_ONE_WORD = "(A) True\n(B) False\n"
-_TEXTS: dict[Asks, str] = {
-    "p_true": (
-        "Question: {question}\nProposed answer: {answer}\n\nIs the proposed answer right?\n"
-        + _ONE_WORD
-    ),
-    "entails": (
-        "Two answers to one question follow.\nQuestion: {question}\nFirst answer: {answer}\n"
-        "Second answer: {other}\n\nWhoever believes the first answer must believe the second.\n"
-        + _ONE_WORD
-    ),
-}
-_CHAT_END = "Reply with one word, True or False."
-_COMPLETION_END = "Reply in one word, True or False:"
 
 
 class Failure(NamedTuple):
@@ -337,12 +324,12 @@ class _Asker:
         text = question_about(self._kind, entries)
         said: Any
         if entries[0].messages is None:
-            given |= {"prompt": f"{text}{_COMPLETION_END}", "logprobs": TOP}
+            given |= {"prompt": f"{text}{COMPLETION_END}", "logprobs": TOP}
             said = await self._client.completions.create(**given)
         else:
             # A model that thinks would begin with something else than the word.
             extra["chat_template_kwargs"] = {"enable_thinking": False}
-            given["messages"] = [{"role": "user", "content": f"{text}{_CHAT_END}"}]
+            given["messages"] = [{"role": "user", "content": f"{text}{CHAT_END}"}]
             given |= {"logprobs": True, "top_logprobs": TOP}
             said = await self._client.chat.completions.create(**given)
         share = share_of_true(_first_token(said), true, false)
@@ -350,13 +337,6 @@ class _Asker:
         self.report.undecided += share is None
         self.replied.append(Subject.of(*entries))
         return is_true(share)
-
-
-def question_about(kind: Asks, entries: Sequence[Entry]) -> str:
-    """The words of a question, but for its last line."""
-    first, *others = (entry.response.strip()[:_MAX_TEXT] for entry in entries)
-    texts = {"question": entries[0].question.strip()[-_MAX_TEXT:], "answer": first}
-    return _TEXTS[kind].format(**texts, other=others[0] if others else "")
 
 
 def _first_token(said: Any) -> dict[int, float]:

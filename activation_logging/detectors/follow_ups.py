@@ -39,6 +39,21 @@ ASKS: tuple[Asks, ...] = get_args(Asks)
 DIGESTS, TRUE, FALSE = "digests", "true", "false"
 
 _HALF = 0.5
+_MAX_TEXT = 4000  # characters of a question and of an answer that are shown
+_ONE_WORD = "(A) True\n(B) False\n"
+_TEXTS: dict[Asks, str] = {
+    "p_true": (
+        "Question: {question}\nProposed answer: {answer}\n\nIs the proposed answer right?\n"
+        + _ONE_WORD
+    ),
+    "entails": (
+        "Two answers to one question follow.\nQuestion: {question}\nFirst answer: {answer}\n"
+        "Second answer: {other}\n\nWhoever believes the first answer must believe the second.\n"
+        + _ONE_WORD
+    ),
+}
+CHAT_END = "Reply with one word, True or False."
+COMPLETION_END = "Reply in one word, True or False:"
 
 TRUE_FORMS, FALSE_FORMS = (
     tuple(f"{before}{word}" for word in words for before in ("", " ", "(", " ("))
@@ -102,6 +117,13 @@ def is_follow_up(tags: Mapping[str, str]) -> bool:
 def text_digest(text: str) -> str:
     """Identifies the text of an answer."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def question_about(kind: Asks, entries: Sequence[Entry]) -> str:
+    """The words of a question, but for its last line."""
+    first, *others = (entry.response.strip()[:_MAX_TEXT] for entry in entries)
+    texts = {"question": entries[0].question.strip()[-_MAX_TEXT:], "answer": first}
+    return _TEXTS[kind].format(**texts, other=others[0] if others else "")
 
 
 def tags_of(

@@ -7,9 +7,15 @@ from typing import Any
 
 import pytest
 
-from activation_logging.detectors.follow_ups import FollowUps, Subject, is_follow_up
+from activation_logging.detectors.follow_ups import (
+    CHAT_END,
+    FollowUps,
+    Subject,
+    is_follow_up,
+    question_about,
+)
 from activation_logging.detectors.samples import Samples, samples_to
-from activation_logging.follow_up import _CHAT_END, ask_follow_ups, question_about
+from activation_logging.follow_up import ask_follow_ups
 from activation_logging.store.query import select
 
 TAGS = {"dataset": "follow-up"}
@@ -48,7 +54,7 @@ def test_p_true(server: Any, answers: list[str]) -> None:
             if entry.messages is not None:
                 # Nobody's question has become an answer to the first one.
                 assert len(samples_to(store, entry.prompt, server.model)) == 6
-                text = question_about("p_true", [entry]) + _CHAT_END
+                text = question_about("p_true", [entry]) + CHAT_END
                 wanted = share_by_texts(server, text)
                 found = follow_ups.probability("p_true", Subject.of(entry), server.model)
                 assert found == pytest.approx(wanted, abs=1e-4)

@@ -15,8 +15,9 @@ from typer.testing import CliRunner
 
 from activation_logging import follow_up, open_store
 from activation_logging.cli import _app
+from activation_logging.detectors.follow_ups import question_about
 from activation_logging.errors import BenchmarkError
-from activation_logging.follow_up import ask_follow_ups, question_about
+from activation_logging.follow_up import ask_follow_ups
 from tests.fixtures.canned import canned
 from tests.fixtures.planted import MODEL, build
 
