@@ -20,6 +20,8 @@ Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 CALIBRATION_BINS = 10
+FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
+"""At which recall is reported: what share of the negatives may be called positive."""
 _CHUNK = 4_000_000
 
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.detectors.calibration import logistic_curve
-from activation_logging.detectors.metrics import Bootstrap, Interval, expected_calibration_error
+from activation_logging.detectors.metrics import (
+    FALSE_POSITIVE_RATES,
+    Bootstrap,
+    Interval,
+    expected_calibration_error,
+)
 from activation_logging.detectors.saved_probe import Calibration, OperatingPoint, probability_of
 
 if TYPE_CHECKING:
@@ -17,7 +22,6 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
-FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 SMALLEST_SLOPE = 1e-3
 """Of a calibration: log-odds that say nothing must not turn the ranking around."""
 
@@ -82,7 +86,7 @@ def _point(y: Ints, p: Floats, bootstrap: Bootstrap, rate: float) -> OperatingPo
     threshold = max(threshold, float(np.nextafter(bound, 2.0)))
     found = (p >= threshold) & (y == 1)
 
-    def recall(weights: Floats) -> Floats:
+    def recall(weights: npt.NDArray[np.floating[Any]]) -> Floats:
         with np.errstate(invalid="ignore"):
             return np.asarray((weights @ found) / (weights @ y))
 

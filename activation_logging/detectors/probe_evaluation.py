@@ -29,11 +29,9 @@ if TYPE_CHECKING:
     from activation_logging.records import Label
     from activation_logging.store import Store
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
-RATES = (0.01, 0.05, 0.1)
-"""Shares of false positives at which recall is told."""
 FOLDS = 5
 """Of the text-only control, which is fitted on the answers of this very store."""
 
@@ -295,7 +293,7 @@ def _level(sides: _Sides, probe: SavedProbe) -> Level:
         ece=interval(partial(metrics.expected_calibration_error, y, p)),
         recall_at={
             rate: interval(partial(metrics.recall_at_fpr, y, p, folds=everything, fpr=rate))
-            for rate in RATES
+            for rate in metrics.FALSE_POSITIVE_RATES
         },
         points=[
             Point(

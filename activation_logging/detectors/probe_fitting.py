@@ -13,7 +13,6 @@ from activation_logging.detectors import metrics
 from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.operating import (
-    FALSE_POSITIVE_RATES,
     calibrate,
     calibration_error,
     operating_points,
@@ -188,7 +187,7 @@ def _report(
             str(rate): interval(
                 partial(metrics.recall_at_fpr, y, p, folds=tests, fpr=rate)
             )._asdict()
-            for rate in FALSE_POSITIVE_RATES
+            for rate in metrics.FALSE_POSITIVE_RATES
         },
         "text_only": {"auroc": auroc(text)._asdict()},
         "over_text": interval(

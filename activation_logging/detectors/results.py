@@ -36,9 +36,6 @@ POSITIONS: tuple[str | int, ...] = (
     "response_max",
     "answer_span",
 )
-FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
-"""At which recall is reported: how many right answers one may put up with being called wrong."""
-
 COVERAGES = np.arange(1, 21) / 20
 """Shares of the answers that are kept, at which the risk is reported."""
 
@@ -237,7 +234,7 @@ class Evaluator:
             ece=interval(lambda w: metrics.expected_calibration_error(y, p, w)),
             recall_at={
                 rate: interval(partial(metrics.recall_at_fpr, y, p, folds=tests, fpr=rate))
-                for rate in FALSE_POSITIVE_RATES
+                for rate in metrics.FALSE_POSITIVE_RATES
             },
             risk_coverage=RiskCoverage(
                 metrics.risk_at_coverage(y, p, tests, COVERAGES),

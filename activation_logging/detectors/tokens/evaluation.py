@@ -8,7 +8,7 @@ than a pass per resample, and of more than :data:`STEPS` distinct scores neighbo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,6 @@ from scipy.sparse import csr_matrix
 from activation_logging.detectors import metrics
 from activation_logging.detectors.metrics import Interval
 from activation_logging.detectors.tokens.results import (
-    FALSE_POSITIVE_RATES,
     LevelName,
     LevelResult,
     TokenResult,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.tokens.scored import Scored
 
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 Ints = npt.NDArray[np.int64]
 
 STEPS = 2000
@@ -158,7 +157,8 @@ class Evaluator:
             auroc=interval_of(auroc),
             auprc=interval_of(figure(metrics.auprc)),
             recall={
-                fpr: interval_of(figure(metrics.recall_at_fpr, fpr)) for fpr in FALSE_POSITIVE_RATES
+                fpr: interval_of(figure(metrics.recall_at_fpr, fpr))
+                for fpr in metrics.FALSE_POSITIVE_RATES
             },
             within=None if within is None else interval_of(within),
         )

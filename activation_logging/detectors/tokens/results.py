@@ -27,7 +27,6 @@ alone; an answer, by the maximum over all of its tokens."""
 TokenRole = Literal["probe", "signal", "control", "check"]
 """``check``: fitted on shuffled labels, which nothing may be learned from."""
 
-FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
 TYPE = "type"
 """The type of a claim, such as ``birth year``, among the tags that :class:`Transfer` is between."""
 
