@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.dataset.examples import listing
 from activation_logging.dataset.positions import Place
-from activation_logging.errors import InputMissing
+from activation_logging.errors import DatasetError, InputMissing
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.records import Evaluation, Span
     from activation_logging.store import Entry
@@ -170,3 +171,32 @@ class TokenRows:
             left._replace(answer=np.searchsorted(answers, left.answer), first=first, stop=stop),
             answers,
         )
+
+
+def refuse_nothing(
+    label: str, answers: int, found: Mapping[str, Judged], left_out: Mapping[str, int]
+) -> None:
+    """Raise DatasetError where no answer has a usable claim; says why."""
+    if any(len(judged.y) for judged in found.values()):
+        return
+    if not any(judged.spans for judged in found.values()):
+        raise DatasetError(
+            f"none of the {answers} answers labelled by {label} has spans; a token's label comes "
+            "from one: run a benchmark that judges claims (`activation-logging eval "
+            "wiki_profiles`), or put them with store.put_evaluation(..., spans=[...])"
+        )
+    raise DatasetError(
+        f"no token of the claims judged by {label} can be used{listing(left_out)}; serve with "
+        "ACTIVATION_TOKENS=all or response, with a tokenizer, and ask again"
+    )
+
+
+def refuse_one_class(spans: Spans, left_out: Mapping[str, int]) -> None:
+    """Raise DatasetError unless both classes are there."""
+    wrong, total = int(spans.y.sum()), len(spans.y)
+    for name, count in (("contradicted", wrong), ("supported", total - wrong)):
+        if not count:
+            raise DatasetError(
+                f"none of the {total} judged claims is {name}: one class cannot be told from "
+                f"nothing; label more answers{listing(left_out)}"
+            )

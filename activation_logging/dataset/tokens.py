@@ -26,11 +26,17 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.examples import Broken, listing, scan
+from activation_logging.dataset.examples import Broken, scan
 from activation_logging.dataset.features import read_rows
 from activation_logging.dataset.groups import join_groups
 from activation_logging.dataset.layers import Source, labels_of
-from activation_logging.dataset.spans import Spans, TokenRows, collect
+from activation_logging.dataset.spans import (
+    Spans,
+    TokenRows,
+    collect,
+    refuse_nothing,
+    refuse_one_class,
+)
 from activation_logging.errors import DatasetError
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS
@@ -383,10 +389,10 @@ def select_tokens(
         else:
             left_out["answers without a judged claim that has a state"] += 1
     found.answers = answers
-    _refuse_nothing(found.label, len(found_spans), found_spans, left_out)
+    refuse_nothing(found.label, len(found_spans), found_spans, left_out)
     found.refuse_mixtures()
     rows, spans = TokenRows.joined([found_spans[answer.key] for answer in answers], unlabelled)
-    _refuse_one_class(spans, left_out)
+    refuse_one_class(spans, left_out)
     return Tokens(
         store=store,
         label=found.label,
@@ -415,7 +421,7 @@ def finite_tokens(tokens: Tokens) -> Tokens:
         states = tokens._read(number, int(own.min()), int(own.max()) + 1)  # noqa: SLF001 - ours
         bad[bounds[number] : bounds[number + 1]] = ~np.isfinite(states[own - own.min()]).all(axis=1)
     found = tokens.without(bad, "tokens with states that are not finite")
-    _refuse_one_class(found.spans, Counter(found.left_out))
+    refuse_one_class(found.spans, Counter(found.left_out))
     return found
 
 
@@ -438,30 +444,3 @@ def _given(layer: AnySite | Sequence[AnySite], site: str | None) -> Sequence[Any
         return layers
     whole = "@" in site or site == PRENORM
     return [site] if whole else [f"{site}@{one}" for one in layers]
-
-
-def _refuse_nothing(
-    label: str, answers: int, found: Mapping[str, Any], left_out: Mapping[str, int]
-) -> None:
-    if any(len(judged.y) for judged in found.values()):
-        return
-    if not any(judged.spans for judged in found.values()):
-        raise DatasetError(
-            f"none of the {answers} answers labelled by {label} has spans; a token's label comes "
-            "from one: run a benchmark that judges claims (`activation-logging eval "
-            "wiki_profiles`), or put them with store.put_evaluation(..., spans=[...])"
-        )
-    raise DatasetError(
-        f"no token of the claims judged by {label} can be used{listing(left_out)}; serve with "
-        "ACTIVATION_TOKENS=all or response, with a tokenizer, and ask again"
-    )
-
-
-def _refuse_one_class(spans: Spans, left_out: Mapping[str, int]) -> None:
-    wrong, total = int(spans.y.sum()), len(spans.y)
-    for name, count in (("contradicted", wrong), ("supported", total - wrong)):
-        if not count:
-            raise DatasetError(
-                f"none of the {total} judged claims is {name}: one class cannot be told from "
-                f"nothing; label more answers{listing(left_out)}"
-            )
