@@ -80,7 +80,7 @@ def probabilities(study: TokenStudy) -> dict[str, list[float | None]]:
         for key, place in zip(tokens.keys, tokens.places, strict=True)
     }
     for answer, index, value in zip(
-        rows.answer.tolist(), rows.index.tolist(), probability.tolist(), strict=True
+        rows.answer.tolist(), rows.token.tolist(), probability.tolist(), strict=True
     ):
         # A token of two claims is there twice, with one state and so one probability.
         found[tokens.keys[answer]][index] = value
