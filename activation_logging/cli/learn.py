@@ -128,7 +128,8 @@ def report(
     """
     from activation_logging.report import build_comparison, build_report
 
-    paths, labels, models = (list(dict.fromkeys(given or ())) for given in (path, label, model))
+    paths = list(dict.fromkeys(path))
+    labels, models = list(dict.fromkeys(label or ())), list(dict.fromkeys(model or ()))
     is_comparison = max(len(paths), len(labels), len(models)) > 1
     if is_comparison and save_probe is not None:
         raise SettingsError(

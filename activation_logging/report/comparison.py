@@ -154,12 +154,14 @@ def plan(
     _refuse_unknown(found, labels, models)
     if not models:
         _refuse_mixture(found)
-    asked = []
+    wanted_labels: Sequence[str | None] = labels or [None]
+    wanted_models: Sequence[str | None] = models or [None]
+    asked: list[tuple[Path, str | None, str | None]] = []
     for path, has in found.items():
         own = [
             (label, model)
-            for label in labels or [None]
-            for model in models or [None]
+            for label in wanted_labels
+            for model in wanted_models
             if (label is None or label in has.labels) and (model is None or _has(has.models, model))
         ]
         if not own:
