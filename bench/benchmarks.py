@@ -47,6 +47,7 @@ LAYERS = "4,8,12,16,20,24,last"
 DETECTORS = {
     "linear_probe": "linear probe",
     "linear_probe_before": "before the answer",
+    "stacked": "stacked with log-probability",
     "mean_logprob": "mean log-probability",
     "min_logprob": "minimum log-probability",
     "answer_logprob": "log-probability of the answer given",
