@@ -117,7 +117,11 @@ def ask_follow_ups(
         raise BenchmarkError("P(True) is what a model says of its own answers: leave --by out")
     with open_store(store_path) as store:
         answers = list(_answers(store, model=model, evaluator=label, tags=tags))
-        endpoint = check_endpoint(base_url, by or _answerer(store, answers))
+        if not answers:
+            raise BenchmarkError(
+                f"{store.path} has no complete answer to ask about that meets these conditions"
+            )
+        endpoint = check_endpoint(base_url, by or _answerer(answers))
         if not endpoint.is_vllm:
             raise BenchmarkError(f"the server at {base_url} is not vLLM, so it logs no question")
         subjects = _SUBJECTS[kind](store, answers)[:limit]
@@ -158,22 +162,19 @@ def _answers(store: Store, **conditions: Any) -> Iterator[_Answer]:
             yield _Answer(entry.key, entry.model, Subject.of(entry), entry.messages is not None)
 
 
-def _answerer(store: Store, answers: Sequence[_Answer]) -> str:
-    """The one model that has answered.
+def _answerer(answers: Sequence[_Answer]) -> str:
+    """The model that has answered.
 
     Raises:
-        BenchmarkError: there is none, or more than one.
+        BenchmarkError: there is more than one.
     """
-    models = sorted({answer.model for answer in answers})
-    if not models:
-        raise BenchmarkError(
-            f"{store.path} has no complete answer to ask about that meets these conditions"
-        )
-    if len(models) > 1:
+    first, *others = sorted({answer.model for answer in answers})
+    if others:
+        models = (first, *others)
         raise BenchmarkError(
             f"the answers are by {len(models)} models ({', '.join(models)}); choose one (--model)"
         )
-    return models[0]
+    return first
 
 
 def _texts(_store: Store, answers: Iterable[_Answer]) -> list[list[str]]:

@@ -101,6 +101,7 @@ def test_a_key_is_sent_and_never_shown(
         ("p_true", {"label": "nobody"}, "no complete answer to ask about"),
         ("p_true", {"tags": {"a": "b"}}, "no complete answer to ask about"),
         ("entails", {"model": "org/other"}, "no complete answer to ask about"),
+        ("entails", {"model": "org/other", "by": MODEL}, "no complete answer to ask about"),
         ("entails", {"by": "org/judge"}, "does not serve the model 'org/judge'"),
     ],
 )
