@@ -126,7 +126,9 @@ def ask_follow_ups(
             raise BenchmarkError(f"the server at {base_url} is not vLLM, so it logs no question")
         subjects = _SUBJECTS[kind](store, answers)[:limit]
         follow_ups = FollowUps(store)
-        asker = _Asker(store, follow_ups, endpoint, kind, _word_ids(endpoint))
+        # Whoever is named is asked, whatever others have said.
+        whose = endpoint.model if by or kind == "p_true" else None
+        asker = _Asker(store, follow_ups, endpoint, kind, _word_ids(endpoint), whose=whose)
         jobs = [subject for subject in subjects if not asker.knows(subject)]
         report = asker.report
         report.subjects, report.known = len(subjects), len(subjects) - len(jobs)
@@ -212,6 +214,8 @@ _SUBJECTS: dict[Asks, Callable[[Store, Iterable[_Answer]], list[list[str]]]] = {
 class _Asker:
     """Asks one kind of question, and notes what came of it.
 
+    What ``whose`` has said before counts, of None what anybody has.
+
     Attributes:
         report: what was asked so far.
         replied: what the replies are about.
@@ -225,9 +229,11 @@ class _Asker:
         endpoint: Endpoint,
         kind: Asks,
         words: tuple[frozenset[int], frozenset[int]],
+        *,
+        whose: str | None,
     ) -> None:
         self._store, self._follow_ups = store, follow_ups
-        self._endpoint, self._kind, self._words = endpoint, kind, words
+        self._endpoint, self._kind, self._words, self._whose = endpoint, kind, words, whose
         self._openai = openai_package()
         self._client: AsyncOpenAI | None = None
         self._failed_in_a_row = 0
@@ -297,10 +303,9 @@ class _Asker:
     def _known(self, entries: tuple[Entry, ...]) -> bool | None:
         """Whether the store's reply is True; None if it has none."""
         subject = Subject.of(*entries)
-        model = self._endpoint.model if self._kind == "p_true" else None
-        if not self._follow_ups.asked(self._kind, subject, model):
+        if not self._follow_ups.asked(self._kind, subject, self._whose):
             return None
-        return is_true(self._follow_ups.probability(self._kind, subject, model))
+        return is_true(self._follow_ups.probability(self._kind, subject, self._whose))
 
     async def _ask(self, entries: tuple[Entry, ...]) -> bool:
         """Whether the reply is True.
