@@ -117,12 +117,18 @@ def ask_follow_ups(
         raise BenchmarkError("P(True) is what a model says of its own answers: leave --by out")
     with open_store(store_path) as store:
         answers = list(_answers(store, model=model, evaluator=label, tags=tags))
-        endpoint = check_endpoint(base_url, by or _answerer(store, answers))
+        if not answers:
+            raise BenchmarkError(
+                f"{store.path} has no complete answer to ask about that meets these conditions"
+            )
+        endpoint = check_endpoint(base_url, by or _answerer(answers))
         if not endpoint.is_vllm:
             raise BenchmarkError(f"the server at {base_url} is not vLLM, so it logs no question")
         subjects = _SUBJECTS[kind](store, answers)[:limit]
         follow_ups = FollowUps(store)
-        asker = _Asker(store, follow_ups, endpoint, kind, _word_ids(endpoint))
+        # Whoever is named is asked, whatever others have said.
+        whose = endpoint.model if by or kind == "p_true" else None
+        asker = _Asker(store, follow_ups, endpoint, kind, _word_ids(endpoint), whose=whose)
         jobs = [subject for subject in subjects if not asker.knows(subject)]
         report = asker.report
         report.subjects, report.known = len(subjects), len(subjects) - len(jobs)
@@ -158,22 +164,19 @@ def _answers(store: Store, **conditions: Any) -> Iterator[_Answer]:
             yield _Answer(entry.key, entry.model, Subject.of(entry), entry.messages is not None)
 
 
-def _answerer(store: Store, answers: Sequence[_Answer]) -> str:
-    """The one model that has answered.
+def _answerer(answers: Sequence[_Answer]) -> str:
+    """The model that has answered.
 
     Raises:
-        BenchmarkError: there is none, or more than one.
+        BenchmarkError: there is more than one.
     """
-    models = sorted({answer.model for answer in answers})
-    if not models:
-        raise BenchmarkError(
-            f"{store.path} has no complete answer to ask about that meets these conditions"
-        )
-    if len(models) > 1:
+    first, *others = sorted({answer.model for answer in answers})
+    if others:
+        models = (first, *others)
         raise BenchmarkError(
             f"the answers are by {len(models)} models ({', '.join(models)}); choose one (--model)"
         )
-    return models[0]
+    return first
 
 
 def _texts(_store: Store, answers: Iterable[_Answer]) -> list[list[str]]:
@@ -211,6 +214,8 @@ _SUBJECTS: dict[Asks, Callable[[Store, Iterable[_Answer]], list[list[str]]]] = {
 class _Asker:
     """Asks one kind of question, and notes what came of it.
 
+    What ``whose`` has said before counts, of None what anybody has.
+
     Attributes:
         report: what was asked so far.
         replied: what the replies are about.
@@ -224,9 +229,11 @@ class _Asker:
         endpoint: Endpoint,
         kind: Asks,
         words: tuple[frozenset[int], frozenset[int]],
+        *,
+        whose: str | None,
     ) -> None:
         self._store, self._follow_ups = store, follow_ups
-        self._endpoint, self._kind, self._words = endpoint, kind, words
+        self._endpoint, self._kind, self._words, self._whose = endpoint, kind, words, whose
         self._openai = openai_package()
         self._client: AsyncOpenAI | None = None
         self._failed_in_a_row = 0
@@ -296,10 +303,9 @@ class _Asker:
     def _known(self, entries: tuple[Entry, ...]) -> bool | None:
         """Whether the store's reply is True; None if it has none."""
         subject = Subject.of(*entries)
-        model = self._endpoint.model if self._kind == "p_true" else None
-        if not self._follow_ups.asked(self._kind, subject, model):
+        if not self._follow_ups.asked(self._kind, subject, self._whose):
             return None
-        return is_true(self._follow_ups.probability(self._kind, subject, model))
+        return is_true(self._follow_ups.probability(self._kind, subject, self._whose))
 
     async def _ask(self, entries: tuple[Entry, ...]) -> bool:
         """Whether the reply is True.

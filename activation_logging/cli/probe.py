@@ -14,6 +14,7 @@ from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, table
 from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.errors import OutputExists, ProbeError
+from activation_logging.printable import printable
 from activation_logging.store import open_store
 from activation_logging.store.query import parse_tags
 
@@ -42,6 +43,9 @@ EvaluatorName = Annotated[
     str | None,
     typer.Option(help="The evaluator whose labels count; needed where several have judged."),
 ]
+_CLAIM_CLASSES = {("hallucinated", "correct"), ("contradicted", "supported")}
+"""What a probe of claims tells apart, by the labels of answers and by those of claims."""
+
 Draws = Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
 
@@ -116,6 +120,11 @@ def fit(
         raise ProbeError("a probe that reads all tokens has no --position; leave it out")
     if kind == "token" and form != "linear":
         raise ProbeError(f"{form} puts the tokens of an answer together: use --kind answer")
+    if of_tokens and (positive, negative) not in _CLAIM_CLASSES:
+        raise ProbeError(
+            "a probe that reads all tokens learns from claims, contradicted from supported; leave "
+            "--positive and --negative out"
+        )
     _refuse_output(out, overwrite=overwrite)
     options: dict[str, Any] = {
         "model": model,
@@ -269,7 +278,7 @@ def _refuse_output(out: Path, *, overwrite: bool) -> None:
 def _show(found: SavedProbe) -> None:
     facts = table("", "", show_header=False)
     for name, value in _facts(found):
-        facts.add_row(Text(name, style="bold"), *as_row((value,)))
+        facts.add_row(Text(printable(name), style="bold"), *as_row((value,)))
     output.print(facts)
     if found.operating_points:
         made = table(">false positives", ">threshold", ">recall")
@@ -349,13 +358,17 @@ def _interval(found: Any) -> str:
 
 def _number(found: Any) -> str:
     """A number with its interval, of a report; what a file has there may be anything."""
-    if not isinstance(found, dict) or not isinstance(found.get("value"), (int, float)):
+    if not isinstance(found, dict):
         return ""
-    ends = [found.get(name) for name in ("low", "high")]
-    value = f"{found['value']:.3f}"
-    if not all(isinstance(end, (int, float)) for end in ends):
-        return value
-    return f"{value} ({ends[0]:.3f} to {ends[1]:.3f})"
+    value, low, high = (_decimals(found.get(name)) for name in ("value", "low", "high"))
+    return f"{value} ({low} to {high})" if value and low and high else value
+
+
+def _decimals(number: Any) -> str:
+    try:
+        return f"{number:.3f}" if isinstance(number, (int, float)) else ""
+    except OverflowError:  # an integer of hundreds of digits
+        return ""
 
 
 def _flat(report: Mapping[str, Any], above: str = "") -> Iterable[tuple[str, str]]:

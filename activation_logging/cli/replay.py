@@ -117,6 +117,9 @@ def replay(
         tolerance=tolerance,
         trust_remote_code=trust_remote_code,
     )
+    # Opened for writing, a store that is not there would be made.
+    with open_store(path):
+        pass
     with open_store(path, writable=not dry_run) as store, show_progress() as progress:
         plan = plan_replay(store, model, options, progress=progress)
         if not as_json:

@@ -158,7 +158,7 @@ def probability_of_true(entry: Entry) -> float | None:
         true, false = (
             {int(token) for token in json.loads(entry.tags[name])} for name in (TRUE, FALSE)
         )
-    except (KeyError, TypeError, ValueError, RecursionError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
     return share_of_true(tops[0], true, false) if tops else None
 

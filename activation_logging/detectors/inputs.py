@@ -112,12 +112,12 @@ def _read_replays(
     reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
     for entry in track(examples.entries(), "reading replays", len(examples), progress):
         for detector in detectors:
-            assert detector.of_replay is not None
             name = detector.name
             try:
                 kept = entry.derived(f"replay/{detector.replays}")
-                found[name].append(detector.of_replay(kept.values))
-                made_by[name].add((kept.details.get("digest"), found[name][-1].shape))
+                found[name].append(_finite_vector(detector, kept.values))
+                # Details are anybody's.
+                made_by[name].add((str(kept.details.get("digest")), found[name][-1].shape))
             except KeyError:
                 reasons[name].append(f"no {detector.replays}; run `activation-logging replay`")
             except InputMissing as missing:
@@ -132,6 +132,14 @@ def _read_replays(
             )
         else:
             signals.features[name] = np.stack(found[name])
+
+
+def _finite_vector(detector: Detector, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+    assert detector.of_replay is not None
+    vector = detector.of_replay(values)
+    if not np.isfinite(vector).all():
+        raise InputMissing(f"{detector.replays} with numbers that are not finite")
+    return vector
 
 
 def _read_samples(

@@ -32,6 +32,8 @@ _FIRST_FORMAT, _FIRST_VERSION = "activation-logging linear probe", 1
 MAX_NOTES_BYTES = 16 << 20
 MAX_WEIGHTS_BYTES = 1 << 30
 MAX_SOURCES = 256
+MAX_STEM_BYTES = 200
+"""With the endings, and those of files that are being written, less than a file system's 255."""
 
 Kind = Literal["answer", "token"]
 _Source = int | Annotated[str, Meta(max_length=100)]
@@ -96,6 +98,8 @@ def paths_of(path: str | os.PathLike[str]) -> tuple[Path, Path]:
         stem = stem.with_suffix("")
     if stem.name in {"", ".."} or "\0" in str(stem) or str(path).endswith(("/", os.sep)):
         raise ProbeError(f"{printable(str(path))!r} names no file; a probe is called FOLDER/NAME")
+    if len(stem.name.encode("utf-8", "surrogatepass")) > MAX_STEM_BYTES:
+        raise ProbeError(f"the name of a probe has {MAX_STEM_BYTES} bytes at most")
     return stem.with_name(stem.name + ".safetensors"), stem.with_name(stem.name + ".json")
 
 
@@ -139,12 +143,12 @@ def read_probe(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], Tenso
         ProbeError: a file is missing or too large, or does not describe a probe.
     """
     weights, text = paths_of(path)
-    for part, most in ((weights, MAX_WEIGHTS_BYTES), (text, MAX_NOTES_BYTES)):
-        if not part.is_file():
-            raise ProbeError(f"there is no {part}; a probe is NAME.safetensors and NAME.json")
-        if part.stat().st_size > most:
-            raise ProbeError(f"{part} has more than {most} bytes, which no probe needs")
     try:
+        for part, most in ((weights, MAX_WEIGHTS_BYTES), (text, MAX_NOTES_BYTES)):
+            if not part.is_file():
+                raise ProbeError(f"there is no {part}; a probe is NAME.safetensors and NAME.json")
+            if part.stat().st_size > most:
+                raise ProbeError(f"{part} has more than {most} bytes, which no probe needs")
         record = json.loads(text.read_bytes(), parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         raise ProbeError(f"{text} cannot be read: {error}") from None
@@ -206,8 +210,8 @@ def _tensors(path: Path) -> Tensors:
 
     try:
         found: Tensors = load_file(path)
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        # numpy has no bfloat16: such a tensor is a KeyError of safetensors.
+    except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
+        # What numpy has no type for is a KeyError (bfloat16) or an AttributeError (8-bit floats).
         raise ProbeError(f"{path} cannot be read: {printable(str(error))}") from None
     except OSError as error:
         raise ProbeError(f"{path} cannot be read: {error.strerror or error}") from None

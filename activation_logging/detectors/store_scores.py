@@ -202,10 +202,11 @@ def _refuse_other_labels(store: Store, name: str) -> None:
 
 def _refuse_other_scores(store: Store, name: str, probe: SavedProbe, progress: Progress) -> None:
     plain = name[len(SCORE) :]
+    # What it does not score it does not replace: each model may have a probe of that name.
     entries = track(store.entries(), "looking for scores", len(store), progress)
     others = sum(
         plain in digests and digests[plain] != probe.digest
-        for digests in (entry.score_digests for entry in entries)
+        for digests in (entry.score_digests for entry in entries if entry.model == probe.model)
     )
     if others:
         raise ProbeError(

@@ -128,6 +128,8 @@ class ReplayModel:
                 f"{model} is an adapter; merge it into its base model, and give that folder"
             )
         self.device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device.startswith("cuda") and not torch.cuda.is_available():
+            raise ReplayError(f"there is no device {device!r} here; leave it out (--device)")
         self.dtype = dtype
         self.digest = model_digest(self.folder)
         self._options: dict[str, Any] = {"trust_remote_code": trust_remote_code}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -150,6 +151,8 @@ def plan_replay(
         UnknownName: a kind is none of :data:`.QUANTITIES`.
     """
     options = options or ReplayOptions()
+    if options.tolerance is not None and not 0 <= options.tolerance < math.inf:
+        raise SettingsError(f"a tolerance is a number from 0 on, not {options.tolerance}")
     names = QUANTITIES.names() if options.kinds is None else list(dict.fromkeys(options.kinds))
     quantities = [QUANTITIES.get(name) for name in names]
     given = str(_recorded_model(store) if model is None else model)

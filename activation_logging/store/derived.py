@@ -102,7 +102,13 @@ def encode(item: Derived, now: float) -> bytes:
     if len(header) > MAX_HEADER_BYTES:
         raise DerivedError(f"{item.name}: details are longer than {MAX_HEADER_BYTES} bytes of JSON")
     little = values.astype(values.dtype.newbyteorder("<"), copy=False)
-    return header + b"\n" + little.tobytes()  # in C order
+    raw = header + b"\n" + little.tobytes()  # in C order
+    try:
+        # One that nobody can read would hide the others beside its entry.
+        read_header(raw, item.name)
+    except StoreCorrupt as error:
+        raise DerivedError(f"{error}, so it cannot be kept beside an entry") from None
+    return raw
 
 
 def read_header(raw: bytes | memoryview, what: str) -> Header:

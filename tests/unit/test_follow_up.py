@@ -15,9 +15,11 @@ from typer.testing import CliRunner
 
 from activation_logging import follow_up, open_store
 from activation_logging.cli import _app
-from activation_logging.detectors.follow_ups import question_about
+from activation_logging.detectors.follow_ups import question_about, tags_of
 from activation_logging.errors import BenchmarkError
 from activation_logging.follow_up import ask_follow_ups
+from activation_logging.store import StoreWriter
+from tests.fixtures.answers import put_answer
 from tests.fixtures.canned import canned
 from tests.fixtures.planted import MODEL, build
 
@@ -101,6 +103,7 @@ def test_a_key_is_sent_and_never_shown(
         ("p_true", {"label": "nobody"}, "no complete answer to ask about"),
         ("p_true", {"tags": {"a": "b"}}, "no complete answer to ask about"),
         ("entails", {"model": "org/other"}, "no complete answer to ask about"),
+        ("entails", {"model": "org/other", "by": MODEL}, "no complete answer to ask about"),
         ("entails", {"by": "org/judge"}, "does not serve the model 'org/judge'"),
     ],
 )
@@ -131,6 +134,23 @@ def test_two_models_in_one_store(tmp_path: Path, server: Any) -> None:
         ask_follow_ups(path, "p_true", base_url=server.base_url)
     with pytest.raises(BenchmarkError, match="4 of 4 replies"):
         ask_follow_ups(path, "p_true", base_url=server.base_url, model="tiny")
+
+
+def test_whoever_is_named_is_asked_whatever_others_have_said(tmp_path: Path, server: Any) -> None:
+    path = build(tmp_path / "s", n=1, samples=2)
+    with open_store(path) as opened:
+        one, other = opened.entries()
+        asked = [tags_of("entails", pair, [0], [2]) for pair in ((one, other), (other, one))]
+    writer = StoreWriter(path, role="test")
+    for tags in asked:
+        said = {"tags": tags, "top_logprobs": [{0: -0.1}], "response_ids": [0], "response": "True"}
+        put_answer(writer, tags["about"], prompt=tags["about"], model="org/other", **said)
+    writer.close()
+    report = ask_follow_ups(path, "entails", base_url=server.base_url)
+    assert (report.known, report.asked) == (1, 0)
+    report = ask_follow_ups(path, "entails", base_url=server.base_url, by=MODEL)
+    # Its first reply has no word among the likeliest, so the other direction does not matter.
+    assert (report.known, report.asked, report.undecided) == (0, 1, 1)
 
 
 def test_a_question_shows_the_question_and_the_answers(store: Path) -> None:

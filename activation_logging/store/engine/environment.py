@@ -233,7 +233,9 @@ class Environment:
     def _open_derived(self, *, create: bool) -> None:
         with self._opening:
             if layout.DERIVED not in self.databases:
-                self.databases[layout.DERIVED] = self._env.open_db(layout.DERIVED, create=create)
+                made = self._env.open_db(layout.DERIVED, create=create)
+                # Another thread may be going through the old ones.
+                self.databases = {**self.databases, layout.DERIVED: made}
 
     def _make_database(self, name: bytes) -> None:
         """Add the database of arrays to a store that was made before there were any.

@@ -130,6 +130,7 @@ def test_claims(claims: Path, tmp_path: Path, form: str) -> None:
         (("--kind", "token", "--form", "attention"), "use --kind answer"),
         (("--kind", "token", "--position", "response_last"), "has no --position"),
         (("--form", "multimax", "--position", "-1"), "has no --position"),
+        (("--form", "multimax", "--positive", "refused"), "leave --positive and --negative out"),
         (("--layers", "3"), "layer 3 is not there"),
         (("--layers", "heads@3"), "heads is not there|heads@3 is not there"),
         (("--position", "middle"), "position 'middle' is not one of"),
@@ -168,7 +169,9 @@ def test_a_forged_report_is_shown(probe: Path, tmp_path: Path) -> None:
     _, notes = SavedProbe.load(probe).save(tmp_path / "p")
     record = json.loads(notes.read_text())
     record["report"] = {"auroc": {"value": "x"}, "\x1b[31m": {"a": [{}]}, "n": {"value": 1}}
-    record["data"], record["provenance"] = {"\x1b": [1]}, {"a": {"b": None}}
+    record["report"]["auprc"] = {"value": 10**400}
+    record["data"] = {"\x1b": [1]}
+    record["provenance"] = {"a": {"b": None}, "\x1b[31m": 1}
     notes.write_text(json.dumps(record))
     for arguments in (("show", tmp_path / "p"), ("ls", tmp_path)):
         assert "\x1b" not in command("probe", *arguments)

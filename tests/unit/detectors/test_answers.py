@@ -182,6 +182,7 @@ def test_missing_follow_ups_are_named(tmp_path, change, says):
         {"true": "seven", "false": "[9]"},
         {"true": "7", "false": "[9]"},
         {"true": "[" * 5000, "false": "[9]"},
+        {"true": "[Infinity]", "false": "[9]"},
     ],
 )
 def test_a_follow_up_whose_tags_are_not_ours(tmp_path, tags):

@@ -12,7 +12,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from activation_logging import open_store
-from activation_logging.detectors import Options, run_study
+from activation_logging.dataset.examples import select_examples
+from activation_logging.detectors import DETECTORS, Options, run_study
+from activation_logging.detectors.inputs import read_signals
 from activation_logging.detectors.replayed import (
     all_eigenvalues,
     icr_probe,
@@ -156,3 +158,17 @@ def test_without_a_replay_they_are_left_out(tmp_path):
         "80 of 80 answers have fewer than 10 tokens in prompt and answer"
     )
     assert "replayed with 2 models or settings" in left_out["ICR probe"]
+
+
+def test_arrays_that_are_not_ours(tmp_path):
+    build(tmp_path / "s", n=6)
+    values = {2: np.nan, 3: 1.0}
+    put(
+        tmp_path / "s",
+        lambda _, shape: np.full(shape, values[len(shape)], "f4"),
+        digest=lambda number: [],
+    )
+    with open_store(tmp_path / "s") as store:
+        signals = read_signals(select_examples(store), DETECTORS)
+    assert signals.missing["icr"] == "6 of 6 answers have icr with numbers that are not finite"
+    assert signals.features["lookback_lens"].shape == (6, 6)

@@ -358,6 +358,17 @@ class TestFiles:
         with pytest.raises(ProbeError, match=r"p\.safetensors cannot be read"):
             SavedProbe.load(weights)
 
+    @pytest.mark.parametrize("kind", ["BF16", "F8_E4M3"])
+    def test_weights_of_types_that_numpy_has_not(self, tmp_path: Path, kind: str) -> None:
+        weights, _ = make().save(tmp_path / "p")
+        size = 2 if kind == "BF16" else 1
+        header = {"weight": {"dtype": kind, "shape": [1], "data_offsets": [0, size]}}
+        line = json.dumps(header).encode()
+        weights.write_bytes(len(line).to_bytes(8, "little") + line + bytes(size))
+        # By safetensors, or where its release knows the type, by the form.
+        with pytest.raises(ProbeError, match=r"p\.safetensors (cannot be read|is broken)"):
+            SavedProbe.load(weights)
+
     def test_cut_off_weights(self, tmp_path: Path) -> None:
         weights, _ = make().save(tmp_path / "p")
         weights.write_bytes(weights.read_bytes()[:-8])
@@ -384,6 +395,13 @@ class TestFiles:
     def test_names_that_are_no_files(self, tmp_path: Path, name: str) -> None:
         with pytest.raises(ProbeError, match="names no file"):
             make().save(f"{tmp_path}/{name}")
+
+    def test_names_that_are_too_long(self, tmp_path: Path) -> None:
+        with pytest.raises(ProbeError, match="200 bytes at most"):
+            make().save(tmp_path / ("x" * 201))
+        with pytest.raises(ProbeError, match="cannot be read: File name too long"):
+            SavedProbe.load(tmp_path / ("x" * 256) / "p")
+        assert not list(tmp_path.iterdir())
 
     def test_something_is_in_the_way(self, tmp_path: Path) -> None:
         (tmp_path / "p.json").mkdir()

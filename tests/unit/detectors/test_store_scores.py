@@ -34,6 +34,13 @@ def arrays(path: Path) -> dict[str, dict[str, np.ndarray]]:
         return {key: store[key].scores for key in store}
 
 
+def test_each_model_may_have_a_probe_of_the_same_name(path: Path, tmp_path: Path) -> None:
+    build(path, n=3, prefix="b", change=lambda i, d: d.update(model="org/other"))
+    for folder, model, number in (("a", "org/tiny", 7), ("b", "org/other", 3)):
+        probe, _ = make(model=model).save(tmp_path / folder / "claims")
+        assert len(score_store(path, probe)[0]) == number
+
+
 class TestRows:
     def test_they_are_what_the_probe_says(self, path: Path, tokens: Path) -> None:
         scored, left_out = score_store(path, tokens)

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from activation_logging import open_store
 from activation_logging.cli import _app
-from activation_logging.errors import ReplayError, SettingsError, UnknownName
+from activation_logging.errors import ReplayError, SettingsError, StoreNotFound, UnknownName
 from activation_logging.replay import ReplayOptions, model, plan_replay, run_replay
 from activation_logging.store import StoreWriter
 from tests.fixtures import architectures, teacher
@@ -256,6 +256,8 @@ def test_what_cannot_be_replayed_is_counted_or_named(folder, store_path):
         ({"layers": "heads@2"}, SettingsError, "heads@2"),
         ({"dtype": "int8"}, ReplayError, "int8"),
         ({"device": "abacus"}, ReplayError, "abacus"),
+        ({"tolerance": float("nan")}, SettingsError, "not nan"),
+        ({"tolerance": float("inf")}, SettingsError, "not inf"),
     ],
 )
 def test_bad_options(folder, store_path, options, error, says):
@@ -297,6 +299,21 @@ def test_the_command(folder, store_path):
     assert found["replayed"] == 3
     assert found["kept"] == {"lookback": 2, "lapeigvals": 3, "icr": 2, "logit_lens": 3}
     assert found["proof"]["2"]["worst"] < 2e-5
+
+
+def test_the_command_makes_no_store(tmp_path):
+    done = CliRunner().invoke(_app, ["replay", str(tmp_path / "typo"), "--model", str(tmp_path)])
+    assert isinstance(done.exception, StoreNotFound)
+    assert not (tmp_path / "typo").exists()
+
+
+def test_a_device_that_is_not_there_is_named_before_its_memory_is_asked_for(
+    folder, store_path, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    teacher.build(store_path, folder, 1)
+    with open_store(store_path) as store, pytest.raises(ReplayError, match="no device 'cuda:1'"):
+        plan_replay(store, folder, ReplayOptions(device="cuda:1"))
 
 
 def test_the_command_ends_with_1_if_an_answer_was_refused(folder, other, store_path):

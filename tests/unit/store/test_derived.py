@@ -190,6 +190,18 @@ class TestWriting:
                 store.put_derived([Derived(one(store).key, name, values, details)])
             assert len(one(store).derived_names) == 2
 
+    @pytest.mark.parametrize(
+        "bad",
+        [{"created": float("nan")}, {"created": -1.0}, {"values": np.zeros((0, 1 << 31), np.int8)}],
+        ids=str,
+    )
+    def test_what_nobody_could_read(self, path: Path, bad: dict[str, Any]) -> None:
+        with open_store(path, writable=True) as store:
+            item = {"key": one(store).key, "name": "replay/x", "values": SCORES, **bad}
+            with pytest.raises(DerivedError, match=r"replay/x is invalid: .*cannot be kept"):
+                store.put_derived([Derived(**item)])
+            assert len(one(store).derived_names) == 2
+
     def test_without_an_entry(self, path: Path) -> None:
         with open_store(path, writable=True) as store:
             for key in ("0" * 64, "no key", f"{one(store).key}\0"):
@@ -229,6 +241,13 @@ class TestStoresFromBefore:
         with open_store(old_path) as store:
             assert len(one(store).derived_names) == 2
             assert len(store) == 2
+
+    def test_while_another_thread_goes_through_the_databases(self, old_path: Path) -> None:
+        with open_store(old_path, writable=True) as store:
+            names = iter(store.environment.databases)
+            next(names)
+            store.put_derived(derived(one(store).key))
+            assert layout.DERIVED not in list(names)
 
     def test_another_process_has_made_the_first(self, old_path: Path) -> None:
         with open_store(old_path, writable=True) as store:
