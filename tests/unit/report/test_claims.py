@@ -124,6 +124,16 @@ def test_without_spans_no_probe_colours_a_token(tmp_path):
     assert not (tmp_path / "r" / "claims.csv").exists()
 
 
+def test_files_of_an_earlier_report_do_not_stay_beside_a_later_one(tmp_path):
+    folder = tmp_path / "r"
+    folder.mkdir()
+    (folder / "claims.csv").write_text("key\n1\n")
+    (folder / "mine.csv").write_text("mine\n")
+    report = build_report(build(tmp_path / "s", n=40), folder, label="facts", **OPTIONS)
+    tables = {file.name for file in report.files if file.suffix == ".csv"}
+    assert {file.name for file in folder.glob("*.csv")} == tables | {"mine.csv"}
+
+
 def test_a_saved_probe_of_tokens_colours_answers_without_spans(probe, tmp_path):
     def change(_i, document):
         document["prompt"] += "Say it."
