@@ -13,8 +13,9 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
 from activation_logging.detectors import SavedProbe
-from activation_logging.errors import DatasetError, OutputExists
+from activation_logging.errors import DatasetError, OutputExists, ProbeError
 from activation_logging.report import build_comparison
+from activation_logging.report.colours import load_token_probe
 from activation_logging.report.comparison import plan
 from activation_logging.report.comparison_data import claim_lines
 from tests.fixtures.answers import HIDDEN
@@ -149,6 +150,14 @@ def test_a_probe_of_another_model_leaves_out_that_study_alone(stores, tmp_path):
     ((title, reason),) = made.left_out.items()
     assert title.startswith("other")
     assert "was fitted on org/tiny, the answers are by org/other" in reason
+
+    def every_second(i, document):
+        document["model"] = ("org/tiny", "org/other")[i % 2]
+
+    with open_store(build(tmp_path / "both", n=4, change=every_second)) as both:
+        load_token_probe(tmp_path / "probe", both)
+        with pytest.raises(ProbeError, match="the answers are by org/other;"):
+            load_token_probe(tmp_path / "probe", both, "other")
 
 
 def test_detectors_stand_in_the_order_of_their_tables():
