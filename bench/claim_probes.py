@@ -46,10 +46,10 @@ def main() -> None:
     for name in LEVELS:
         table = levels(study, name)
         terminal.print(table)
-        record(args.docs and f"{args.docs}-{name}", table)
-    table = layers_of(study)
-    terminal.print(table)
-    record(args.docs and f"{args.docs}-layers", table)
+        # The pages have no table of single tokens, and none of layers.
+        if args.docs and name != "token":
+            record(f"{args.docs}-{name}", table)
+    terminal.print(layers_of(study))
     for matrix in study.transfers:
         table = Table("fitted on", *matrix.values, title=f"AUROC of claims by {matrix.tag}")
         for source, row in zip(matrix.sources, matrix.auroc, strict=True):

@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 
 
 def logistic_curve() -> Pipeline:
-    """A classifier of one number, ``[n, 1]``; which way the number points is learned too."""
+    """A classifier of a number or two, ``[n, k]``; which way they point is learned too."""
     return make_pipeline(StandardScaler(), LogisticRegression(C=1e3, max_iter=1000))
 
 

@@ -43,7 +43,22 @@ class Detector:
     ``make(seed)`` gives an unfitted scikit-learn classifier of classes 0 and 1. What it is fitted
     on follows from ``needs``:
 
-    ========= =============================================================================
+    ========= ====================================================================================
+    state     ``[n, hidden]``, float64: one state per answer
+    heads     ``[n, width]``, float64: the states of one head; one fit for every logged head
+    answer    ``[n, 1]``, float64: ``of_answer(entry)`` for each answer
+    given     ``[n, 1]``, float64: ``of_given(entry, tokens)``, of the tokens that are, by the
+              judge's word, the answer given
+    samples   ``[n, 1]``, float64: ``of_samples(entry, samples)``, of all answers to the prompt
+    follow_up ``[n, 1]``, float64: ``of_follow_up(entry, follow_ups)``, of what was asked about it
+    text      ``[n, 2]``, str: prompt and answer
+    replay    ``[n, width]``, float32: ``of_replay(values)``, of what a replay has kept
+    ========= ====================================================================================
+
+    These functions raise :class:`InputMissing` where an answer lacks what they read. One such
+    answer leaves the detector out, since metrics over different answers cannot be compared. The
+    text completes "3 of 100 answers have ...", and is a sentence for ``of_samples``.
+
     Attributes:
         name: as in the registry, and in ``report.json``.
         title: as in the report's table.

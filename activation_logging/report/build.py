@@ -94,7 +94,11 @@ def build_report(
     if folder.exists() and not folder.is_dir():
         raise OutputExists(f"{folder} is a file; name a folder for the report")
     with open_store(store_path) as store:
-        coloured_by = None if token_probe is None else load_token_probe(token_probe, store)
+        coloured_by = (
+            None
+            if token_probe is None
+            else load_token_probe(token_probe, store, options.get("model"))
+        )
         study = run_study(store, label, Options(seed=seed, **options), progress=progress)
         of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
         studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)

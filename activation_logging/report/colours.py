@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from activation_logging.errors import InputMissing, ProbeError, RowsMissing
+from activation_logging.store.query import is_named
 from activation_logging.store.statistics import counts
 
 if TYPE_CHECKING:
@@ -58,8 +59,10 @@ class Colours:
         return Coloured("logprob" if entry.logprobs else "nothing")
 
 
-def load_token_probe(path: str | os.PathLike[str], store: Store) -> SavedProbe:
-    """A saved probe that can colour the tokens of a store's answers.
+def load_token_probe(
+    path: str | os.PathLike[str], store: Store, model: str | None = None
+) -> SavedProbe:
+    """A saved probe that can colour the tokens of a store's answers, or of those by one model.
 
     Raises:
         ProbeError: it cannot be read, is no probe of tokens, or no answer is by its model.
@@ -72,8 +75,9 @@ def load_token_probe(path: str | os.PathLike[str], store: Store) -> SavedProbe:
             f"{path} is a probe of whole answers, which says nothing of tokens; name one of tokens "
             "(`activation-logging probe fit --kind token`)"
         )
-    models = counts(store).models
-    if probe.model not in models:
+    models = [one for one in counts(store).models if model is None or is_named(one, model)]
+    # Answers by none are refused by the study, which names the models that there are.
+    if models and probe.model not in models:
         raise ProbeError(
             f"{path} was fitted on {probe.model}, the answers are by {', '.join(sorted(models))}; "
             "name a probe of that model"

@@ -6,10 +6,10 @@ import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from activation_logging import __version__
-from activation_logging.errors import DatasetError, OutputExists
+from activation_logging.errors import DatasetError, OutputExists, ProbeError
 from activation_logging.extras import require
 from activation_logging.files import write_whole
 from activation_logging.progress import Progress, silent
@@ -18,7 +18,6 @@ from activation_logging.store import open_store
 from activation_logging.store.query import is_named
 from activation_logging.store.statistics import Counts, counts
 from activation_logging.strict_json import dumps
-from activation_logging.text import last_part
 
 if TYPE_CHECKING:
     import os
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 FORMAT = "activation-logging comparison"
 VERSION = 1
+
+Whole = TypeVar("Whole", str, Path)
 
 
 class Asked(NamedTuple):
@@ -134,7 +135,7 @@ def _report(
             progress=progress,
             **options,
         )
-    except DatasetError as error:
+    except (DatasetError, ProbeError) as error:
         return str(error)
 
 
@@ -148,9 +149,12 @@ def plan(
             stores hold answers of several models and none is named.
     """
     found: dict[Path, Counts] = {}
-    for path in store_paths:
+    distinct: dict[Path, Path] = {}
+    for each in map(Path, store_paths):
+        distinct.setdefault(each.resolve(), each)
+    for path in distinct.values():
         with open_store(path) as store:
-            found[Path(path)] = counts(store)
+            found[path] = counts(store)
     _refuse_unknown(found, labels, models)
     if not models:
         _refuse_mixture(found)
@@ -176,12 +180,13 @@ def plan(
 
 def _named(asked: Sequence[tuple[Path, str | None, str | None]]) -> list[Asked]:
     """With titles of what differs between the studies, and names that folders may have."""
-    stores = _short([path for path, _, _ in asked])
+    stores = _short({path: path.absolute().parts for path, _, _ in asked})
+    served = _short({model: model.strip("/").split("/") for _, _, model in asked if model})
     several = [len({one[part] for one in asked}) > 1 for part in range(3)]
     found: list[Asked] = []
     names: set[str] = set()
     for path, label, model in asked:
-        parts = (label or "", last_part(model or ""), stores[path])
+        parts = (label or "", served[model] if model else "", stores[path])
         shown = [
             part
             for part, differs in zip(parts, (several[1], several[2], several[0]), strict=True)
@@ -197,11 +202,11 @@ def _named(asked: Sequence[tuple[Path, str | None, str | None]]) -> list[Asked]:
     return found
 
 
-def _short(paths: Iterable[Path]) -> dict[Path, str]:
-    """Each path by as many of its last parts as tell it from the others."""
-    whole = {path: path.absolute().parts for path in paths}
-    for count in range(1, max(map(len, whole.values())) + 1):
-        shown = {path: "/".join(parts[-count:]) for path, parts in whole.items()}
+def _short(names: Mapping[Whole, Sequence[str]]) -> dict[Whole, str]:
+    """Each name, given by its parts, by as many of the last ones as tell it from the others."""
+    shown: dict[Whole, str] = {}
+    for count in range(1, max(map(len, names.values()), default=0) + 1):
+        shown = {name: "/".join(parts[-count:]) for name, parts in names.items()}
         if len(set(shown.values())) == len(shown):
             break
     return shown

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.report import files
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     Interval = Mapping[str, float | None]
 
@@ -34,14 +34,10 @@ class Line(NamedTuple):
 
 def lines(document: Mapping[str, Any]) -> list[Line]:
     """The detectors of all studies, in the order of their tables."""
-    first: dict[str, Mapping[str, Any]] = {}
     of_study = [{row["name"]: row for row in study["detectors"]} for study in document["studies"]]
-    for rows in of_study:
-        for name, row in rows.items():
-            first.setdefault(name, row)
     return [
         Line(row["title"], row["control"], [rows.get(name) for rows in of_study])
-        for name, row in first.items()
+        for name, row in _first(of_study).items()
     ]
 
 
@@ -58,17 +54,23 @@ def claim_lines(document: Mapping[str, Any]) -> list[Line]:
         }
         for study in document["studies"]
     ]
-    first: dict[str, Mapping[str, Any]] = {}
-    for rows in of_study:
-        first = {**rows, **first}
     return [
         Line(
             row["title"],
             row["role"] != "probe",
             [rows[name]["levels"]["span"] if name in rows else None for rows in of_study],
         )
-        for name, row in first.items()
+        for name, row in _first(of_study).items()
     ]
+
+
+def _first(of_study: Sequence[Mapping[str, Mapping[str, Any]]]) -> dict[str, Mapping[str, Any]]:
+    """Each detector's row of the first study that has it."""
+    first: dict[str, Mapping[str, Any]] = {}
+    for rows in of_study:
+        for name, row in rows.items():
+            first.setdefault(name, row)
+    return first
 
 
 def metric(row: Mapping[str, Any], name: str) -> Interval | None:

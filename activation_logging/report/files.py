@@ -31,7 +31,8 @@ def write_data(
         claims: what :func:`activation_logging.report.tokens.claim_rows` returns.
 
     Returns:
-        The paths of the files; a table without rows has none.
+        The paths of the files; a table without rows has none, and that of an earlier report in
+        the folder goes away.
     """
     tables: dict[str, Sequence[Mapping[str, Any]]] = {
         "detectors": [flat(row) for row in document["detectors"]],
@@ -67,9 +68,12 @@ def write_data(
     text = dumps(document, indent=1, ascii_only=False)
     write_whole(written[0], text.encode("utf-8"))
     for name, rows in tables.items():
+        path = folder / f"{name}.csv"
         if rows:
-            written.append(folder / f"{name}.csv")
-            write_whole(written[-1], csv_bytes(rows))
+            write_whole(path, csv_bytes(rows))
+            written.append(path)
+        else:
+            path.unlink(missing_ok=True)
     return written
 
 

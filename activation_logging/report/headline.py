@@ -9,11 +9,15 @@ if TYPE_CHECKING:
 
     Row = Mapping[str, Any]
 
+CHANCE = 0.5
+"""The AUROC of a detector that tells nothing."""
+
 
 def headline(document: Mapping[str, Any]) -> str:
     """The finding: how good the probe is, before the answer too, and what does as well without it.
 
     The probe is compared with the best control, and the control leads the sentence where it wins.
+    Nothing "tells" the classes where the interval of its AUROC reaches down to chance.
     The last sentence is about the state before the first word of the answer. It is compared with
     the best control that has read no more than that, and then with the best of all. There is one
     sentence alone where that state was found to be the best and no control wins.
@@ -24,7 +28,7 @@ def headline(document: Mapping[str, Any]) -> str:
     if _verdict(probe["over_best_control"]) == "less":
         return f"{_first(document, probe)} {_before(document, probe)}"
     return (
-        f"Before the first word, a linear probe tells {_told(document, probe)}"
+        f"Before the first word, a linear probe {_tells(document, probe)}"
         f"{_beside_both(document, probe)}."
     )
 
@@ -32,13 +36,13 @@ def headline(document: Mapping[str, Any]) -> str:
 def _first(document: Mapping[str, Any], probe: Row) -> str:
     control, over = best_control(document), _verdict(probe["over_best_control"])
     if control is None or over is None:
-        return f"A linear probe tells {_told(document, probe)}."
+        return f"A linear probe {_tells(document, probe)}."
     if over == "less":
         return (
-            f"A control, {_named(control)}, tells {_told(document, control)}, more than a linear "
+            f"A control, {_named(control)}, {_tells(document, control)}, more than a linear "
             f"probe ({_auroc(probe)})."
         )
-    return f"A linear probe tells {_told(document, probe)}, {_than(over)} {_best(control)}."
+    return f"A linear probe {_tells(document, probe)}, {_than(over)} {_best(control)}."
 
 
 def _before(document: Mapping[str, Any], probe: Row) -> str:
@@ -46,9 +50,12 @@ def _before(document: Mapping[str, Any], probe: Row) -> str:
     return f"Before the first word, a probe reaches {_auroc(probe)}{compared}."
 
 
-def _told(document: Mapping[str, Any], row: Row) -> str:
-    data = document["data"]
-    return f"{data['positive']} from {data['negative']} answers with AUROC {_auroc(row)}"
+def _tells(document: Mapping[str, Any], row: Row) -> str:
+    data, low = document["data"], row["auroc"]["low"]
+    classes = f"{data['positive']} from {data['negative']} answers"
+    if low is not None and low <= CHANCE:
+        return f"does not clearly tell {classes}: its AUROC is {_auroc(row)}"
+    return f"tells {classes} with AUROC {_auroc(row)}"
 
 
 def _beside_both(document: Mapping[str, Any], probe: Row) -> str:

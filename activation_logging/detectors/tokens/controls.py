@@ -11,8 +11,9 @@ from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
-from sklearn.preprocessing import OneHotEncoder, StandardScaler
+from sklearn.preprocessing import OneHotEncoder
 
+from activation_logging.detectors.calibration import logistic_curve
 from activation_logging.detectors.signals import FLOOR
 from activation_logging.detectors.text import text_only
 from activation_logging.detectors.tokens.results import TokenScores
@@ -127,7 +128,7 @@ def controls(
         _of_claims(
             tokens,
             ("claim_position", "Place of the claim in the answer"),
-            _predicted(_curve, place, spans.y, train),
+            _predicted(logistic_curve, place, spans.y, train),
         ),
     ]
     if answers is not None:
@@ -176,7 +177,7 @@ def _of_answers(answers: Level, found: Read) -> list[Scored]:
     every = np.arange(len(answers.y))
     whole = [(np.setdiff1d(every, part), part) for part in answers.parts]
     text = _predicted(text_only, found.answers, answers.y, whole)
-    length = _predicted(_curve, found.lengths[:, None], answers.y, whole)
+    length = _predicted(logistic_curve, found.lengths[:, None], answers.y, whole)
     return [
         Scored(
             "text_only",
@@ -246,7 +247,3 @@ def _of_type() -> Pipeline:
     return make_pipeline(
         OneHotEncoder(handle_unknown="ignore"), LogisticRegression(C=10.0, max_iter=2000)
     )
-
-
-def _curve() -> Pipeline:
-    return make_pipeline(StandardScaler(), LogisticRegression(C=1e3, max_iter=1000))

@@ -16,6 +16,7 @@ from activation_logging.detectors import SavedProbe, metrics
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
 from activation_logging.errors import ProbeError
 from activation_logging.report import build_report
+from activation_logging.report.files import write_data
 from activation_logging.report.page import render_page
 from tests.fixtures.claims import CITY, NEAR, YEAR, Claims, build_claims
 from tests.fixtures.planted import build
@@ -122,6 +123,15 @@ def test_without_spans_no_probe_colours_a_token(tmp_path):
     assert not page.values("data-score")
     assert "the token's log-probability, no probe" in page.text
     assert not (tmp_path / "r" / "claims.csv").exists()
+
+
+def test_files_of_an_earlier_report_do_not_stay_beside_a_later_one(report, tmp_path):
+    (tmp_path / "claims.csv").write_text("key\n1\n")
+    (tmp_path / "mine.csv").write_text("mine\n")
+    document = {**report.document, "tokens": {"left_out": "no spans"}}
+    tables = {file.name for file in write_data(tmp_path, document, [{"key": "1"}], [])}
+    assert {"claims.csv", "token_detectors.csv"}.isdisjoint(tables)
+    assert {file.name for file in tmp_path.iterdir()} == tables | {"mine.csv"}
 
 
 def test_a_saved_probe_of_tokens_colours_answers_without_spans(probe, tmp_path):

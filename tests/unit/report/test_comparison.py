@@ -6,14 +6,19 @@ import csv
 import json
 import re
 
+import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
-from activation_logging.errors import DatasetError, OutputExists
+from activation_logging.detectors import SavedProbe
+from activation_logging.errors import DatasetError, OutputExists, ProbeError
 from activation_logging.report import build_comparison
+from activation_logging.report.colours import load_token_probe
 from activation_logging.report.comparison import plan
+from activation_logging.report.comparison_data import claim_lines
+from tests.fixtures.answers import HIDDEN
 from tests.fixtures.planted import build
 from tests.fixtures.readers import command
 from tests.unit.report.test_page import HOSTILE, Page
@@ -100,6 +105,68 @@ def test_models_are_compared_when_they_are_named(stores):
     )
     assert [one.title for one in asked] == ["tiny · a/s", "other · c/s"]
     assert [one.name for one in asked] == ["tiny-a-s", "other-c-s"]
+
+
+def test_titles_of_studies_cannot_collide(tmp_path):
+    one = build(tmp_path / "x", n=4, change=of_model("a/m"))
+    two = build(tmp_path / "y", n=4, change=of_model("b/m"))
+    with open_store(two, writable=True) as store:
+        store.put_evaluation(next(iter(store)), name="more", label="correct")
+    asked = plan([one, two], ["facts"], ["a/m", "b/m"])
+    assert [each.title for each in asked] == ["a/m · x", "b/m · y"]
+    assert [each.name for each in asked] == ["a-m-x", "b-m-y"]
+    # One store, however it is named.
+    again = [two, two / ".." / "y"]
+    assert [each.title for each in plan(again, ["facts", "more"], [])] == ["facts", "more"]
+
+
+def test_a_probe_of_another_model_leaves_out_that_study_alone(stores, tmp_path):
+    store = build(tmp_path / "s", n=40)
+    with open_store(stores["one"]) as opened:
+        model = next(opened.entries()).model
+    probe = SavedProbe(
+        kind="token",
+        form="linear",
+        tensors={"weight": np.ones(HIDDEN), "bias": np.zeros(1)},
+        sources=(2,),
+        position=None,
+        threshold=0.5,
+        model=model,
+        num_layers=4,
+        label="profiles",
+        positive="contradicted",
+        negative="supported",
+    )
+    probe.save(tmp_path / "probe")
+    made = build_comparison(
+        [store, stores["other"]],
+        tmp_path / "r",
+        labels=["facts"],
+        models=["tiny", "other"],
+        token_probe=tmp_path / "probe",
+        **OPTIONS,
+    )
+    assert [title.partition(" ")[0] for title in made.reports] == ["tiny"]
+    ((title, reason),) = made.left_out.items()
+    assert title.startswith("other")
+    assert "was fitted on org/tiny, the answers are by org/other" in reason
+
+    def every_second(i, document):
+        document["model"] = ("org/tiny", "org/other")[i % 2]
+
+    with open_store(build(tmp_path / "both", n=4, change=every_second)) as both:
+        load_token_probe(tmp_path / "probe", both)
+        with pytest.raises(ProbeError, match="the answers are by org/other;"):
+            load_token_probe(tmp_path / "probe", both, "other")
+
+
+def test_detectors_stand_in_the_order_of_their_tables():
+    level = {"levels": {"span": {}}, "role": "probe"}
+    studies = [
+        {"tokens": {"detectors": [{"name": name, "title": name, **level} for name in names]}}
+        for names in ("abc", "acd")
+    ]
+    assert [line.title for line in claim_lines({"studies": studies})] == list("abcd")
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ def row(name, title, auroc, role="control", over_best=None, over_prompt=None, be
         "name": name,
         "title": title,
         "role": role,
-        "auroc": {"value": auroc},
+        "auroc": {"value": auroc, "low": auroc - 0.03, "high": auroc + 0.03},
         "over_best_control": over_best,
         "over_prompt": over_prompt,
         "over_text": None,
@@ -115,6 +115,17 @@ def test_the_best_place_may_be_before_the_answer(over, won):
     else:
         start = "Before the first word, a linear probe tells hallucinated from correct answers with"
         assert found.startswith(f"{start} AUROC 0.81, more than prompt only (0.54) and {won}")
+
+
+@pytest.mark.parametrize("first", [True, False], ids=["reads the answer", "before the answer"])
+def test_at_chance_nothing_is_told(first):
+    made = document(TIE)
+    made["detectors"][0]["auroc"] = {"value": 0.53, "low": 0.48, "high": 0.58}
+    made["detectors"][0].update(before_answer=not first, over_prompt=TIE)
+    said = "a linear probe does not clearly tell hallucinated from correct answers: its AUROC is"
+    found = headline(made)
+    assert f"{said} 0.53, not clearly different from" in found[:1].lower() + found[1:]
+    assert " tells " not in found
 
 
 def test_without_controls_nothing_is_compared():
