@@ -132,13 +132,17 @@ def controls(
     ]
     if answers is not None:
         rows += _of_answers(answers, found)
+    left_out: dict[str, str] = {}
     if found.missing:
-        reason = (
+        left_out["Log-probability of the claim's tokens"] = (
             f"{len(found.missing)} of {len(tokens.keys)} answers have no log-probabilities (the "
             f"first: {found.missing[0]}); ask for them (logprobs in the request)"
         )
-        return rows, {"Log-probability of the claim's tokens": reason}
-    return rows + _logprobs(tokens, found), {}
+    else:
+        rows += _logprobs(tokens, found)
+    if answers is None:
+        rows = [row.without_answers() for row in rows]
+    return rows, left_out
 
 
 def _logprobs(tokens: Tokens, found: Read) -> list[Scored]:
@@ -224,7 +228,8 @@ def _claim_text() -> Pipeline:
         return TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
-            token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - not that kind of token
+            # A text without a word has one, the empty one: all claims may begin their answers.
+            token_pattern=r"(?u)\b\w+\b|^(?=\W*$)",  # noqa: S106 - not that kind of token
             max_features=20_000,
         )
 

@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from sklearn.metrics import roc_auc_score
 
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
+from activation_logging.detectors.tokens.controls import _claim_text
 from activation_logging.detectors.tokens.evaluation import Evaluator, Level
 from activation_logging.detectors.tokens.results import LEVELS
 from activation_logging.errors import DatasetError
@@ -196,3 +197,39 @@ def test_many_scores_share_steps(study):
     result, values, _ = evaluator._level(level, [score])
     assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
     assert result.within is None
+
+
+def test_too_few_right_answers_leave_out_every_row_of_answers(tmp_path):
+    path = build_claims(tmp_path / "store", Claims(n=100, wrong=(0.8, 0.8)))
+    options = TokenOptions(draws=20, folds=3, strengths=(0.1,), layers=[2], transfer_by=())
+    with open_store(path) as store:
+        study = run_token_study(store, "profiles", options)
+    assert "too few answers" in study.left_out["Whole answers"]
+    assert {row.name for row in study.results} >= {"claim_text", "min_logprob"}
+    for row in study.results:
+        assert set(row.levels) <= {"token", "span", "first"}, row.name
+
+
+def test_claims_that_each_are_a_type_of_their_own_have_nothing_to_compare(study):
+    n = 300
+    rng = np.random.default_rng(0)
+    y, parts = np.arange(n) % 2, [np.arange(0, n, 2), np.arange(1, n, 2)]
+    evaluator = Evaluator(study.tokens, study.folds, 5, 0)
+    score, groups = rng.normal(size=n), rng.integers(0, 160, n)
+    level = Level(y, np.ones(n), groups, [np.arange(n)], np.arange(n).astype(str))
+    assert level.by_type() == []
+    assert evaluator._level(level, [score])[0].within is None
+    # Of three types in two parts, one is always of one class.
+    types = np.where(np.arange(n) < 200, np.where(np.arange(n) % 4 < 2, "a", "b"), "c")
+    y = np.where(types == "c", 1, np.arange(n) // 4 % 2)
+    found = replace(level, y=y, parts=parts, types=types).by_type()
+    assert [set(types[inside]) for inside in found] == [{"a"}, {"b"}, {"a"}, {"b"}]
+    assert sorted(np.concatenate(found)) == list(range(200))
+
+
+def test_the_text_control_reads_claims_that_begin_their_answers():
+    texts = np.array(
+        [("Where?", "", f"in {'Rome' if i % 2 else 'Oslo'}") for i in range(40)], object
+    )
+    fitted = _claim_text().fit(texts, np.arange(40) % 2)
+    assert (fitted.predict(texts) == np.arange(40) % 2).all()
