@@ -99,7 +99,8 @@ class LevelResult:
     """How good a detector is at one level, with 95 % bootstrap intervals over answers' groups.
 
     ``recall`` is by false positive rate. ``within`` is the AUROC among claims of one type, over
-    all types weighted by their pairs, so that the type itself is no help; None for answers.
+    all types weighted by their pairs, so that the type itself is no help; None for answers, and
+    where no type has claims of both classes in a test part.
     ``over_control`` and ``within_over_control`` are the differences to the best control or signal,
     whose name is ``control``, on the same resamples; None for those themselves.
     """
