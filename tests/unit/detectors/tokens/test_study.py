@@ -153,6 +153,17 @@ def test_probes_of_the_maximum_are_saved_too(study):
     assert fit_token_probe(study, span_max=True).digest != fit_token_probe(study).digest
 
 
+def test_probes_of_the_maximum_are_calibrated_by_probes_of_their_own_penalty(tmp_path):
+    """Less of a penalty gives larger log-odds, so the calibration takes more off."""
+    build_claims(tmp_path / "store", Claims(n=60))
+    options = TokenOptions(draws=20, folds=2, strengths=(0.01,), layers=[2], answers=False, mix=[])
+    with open_store(tmp_path / "store") as store:
+        study = run_token_study(store, "profiles", replace(options, transfer_by=()))
+        strong, weak = (replace(study, place=study.place._replace(C=C)) for C in (1e-4, 0.1))
+        of_strong, of_weak = (fit_token_probe(one, span_max=True) for one in (strong, weak))
+    assert of_strong.calibration.a > 2 * of_weak.calibration.a
+
+
 @pytest.mark.parametrize("n", [60, 120])
 def test_other_evaluators(tmp_path, n):
     path = tmp_path / "store"
