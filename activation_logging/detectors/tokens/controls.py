@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -128,6 +129,13 @@ def controls(
             tokens,
             ("claim_position", "Place of the claim in the answer"),
             _predicted(_curve, place, spans.y, train),
+        ),
+        _of_claims(
+            tokens,
+            ("prompt_only", "Prompt only (TF-IDF of its words)"),
+            _predicted(
+                partial(text_only, answer=False), found.answers[spans.answer], spans.y, train
+            ),
         ),
     ]
     if answers is not None:

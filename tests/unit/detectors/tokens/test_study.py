@@ -216,7 +216,7 @@ def test_too_few_right_answers_leave_out_every_row_of_answers(tmp_path):
     with open_store(path) as store:
         study = run_token_study(store, "profiles", options)
     assert "too few answers" in study.left_out["Whole answers"]
-    assert {row.name for row in study.results} >= {"claim_text", "min_logprob"}
+    assert {row.name for row in study.results} >= {"claim_text", "prompt_only", "min_logprob"}
     for row in study.results:
         assert set(row.levels) <= {"token", "span", "first"}, row.name
 
