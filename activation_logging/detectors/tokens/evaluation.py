@@ -158,6 +158,7 @@ class Evaluator:
         result = LevelResult(
             auroc=interval_of(auroc),
             auprc=interval_of(figure(metrics.auprc)),
+            aurc=interval_of(figure(metrics.aurc)),
             recall={
                 fpr: interval_of(figure(metrics.recall_at_fpr, fpr))
                 for fpr in metrics.FALSE_POSITIVE_RATES

@@ -98,6 +98,7 @@ class TokenScores:
 class LevelResult:
     """How good a detector is at one level, with 95 % bootstrap intervals over answers' groups.
 
+    ``aurc`` is the area under risk against coverage, see :func:`.metrics.aurc`; less is better.
     ``recall`` is by false positive rate. ``within`` is the AUROC among claims of one type, over
     all types weighted by their pairs, so that the type itself is no help; None for answers, and
     where no type has claims of both classes in a test part.
@@ -107,6 +108,7 @@ class LevelResult:
 
     auroc: Interval
     auprc: Interval
+    aurc: Interval
     recall: Mapping[float, Interval]
     within: Interval | None
     control: str = ""
@@ -119,6 +121,7 @@ class LevelResult:
         found: dict[str, Any] = {
             "auroc": self.auroc._asdict(),
             "auprc": self.auprc._asdict(),
+            "aurc": self.aurc._asdict(),
             "recall_at": {str(rate): each._asdict() for rate, each in self.recall.items()},
         }
         if self.over_control is not None:

@@ -109,6 +109,7 @@ def test_as_json(study):
     level = by_name["token_linear"]["levels"]["span"]
     assert level["auroc"]["value"] == study.result("token_linear").levels["span"].auroc.value
     assert set(level["recall_at"]) == {"0.01", "0.05", "0.1"}
+    assert 0 < level["aurc"]["value"] < 1
     assert level["best_control"] in by_name
 
 
@@ -236,6 +237,16 @@ def test_claims_that_each_are_a_type_of_their_own_have_nothing_to_compare(study)
     found = replace(level, y=y, parts=parts, types=types).by_type()
     assert [set(types[inside]) for inside in found] == [{"a"}, {"b"}, {"a"}, {"b"}]
     assert sorted(np.concatenate(found)) == list(range(200))
+
+
+def test_risk_against_coverage_of_claims(study):
+    y = np.array([0, 1, 0, 1, 1, 0])
+    score = np.array([0.1, 0.2, 0.2, 0.5, 0.9, 0.9])
+    evaluator = Evaluator(study.tokens, study.folds, 5, 0)
+    level = Level(y, np.ones(6), np.arange(6), [np.arange(6)])
+    # Kept are 1, then 3 (two are equal), 4, and all 6.
+    wanted = (0 + 2 * 1 / 3 + 2 / 4 + 2 * 3 / 6) / 6
+    assert evaluator._level(level, [score])[0].aurc.value == pytest.approx(wanted)
 
 
 def test_the_text_control_reads_claims_that_begin_their_answers():
