@@ -81,7 +81,9 @@ def conformal_promises(
 ) -> list[Promise]:
     """Calibrate thresholds inside each training side, and count the mistakes on its test side.
 
-    A training side is cut into groups to fit on and groups to calibrate on, several times.
+    A training side is cut into groups to fit on and groups to calibrate on, several times. The
+    place in the network stays the one that the whole training side chose, so the groups to
+    calibrate on had a say in that; the test side, on which the promise is tried, had none.
 
     Args:
         examples: the labelled answers.

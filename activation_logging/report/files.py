@@ -151,7 +151,7 @@ def token_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _level(found: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for metric in ("auroc", "auprc", "within", "over_control", "within_over_control"):
+    for metric in ("auroc", "auprc", "aurc", "within", "over_control", "within_over_control"):
         plain.update(spread(metric, found[metric]))
     for rate, recall in found["recall_at"].items():
         plain.update(spread(f"recall_at_{rate}", recall))

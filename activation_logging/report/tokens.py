@@ -165,6 +165,7 @@ def _level(level: LevelResult) -> dict[str, Any]:
     return {
         "auroc": as_json(level.auroc),
         "auprc": as_json(level.auprc),
+        "aurc": as_json(level.aurc),
         "recall_at": {str(rate): as_json(recall) for rate, recall in level.recall.items()},
         "within": as_json(level.within),
         "control": level.control,

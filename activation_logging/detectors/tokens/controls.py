@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -130,16 +131,27 @@ def controls(
             ("claim_position", "Place of the claim in the answer"),
             _predicted(logistic_curve, place, spans.y, train),
         ),
+        _of_claims(
+            tokens,
+            ("prompt_only", "Prompt only (TF-IDF of its words)"),
+            _predicted(
+                partial(text_only, answer=False), found.answers[spans.answer], spans.y, train
+            ),
+        ),
     ]
     if answers is not None:
         rows += _of_answers(answers, found)
+    left_out: dict[str, str] = {}
     if found.missing:
-        reason = (
+        left_out["Log-probability of the claim's tokens"] = (
             f"{len(found.missing)} of {len(tokens.keys)} answers have no log-probabilities (the "
             f"first: {found.missing[0]}); ask for them (logprobs in the request)"
         )
-        return rows, {"Log-probability of the claim's tokens": reason}
-    return rows + _logprobs(tokens, found), {}
+    else:
+        rows += _logprobs(tokens, found)
+    if answers is None:
+        rows = [row.without_answers() for row in rows]
+    return rows, left_out
 
 
 def _logprobs(tokens: Tokens, found: Read) -> list[Scored]:
@@ -225,7 +237,8 @@ def _claim_text() -> Pipeline:
         return TfidfVectorizer(
             ngram_range=(1, 2),
             sublinear_tf=True,
-            token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - not that kind of token
+            # A text without a word has one, the empty one: all claims may begin their answers.
+            token_pattern=r"(?u)\b\w+\b|^(?=\W*$)",  # noqa: S106 - not that kind of token
             max_features=20_000,
         )
 

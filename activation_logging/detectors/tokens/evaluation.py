@@ -47,15 +47,18 @@ class Level:
     types: npt.NDArray[np.str_] | None = None
 
     def by_type(self) -> list[Ints]:
-        """The parts, each divided by type."""
+        """The parts, each divided by type; without those of one class, which have no pairs.
+
+        What a claim says may be its type, so there may be as many types as claims.
+        """
         assert self.types is not None
-        names, code = np.unique(self.types, return_inverse=True)
-        return [
-            inside
-            for part in self.parts
-            for number in range(len(names))
-            if len(inside := part[code[part] == number])
-        ]
+        _, code = np.unique(self.types, return_inverse=True)
+        found: list[Ints] = []
+        for part in self.parts:
+            sorted_by_type = part[np.argsort(code[part], kind="stable")]
+            cuts = np.flatnonzero(np.diff(code[sorted_by_type])) + 1
+            found += np.split(sorted_by_type, cuts)
+        return [inside for inside in found if 0 < self.y[inside].sum() < len(inside)]
 
 
 class Evaluator:
@@ -150,12 +153,12 @@ class Evaluator:
             return _joined([table(metric, *more) for table in tables])
 
         auroc, within = figure(metrics.auroc), None
-        if level.types is not None:
-            parts = level.by_type()
+        if level.types is not None and (parts := level.by_type()):
             within = _joined([self._table(level, one, parts)(metrics.auroc) for one in scores])
         result = LevelResult(
             auroc=interval_of(auroc),
             auprc=interval_of(figure(metrics.auprc)),
+            aurc=interval_of(figure(metrics.aurc)),
             recall={
                 fpr: interval_of(figure(metrics.recall_at_fpr, fpr))
                 for fpr in metrics.FALSE_POSITIVE_RATES

@@ -98,14 +98,17 @@ class TokenScores:
 class LevelResult:
     """How good a detector is at one level, with 95 % bootstrap intervals over answers' groups.
 
+    ``aurc`` is the area under risk against coverage, see :func:`.metrics.aurc`; less is better.
     ``recall`` is by false positive rate. ``within`` is the AUROC among claims of one type, over
-    all types weighted by their pairs, so that the type itself is no help; None for answers.
+    all types weighted by their pairs, so that the type itself is no help; None for answers, and
+    where no type has claims of both classes in a test part.
     ``over_control`` and ``within_over_control`` are the differences to the best control or signal,
     whose name is ``control``, on the same resamples; None for those themselves.
     """
 
     auroc: Interval
     auprc: Interval
+    aurc: Interval
     recall: Mapping[float, Interval]
     within: Interval | None
     control: str = ""
@@ -118,6 +121,7 @@ class LevelResult:
         found: dict[str, Any] = {
             "auroc": self.auroc._asdict(),
             "auprc": self.auprc._asdict(),
+            "aurc": self.aurc._asdict(),
             "recall_at": {str(rate): each._asdict() for rate, each in self.recall.items()},
         }
         if self.over_control is not None:

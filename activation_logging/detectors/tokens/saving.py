@@ -17,6 +17,7 @@ from activation_logging.detectors.saved_probe import (
     prompts_of,
 )
 from activation_logging.detectors.tokens.answers import KINDS, held_answers
+from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.fitting import Problems
 from activation_logging.detectors.tokens.losses import Runs
 from activation_logging.detectors.tokens.rows import InMemory, gather
@@ -67,8 +68,12 @@ def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
     problems = Problems(rows, tokens.y, tokens.weights, everything, runs)
     (fitted,) = problems.fit([study.place.C], span_max=span_max)
     row = study.result("token_span_max" if span_max else "token_linear")
-    held_out = row.scores.token if span_max else study.held_out
-    assert held_out is not None
+    held_out = study.held_out
+    if span_max:
+        # The row's own scores are of the place of each fold, whose penalties give other log-odds.
+        split, place = Split.of(tokens, study.folds), study.place
+        cells = split.cells(rows, place.layers, [place.C], span_max=True)
+        held_out = cells[place].token
     judged = np.flatnonzero(tokens.rows.span >= 0)
     span_odds = runs.highest(held_out)[tokens.rows.span[runs.starts] >= 0]
     spans = tokens.spans

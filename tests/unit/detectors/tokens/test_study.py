@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from sklearn.metrics import roc_auc_score
 
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
+from activation_logging.detectors.tokens.controls import _claim_text
 from activation_logging.detectors.tokens.evaluation import Evaluator, Level
 from activation_logging.detectors.tokens.results import LEVELS
 from activation_logging.errors import DatasetError
@@ -108,6 +109,7 @@ def test_as_json(study):
     level = by_name["token_linear"]["levels"]["span"]
     assert level["auroc"]["value"] == study.result("token_linear").levels["span"].auroc.value
     assert set(level["recall_at"]) == {"0.01", "0.05", "0.1"}
+    assert 0 < level["aurc"]["value"] < 1
     assert level["best_control"] in by_name
 
 
@@ -150,6 +152,17 @@ def test_a_saved_probe_of_answers(path, study, form):
 
 def test_probes_of_the_maximum_are_saved_too(study):
     assert fit_token_probe(study, span_max=True).digest != fit_token_probe(study).digest
+
+
+def test_probes_of_the_maximum_are_calibrated_by_probes_of_their_own_penalty(tmp_path):
+    """Less of a penalty gives larger log-odds, so the calibration takes more off."""
+    build_claims(tmp_path / "store", Claims(n=60))
+    options = TokenOptions(draws=20, folds=2, strengths=(0.01,), layers=[2], answers=False, mix=[])
+    with open_store(tmp_path / "store") as store:
+        study = run_token_study(store, "profiles", replace(options, transfer_by=()))
+        strong, weak = (replace(study, place=study.place._replace(C=C)) for C in (1e-4, 0.1))
+        of_strong, of_weak = (fit_token_probe(one, span_max=True) for one in (strong, weak))
+    assert of_strong.calibration.a > 2 * of_weak.calibration.a
 
 
 @pytest.mark.parametrize("n", [60, 120])
@@ -196,3 +209,49 @@ def test_many_scores_share_steps(study):
     result, values, _ = evaluator._level(level, [score])
     assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
     assert result.within is None
+
+
+def test_too_few_right_answers_leave_out_every_row_of_answers(tmp_path):
+    path = build_claims(tmp_path / "store", Claims(n=100, wrong=(0.8, 0.8)))
+    options = TokenOptions(draws=20, folds=3, strengths=(0.1,), layers=[2], transfer_by=())
+    with open_store(path) as store:
+        study = run_token_study(store, "profiles", options)
+    assert "too few answers" in study.left_out["Whole answers"]
+    assert {row.name for row in study.results} >= {"claim_text", "prompt_only", "min_logprob"}
+    for row in study.results:
+        assert set(row.levels) <= {"token", "span", "first"}, row.name
+
+
+def test_claims_that_each_are_a_type_of_their_own_have_nothing_to_compare(study):
+    n = 300
+    rng = np.random.default_rng(0)
+    y, parts = np.arange(n) % 2, [np.arange(0, n, 2), np.arange(1, n, 2)]
+    evaluator = Evaluator(study.tokens, study.folds, 5, 0)
+    score, groups = rng.normal(size=n), rng.integers(0, 160, n)
+    level = Level(y, np.ones(n), groups, [np.arange(n)], np.arange(n).astype(str))
+    assert level.by_type() == []
+    assert evaluator._level(level, [score])[0].within is None
+    # Of three types in two parts, one is always of one class.
+    types = np.where(np.arange(n) < 200, np.where(np.arange(n) % 4 < 2, "a", "b"), "c")
+    y = np.where(types == "c", 1, np.arange(n) // 4 % 2)
+    found = replace(level, y=y, parts=parts, types=types).by_type()
+    assert [set(types[inside]) for inside in found] == [{"a"}, {"b"}, {"a"}, {"b"}]
+    assert sorted(np.concatenate(found)) == list(range(200))
+
+
+def test_risk_against_coverage_of_claims(study):
+    y = np.array([0, 1, 0, 1, 1, 0])
+    score = np.array([0.1, 0.2, 0.2, 0.5, 0.9, 0.9])
+    evaluator = Evaluator(study.tokens, study.folds, 5, 0)
+    level = Level(y, np.ones(6), np.arange(6), [np.arange(6)])
+    # Kept are 1, then 3 (two are equal), 4, and all 6.
+    wanted = (0 + 2 * 1 / 3 + 2 / 4 + 2 * 3 / 6) / 6
+    assert evaluator._level(level, [score])[0].aurc.value == pytest.approx(wanted)
+
+
+def test_the_text_control_reads_claims_that_begin_their_answers():
+    texts = np.array(
+        [("Where?", "", f"in {'Rome' if i % 2 else 'Oslo'}") for i in range(40)], object
+    )
+    fitted = _claim_text().fit(texts, np.arange(40) % 2)
+    assert (fitted.predict(texts) == np.arange(40) % 2).all()
