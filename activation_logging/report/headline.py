@@ -93,7 +93,9 @@ def _auroc(row: Row) -> str:
 def _named(row: Row) -> str:
     """A title as it stands within a sentence, without what is in brackets."""
     title: str = row["title"].partition(" (")[0]
-    return f"{title[:1].lower()}{title[1:]}"
+    name = f"{title[:1].lower()}{title[1:]}"
+    what, only, rest = name.partition(" only")
+    return f"the {what} alone" if only and not rest else name
 
 
 def main_probe(document: Mapping[str, Any]) -> Row:

@@ -45,11 +45,11 @@ def document(over, before_over_best=TIE, before_over_prompt=TIE, *, best="text_o
     }
 
 
-BEST = "the best control (text only, 0.76)"
+BEST = "the best control (the text alone, 0.76)"
 
 
 PROBE = "A linear probe tells hallucinated from correct answers with AUROC 0.81"
-CONTROL = "A control, text only, tells hallucinated from correct answers with AUROC 0.76"
+CONTROL = "A control, the text alone, tells hallucinated from correct answers with AUROC 0.76"
 
 
 @pytest.mark.parametrize(
@@ -71,10 +71,10 @@ def test_the_first_sentence_names_the_best_control(over, first):
 @pytest.mark.parametrize(
     ("over_prompt", "over_best", "said"),
     [
-        (MORE, MORE, "more than prompt only (0.54) and more than "),
-        (MORE, LESS, "more than prompt only (0.54) and less than "),
-        (TIE, LESS, "not clearly different from prompt only (0.54) and less than "),
-        (LESS, LESS, "less than prompt only (0.54) and less than "),
+        (MORE, MORE, "more than the prompt alone (0.54) and more than "),
+        (MORE, LESS, "more than the prompt alone (0.54) and less than "),
+        (TIE, LESS, "not clearly different from the prompt alone (0.54) and less than "),
+        (LESS, LESS, "less than the prompt alone (0.54) and less than "),
     ],
     ids=["probe wins", "answer helps the control", "tie", "control wins only before"],
 )
@@ -93,7 +93,9 @@ def test_a_log_probability_may_be_the_best_control():
 
 def test_the_prompt_is_named_once_where_it_is_the_best_control():
     found = headline(document(MORE, MORE, MORE, best="prompt_only"))
-    assert found.endswith("a probe reaches 0.73, more than the best control (prompt only, 0.54).")
+    assert found.endswith(
+        "a probe reaches 0.73, more than the best control (the prompt alone, 0.54)."
+    )
 
 
 def test_without_a_state_before_the_answer_there_is_one_sentence():
@@ -110,11 +112,11 @@ def test_the_best_place_may_be_before_the_answer(over, won):
     found = headline(made)
     assert found.count("efore the first word") == 1
     if won == "less":
-        assert found.startswith("A control, text only, tells ")
-        assert " Before the first word, a probe reaches 0.81, more than prompt only" in found
+        assert found.startswith("A control, the text alone, tells ")
+        assert " Before the first word, a probe reaches 0.81, more than the prompt alone" in found
     else:
         start = "Before the first word, a linear probe tells hallucinated from correct answers with"
-        assert found.startswith(f"{start} AUROC 0.81, more than prompt only (0.54) and {won}")
+        assert found.startswith(f"{start} AUROC 0.81, more than the prompt alone (0.54) and {won}")
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["reads the answer", "before the answer"])
