@@ -20,6 +20,12 @@ EXCEPT = ROOT / "activation_logging" / "benchmarks" / "sources" / "drugs.py"
 MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 CALLS = {"eval", "exec", "torch.load", "torch.save", "yaml.load", "os.system"}
 OPTIONS = {"allow_pickle", "trust_remote_code", "shell"}
+ASKED_FOR = "trust_remote_code"
+"""May be handed on where a user asked for it. It is off by default."""
+
+
+def is_off(value: ast.AST | None) -> bool:
+    return isinstance(value, ast.Constant) and value.value is False
 
 
 def found_in(tree: ast.AST) -> list[str]:
@@ -36,8 +42,19 @@ def found_in(tree: ast.AST) -> list[str]:
                 word.arg
                 for word in node.keywords
                 if word.arg in OPTIONS
-                and not (isinstance(word.value, ast.Constant) and word.value.value is False)
+                and not is_off(word.value)
+                and not (word.arg == ASKED_FOR and ASKED_FOR in ast.unparse(word.value))
             }
+        elif isinstance(node, ast.FunctionDef):
+            given = node.args
+            last = given.args[len(given.args) - len(given.defaults) :]
+            named = [
+                *zip(last, given.defaults, strict=True),
+                *zip(given.kwonlyargs, given.kw_defaults, strict=True),
+            ]
+            wrong = {arg.arg for arg, value in named if arg.arg in OPTIONS and not is_off(value)}
+        elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            wrong = {node.target.id} & OPTIONS if not is_off(node.value) else set()
         else:
             continue
         found += [f"{node.lineno}: {what}" for what in sorted(wrong)]
@@ -64,3 +81,7 @@ def test_the_one_pickle_is_read_without_classes():
 def test_the_search_finds():
     text = "import pickle\nnumpy.load(f, allow_pickle=True)\nfrom joblib import dump\neval('1')"
     assert len(found_in(ast.parse(text))) == 4
+    asked = "load(x, trust_remote_code={})\ndef f(*, trust_remote_code={}): ...\n"
+    assert found_in(ast.parse(asked.format("options.trust_remote_code", False))) == []
+    assert len(found_in(ast.parse(asked.format(True, True)))) == 2
+    assert len(found_in(ast.parse("class A:\n    trust_remote_code: bool = True"))) == 1
