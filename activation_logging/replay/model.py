@@ -340,5 +340,8 @@ class ReplayModel:
 
         if not self.device.startswith("cuda"):
             return available()
-        unused = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
-        return int(torch.cuda.mem_get_info()[0] + unused)
+        reserved, used = (
+            torch.cuda.memory_reserved(self.device),
+            torch.cuda.memory_allocated(self.device),
+        )
+        return int(torch.cuda.mem_get_info(self.device)[0] + reserved - used)

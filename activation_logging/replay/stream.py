@@ -57,7 +57,7 @@ def logit_lens(layer: LayerPass, answer: Answer) -> Any:
     for start in range(0, answer.num_response, _AT_ONCE):
         part = slice(start, start + _AT_ONCE)
         log_probs = layer.log_probs(states[part])
-        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        entropy = torch.special.entr(log_probs.exp()).sum(-1)  # a masked logit is no outcome
         chosen = log_probs.gather(1, answer.chosen[part, None])[:, 0]
         found.append(torch.stack([entropy, chosen], dim=1))
     return torch.cat(found)
