@@ -98,8 +98,12 @@ def print_report(result: ReportResult) -> None:
         where = (row.detector, row.layer, row.position)
         made.add_row(*as_row((*where, f"{row.auroc:.3f}", interval, compared)))
     output.print(made)
-    for name, reason in result.left_out.items():
-        errors.print(f"left out: {name}: {reason}", style="dim")
+    if result.left_out:
+        errors.print(
+            "left out, as the page explains, for want of what they read: "
+            f"{', '.join(result.left_out)}",
+            style="dim",
+        )
     output.print(result.headline)
     output.print(f"page: {result.page}")
 
