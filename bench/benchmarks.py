@@ -27,7 +27,7 @@ from activation_logging.errors import DatasetError
 from activation_logging.large_model import large_model_path
 from activation_logging.records import LABELS
 from activation_logging.report import build_report
-from bench.docs import add_flag, markdown, record_rows
+from bench.docs import add_flag, interval_text, markdown, record_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,18 +131,14 @@ def detectors(names: Sequence[str], folder: Path) -> tuple[list[str], list[list[
         rows.append(
             [
                 f"`{name}`",
-                *(_interval(found[one]["auroc"]) if one in found else "" for one in DETECTORS),
-                _interval(trust["shuffled"]["auroc"]),
+                *(interval_text(found[one]["auroc"]) if one in found else "" for one in DETECTORS),
+                interval_text(trust["shuffled"]["auroc"]),
                 DETECTORS.get(trust["best_control"], trust["best_control"] or ""),
-                _interval(found["linear_probe"]["over_best_control"]),
-                _interval(before.get("over_prompt")),
+                interval_text(found["linear_probe"]["over_best_control"]),
+                interval_text(before.get("over_prompt")),
             ]
         )
     return ["benchmark", *DETECTORS.values(), *COMPARED], rows
-
-
-def _interval(of: Mapping[str, float] | None) -> str:
-    return f"{of['value']:.3f} ({of['low']:.3f} to {of['high']:.3f})" if of else ""
 
 
 def main() -> None:

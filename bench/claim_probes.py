@@ -18,7 +18,7 @@ from rich.table import Table
 from activation_logging.detectors.tokens import TokenOptions, run_token_study
 from activation_logging.detectors.tokens.results import LEVELS
 from activation_logging.store import open_store
-from bench.docs import add_flag, record, terminal, write_figures
+from bench.docs import add_flag, interval_text, record, terminal, write_figures
 
 if TYPE_CHECKING:
     from activation_logging.detectors.metrics import Interval
@@ -95,9 +95,7 @@ def layers_of(study: TokenStudy) -> Table:
 
 
 def _text(interval: Interval | None) -> str:
-    if interval is None:
-        return ""
-    return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
+    return interval_text(interval and interval._asdict())
 
 
 def _beside(interval: Interval | None, name: str) -> str:

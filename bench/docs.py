@@ -65,6 +65,11 @@ def spread_text(found: Mapping[str, float]) -> str:
     return f"{found['median']:.3f} ({found['least']:.2f} to {found['greatest']:.2f})"
 
 
+def interval_text(found: Mapping[str, float] | None) -> str:
+    """A figure with its interval, as tables show it; nothing where there is none."""
+    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})" if found else ""
+
+
 def record(name: str | None, table: Table) -> None:
     """Keep a table that was just printed as ``docs/measured/NAME.json``; without a name do nothing.
 

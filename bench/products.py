@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from activation_logging.bench.ratios import RATIOS
 from activation_logging.records import LABELS
-from bench.docs import record_rows, spread_text
+from bench.docs import interval_text, record_rows, spread_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,19 +37,19 @@ def report(name: str, found: Mapping[str, Any], command: str | None) -> None:
         [
             [
                 row["title"],
-                _interval(row["auroc"]),
+                interval_text(row["auroc"]),
                 f"{row['auprc']['value']:.3f}",
                 f"{row['recall_at']['0.05']['value']:.3f}",
                 f"{row['risk_coverage']['aurc']['value']:.3f}",
                 f"{row['ece']['value']:.3f}",
-                _interval(row["over_best_control"]) if row["over_best_control"] else "",
+                interval_text(row["over_best_control"]),
             ]
             for row in found["detectors"]
         ]
         + [
             [
                 "Linear probe, shuffled labels",
-                _interval(found["trust"]["shuffled"]["auroc"]),
+                interval_text(found["trust"]["shuffled"]["auroc"]),
                 *[""] * 5,
             ]
         ],
@@ -133,10 +133,6 @@ def proof(name: str, found: Mapping[str, Any], command: str | None) -> None:
         ],
         command=command,
     )
-
-
-def _interval(found: Mapping[str, float]) -> str:
-    return f"{found['value']:.3f} ({found['low']:.3f} to {found['high']:.3f})"
 
 
 def _rate(found: Mapping[str, float] | None) -> str:

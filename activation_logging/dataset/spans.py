@@ -40,6 +40,10 @@ class Spans(NamedTuple):
     first: Ints
     stop: Ints
 
+    def wrong_answers(self) -> Ints:
+        """1 for each answer that has a contradicted claim, else 0, ``[answers]``."""
+        return (np.bincount(self.answer, self.y) > 0).astype(np.int64)
+
 
 @dataclass
 class Judged:

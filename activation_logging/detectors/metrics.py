@@ -51,6 +51,13 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
     return _divide(above, pairs)
 
 
+def auroc_over(
+    y: Ints, score: Floats, other: Floats, weights: Floats, folds: Sequence[Ints]
+) -> Floats:
+    """The AUROC of one score less that of another, on the same resamples, ``[resamples]``."""
+    return auroc(y, score, weights, folds) - auroc(y, other, weights, folds)
+
+
 def plain_auroc(y: Ints, score: Floats) -> float:
     """AUROC of one part, every answer counted once."""
     return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])

@@ -16,6 +16,7 @@ from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.saved_probe import claims_fitted_on, fitted_on
 from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.detectors.tokens.scored import highest_of
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent, track
@@ -221,21 +222,18 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     p = np.concatenate([probe.of_tokens(batch.X) for batch in tokens.batches()])
     judged = tokens.rows.span >= 0
     number, token = tokens.rows.span[judged], p[judged]
-    span = np.full(len(spans.y), -np.inf)
-    np.maximum.at(span, number, token)
+    span = highest_of(token, number)
     _, firsts = np.unique(number, return_index=True)
     answer = np.full(len(tokens.keys), np.nan)
     for run in tokens.whole_answers():
         for one in np.unique(run.answer):
             answer[one] = probe.of_answer(run.X[run.answer == one])
-    wrong = np.zeros(len(tokens.keys), np.int64)
-    np.maximum.at(wrong, spans.answer, spans.y)
     of_spans = tokens.answer_groups[spans.answer]
     sides = {
         "span": (spans.y, span, of_spans),
         "first": (spans.y, token[firsts], of_spans),
         "token": (tokens.y[judged], token, tokens.groups[judged]),
-        "answer": (wrong, answer, tokens.answer_groups),
+        "answer": (spans.wrong_answers(), answer, tokens.answer_groups),
     }
     levels, warnings = {}, _warnings(tokens.left_out)
     for name, (y, each, groups) in sides.items():
@@ -317,24 +315,16 @@ def _beside_text(
     level: Level, sides: _Sides, examples: Examples, texts: list[tuple[str, str]], seed: int
 ) -> Level:
     """With the control that sees the words of these answers, and has learned from them."""
-    from activation_logging.detectors.sweep import cross_validate
-    from activation_logging.detectors.text import TEXT_ONLY
+    from activation_logging.detectors.probe_fitting import text_scores
 
     y, p, bootstrap = sides
     folds = make_folds(y, examples.groups, folds=FOLDS, seed=seed)
-    words = np.array(texts, dtype=object)
-    scores = cross_validate(partial(TEXT_ONLY.make, seed), [words] * len(folds), y, folds)
+    text = text_scores(texts, y, folds, seed).probability
     tests = [fold.test for fold in folds]
-    text = scores.probability
-
-    def over(weights: Floats) -> Floats:
-        own, other = (metrics.auroc(y, score, weights, tests) for score in (p, text))
-        return own - other
-
     return replace(
         level,
         text_only=bootstrap.interval(lambda w: metrics.auroc(y, text, w, tests)),
-        over_text=bootstrap.interval(over),
+        over_text=bootstrap.interval(lambda w: metrics.auroc_over(y, p, text, w, tests)),
     )
 
 

@@ -41,18 +41,23 @@ _Text = Annotated[str, Meta(max_length=10_000)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 
 
-class _First(Struct, forbid_unknown_fields=True):
-    """The notes of version 1."""
+class _Notes(Struct, kw_only=True):
+    """What the notes of all versions have."""
 
     threshold: float
-    layer: _Source
-    position: int | _Text
     model: _Text
     num_layers: Annotated[int, Meta(ge=0, le=0xFFFF)]
     label: _Text
     positive: _Text
     negative: _Text
     provenance: dict[str, Any] = {}
+
+
+class _First(_Notes, kw_only=True, forbid_unknown_fields=True):
+    """The notes of version 1."""
+
+    layer: _Source
+    position: int | _Text
 
 
 class _Calibration(Struct):
@@ -66,25 +71,18 @@ class _OperatingPoint(Struct):
     recall: dict[str, float | None]
 
 
-class _Second(Struct):
+class _Second(_Notes, kw_only=True):
     """The notes of version 2. What a later release adds is passed over."""
 
     kind: Kind
     form: Annotated[str, Meta(max_length=100)]
     sources: Annotated[list[_Source], Meta(min_length=1, max_length=MAX_SOURCES)]
     position: int | _Text | None
-    threshold: float
     calibration: _Calibration
     operating_points: Annotated[list[_OperatingPoint], Meta(max_length=100)]
     digest: Annotated[str, Meta(max_length=100)]
-    model: _Text
-    num_layers: Annotated[int, Meta(ge=0, le=0xFFFF)]
-    label: _Text
-    positive: _Text
-    negative: _Text
     data: dict[str, Any] = {}
     report: dict[str, Any] = {}
-    provenance: dict[str, Any] = {}
 
 
 def paths_of(path: str | os.PathLike[str]) -> tuple[Path, Path]:

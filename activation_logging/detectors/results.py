@@ -251,9 +251,7 @@ class Evaluator:
             return None
         y, p, tests = self._y, scores.probability, self._tests
         other = control.scores.probability
-        return self.bootstrap.interval(
-            lambda w: metrics.auroc(y, p, w, tests) - metrics.auroc(y, other, w, tests)
-        )
+        return self.bootstrap.interval(lambda w: metrics.auroc_over(y, p, other, w, tests))
 
 
 def _listing(values: Iterable[str | int]) -> str:

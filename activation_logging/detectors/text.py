@@ -5,7 +5,7 @@ A probe that does no better has learned which words go with which label.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sklearn.compose import ColumnTransformer
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -14,7 +14,12 @@ from sklearn.pipeline import Pipeline, make_pipeline
 
 from activation_logging.detectors.registry import Detector
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 PROMPT, ANSWER = 0, 1
+WORD = r"(?u)\b\w+\b"
+"""One-letter words count: the symbol of an element may be one."""
 
 
 def text_only(answer: bool = True) -> Pipeline:
@@ -23,23 +28,29 @@ def text_only(answer: bool = True) -> Pipeline:
     Takes ``[n, 2]`` of prompt and answer; without ``answer`` only the prompt is looked at.
     Weighting: Spärck Jones 1972, with sublinear counts.
     """
-    parts: list[tuple[str, Any, int]] = [("prompt words", _words(), PROMPT)]
+    parts: list[tuple[str, Any, int]] = [("prompt words", words(), PROMPT)]
     if answer:
-        parts.append(("answer words", _words(), ANSWER))
-        letters = TfidfVectorizer(
-            analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True, max_features=20_000
-        )
-        parts.append(("answer letters", letters, ANSWER))
+        parts.append(("answer words", words(), ANSWER))
+        parts.append(("answer letters", letters(2, 4), ANSWER))
+    return from_texts(parts)
+
+
+def from_texts(parts: Sequence[tuple[str, Any, int]]) -> Pipeline:
+    """A logistic regression of columns of texts: of each the name, a vectoriser, and its index."""
     return make_pipeline(ColumnTransformer(parts), LogisticRegression(C=10.0, max_iter=2000))
 
 
-def _words() -> TfidfVectorizer:
+def words(most: int = 50_000, pattern: str = WORD) -> TfidfVectorizer:
+    """The weights of words and word pairs, at most so many of them."""
     return TfidfVectorizer(
-        ngram_range=(1, 2),
-        sublinear_tf=True,
-        # One-letter words count: the symbol of an element may be one.
-        token_pattern=r"(?u)\b\w+\b",  # noqa: S106 - not that kind of token
-        max_features=50_000,
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=pattern, max_features=most
+    )
+
+
+def letters(least: int, most: int) -> TfidfVectorizer:
+    """The weights of pieces of words, of so many letters."""
+    return TfidfVectorizer(
+        analyzer="char_wb", ngram_range=(least, most), sublinear_tf=True, max_features=20_000
     )
 
 

@@ -68,12 +68,12 @@ def probabilities(study: TokenStudy) -> dict[str, list[float | None]]:
     """
     from activation_logging.detectors.operating import calibrate
     from activation_logging.detectors.saved_probe import probability_of
+    from activation_logging.detectors.tokens.scored import highest_of
 
     tokens = study.tokens
     rows, spans = tokens.rows, tokens.spans
     judged = rows.span >= 0
-    highest = np.full(len(spans.y), -np.inf)
-    np.maximum.at(highest, rows.span[judged], study.held_out[judged])
+    highest = highest_of(study.held_out[judged], rows.span[judged])
     probability = probability_of(study.held_out, calibrate(highest, spans.y))
     found: dict[str, list[float | None]] = {
         key: [None] * place.num_response

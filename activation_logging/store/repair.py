@@ -14,6 +14,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -30,7 +31,7 @@ from activation_logging.store.query import select
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.mutations import Mutations
@@ -138,16 +139,7 @@ def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:
     Raises:
         StoreReadOnly: the store was opened for reading.
     """
-    left = iter(segments)
-    some: list[bytes] = []
-
-    def action(change: Mutations, txn: Any) -> int:
-        return change.delete_unreferenced(txn, some)
-
-    removed = 0
-    while some := list(islice(left, _PER_COMMIT)):
-        removed += store.transact(action)
-    return removed
+    return _in_parts(store, segments, _remove_some_unreferenced)
 
 
 def stray_arrays(store: Store) -> Iterator[bytes]:
@@ -167,16 +159,25 @@ def remove_strays(store: Store, places: Iterable[bytes]) -> int:
     Raises:
         StoreReadOnly: the store was opened for reading.
     """
-    left = iter(places)
-    some: list[bytes] = []
+    return _in_parts(store, places, _remove_some_strays)
 
-    def action(change: Mutations, txn: Any) -> int:
-        return sum(change.delete_stray(txn, place) for place in some)
 
-    removed = 0
+def _in_parts(
+    store: Store, names: Iterable[bytes], remove: Callable[[list[bytes], Mutations, Any], int]
+) -> int:
+    """Remove what has these names, some in each transaction, and return how many."""
+    left, removed = iter(names), 0
     while some := list(islice(left, _PER_COMMIT)):
-        removed += store.transact(action)
+        removed += store.transact(partial(remove, some))
     return removed
+
+
+def _remove_some_unreferenced(segments: list[bytes], change: Mutations, txn: Any) -> int:
+    return change.delete_unreferenced(txn, segments)
+
+
+def _remove_some_strays(places: list[bytes], change: Mutations, txn: Any) -> int:
+    return sum(change.delete_stray(txn, place) for place in places)
 
 
 def page_problems(path: str | os.PathLike[str]) -> list[str] | None:

@@ -149,9 +149,7 @@ def entry(raw: bytes | memoryview, what: str) -> dict[str, Any]:
         StoreCorrupt: it is no JSON object, or a field is missing or of another type; ``what``
             names the record.
     """
-    record = layout.load(raw, what)
-    _check(record, what, _Entry)
-    return record
+    return _record(raw, what, _Entry)
 
 
 def messages(value: Any) -> list[dict[str, Any]] | None:
@@ -227,8 +225,7 @@ def capture(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
-    record = layout.load(raw, what)
-    _check(record, what, _Capture)
+    record = _record(raw, what, _Capture)
     slices = record["slices"]
     if (slices and not record["hidden_size"]) or sum(part[2] for part in slices) > MAX_ROWS:
         raise StoreCorrupt(f"{what} describes rows of an invalid size or number")
@@ -261,8 +258,7 @@ def label(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
-    record = layout.load(raw, what)
-    _check(record, what, _Label)
+    record = _record(raw, what, _Label)
     score = record["score"]
     # Version 0.1 took what is not finite; such a score says nothing.
     if score is not None and not (_is_float(score) and math.isfinite(score)):
@@ -300,9 +296,7 @@ def derived(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
-    record = layout.load(raw, what)
-    _check(record, what, _Derived)
-    return record
+    return _record(raw, what, _Derived)
 
 
 def writer(raw: bytes | memoryview, what: str) -> dict[str, Any]:
@@ -311,9 +305,7 @@ def writer(raw: bytes | memoryview, what: str) -> dict[str, Any]:
     Raises:
         StoreCorrupt: as for :func:`entry`.
     """
-    record = layout.load(raw, what)
-    _check(record, what, _Writer)
-    return record
+    return _record(raw, what, _Writer)
 
 
 def number(raw: bytes | memoryview, what: str) -> int:
@@ -326,6 +318,12 @@ def number(raw: bytes | memoryview, what: str) -> int:
     if not (text.isdigit() and len(text) < 20):
         raise StoreCorrupt(f"{what} is not a number")
     return int(text)
+
+
+def _record(raw: bytes | memoryview, what: str, kind: type[Struct]) -> dict[str, Any]:
+    record = layout.load(raw, what)
+    _check(record, what, kind)
+    return record
 
 
 def _check(record: Mapping[str, Any], what: str, kind: type[Struct]) -> None:

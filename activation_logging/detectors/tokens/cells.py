@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.detectors.metrics import auroc
+from activation_logging.detectors.metrics import plain_auroc
 from activation_logging.detectors.tokens.fitting import Linear, Problems
 from activation_logging.detectors.tokens.losses import Runs
 from activation_logging.detectors.tokens.results import Place, TokenScores
@@ -166,4 +166,4 @@ class Split:
 
     def _auroc(self, token: Floats, part: Ints) -> float:
         score, y = self.of_spans(token)[part], self.tokens.spans.y[part]
-        return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])
+        return plain_auroc(y, score)

@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from sklearn.compose import ColumnTransformer
-from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
 from activation_logging.detectors.calibration import logistic_curve
-from activation_logging.detectors.signals import FLOOR
-from activation_logging.detectors.text import text_only
+from activation_logging.detectors.signals import FLOOR, LENGTH, MEAN_LOGPROB, MIN_LOGPROB
+from activation_logging.detectors.text import (
+    PROMPT_ONLY,
+    TEXT_ONLY,
+    from_texts,
+    letters,
+    text_only,
+    words,
+)
 from activation_logging.detectors.tokens.results import TokenScores
 from activation_logging.detectors.tokens.scored import Scored, highest_of
 from activation_logging.progress import Progress, silent, track
@@ -25,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from activation_logging.dataset import Tokens
+    from activation_logging.detectors.registry import Detector
     from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.tokens.evaluation import Level
 
@@ -37,8 +43,8 @@ BEFORE = 80
 MOST = 50_000
 """Claims that a control is fitted on; more would say little more of their words."""
 QUESTION, PRECEDING, CLAIM = 0, 1, 2
-_MALININ = "Malinin & Gales 2021, arXiv:2002.07650"
-_MANAKUL = "Manakul et al. 2023, arXiv:2303.08896"
+WORD_OR_NONE = r"(?u)\b\w+\b|^(?=\W*$)"
+"""A text without a word has one, the empty one: all claims may begin their answers."""
 
 
 @dataclass
@@ -133,7 +139,7 @@ def controls(
         ),
         _of_claims(
             tokens,
-            ("prompt_only", "Prompt only (TF-IDF of its words)"),
+            (PROMPT_ONLY.name, PROMPT_ONLY.title),
             _predicted(
                 partial(text_only, answer=False), found.answers[spans.answer], spans.y, train
             ),
@@ -162,26 +168,27 @@ def _logprobs(tokens: Tokens, found: Read) -> list[Scored]:
     of_span = rows.span[judged]
     count = np.bincount(of_span)
     mean = np.bincount(of_span, unlikely[judged]) / count
-    lowest = np.full(len(count), -np.inf)
-    np.maximum.at(lowest, of_span, unlikely[judged])
+    lowest = highest_of(unlikely[judged], of_span)
     first = np.empty(len(count))
     # The rows of a claim are in the order of its tokens, so the first one is written last.
     first[of_span[::-1]] = unlikely[judged][::-1]
     answers = -found.of_answers
-    every = [
-        ("min_logprob", "Minimum", _MANAKUL, TokenScores(unlikely, lowest, None, answers[:, 0])),
-        ("mean_logprob", "Mean", _MALININ, TokenScores(None, mean, None, answers[:, 1])),
-        (
+    return [
+        _as_of_answers(MIN_LOGPROB, TokenScores(unlikely, lowest, None, answers[:, 0])),
+        _as_of_answers(MEAN_LOGPROB, TokenScores(None, mean, None, answers[:, 1])),
+        Scored(
             "first_logprob",
-            "First token's",
-            _MALININ,
+            "First token's log-probability",
+            MEAN_LOGPROB.source,
+            "signal",
             TokenScores(None, first, first, highest_of(first, spans.answer)),
         ),
     ]
-    return [
-        Scored(name, f"{title} log-probability", source, "signal", scores)
-        for name, title, source, scores in every
-    ]
+
+
+def _as_of_answers(detector: Detector, scores: TokenScores) -> Scored:
+    """A row under the name of the detector of answers that reads the same."""
+    return Scored(detector.name, detector.title, detector.source, detector.role, scores)
 
 
 def _of_answers(answers: Level, found: Read) -> list[Scored]:
@@ -191,14 +198,8 @@ def _of_answers(answers: Level, found: Read) -> list[Scored]:
     text = _predicted(text_only, found.answers, answers.y, whole)
     length = _predicted(logistic_curve, found.lengths[:, None], answers.y, whole)
     return [
-        Scored(
-            "text_only",
-            "Text only (TF-IDF of prompt and answer)",
-            "control; Spärck Jones 1972",
-            "control",
-            TokenScores(answer=text),
-        ),
-        Scored("length", "Length of the answer", "control", "control", TokenScores(answer=length)),
+        _as_of_answers(TEXT_ONLY, TokenScores(answer=text)),
+        _as_of_answers(LENGTH, TokenScores(answer=length)),
     ]
 
 
@@ -232,27 +233,13 @@ def _predicted(
 
 def _claim_text() -> Pipeline:
     """TF-IDF of the question's words, the words before the claim, and its own words and letters."""
-
-    def words() -> TfidfVectorizer:
-        return TfidfVectorizer(
-            ngram_range=(1, 2),
-            sublinear_tf=True,
-            # A text without a word has one, the empty one: all claims may begin their answers.
-            token_pattern=r"(?u)\b\w+\b|^(?=\W*$)",  # noqa: S106 - not that kind of token
-            max_features=20_000,
-        )
-
-    letters = TfidfVectorizer(
-        analyzer="char_wb", ngram_range=(1, 3), sublinear_tf=True, max_features=20_000
-    )
-    parts = ColumnTransformer(
+    return from_texts(
         [
-            ("question", words(), QUESTION),
-            ("before", words(), PRECEDING),
-            ("claim", letters, CLAIM),
+            ("question", words(20_000, WORD_OR_NONE), QUESTION),
+            ("before", words(20_000, WORD_OR_NONE), PRECEDING),
+            ("claim", letters(1, 3), CLAIM),
         ]
     )
-    return make_pipeline(parts, LogisticRegression(C=10.0, max_iter=2000))
 
 
 def _of_type() -> Pipeline:

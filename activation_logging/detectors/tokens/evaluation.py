@@ -83,8 +83,7 @@ class Evaluator:
             fold_of_span[fold.test] = number
         fold_of_answer = np.zeros(len(tokens.keys), np.int64)
         fold_of_answer[spans.answer] = fold_of_span
-        wrong = np.zeros(len(tokens.keys), np.int64)
-        np.maximum.at(wrong, spans.answer, spans.y)
+        wrong = spans.wrong_answers()
 
         def parts(of: Ints) -> list[Ints]:
             return [np.flatnonzero(of == number) for number in range(len(folds))]

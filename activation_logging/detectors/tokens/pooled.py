@@ -31,12 +31,16 @@ POOLED_C = 0.01
 class _Pooled(Probe):
     """Fitted by L-BFGS on the cross-entropy of the answers, with an L2 penalty on all weights."""
 
-    heads: int
-    C: float
-    max_iter: int
-    random_state: int
     parts: int
     """How many vectors a head has: its values, and perhaps its query."""
+
+    def __init__(
+        self, heads: int = 2, C: float = POOLED_C, max_iter: int = 50, random_state: int = 0
+    ) -> None:
+        self.heads = heads
+        self.C = C
+        self.max_iter = max_iter
+        self.random_state = random_state
 
     def fit(
         self,
@@ -145,14 +149,6 @@ class AttentionProbe(_Pooled):
     form = "attention"
     parts = 2
 
-    def __init__(
-        self, heads: int = 2, C: float = POOLED_C, max_iter: int = 50, random_state: int = 0
-    ) -> None:
-        self.heads = heads
-        self.C = C
-        self.max_iter = max_iter
-        self.random_state = random_state
-
     def _pool(self, products: Floats, runs: Runs) -> tuple[Floats, _Back]:
         looks, values = products[:, : self.heads], products[:, self.heads :]
         shares = np.exp(looks - runs.highest(looks)[runs.rows])
@@ -174,14 +170,6 @@ class MultimaxProbe(_Pooled):
 
     form = "multimax"
     parts = 1
-
-    def __init__(
-        self, heads: int = 2, C: float = POOLED_C, max_iter: int = 50, random_state: int = 0
-    ) -> None:
-        self.heads = heads
-        self.C = C
-        self.max_iter = max_iter
-        self.random_state = random_state
 
     def _pool(self, products: Floats, runs: Runs) -> tuple[Floats, _Back]:
         highest = runs.highest(products)

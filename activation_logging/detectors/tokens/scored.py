@@ -39,8 +39,11 @@ class Scored(NamedTuple):
         )
 
 
-def highest_of(score: Floats, answer: npt.NDArray[np.int64]) -> Floats:
-    """The maximum of claims' scores ``[m]`` over each answer, ``[k]``; ``answer`` is ``[m]``."""
-    found = np.full(int(answer.max()) + 1, -np.inf)
-    np.maximum.at(found, answer, score)
+def highest_of(score: Floats, whole: npt.NDArray[np.int64]) -> Floats:
+    """The maximum of the scores ``[m]`` of each whole, ``[k]``.
+
+    ``whole`` is the number of the claim that each token belongs to, or of each claim's answer.
+    """
+    found = np.full(int(whole.max()) + 1, -np.inf)
+    np.maximum.at(found, whole, score)
     return found
