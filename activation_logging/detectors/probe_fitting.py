@@ -10,6 +10,7 @@ import numpy as np
 
 from activation_logging.dataset.features import read_blocks
 from activation_logging.detectors import metrics
+from activation_logging.detectors.held_out import split
 from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.operating import (
@@ -19,7 +20,6 @@ from activation_logging.detectors.operating import (
 )
 from activation_logging.detectors.results import Options
 from activation_logging.detectors.saved_probe import SavedProbe, fitted_on, prompts_of
-from activation_logging.detectors.splits import make_folds
 from activation_logging.detectors.study import select_answers
 from activation_logging.detectors.sweep import Cell, Scores, cross_validate, fit_sweep
 from activation_logging.detectors.text import TEXT_ONLY
@@ -64,7 +64,7 @@ def fit_answer_probe(
     options = options or Options()
     with threadpool_limits(1):
         examples, layers, positions, _ = select_answers(store, label, options, progress)
-        folds = make_folds(examples.y, examples.groups, folds=options.folds, seed=options.seed)
+        examples, folds = split(examples, options)
         sweep = fit_sweep(
             examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress
         )
@@ -77,7 +77,7 @@ def fit_answer_probe(
             block.X[:, 0],
             held_out=sweep.scores[place],
             nested=sweep.combine(sweep.choose()),
-            text=_text_only(examples, folds, options.seed, progress),
+            text=text_scores(_texts(examples, progress), examples.y, folds, options.seed),
             options=options,
         )
 
@@ -190,17 +190,21 @@ def _report(
             for rate in metrics.FALSE_POSITIVE_RATES
         },
         "text_only": {"auroc": auroc(text)._asdict()},
-        "over_text": interval(
-            lambda w: metrics.auroc(y, p, w, tests) - metrics.auroc(y, text, w, tests)
-        )._asdict(),
+        "over_text": interval(lambda w: metrics.auroc_over(y, p, text, w, tests))._asdict(),
     }
 
 
-def _text_only(examples: Examples, folds: Sequence[Fold], seed: int, progress: Progress) -> Scores:
+def _texts(examples: Examples, progress: Progress) -> list[tuple[str, str]]:
     entries = track(examples.entries(), "reading answers", len(examples), progress)
-    texts = np.array([(entry.prompt, entry.response) for entry in entries], dtype=object)
-    make = partial(TEXT_ONLY.make, seed)
-    return cross_validate(make, [texts] * len(folds), examples.y, folds)
+    return [(entry.prompt, entry.response) for entry in entries]
+
+
+def text_scores(
+    texts: Sequence[tuple[str, str]], y: npt.NDArray[np.int64], folds: Sequence[Fold], seed: int
+) -> Scores:
+    """What the text-only control says of prompts and answers that it was not fitted on."""
+    words = np.array(texts, dtype=object)
+    return cross_validate(partial(TEXT_ONLY.make, seed), [words] * len(folds), y, folds)
 
 
 def _log_odds(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

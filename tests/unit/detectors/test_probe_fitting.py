@@ -81,6 +81,13 @@ class TestFitting:
             again = fit_answer_probe(store, "facts", Options(**OPTIONS))
         assert again.as_json() == probe.as_json()
 
+    def test_it_is_split_as_the_options_say(self, path: Path) -> None:
+        with (
+            open_store(path) as store,
+            pytest.raises(DatasetError, match="folds by 'day' are not known"),
+        ):
+            fit_answer_probe(store, "facts", Options(**OPTIONS, folds_by="day"))
+
     def test_a_study_gives_the_same(self, path: Path, probe: SavedProbe) -> None:
         with open_store(path) as store:
             found = fit_probe(run_study(store, "facts", Options(**OPTIONS)))
@@ -225,43 +232,39 @@ class TestElsewhere:
             assert found.levels[name].auroc.value == pytest.approx(above, abs=1e-6), name
 
     @pytest.mark.parametrize(
-        ("fields", "error", "said"),
+        ("label", "fields", "error", "said"),
         [
-            ({"model": "org/other"}, DatasetError, "no labelled answer is by 'org/other'"),
-            ({"sources": (3,)}, ProbeError, "none of the 80 answers has what the probe reads, 3"),
-            ({"num_layers": 9}, ProbeError, "fitted on 9 layers of 16"),
+            ("facts", {"model": "org/other"}, DatasetError, "no labelled answer is by 'org/other'"),
+            (
+                "facts",
+                {"sources": (3,)},
+                ProbeError,
+                "none of the 80 answers has what the probe reads, 3",
+            ),
+            ("facts", {"num_layers": 9}, ProbeError, "fitted on 9 layers of 16"),
+            ("spans", {"model": "org/other"}, DatasetError, "org/other"),
+            ("spans", {"sources": (3,)}, DatasetError, "layer 3"),
+            (
+                "spans",
+                {"num_layers": 9},
+                ProbeError,
+                "fitted on 9 layers of 16, these answers have 4 of 16",
+            ),
         ],
     )
     def test_other_stores(
         self,
         probe: SavedProbe,
         elsewhere: Path,
+        label: str,
         fields: dict[str, Any],
         error: type[Exception],
         said: str,
     ) -> None:
+        kind = {"kind": "token", "position": None} if label == "spans" else {}
+        other = replace(probe, **kind, **fields)
         with open_store(elsewhere) as store, pytest.raises(error, match=said):
-            evaluate_probe(store, replace(probe, **fields), "facts")
-
-    @pytest.mark.parametrize(
-        ("fields", "error", "said"),
-        [
-            ({"model": "org/other"}, DatasetError, "org/other"),
-            ({"sources": (3,)}, DatasetError, "layer 3"),
-            ({"num_layers": 9}, ProbeError, "fitted on 9 layers of 16, these answers have 4 of 16"),
-        ],
-    )
-    def test_claims_of_another_model(
-        self,
-        probe: SavedProbe,
-        elsewhere: Path,
-        fields: dict[str, Any],
-        error: type[Exception],
-        said: str,
-    ) -> None:
-        of_tokens = replace(probe, kind="token", position=None, **fields)
-        with open_store(elsewhere) as store, pytest.raises(error, match=said):
-            evaluate_probe(store, of_tokens, "spans")
+            evaluate_probe(store, other, label)
 
     def test_too_few(self, probe: SavedProbe, tmp_path: Path) -> None:
         path = build(tmp_path / "s", n=20, change=other_prompts)
