@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from activation_logging.errors import RequestOptionError
+from activation_logging.probe_list import ALL
 from activation_logging.text import shown
 
 SCORES, STOP = "activation_scores", "activation_stop"
 SCORE_OPTIONS = frozenset({SCORES, STOP})
-ALL = "all"
 STOP_REASON = "activation:"
-"""What the ``stop_reason`` of an answer that a probe ended begins with; the probe's name follows."""
+"""What the ``stop_reason`` of an answer that a probe ended begins with, before the probe's name."""
 MAX_STOPS = 64
 MAX_NAMES = 256
 MAX_TEXT = 16 * 1024

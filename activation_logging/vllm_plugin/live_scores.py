@@ -18,8 +18,6 @@ from activation_logging.errors import RequestOptionError
 from activation_logging.score_options import STOP, STOP_REASON, Stop
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from activation_logging.detectors.served_probes import ServedProbe, ServedProbes
     from activation_logging.score_options import ScoreOptions
 
@@ -52,8 +50,8 @@ def check_options(options: ScoreOptions, served: ServedProbes) -> None:
         if stop.above is not None and probe.probe.position == "prompt_last":
             raise RequestOptionError(
                 STOP,
-                f"the probe {stop.probe} says nothing of the answer's tokens (it reads the prompt's "
-                "last); give prompt_above instead of above",
+                f"the probe {stop.probe} says nothing of the answer's tokens (it reads the "
+                "prompt's last); give prompt_above instead of above",
             )
 
 
@@ -99,13 +97,13 @@ class _Watch:
         """Whether the answer ends after the last of these rows, which begin with row 0."""
         stop, probe, start = self._stop, self._probe, self._checked
         self._checked = max(start, len(rows))
-        if start == 0 and stop.prompt_above is not None and len(rows):
-            if probe.at(rows[:1])[0] > stop.prompt_above:
-                return True
-        if stop.above is None or len(rows) <= max(start, 1):
+        before, above = stop.prompt_above, stop.above
+        if before is not None and start == 0 and len(rows) and probe.at(rows[:1])[0] > before:
+            return True
+        if above is None or len(rows) <= max(start, 1):
             return False
         for score in self._scores(rows, max(start, 1)):
-            self._streak = self._streak + 1 if score > stop.above else 0
+            self._streak = self._streak + 1 if score > above else 0
             if self._streak >= stop.tokens:
                 return True
         return False
@@ -132,13 +130,13 @@ class LiveAnswer:
         self._parts: dict[int, _Part] = {}
         self._expected = 1
         self._names = options.scored(shown_names(served))
-        self._watches = {
-            stop: _Watch(stop, served[stop.probe]) for stop in options.stops
-        }
+        self._watches = {stop: _Watch(stop, served[stop.probe]) for stop in options.stops}
         self._told_prompt = False
         self._told_tokens = 0
         self.stop_reason: str | None = None
         """``activation:NAME`` once a probe has ended the answer."""
+        self.late = False
+        """Whether rows did not arrive in time, so that nobody waits for more."""
 
     @property
     def asks(self) -> bool:
@@ -211,15 +209,10 @@ class LiveAnswer:
         self._told_tokens = stop
         return told
 
-    def whole(self, num_tokens: int) -> Told:
-        """All scores of an answer of so many tokens, told or not."""
+    def so_far(self, num_tokens: int, *, finished: bool) -> Told:
+        """All scores of the first so many tokens, told or not; see :meth:`tell`."""
         self._told_prompt, self._told_tokens = False, 0
-        return self.tell(num_tokens, finished=True)
-
-    def final(self, num_tokens: int) -> Mapping[str, Final]:
-        """What every probe says of the answer of so many tokens, shadows too."""
-        fed = max(num_tokens - (self.stop_reason is None), 0)
-        return finals(self.served, self.rows(fed + 1))
+        return self.tell(num_tokens, finished=finished)
 
 
 def finals(served: ServedProbes, rows: Floats) -> dict[str, Final]:

@@ -192,4 +192,3 @@ class ScoreOutbox:
         """Send what is queued, for at most so long. A second call does nothing."""
         with self._lock:
             self._context.destroy(linger=round(linger_s * 1000))
-

@@ -18,22 +18,27 @@ from typing import TYPE_CHECKING, Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils.network_utils import get_ip
 from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
-from activation_logging.errors import RequestOptionError
+from activation_logging.detectors.served_probes import ServedProbes
+from activation_logging.probe_list import parse_probes
+from activation_logging.score_options import ScoreOptions
+from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.live_scores import LiveAnswer, check_options, finals
+from activation_logging.vllm_plugin.score_link import ScoreInbox
 from activation_logging.vllm_plugin.scored_answers import join
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
+    from vllm.config import VllmConfig
     from vllm.v1.engine import EngineCoreOutput
 
-    from activation_logging.detectors.served_probes import ServedProbes
-    from activation_logging.score_options import ScoreOptions
+    from activation_logging.settings import Settings
     from activation_logging.vllm_plugin.live_scores import Final, Told
-    from activation_logging.vllm_plugin.score_link import Block, Columns, ScoreInbox
+    from activation_logging.vllm_plugin.score_link import Block, Columns
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -45,6 +50,45 @@ dropped them, and its answers are not waited for again.
 """
 _MAX_ENDED = 10_000
 """Answers that ended and whose last message has not arrived. That of some never does."""
+
+
+def start_scores(settings: Settings, config: VllmConfig, model: str) -> LiveScores | None:
+    """The scores of an engine's requests; None if its server has no probes.
+
+    Args:
+        settings: the server's.
+        config: the engine's.
+        model: the served name.
+
+    Raises:
+        ProbeError: a probe cannot be served.
+    """
+    files = parse_probes(settings.probes)
+    if not files:
+        return None
+    served = ServedProbes.load(files)
+    served.check_model(model, depth_of(config.model_config))
+    return LiveScores(served, ScoreInbox(_reachable_host(config)))
+
+
+def _reachable_host(config: VllmConfig) -> str | None:
+    """This host's address, if workers may run on another."""
+    parallel = config.parallel_config
+    away = (
+        parallel.nnodes > 1
+        or parallel.data_parallel_size_local < parallel.data_parallel_size
+        or parallel.distributed_executor_backend == "ray"
+    )
+    return get_ip() if away else None
+
+
+def check_scores(options: ScoreOptions, live: LiveScores | None) -> None:
+    """Refuse what an engine's probes cannot give.
+
+    Raises:
+        RequestOptionError: it has none, or none of such a name.
+    """
+    check_options(options, ServedProbes() if live is None else live.served)
 
 
 class LiveScores:
@@ -59,8 +103,9 @@ class LiveScores:
         self.served = served
         self._inbox = inbox
         self._answers: dict[str, LiveAnswer] = {}
-        self._open: dict[str, int] = {}
+        self._open: set[str] = set()
         self._ended: OrderedDict[str, int] = OrderedDict()
+        self._last: dict[str, LiveAnswer] = {}
         self._sets = {served.digest: served}
         self.on_final: Callable[[Mapping[str, Final]], None] | None = None
         """Told what every probe said of each answer that has ended."""
@@ -81,13 +126,9 @@ class LiveScores:
         Args:
             request_id: the engine's id of it.
             num_prompt: tokens of its prompt.
-            options: what it asks for.
-
-        Raises:
-            RequestOptionError: the probes cannot give that.
+            options: what it asks for, which must have been checked.
         """
-        check_options(options, self.served)
-        self._open[request_id] = num_prompt
+        self._open.add(request_id)
         if options:
             self._answers[request_id] = LiveAnswer(self.served, options, num_prompt)
 
@@ -146,10 +187,13 @@ class LiveScores:
         """
         answer = self._answers.pop(request_id, None)
         reason = None if answer is None else answer.stop_reason
-        if self._open.pop(request_id, None) is not None:
+        if request_id in self._open:
+            self._open.remove(request_id)
             self._ended[request_id] = max(num_tokens - (reason is None), 0)
+            self._tell_final(request_id)
             if len(self._ended) > _MAX_ENDED:
-                self._ended.popitem(last=False)
+                oldest, _ = self._ended.popitem(last=False)
+                self._last.pop(oldest, None)
         return reason
 
     def close(self) -> None:
@@ -179,7 +223,24 @@ class LiveScores:
                         # Its probes were replaced in the workers: nothing more comes of them.
                         answer.late = True
 
-    def _final(self, message: Columns, block: Block) -> None: ...
+    def _final(self, message: Columns, block: Block) -> None:
+        """Take the rows of an answer that has ended in the workers, and perhaps not here yet."""
+        request, served = block.request, self._sets.get(message.probes)
+        if served is None or not (request in self._open or request in self._ended):
+            return
+        if request not in self._last:
+            self._last[request] = LiveAnswer(served, ScoreOptions(), block.first + 1)
+        self._last[request].take(block.first, block.columns, message.part, message.parts)
+        self._tell_final(request)
+
+    def _tell_final(self, request: str) -> None:
+        answer = self._last.get(request)
+        if request not in self._ended or answer is None or not answer.num_rows:
+            return
+        del self._last[request]
+        rows = answer.rows(self._ended.pop(request) + 1)
+        if self.on_final is not None:
+            self.on_final(finals(answer.served, rows))
 
 
 def _end(output: EngineCoreOutput, reason: str) -> None:
