@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.schedules.engine import SETTINGS, running
+from tests.schedules.probes import save_probes
 from tests.schedules.run import Outcome, run
 
 REQUESTS = 920
@@ -30,6 +31,22 @@ def test_every_row_is_its_tokens(outcomes: dict[str, Future[Outcome]], name: str
     assert outcome.rows > 20 * outcome.accepted
     assert outcome.statuses["complete"] > 0.8 * outcome.accepted
     assert set(outcome.statuses) <= {"complete", "dropped"}
+    scores = outcome.scores
+    assert scores["scores"] > 10 * outcome.accepted
+    assert scores["unknown"] == 0
+    # Both ways sum in float64, in another order: about one in 10,000,000 rounds otherwise.
+    assert scores["last digit"] <= 2
+
+
+@pytest.mark.parametrize("name", ["V1", "V2, async, two stages"])
+def test_probes_that_are_replaced(pool: ProcessPoolExecutor, name: str) -> None:
+    """No score is by another probe than its digest says; some tokens come before their probe."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    outcome = pool.submit(run, setting, 400, 7, reload=True).result()
+    assert outcome.wrong == []
+    assert outcome.happened["reloaded"] > 3
+    assert outcome.scores["scores"] > 10 * outcome.accepted
+    assert 0 < outcome.scores["unknown"] < 0.3 * outcome.scores["scores"]
 
 
 def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
@@ -53,6 +70,7 @@ FAULTS = {
     "blocks are not forgotten": ("RowCollector._forget", "V2, async"),
     "nobody asks about requests that never ran": ("RowCollector.settle", "V1, async"),
     "a finished request is not gathered at once": ("RowCollector.finish", "V1"),
+    "columns are not read before their blocks are reused": ("Unread.add", "V1, async"),
 }
 
 
@@ -80,7 +98,8 @@ def start_with(fault: dict[str, int]) -> str | None:
     (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with running(setting, Path(folder) / "s", **fault):
+            probes = save_probes(Path(folder) / "probes", 0)
+            with running(setting, Path(folder) / "s", probes, **fault):
                 return None
         except UnsupportedEngineError as error:
             return str(error)
