@@ -70,7 +70,6 @@ FAULTS = {
     "blocks are not forgotten": ("RowCollector._forget", "V2, async"),
     "nobody asks about requests that never ran": ("RowCollector.settle", "V1, async"),
     "a finished request is not gathered at once": ("RowCollector.finish", "V1"),
-    "columns are not read before their blocks are reused": ("Unread.add", "V1, async"),
 }
 
 
@@ -79,6 +78,16 @@ def run_broken(what: str) -> Outcome:
     (setting,) = [setting for setting in SETTINGS if setting.name == name]
     with patch(f"activation_logging.vllm_plugin.collector.{method}"):
         return run(setting, 300, seed=1)
+
+
+def run_with_old_columns() -> Outcome:
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
+    with patch("activation_logging.vllm_plugin.arena.RowArena.forget"):
+        return run(setting, 300, seed=1, reload=True)
+
+
+def test_the_bench_notices_if_columns_of_another_probe_stay(pool: ProcessPoolExecutor) -> None:
+    assert any("scores by" in what for what in pool.submit(run_with_old_columns).result().wrong)
 
 
 @pytest.mark.parametrize("what", FAULTS)
