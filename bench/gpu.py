@@ -223,7 +223,7 @@ def fidelity(args: argparse.Namespace) -> dict[str, Any]:
             table.add_row(mode.name, str(row["entries"]), str(row["rows"]), *errors, share)
             terminal.print(f"{mode.name}: {' '.join(errors)}, {share}, {row['problems'][:3]}")
     terminal.print(table)
-    return found
+    return {"modes": found}
 
 
 def small_model(like: Path | None, folder: Path) -> str:
@@ -259,40 +259,39 @@ def shape_folder(folder: Path, like: Path | None) -> str:
 
 
 def speed(args: argparse.Namespace) -> dict[str, Any]:
-    """Plain against logging, for each runner; all servers run, and take turns."""
-    found: dict[str, Any] = {}
+    """Plain against logging; all servers run, and take turns."""
+    os.environ[RUNNER] = str(args.runner - 1)
     with tempfile.TemporaryDirectory(prefix="gpu-") as base:
         dummy = () if args.model else ("--load-format", "dummy")
         model = args.model or shape_folder(Path(base) / "llama-8b", args.like)
-        for runner in args.runners.split(","):
-            os.environ[RUNNER] = str(int(runner) - 1)
-            folder = Path(base) / runner
-            plan = Plan(
-                options=ServerOptions(model, (*dummy, "--max-model-len", "4096")),
-                candidates=tuple(
-                    Contestant("logging", *what.split("/")) for what in args.logged.split()
-                ),
-                concurrencies=tuple(map(int, args.concurrency.split(","))),
-                rounds=args.rounds,
-                restarts=1,
-                answer_tokens=args.tokens,
-                prompt_words=args.prompt_words,
-                requests=args.requests,
-                together=True,
-            )
-            terminal.rule(f"V{runner} runner: {args.logged}")
+        # vLLM measures what a device has left, and other servers that start meanwhile disturb it.
+        cache = ("--kv-cache-memory-bytes", str(args.kv_cache_gb * 10**9))
+        plan = Plan(
+            options=ServerOptions(model, (*dummy, *cache, "--max-model-len", "4096")),
+            candidates=tuple(
+                Contestant("logging", *what.split("/")) for what in args.logged.split()
+            ),
+            concurrencies=tuple(map(int, args.concurrency.split(","))),
+            rounds=args.rounds,
+            restarts=1,
+            answer_tokens=args.tokens,
+            prompt_words=args.prompt_words,
+            requests=args.requests,
+            together=True,
+        )
+        terminal.rule(f"V{args.runner} runner: {args.logged}")
+        folder = Path(base) / "servers"
+        try:
             results = compare(
                 plan, folder, on_round=lambda *turn: terminal.print(round_line(*turn))
             )
-            show(results, terminal)
-            memory = {log.stem: kv_cache(log) for log in folder.rglob("*.log")}
-            terminal.print(f"tokens that the KV cache holds: {memory}")
-            found[f"V{runner}"] = {**results.to_json(), "kv_cache_tokens": memory}
-            write_figures(args.output, found)
+        finally:
             if args.logs:
-                shutil.copytree(folder, args.logs / runner, ignore=shutil.ignore_patterns("*.lmdb"))
-            shutil.rmtree(folder)
-    return found
+                shutil.copytree(folder, args.logs, ignore=shutil.ignore_patterns("*.lmdb"))
+        show(results, terminal)
+        memory = {log.stem: kv_cache(log) for log in folder.rglob("*.log")}
+        terminal.print(f"tokens that the KV cache holds: {memory}")
+        return {**results.to_json(), "runner": args.runner, "kv_cache_tokens": memory}
 
 
 def kv_cache(log: Path) -> int | None:
@@ -326,7 +325,8 @@ def main() -> None:
             part.add_argument("--layers", default="1,15,last")
             part.add_argument("--jobs", type=int, default=1, help="engines at a time")
             continue
-        part.add_argument("--runners", default="1,2", help="vLLM's model runners")
+        part.add_argument("--runner", type=int, choices=(1, 2), default=1, help="vLLM's V1 or V2")
+        part.add_argument("--kv-cache-gb", type=int, default=18, help="of each server's KV cache")
         part.add_argument(
             "--logged",
             default="last/all 6,13,19,26,last/response",
