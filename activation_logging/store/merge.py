@@ -313,6 +313,7 @@ class _Batch:
             [SegmentSlice(self.names[part.segment], *part[1:]) for part in slices_of(record)],
             brought,
             record.get("dropped"),
+            record.get("unkept"),
             shapes_of(record),
         )
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))

@@ -90,6 +90,7 @@ class _Capture(Struct):
     slices: list[tuple[str, Rows, Rows]]
     sites: dict[str, _Shape] = {}
     dropped: str | None = None
+    unkept: str | None = None
     writer: str | None = None
 
 
