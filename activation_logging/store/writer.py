@@ -354,7 +354,8 @@ class StoreWriter:
 
         def action(txn: Any) -> None:
             self._mutations.put_writer(txn, self.id, record)
-            self._mutations.delete_unused_segments(txn, self.id)
+            segments = self._mutations.segments
+            segments.delete_unused(txn, segments.unused(txn, self.id))
 
         try:
             self._mutations.transact(action)
