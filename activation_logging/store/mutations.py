@@ -40,7 +40,7 @@ class Mutations:
         self._index = Indexing(environment)
         self.segments = Segments(environment, self._index)
 
-    def transact(self, action: Callable[[Any], T]) -> T:
+    def transact(self, action: Callable[[Any], T], *, within_limit: bool = False) -> T:
         """Run ``action`` in a write transaction; see :meth:`Environment.transact`."""
 
         def run(txn: Any) -> T:
@@ -50,7 +50,7 @@ class Mutations:
             self._index.end(txn)
             return result
 
-        return self._environment.transact(run)
+        return self._environment.transact(run, within_limit=within_limit)
 
     def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
         """Add an entry under the next free key of its prompt, and return that key."""
@@ -255,6 +255,24 @@ class Mutations:
         rows = sum(part.rows for part in slices)
         self._index.capture_emptied(txn, head.capture, rows, record)
         return self.segments.release(txn, slices)
+
+    def discard(self, txn: Any, key: str) -> int | None:
+        """Remove an entry without rows and labels, whole.
+
+        Returns:
+            About the bytes that come free. None if nothing was done: the entry is gone, has rows or
+            a label, or waits for its rows.
+        """
+        raw_key = layout.entry_key(key)
+        entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
+        if entry is None or self.is_labelled(txn, key):
+            return None
+        size, head = len(entry), self._index.head(txn, raw_key)
+        capture = self._capture_record(txn, head.capture)
+        if capture is None or slices_of(layout.load(capture, f"capture of {key}")):
+            return None
+        self.delete_entry(txn, key)
+        return size
 
     def is_labelled(self, txn: Any, key: str) -> bool:
         """Whether an evaluator has judged an entry."""

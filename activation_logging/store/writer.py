@@ -22,13 +22,14 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
 
-from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError
+from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError, StoreFull
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import birth
 from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.mutations import Mutations
+from activation_logging.store.upkeep import Ceiling, Upkeep
 
 if TYPE_CHECKING:
     from activation_logging.settings import FullPolicy
@@ -43,9 +44,12 @@ GATHER_S = 0.1
 _RETRY_S = 1.0
 _LOG_EVERY_S = 60.0
 _DOCUMENT_BYTES = 2048
+_TOO_LARGE = "which is too much for a store that ACTIVATION_MAX_SIZE keeps small"
 
 Document: TypeAlias = Mapping[str, Any]
 _Item: TypeAlias = Callable[[], Document] | Capture
+GiveUp: TypeAlias = Callable[[Sequence[bytes]], Sequence[bytes]]
+"""See :meth:`StoreWriter.share`."""
 
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
 _PERMANENT = (lmdb.BadValsizeError, StoreCorrupt, RowsMissing)
@@ -58,7 +62,7 @@ class WriterStats:
 
     ``dropped`` counts requests whose rows were dropped; the store has the reason of each. ``lost``
     counts records that could not be written at all; the log has an error for each. ``errors``
-    counts failed attempts.
+    counts failed attempts. ``unkept`` counts requests whose rows were not to be kept.
     """
 
     entries: int = 0
@@ -66,6 +70,7 @@ class WriterStats:
     rows: int = 0
     bytes: int = 0
     dropped: int = 0
+    unkept: int = 0
     lost: int = 0
     commits: int = 0
     errors: int = 0
@@ -93,6 +98,8 @@ class StoreWriter:
         policy: what to do if the queue is full.
         queue_bytes: limit of the queue, bytes.
         cores: processor cores for the thread; None for those of the creating thread.
+        ceiling: largest size of the store, bytes: the oldest rows without a label make room for new
+            ones (:mod:`.upkeep`). None for none.
     """
 
     def __init__(
@@ -103,6 +110,7 @@ class StoreWriter:
         policy: FullPolicy = "block",
         queue_bytes: int = QUEUE_BYTES,
         cores: Collection[int] | None = None,
+        ceiling: int | None = None,
     ) -> None:
         self._cores = cores
         self._environment = environment.acquire(path, create=True)
@@ -110,8 +118,14 @@ class StoreWriter:
         self._watch = ReaderWatch(self._environment)
         self._policy = policy
         self._limit = queue_bytes
+        self._ceiling = None if ceiling is None else Ceiling.of(ceiling)
         self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
+        if self._ceiling is not None:
+            self._commit_bytes = min(self._commit_bytes, self._ceiling.commit_bytes)
         self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
+        self._upkeep = Upkeep(
+            self._environment, self._mutations, self.id, self._give_up, self._ceiling
+        )
         self.stats = WriterStats()
         self._identity = {
             "role": role,
@@ -121,12 +135,18 @@ class StoreWriter:
             "started": time.time(),
         }
         self._queue: deque[_Item] = deque()
+        # Captures that their threads wait to put into the queue.
+        self._waiting: list[Capture] = []
+        self._writing: list[Document | Capture] = []
+        self._forget: GiveUp | None = None
         self._queued = 0
         self._submitted = self._written = 0
         self._urgent = self._closing = False
         self._deadline = float("inf")
         self._last_logged = float("-inf")
         self._wake = threading.Condition()
+        self.planning = self._wake
+        """Held by whoever decides which stored rows a capture refers to, until it has been put."""
         self._thread = threading.Thread(target=self._run, name="activation-writer", daemon=True)
         self._thread.start()
         _writers.add(self)
@@ -138,8 +158,27 @@ class StoreWriter:
 
     @property
     def record(self) -> dict[str, Any]:
-        """This writer's record: identity and counters."""
-        return {**self._identity, **dataclasses.asdict(self.stats)}
+        """This writer's record: identity and counters.
+
+        Besides :class:`WriterStats`, it counts as ``pruned`` the entries whose rows were removed
+        to stay below the ceiling.
+        """
+        return self._record(self.stats)
+
+    def _record(self, stats: WriterStats) -> dict[str, Any]:
+        pruned = {"pruned": self._upkeep.pruned}
+        return {**self._identity, **dataclasses.asdict(stats), **pruned}
+
+    def share(self, give_up: GiveUp) -> None:
+        """Name the one whose captures may refer to this writer's segments again.
+
+        Without it, unused segments stay until the writer stops.
+
+        Args:
+            give_up: called with unused segments while :attr:`planning` is held: forget them, and
+                return those that nothing which is still to be put refers to.
+        """
+        self._forget = give_up
 
     def put_entry(self, document: Document | Callable[[], Document]) -> None:
         """Queue an entry, or a function that builds it in the writer's thread.
@@ -159,15 +198,23 @@ class StoreWriter:
         if capture.dropped:
             self._drop(capture, capture.dropped)
             return False
+        if self._ceiling is not None and capture.nbytes > self._ceiling.largest:
+            self._drop(capture, f"its rows have {capture.nbytes} bytes, {_TOO_LARGE}")
+            return False
+        if capture.unkept:
+            self._submit(capture, _DOCUMENT_BYTES)
+            return False
 
-        size = capture.nbytes + _DOCUMENT_BYTES
+        size = _size(capture)
 
         def fits() -> bool:
             return not self._queued or self._queued + size <= self._limit
 
         with self._wake:
             if self._policy == "block":
+                self._waiting.append(capture)
                 self._wake.wait_for(lambda: fits() or self._closing)
+                self._waiting.remove(capture)
             elif not fits():
                 self._drop(capture, "the write queue was full")
                 return False
@@ -234,12 +281,16 @@ class StoreWriter:
             os.sched_setaffinity(0, self._cores)
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
+                self._wake.wait_for(lambda: self._queue or self._closing, self._upkeep.patience_s)
+                if self._queue:
+                    self._wake.wait_for(self._has_reason_to_commit, GATHER_S)
+                elif self._closing:
                     break
-                self._wake.wait_for(self._has_reason_to_commit, GATHER_S)
                 items, size = self._take()
-            self._write(self._build(items))
+            if items:
+                self._writing = self._build(items)
+                self._write(self._writing)
+                self._writing = []
             with self._wake:
                 self._queued -= size
                 self._written += len(items)
@@ -247,7 +298,21 @@ class StoreWriter:
                 self._wake.notify_all()
             del items
             self._watch.look()
+            self._upkeep.look()
         self._record_shutdown()
+
+    def _give_up(self, segments: Sequence[bytes]) -> Sequence[bytes]:
+        """Those of some unused segments that nobody can refer to any more."""
+        with self._wake:
+            on_their_way = [*self._writing, *self._queue, *self._waiting]
+            wanted = {
+                part.segment
+                for item in on_their_way
+                if isinstance(item, Capture)
+                for part in item.slices
+            }
+            free = [name for name in segments if name not in wanted]
+            return () if self._forget is None else self._forget(free)
 
     def _has_reason_to_commit(self) -> bool:
         return self._urgent or self._closing or self._queued >= self._commit_bytes
@@ -258,7 +323,7 @@ class StoreWriter:
         while self._queue and (not items or size < self._commit_bytes):
             item = self._queue.popleft()
             items.append(item)
-            size += _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
+            size += _size(item)
         return items, size
 
     def _build(self, items: Sequence[_Item]) -> list[Document | Capture]:
@@ -281,6 +346,12 @@ class StoreWriter:
                 self._commit(batch)
             except _PERMANENT as error:
                 self._write_one_by_one(batch, error)
+            except StoreFull:
+                nbytes = sum(map(_size, batch))
+                if self._upkeep.make_room(nbytes) or self._waits_after(self._upkeep.full()):
+                    continue
+                self._lose(len(batch))
+                logger.error("%d records were lost at shutdown", len(batch))  # noqa: TRY400
             except _TRANSIENT as error:
                 if self._waits_after(error):
                     continue
@@ -311,8 +382,11 @@ class StoreWriter:
                 stats.captures += 1
                 stats.rows += item.num_rows
                 stats.bytes += item.nbytes
+                stats.unkept += item.unkept is not None
             else:
                 stats.entries += 1
+
+        has_rows = any(isinstance(item, Capture) and item.segments for item in batch)
 
         def action(txn: Any) -> None:
             for item in batch:
@@ -320,11 +394,9 @@ class StoreWriter:
                     self._mutations.put_capture(txn, item, writer=self.id)
                 else:
                     self._mutations.put_entry(txn, {**item, "writer": self.id})
-            self._mutations.put_writer(
-                txn, self.id, {**self._identity, **dataclasses.asdict(stats)}
-            )
+            self._mutations.put_writer(txn, self.id, self._record(stats))
 
-        self._mutations.transact(action)
+        self._mutations.transact(action, within_limit=has_rows)
         with self._wake:
             # Other threads count these two meanwhile.
             stats.dropped = self.stats.dropped
@@ -361,6 +433,11 @@ class StoreWriter:
             self._mutations.transact(action)
         except _TRANSIENT as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
+
+
+def _size(item: _Item | Document) -> int:
+    """Bytes of a record, by and large."""
+    return _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
 
 
 def _without_rows(capture: Capture, reason: str) -> Capture:
