@@ -153,7 +153,7 @@ class Upkeep:
         self.patience_s = SWEEP_S
         """Longest time until the next look, seconds."""
         if ceiling is not None:
-            check_index(environment)
+            check_index(environment, "ACTIVATION_MAX_SIZE")
             environment.limit_to(ceiling.rows)
 
     def look(self) -> None:
@@ -317,14 +317,18 @@ class Upkeep:
         return [(key[start:], schema.number(size, what)) for key, size in found]
 
 
-def check_index(environment: Environment) -> None:
-    """Refuse a ceiling for a store without an index, which knows no order of arrival.
+def check_index(environment: Environment, what: str) -> None:
+    """Refuse to look for the oldest rows of a store without an index, which knows no order.
+
+    Args:
+        environment: the store's.
+        what: needs the index; the subject of the error's sentence.
 
     Raises:
         StoreVersionError: there is none.
     """
     if not environment.has_index:
         raise StoreVersionError(
-            f"{environment.path} has no index, which ACTIVATION_MAX_SIZE needs to find the oldest "
-            "rows; `activation-logging upgrade PATH` makes one"
+            f"{environment.path} has no index, which {what} needs to find the oldest rows; "
+            "`activation-logging upgrade PATH` makes one"
         )
