@@ -19,6 +19,7 @@ from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
 from activation_logging.keep import Keep
+from activation_logging.probe_list import parse_probes
 from activation_logging.sites import (
     MAX_PARTS,
     Site,
@@ -53,7 +54,8 @@ class Settings:
 
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
     sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``keep`` and
-    ``max_size`` are texts too, see :attr:`keeping` and :attr:`ceiling`.
+    ``max_size`` are texts too, see :attr:`keeping` and :attr:`ceiling`. ``probes`` is the list of
+    :func:`.parse_probes`.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
@@ -65,6 +67,7 @@ class Settings:
     full_policy: FullPolicy = "block"
     keep: str = "all"
     max_size: str = ""
+    probes: str = ""
 
     def __post_init__(self) -> None:
         _one_of("ACTIVATION_TOKENS", self.tokens, get_args(Tokens))
@@ -74,6 +77,8 @@ class Settings:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
         with _named("ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"):
             self.wanted()
+        with _named("ACTIVATION_PROBES"):
+            parse_probes(self.probes)
         with _named("ACTIVATION_KEEP"):
             self.keeping  # noqa: B018 - refuses an invalid one at once
         with _named("ACTIVATION_MAX_SIZE"):
@@ -137,6 +142,7 @@ _ENVIRONMENT = {
     "FULL_POLICY": "full_policy",
     "KEEP": "keep",
     "MAX_SIZE": "max_size",
+    "PROBES": "probes",
 }
 
 

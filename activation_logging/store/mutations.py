@@ -17,6 +17,7 @@ from activation_logging.records import Capture, Evaluation, SegmentSlice
 from activation_logging.sites import RowShape
 from activation_logging.store import layout, schema
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
+from activation_logging.store.live import encode_scores
 from activation_logging.store.segments import Segments
 
 if TYPE_CHECKING:
@@ -103,6 +104,8 @@ class Mutations:
         }
         if capture.sites:
             record["sites"] = {str(code): kind._asdict() for code, kind in capture.sites.items()}
+        if capture.scores:
+            record["scores"] = encode_scores(capture.scores)
         if dropped:
             used, record["slices"], record["dropped"] = {}, [], dropped
         elif capture.unkept:

@@ -17,7 +17,7 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy", "memory",
-        "moved", "printable", "progress", "records", "registry", "settings", "sites",
+        "moved", "printable", "probe_list", "progress", "records", "registry", "settings", "sites",
         "strict_json", "tags", "text",
     }
 )  # fmt: skip
@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"detectors", "dataset", "store"},
     "benchmarks": {"judges", "packages", "store"},
     "follow_up": {"benchmarks", "detectors", "store"},
-    "vllm_plugin": {"routes", "store"},
+    "vllm_plugin": {"detectors", "routes", "store"},
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "vllm_plugin"},
     "generate": {"store", "vllm_plugin"},
