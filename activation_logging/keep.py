@@ -96,6 +96,21 @@ class Keep:
         """The names of the probes that terms ask for."""
         return frozenset(term.name for term in self.scores)
 
+    def check_probes(self, served: Iterable[str]) -> None:
+        """Refuse a term of a probe that a server does not have.
+
+        Raises:
+            SettingsError: names it, and those that there are.
+        """
+        names = list(served)
+        for term in self.scores:
+            if term.name not in names:
+                there = f"this server has {', '.join(names)}" if names else "this server has none"
+                raise SettingsError(
+                    f"score:{term.name}>{term.above:g} of ACTIVATION_KEEP needs the probe "
+                    f"{term.name}, and {there}: see ACTIVATION_PROBES"
+                )
+
     def on_arrival(self, name: str, tags: Mapping[str, str] | None) -> bool:
         """Whether a request's rows are kept, whatever its answer will be.
 

@@ -82,6 +82,7 @@ class Settings:
             parse_probes(self.probes)
         with _named("ACTIVATION_KEEP"):
             self.keeping  # noqa: B018 - refuses an invalid one at once
+        self.keeping.check_probes(probe.name for probe in parse_probes(self.probes))
         with _named("ACTIVATION_MAX_SIZE"):
             self.ceiling  # noqa: B018
 

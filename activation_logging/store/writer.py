@@ -16,9 +16,8 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 
@@ -29,9 +28,21 @@ from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import birth
 from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.mutations import Mutations
+from activation_logging.store.queued import (
+    DOCUMENT_BYTES,
+    Document,
+    GiveUp,
+    Item,
+    Later,
+    WriterStats,
+    size_of,
+    without_rows,
+)
 from activation_logging.store.upkeep import Ceiling, Upkeep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     from activation_logging.settings import FullPolicy
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -43,38 +54,11 @@ GATHER_S = 0.1
 
 _RETRY_S = 1.0
 _LOG_EVERY_S = 60.0
-_DOCUMENT_BYTES = 2048
 _TOO_LARGE = "which is too much for a store that ACTIVATION_MAX_SIZE keeps small"
-
-Document: TypeAlias = Mapping[str, Any]
-_Item: TypeAlias = Callable[[], Document] | Capture
-GiveUp: TypeAlias = Callable[[Sequence[bytes]], Sequence[bytes]]
-"""See :meth:`StoreWriter.share`."""
 
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
 _PERMANENT = (lmdb.BadValsizeError, StoreCorrupt, RowsMissing)
 _TRANSIENT = (lmdb.Error, OSError, StoreError)
-
-
-@dataclasses.dataclass
-class WriterStats:
-    """Counters since the start of one writer. Every commit stores them beside the data.
-
-    ``dropped`` counts requests whose rows were dropped; the store has the reason of each. ``lost``
-    counts records that could not be written at all; the log has an error for each. ``errors``
-    counts failed attempts. ``unkept`` counts requests whose rows were not to be kept.
-    """
-
-    entries: int = 0
-    captures: int = 0
-    rows: int = 0
-    bytes: int = 0
-    dropped: int = 0
-    unkept: int = 0
-    lost: int = 0
-    commits: int = 0
-    errors: int = 0
-    queue_bytes_max: int = 0
 
 
 def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
@@ -134,9 +118,9 @@ class StoreWriter:
             "host": socket.gethostname(),
             "started": time.time(),
         }
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
         # Captures that their threads wait to put into the queue.
-        self._waiting: list[Capture] = []
+        self._waiting: list[Capture | Later] = []
         self._writing: list[Document | Capture] = []
         self._forget: GiveUp | None = None
         self._queued = 0
@@ -185,7 +169,7 @@ class StoreWriter:
 
         Entries are never dropped: they are small, and they say what happened to the rows.
         """
-        self._submit(document if callable(document) else lambda: document, _DOCUMENT_BYTES)
+        self._submit(document if callable(document) else lambda: document, DOCUMENT_BYTES)
 
     def put_capture(self, capture: Capture) -> bool:
         """Queue a request's rows. If the queue is full, wait or drop them.
@@ -198,27 +182,41 @@ class StoreWriter:
         if capture.dropped:
             self._drop(capture, capture.dropped)
             return False
-        if self._ceiling is not None and capture.nbytes > self._ceiling.largest:
-            self._drop(capture, f"its rows have {capture.nbytes} bytes, {_TOO_LARGE}")
-            return False
         if capture.unkept:
-            self._submit(capture, _DOCUMENT_BYTES)
+            self._submit(capture, DOCUMENT_BYTES)
             return False
+        return self._put(capture, capture)
 
-        size = _size(capture)
+    def put_later(self, bare: Capture, later: Later) -> bool:
+        """Queue a request of which it is not known yet whether its rows are kept.
+
+        Args:
+            bare: its capture without rows, which is stored if they are dropped.
+            later: makes the capture; or none, if that has been put otherwise.
+
+        Returns:
+            False if the rows were dropped, as for :meth:`put_capture`.
+        """
+        return self._put(bare, later)
+
+    def _put(self, capture: Capture, item: Capture | Later) -> bool:
+        size = size_of(item)
 
         def fits() -> bool:
             return not self._queued or self._queued + size <= self._limit
 
+        if self._ceiling is not None and size > self._ceiling.largest:
+            self._drop(capture, f"its rows have {item.nbytes} bytes, {_TOO_LARGE}")
+            return False
         with self._wake:
             if self._policy == "block":
-                self._waiting.append(capture)
+                self._waiting.append(item)
                 self._wake.wait_for(lambda: fits() or self._closing)
-                self._waiting.remove(capture)
+                self._waiting.remove(item)
             elif not fits():
                 self._drop(capture, "the write queue was full")
                 return False
-            self._submit(capture, size)
+            self._submit(item, size)
             return True
 
     def flush(self, timeout: float | None = 60.0) -> None:
@@ -262,9 +260,9 @@ class StoreWriter:
     def _drop(self, capture: Capture, reason: str) -> None:
         with self._wake:
             self.stats.dropped += reason != NEVER_RAN
-            self._submit(_without_rows(capture, reason), _DOCUMENT_BYTES)
+            self._submit(without_rows(capture, reason), DOCUMENT_BYTES)
 
-    def _submit(self, item: _Item, size: int) -> None:
+    def _submit(self, item: Item, size: int) -> None:
         with self._wake:
             if self._closing:
                 raise StoreError("this writer has been closed")
@@ -317,23 +315,26 @@ class StoreWriter:
     def _has_reason_to_commit(self) -> bool:
         return self._urgent or self._closing or self._queued >= self._commit_bytes
 
-    def _take(self) -> tuple[list[_Item], int]:
-        items: list[_Item] = []
+    def _take(self) -> tuple[list[Item], int]:
+        items: list[Item] = []
         size = 0
         while self._queue and (not items or size < self._commit_bytes):
             item = self._queue.popleft()
             items.append(item)
-            size += _size(item)
+            size += size_of(item)
         return items, size
 
-    def _build(self, items: Sequence[_Item]) -> list[Document | Capture]:
+    def _build(self, items: Sequence[Item]) -> list[Document | Capture]:
         built: list[Document | Capture] = []
         for item in items:
             try:
-                built.append(item if isinstance(item, Capture) else schema.document(item()))
+                if isinstance(item, Later):
+                    built += filter(None, [item.make()])
+                else:
+                    built.append(item if isinstance(item, Capture) else schema.document(item()))
             except Exception:  # noqa: PERF203 - one failure must not lose the other entries
                 self._lose(1)
-                logger.exception("an entry could not be built and is lost")
+                logger.exception("a record could not be built and is lost")
         return built
 
     def _write(self, batch: Sequence[Document | Capture]) -> None:
@@ -347,7 +348,7 @@ class StoreWriter:
             except _PERMANENT as error:
                 self._write_one_by_one(batch, error)
             except StoreFull:
-                nbytes = sum(map(_size, batch))
+                nbytes = sum(map(size_of, batch))
                 if self._upkeep.make_room(nbytes) or self._waits_after(self._upkeep.full()):
                     continue
                 self._lose(len(batch))
@@ -367,7 +368,7 @@ class StoreWriter:
                 self._write([item])
             return
         if isinstance(error, RowsMissing) and isinstance(batch[0], Capture):
-            bare = _without_rows(batch[0], str(error))
+            bare = without_rows(batch[0], str(error))
             # Scores come from where the rows do, and may be missing, too.
             self._write([bare if batch[0].segments else dataclasses.replace(bare, scores={})])
             with self._wake:
@@ -435,15 +436,6 @@ class StoreWriter:
             self._mutations.transact(action)
         except _TRANSIENT as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
-
-
-def _size(item: _Item | Document) -> int:
-    """Bytes of a record, by and large."""
-    return _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
-
-
-def _without_rows(capture: Capture, reason: str) -> Capture:
-    return dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
 
 
 _writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()

@@ -177,7 +177,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("RequestState", "request_id external_req_id prompt prompt_token_ids lora_name"),
         *_of("RequestState", "detokenizer logprobs_processor"),
     ),
-    "vllm.v1.engine.parallel_sampling": ("ParentRequest.n",),
+    "vllm.v1.engine.parallel_sampling": _of("ParentRequest", "n request_id"),
     "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),
     "vllm.v1.kv_cache_interface": (
         "AttentionSpec.tokens_per_state",
