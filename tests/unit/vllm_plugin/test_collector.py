@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from activation_logging import Entry, open_store
+from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.records import NEVER_RAN
 from activation_logging.settings import Settings
 from activation_logging.sites import RowShape
@@ -23,6 +24,7 @@ from activation_logging.vllm_plugin import collector as module
 from activation_logging.vllm_plugin.arena import RowArena
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.origin import SELF_TEST
+from activation_logging.vllm_plugin.scorer import Scorer
 from tests.fixtures.answers import make_document
 
 BLOCK, BLOCKS, HIDDEN = 4, 16, 3
@@ -73,15 +75,20 @@ def state(token: int, layer: int) -> list[float]:
 
 
 class Machine:
-    """A collector, its arena and its store, and the block tables that it is told of."""
+    """A collector, its arena and its store, and the block tables that it is told of.
 
-    def __init__(self, path: Path, **settings: Any) -> None:
+    ``served`` are its probes. ``settings`` are those of a server.
+    """
+
+    def __init__(self, path: Path, served: ServedProbes | None = None, **settings: Any) -> None:
         self.path = path
         self.writer = StoreWriter(path, role="worker")
+        shapes = {layer: RowShape((HIDDEN,), "float32") for layer in LAYERS}
         self.arena = RowArena(
-            {layer: RowShape((HIDDEN,), "float32") for layer in LAYERS},
+            shapes,
             num_slots=BLOCK * BLOCKS,
             device=torch.device("cpu"),
+            scored=shapes if served else {},
         )
         self.collector = RowCollector(
             Settings(layers="1,last", **settings),
@@ -92,6 +99,7 @@ class Machine:
             hidden_size=HIDDEN,
             block_size=BLOCK,
             kv_group=0,
+            scorer=Scorer(served, shapes, self.arena) if served else None,
         )
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, int] = {}
