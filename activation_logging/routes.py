@@ -255,7 +255,7 @@ def metrics(path: str) -> bytes:
                 family = GaugeMetricFamily if name.endswith("_max") else CounterMetricFamily
                 metric = family(f"activation_logging_{name}", text, labels=["role", "writer"])
                 for writer, record in found["writers"].items():
-                    metric.add_metric([record["role"], writer], record[name])
+                    metric.add_metric([record["role"], writer], record.get(name, 0))
                 yield metric
 
     registry = CollectorRegistry()
@@ -273,6 +273,8 @@ _METRICS = {
     "rows": "Rows of activations written, each of all layers.",
     "bytes": "Bytes of activations written.",
     "dropped": "Requests whose activations were dropped because the queue was full.",
+    "unkept": "Requests whose activations were not kept, as ACTIVATION_KEEP wants it.",
+    "pruned": "Entries whose activations were removed to stay below ACTIVATION_MAX_SIZE.",
     "lost": "Records that could not be written at all; the log has a line for each.",
     "commits": "Commits to the store.",
     "errors": "Failed attempts to write.",
@@ -285,7 +287,8 @@ def _counters(store: Store) -> dict[str, Any]:
 
 
 def _summed(entries: int, writers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    totals = {name: sum(record[name] for record in writers.values()) for name in _METRICS}
+    # Writers of earlier versions have not counted everything.
+    totals = {name: sum(one.get(name, 0) for one in writers.values()) for name in _METRICS}
     # High-water marks do not add up.
     totals["queue_bytes_max"] = max(
         (record["queue_bytes_max"] for record in writers.values()), default=0

@@ -79,7 +79,10 @@ def state(token: int, layer: int) -> list[float]:
 
 
 class Machine:
-    """A collector, its arena and its store, and the block tables that it is told of."""
+    """A collector, its arena and its store, and the block tables that it is told of.
+
+    ``probes`` are those of the server. ``settings`` are its settings.
+    """
 
     def __init__(self, path: Path, probes: ServedProbes | None = None, **settings: Any) -> None:
         self.path = path
