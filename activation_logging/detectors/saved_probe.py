@@ -136,6 +136,11 @@ class SavedProbe:
         return "+".join(map(str, self.sources))
 
     @cached_property
+    def known_prompts(self) -> frozenset[int]:
+        """:attr:`prompts`, to look one up."""
+        return frozenset(self.prompts.tolist())
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a probability depends on; equal probes give equal scores."""
         told = [self.kind, self.form, list(self.sources), self.position, *self.calibration]
