@@ -16,6 +16,7 @@ from activation_logging.text import shown
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     import numpy.typing as npt
 
     from activation_logging.sites import RowShape
@@ -276,6 +277,20 @@ class Segment:
     nbytes: int
 
 
+class LiveScore(NamedTuple):
+    """What a probe said of an answer while the model gave it.
+
+    ``values``, float32 ``[n]``, are probabilities at the positions from ``first`` on; NaN where a
+    state is not finite. Where ``running``, only that of the answer's last position counts: each is
+    what the probe would say if the answer ended there. ``digest`` is that of the probe.
+    """
+
+    first: int
+    values: npt.NDArray[np.float32]
+    digest: str
+    running: bool = False
+
+
 @dataclass(frozen=True)
 class Capture:
     """What the worker knows of one request: which rows, of which sites, and where they are stored.
@@ -284,7 +299,8 @@ class Capture:
     model's depth, which is also the number of the ``last`` layer. ``layers`` are those of the
     residual stream, whose rows have ``hidden_size`` elements of ``dtype``; ``sites`` has the codes
     of all other sites, with what their rows are. ``segments`` are the new rows to store; other
-    slices refer to stored segments. ``dropped`` is the reason for missing rows.
+    slices refer to stored segments. ``dropped`` is the reason for missing rows. ``scores`` are by
+    the names of probes; reading them may wait like reading rows. They are there without rows, too.
     """
 
     id: str
@@ -297,6 +313,7 @@ class Capture:
     segments: Sequence[Segment] = ()
     dropped: str | None = None
     sites: Mapping[int, RowShape] = field(default_factory=dict)
+    scores: Mapping[str, LiveScore] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
+from activation_logging.probe_list import parse_probes
 from activation_logging.sites import (
     MAX_PARTS,
     Site,
@@ -47,7 +48,8 @@ class Settings:
     """What a server logs, and where to.
 
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
-    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty.
+    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``probes`` is
+    the list of :func:`.parse_probes`.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
@@ -57,6 +59,7 @@ class Settings:
     tokens: Tokens = "all"
     dtype: Dtype = "auto"
     full_policy: FullPolicy = "block"
+    probes: str = ""
 
     def __post_init__(self) -> None:
         _one_of("ACTIVATION_TOKENS", self.tokens, get_args(Tokens))
@@ -69,6 +72,10 @@ class Settings:
         except SettingsError as error:
             name = "ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"
             raise SettingsError(f"{name}: {error}") from None
+        try:
+            parse_probes(self.probes)
+        except SettingsError as error:
+            raise SettingsError(f"ACTIVATION_PROBES: {error}") from None
 
     def wanted(self, num_layers: int | None = None) -> tuple[Wanted, ...]:
         """The list of sites, parsed; see :func:`.parse_sites`."""
@@ -108,6 +115,7 @@ _ENVIRONMENT = {
     "TOKENS": "tokens",
     "DTYPE": "dtype",
     "FULL_POLICY": "full_policy",
+    "PROBES": "probes",
 }
 
 

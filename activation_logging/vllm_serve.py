@@ -54,6 +54,15 @@ def make_parser() -> argparse.ArgumentParser:
     for flag, (variable, text) in _FLAGS.items():
         parser.add_argument(flag, dest=variable, metavar="VALUE", help=text)
     parser.add_argument(
+        "--activation-probe",
+        dest="probes",
+        action="append",
+        metavar="NAME=PATH",
+        help="probe that scores every token while the model answers, as `report --save-probe` and "
+        "`probe fit` write it; NAME=PATH:shadow for one whose scores are stored and not sent. May "
+        "be given several times",
+    )
+    parser.add_argument(
         "--auth_token",
         "--auth-token",
         metavar="TOKEN",
@@ -74,6 +83,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         value = getattr(ours, variable)
         if value is not None:
             os.environ[variable] = value
+    if ours.probes:
+        os.environ["ACTIVATION_PROBES"] = ",".join(ours.probes)
     if ours.auth_token:
         os.environ["HF_TOKEN"] = ours.auth_token
     try:

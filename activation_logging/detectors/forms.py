@@ -40,15 +40,50 @@ Floats = npt.NDArray[np.float64]
 
 
 class Form(ABC):
-    """One way in which a probe's tensors make log-odds of rows."""
+    """One way in which a probe's tensors make log-odds of rows.
+
+    All that it needs of a row are a few numbers, its *columns*: the row times :meth:`columns`. A
+    server keeps these of every token instead of the row (:mod:`.served_probes`), so what is said
+    while a model answers and what is said of the stored rows is one arithmetic.
+    """
 
     dims: ClassVar[Mapping[str, int]]
     """The names of the tensors, and how many dimensions each has."""
 
+    @abstractmethod
+    def columns(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        """What rows are multiplied by, float64 ``[width, columns]``."""
+
+    @abstractmethod
+    def tokens_of(self, columns: Floats, bias: float) -> Floats:
+        """Log-odds of every row by itself, float64 ``[n]``, of their ``columns``, ``[n, C]``."""
+
+    @abstractmethod
+    def running_of(self, columns: Floats, bias: float) -> Floats:
+        """Log-odds of the first row, of the first two together, and so on, float64 ``[n]``.
+
+        From a row that is not finite on they are NaN.
+        """
+
+    def answer_of(self, columns: Floats, bias: float) -> float:
+        """Log-odds of a run of rows together, of their ``columns``, ``[n, C]``.
+
+        Raises:
+            InputMissing: there is no row.
+        """
+        if not len(columns):
+            raise InputMissing("no state: none of its tokens was read by the model")
+        return float(self.running_of(columns, bias)[-1])
+
+    def project(
+        self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]
+    ) -> tuple[Floats, float]:
+        """The columns of rows, float64 ``[n, C]``, and the bias."""
+        return np.asarray(rows, np.float64) @ self.columns(tensors), float(tensors["bias"][0])
+
     def tokens(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> Floats:
         """Log-odds of every row by itself, float64 ``[n]``; NaN where a row is not finite."""
-        weight = np.atleast_2d(tensors["weight"]).sum(axis=0, dtype=np.float64)
-        return np.asarray(_wide(rows) @ weight + float(tensors["bias"][0]))
+        return self.tokens_of(*self.project(tensors, rows))
 
     def answer(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> float:
         """Log-odds of a run of rows together.
@@ -56,12 +91,7 @@ class Form(ABC):
         Raises:
             InputMissing: there is no row.
         """
-        if not len(rows):
-            raise InputMissing("no state: none of its tokens was read by the model")
-        return self._answer(tensors, rows)
-
-    @abstractmethod
-    def _answer(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> float: ...
+        return self.answer_of(*self.project(tensors, rows))
 
     def width(self, tensors: Mapping[str, npt.NDArray[Any]]) -> int:
         """Number of elements of a row that these tensors apply to.
@@ -92,28 +122,57 @@ class Form(ABC):
 class _Linear(Form):
     dims = MappingProxyType({"weight": 1, "bias": 1})
 
-    def _answer(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> float:
-        return float(self.tokens(tensors, rows).max())
+    def columns(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        return np.asarray(tensors["weight"], np.float64)[:, None]
+
+    def tokens_of(self, columns: Floats, bias: float) -> Floats:
+        return columns[:, 0] + bias
+
+    def running_of(self, columns: Floats, bias: float) -> Floats:
+        return _highest(columns)[:, 0] + bias
 
 
 class _Attention(Form):
     dims = MappingProxyType({"query": 2, "weight": 2, "bias": 1})
 
-    def _answer(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> float:
-        wide = _wide(rows)
-        looks = wide @ tensors["query"].T.astype(np.float64)
-        shares = np.exp(looks - looks.max(axis=0))
-        shares /= shares.sum(axis=0)
-        values = wide @ tensors["weight"].T.astype(np.float64)
-        return float((shares * values).sum() + float(tensors["bias"][0]))
+    def columns(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        return np.concatenate([tensors["query"], tensors["weight"]], dtype=np.float64).T
+
+    def tokens_of(self, columns: Floats, bias: float) -> Floats:
+        return np.asarray(columns[:, columns.shape[1] // 2 :].sum(axis=1) + bias)
+
+    def running_of(self, columns: Floats, bias: float) -> Floats:
+        looks, values = np.split(columns, 2, axis=1)
+        found = np.empty(len(columns))
+        highest = _highest(looks)
+        total = weighted = np.zeros(looks.shape[1])
+        start, base = 0, highest[:1]
+        while start < len(columns):
+            # The exponentials of a stretch have one scale; what overflows it begins another.
+            new = highest[start : start + 1]
+            total, weighted = (np.exp(base - new) * sums for sums in (total, weighted))
+            base = new
+            beyond = np.flatnonzero((highest[start:] - base > _STRETCH).any(axis=1))
+            stop = start + int(beyond[0]) if len(beyond) else len(columns)
+            shares = np.exp(looks[start:stop] - base)
+            totals = total + shares.cumsum(axis=0)
+            sums = weighted + (shares * values[start:stop]).cumsum(axis=0)
+            found[start:stop] = (sums / totals).sum(axis=1)
+            total, weighted, start = totals[-1:], sums[-1:], stop
+        return found + bias
 
 
 class _Multimax(Form):
     dims = MappingProxyType({"weight": 2, "bias": 1})
 
-    def _answer(self, tensors: Mapping[str, npt.NDArray[Any]], rows: npt.NDArray[Any]) -> float:
-        values = _wide(rows) @ tensors["weight"].T.astype(np.float64)
-        return float(values.max(axis=0).sum() + float(tensors["bias"][0]))
+    def columns(self, tensors: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        return np.asarray(tensors["weight"], np.float64).T
+
+    def tokens_of(self, columns: Floats, bias: float) -> Floats:
+        return np.asarray(columns.sum(axis=1) + bias)
+
+    def running_of(self, columns: Floats, bias: float) -> Floats:
+        return np.asarray(_highest(columns).sum(axis=1) + bias)
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(
@@ -133,5 +192,10 @@ def form_of(name: str) -> Form:
     return FORMS[name]
 
 
-def _wide(rows: npt.NDArray[Any]) -> Floats:
-    return np.asarray(rows, np.float64)
+_STRETCH = 500.0
+"""How much larger than the first a logarithm may become: exp of 709 overflows float64."""
+
+
+def _highest(columns: Floats) -> Floats:
+    """The maximum of each column so far, ``[n, C]``."""
+    return np.asarray(np.maximum.accumulate(columns, axis=0))

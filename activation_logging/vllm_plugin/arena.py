@@ -8,6 +8,10 @@ A row therefore lives exactly as long as the token's key and value. Batching, ch
 prefix-cache hits need no special case: the rows of a cached prefix are already in the arena.
 When vLLM copies blocks, the arena copies them too.
 
+Of a site that probes read there are *columns* beside the rows: a few numbers per slot, which are
+the row, as it is stored, times a matrix (:mod:`.scorer`). They are kept like the rows of a site of
+their own, whose code is :func:`columns_code`. A site may have columns and no rows.
+
 The rows lie in the memory of the host. A GPU writes them there itself: the memory is pinned and
 mapped, so that the scatter is one kernel that writes across the bus while the step goes on. So
 logging takes next to none of a GPU's own memory, whatever is logged (:func:`device_bytes`).
@@ -16,8 +20,9 @@ logging takes next to none of a GPU's own memory, whatever is logged (:func:`dev
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from threading import Lock
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,75 +30,115 @@ import numpy.typing as npt
 import psutil
 import torch
 
+from activation_logging.detectors.served_probes import CAPACITY
 from activation_logging.errors import UnsupportedEngineError
+from activation_logging.sites import RowShape
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from activation_logging.sites import RowShape
-
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 """By the names that records have for them."""
+_TYPES = {**DTYPES, "float64": torch.float64}
+"""The same, and that of columns."""
+COLUMNS = RowShape((CAPACITY,), "float64")
+"""What the columns of one slot are."""
+_PIECE = 1024
+"""How many rows are in float64 at once."""
+
+
+def columns_code(code: int) -> int:
+    """The code of the columns of a site. No site of a store has it, which has two bytes for it."""
+    return code | 1 << 16
 
 
 def row_bytes(shape: RowShape) -> int:
     """Bytes of one row of a site."""
-    return shape.width * DTYPES[shape.dtype].itemsize
+    return shape.width * _TYPES[shape.dtype].itemsize
 
 
-def arena_bytes(shapes: Mapping[int, RowShape], num_slots: int) -> int:
-    """Host memory of an arena, bytes. It has one row more than slots, for padding."""
-    return (num_slots + 1) * sum(map(row_bytes, shapes.values()))
+def slot_bytes(shapes: Mapping[int, RowShape], scored: Collection[int] = ()) -> int:
+    """Host memory of one slot, bytes: its rows, and the columns of the ``scored`` sites."""
+    return sum(map(row_bytes, shapes.values())) + len(scored) * row_bytes(COLUMNS)
 
 
 def device_bytes(
-    shapes: Mapping[int, RowShape], num_tokens: int, element_bytes: int, device: torch.device
+    shapes: Mapping[int, RowShape],
+    num_tokens: int,
+    element_bytes: int,
+    device: torch.device,
+    scored: Collection[int] = (),
 ) -> int:
     """A GPU's own memory that writing to an arena takes at most, bytes; elsewhere 0.
 
     One site is written at a time. On its way are the sum with the residual in the model's type, the
-    same in the arena's, and each token's slot twice.
+    same in the arena's, each token's slot twice, and of a scored site the columns and some of the
+    rows in float64. The matrices stay there.
 
     Args:
-        shapes: what a row of each site is, by the site's code.
+        shapes: what a row of each site is, by the site's code: with rows, columns, or both.
         num_tokens: tokens of the largest step.
         element_bytes: of the model's type.
         device: the model's.
+        scored: codes of the sites with columns.
     """
     if device.type != "cuda" or not shapes:
         return 0
     widest = max(shape.width * element_bytes + row_bytes(shape) for shape in shapes.values())
-    return num_tokens * (widest + 2 * torch.int64.itemsize)
+    passing = num_tokens * (widest + 2 * torch.int64.itemsize)
+    widths = [shapes[code].width for code in scored]
+    if not widths:
+        return passing
+    wide = min(num_tokens, _PIECE) * max(widths) * torch.float64.itemsize
+    matrices = sum(widths) * row_bytes(COLUMNS)
+    return passing + wide + num_tokens * row_bytes(COLUMNS) + matrices
 
 
 class RowArena:
     """For each site ``[slots, width]`` in host memory, which the model's device writes to.
 
     Args:
-        shapes: what a row of each site is, by the site's code.
-        num_slots: slots of the KV cache group that the arena follows.
+        shapes: what a row of each site is, by the site's code: those whose rows are kept.
+        num_slots: slots of the KV cache group that the arena follows. There is one row more, for
+            padding.
         device: the model's.
+        scored: the same of the sites that have columns.
+
+    Attributes:
+        matrices: by the codes of the scored sites, what makes the columns of a row: float64
+            ``[width, CAPACITY]`` on the device, zero at first.
 
     Raises:
         UnsupportedEngineError: the host has not that much memory, or CUDA cannot pin it.
     """
 
     def __init__(
-        self, shapes: Mapping[int, RowShape], *, num_slots: int, device: torch.device
+        self,
+        shapes: Mapping[int, RowShape],
+        *,
+        num_slots: int,
+        device: torch.device,
+        scored: Mapping[int, RowShape] = MappingProxyType({}),
     ) -> None:
         self._shapes = dict(shapes)
+        written = {**scored, **shapes}
+        self._types = {code: DTYPES[shape.dtype] for code, shape in written.items()}
+        self._widths = {code: shape.width for code, shape in written.items()}
         self._device = device
         self._num_slots = num_slots
         self._pinned: list[int] = []
-        if device.type != "meta":
-            _check_memory(arena_bytes(shapes, num_slots), num_slots)
-        self._host = {
-            code: self._allocate(num_slots + 1, shape) for code, shape in self._shapes.items()
+        self.matrices = {
+            code: torch.zeros((shape.width, CAPACITY), dtype=torch.float64, device=device)
+            for code, shape in scored.items()
         }
+        if device.type != "meta":
+            _check_memory((num_slots + 1) * slot_bytes(shapes, scored), num_slots)
+        kept = {**shapes, **{columns_code(code): COLUMNS for code in scored}}
+        self._host = {code: self._allocate(num_slots + 1, shape) for code, shape in kept.items()}
         self._rows = {code: self._on_device(host) for code, host in self._host.items()}
 
     def _allocate(self, rows: int, shape: RowShape) -> torch.Tensor:
-        dtype = DTYPES[shape.dtype]
+        dtype = _TYPES[shape.dtype]
         if self._device.type == "meta":
             return torch.empty((rows, shape.width), dtype=dtype, device=self._device)
         # Numpy's memory is in huge pages where the system allows: a step touches a page of each
@@ -122,7 +167,7 @@ class RowArena:
 
     @property
     def shapes(self) -> Mapping[int, RowShape]:
-        """What a row of each site is, by the site's code."""
+        """What a row of each site is, by the site's code, where rows are kept."""
         return self._shapes
 
     @property
@@ -133,7 +178,7 @@ class RowArena:
     def write(
         self, code: int, slots: torch.Tensor, x: torch.Tensor, residual: torch.Tensor | None
     ) -> None:
-        """Scatter one step's rows of one site.
+        """Scatter one step's rows of one site, and their columns.
 
         Args:
             code: the site's; one that is not kept here is ignored.
@@ -141,16 +186,25 @@ class RowArena:
             x: ``[>= tokens, ...]`` of the site's width; rows after the tokens are padding.
             residual: is added to ``x`` if given: as many rows, or one for all, such as a bias.
         """
-        rows = self._rows.get(code)
-        if rows is None:
+        dtype = self._types.get(code)
+        if dtype is None:
             return
-        x = x.reshape(-1, rows.shape[1])
+        rows, matrix = self._rows.get(code), self.matrices.get(code)
+        width = self._widths[code]
+        x = x.reshape(-1, width)
         slots = slots[: x.shape[0]]
         x = x[: slots.shape[0]]
         if residual is not None:
-            x = x + residual.reshape(-1, rows.shape[1])[: slots.shape[0]]
+            x = x + residual.reshape(-1, width)[: slots.shape[0]]
         target = torch.where(slots < 0, self._num_slots, slots)
-        rows.index_copy_(0, target, x.to(rows.dtype))
+        stored = x.to(dtype)
+        if rows is not None:
+            rows.index_copy_(0, target, stored)
+        if matrix is not None:
+            columns = self._rows[columns_code(code)]
+            for start in range(0, len(stored), _PIECE):
+                piece = slice(start, start + _PIECE)
+                columns.index_copy_(0, target[piece], stored[piece].double() @ matrix)
 
     def copy(self, sources: npt.NDArray[np.int64], targets: npt.NDArray[np.int64]) -> None:
         """Copy rows between slots. All sources are read before any target is written."""
@@ -191,6 +245,10 @@ class RowArena:
     def rows_at(self, code: int, slots: npt.NDArray[np.int64]) -> torch.Tensor:
         """The rows of some slots of one site, on the device, ``[slots, width]``."""
         return self._rows[code].index_select(0, self._to_device(slots))
+
+    def forget(self, code: int, places: npt.NDArray[np.int64]) -> None:
+        """Make some columns of a site NaN at every slot. ``places`` are int64 ``[n]``."""
+        self._rows[columns_code(code)].index_fill_(1, self._to_device(places), float("nan"))
 
     def close(self) -> None:
         """Give the host memory back to the system. Nothing may be written any more."""
@@ -260,6 +318,11 @@ class Unread:
             rows = ref()
             if rows is not None:
                 rows.gather()
+
+    def gather_all(self) -> None:
+        """Copy everything, because columns are about to change at every slot."""
+        for block in list(self._by_block):
+            self.gather(block)
 
 
 def _check_memory(needed: int, num_slots: int) -> None:

@@ -17,8 +17,8 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
-        "printable", "progress", "records", "registry", "settings", "sites", "strict_json", "tags",
-        "text",
+        "printable", "probe_list", "progress", "records", "registry", "settings", "sites",
+        "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
@@ -40,7 +40,7 @@ ARROWS: dict[str, set[str]] = {
     "report": {"detectors", "dataset", "store"},
     "benchmarks": {"judges", "packages", "store"},
     "follow_up": {"benchmarks", "detectors", "store"},
-    "vllm_plugin": {"routes", "store"},
+    "vllm_plugin": {"detectors", "routes", "store"},
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "vllm_plugin"},
     "generate": {"store", "vllm_plugin"},

@@ -52,6 +52,34 @@ def test_attention_survives_large_states() -> None:
     assert np.isfinite(FORMS["attention"].answer(TENSORS["attention"], ROWS * 1e6))
 
 
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("name", FORMS)
+def test_a_running_answer_is_that_of_the_rows_so_far(name: str, scale: float) -> None:
+    form, tensors = FORMS[name], TENSORS[name]
+    rows = RNG.normal(size=(40, 3)).astype(np.float32) * scale
+    found = form.running_of(*form.project(tensors, rows))
+    alone = [form.answer(tensors, rows[: i + 1]) for i in range(len(rows))]
+    assert found == pytest.approx(alone, rel=1e-12)
+
+
+def test_attention_that_looks_elsewhere_again_and_again() -> None:
+    """Every row weighs exp(600) times what those before it do together."""
+    looks = np.arange(5.0)[:, None] * 600
+    columns = np.concatenate([looks, [[1.0], [2.0], [3.0], [4.0], [5.0]]], axis=1)
+    assert FORMS["attention"].running_of(columns, 0.0) == pytest.approx([1, 2, 3, 4, 5])
+    assert FORMS["attention"].running_of(columns[::-1], 0.0) == pytest.approx([5] * 5)
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_running_answer_ends_where_a_row_is_not_finite(name: str) -> None:
+    form, tensors = FORMS[name], TENSORS[name]
+    columns, bias = form.project(tensors, ROWS)
+    columns[2] = np.nan
+    found = form.running_of(columns, bias)
+    assert np.isfinite(found[:2]).all()
+    assert np.isnan(found[2:]).all()
+
+
 def test_multimax_adds_the_maximum_of_each_head() -> None:
     weight, bias = TENSORS["multimax"].values()
     expected = bias[0] + sum(max(weight[head] @ row for row in ROWS) for head in range(2))

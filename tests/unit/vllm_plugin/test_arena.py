@@ -11,9 +11,9 @@ from activation_logging.sites import RowShape, Site
 from activation_logging.vllm_plugin.arena import (
     RowArena,
     Unread,
-    arena_bytes,
     device_bytes,
     row_bytes,
+    slot_bytes,
 )
 
 SLOTS = 12
@@ -129,7 +129,7 @@ def test_narrow_types_keep_their_bits(name: str) -> None:
 
 def test_its_size() -> None:
     # One row more than slots, for padding.
-    assert make().nbytes == arena_bytes(SHAPES, SLOTS) == (SLOTS + 1) * (5 + 6) * 4
+    assert make().nbytes == (SLOTS + 1) * slot_bytes(SHAPES) == (SLOTS + 1) * (5 + 6) * 4
     assert row_bytes(RowShape((2, 3), "bfloat16")) == 12
 
 

@@ -1,0 +1,288 @@
+"""The probes of a server: what they need of each token's state, and what they say of it.
+
+The worker keeps a few numbers of every token, its *columns*: the state times a matrix that holds
+the projections of all probes (:mod:`activation_logging.vllm_plugin.scorer`). Everything that a
+probe says follows from them. A probe of several sources has the sum of what each contributes.
+
+Here a row of columns is what all probes need together, float64 ``[num_columns]``; that of one probe
+is :attr:`ServedProbe.columns` of it. numpy alone is needed, so the front end has this too.
+
+A state is at one of the positions ``P - 1`` to ``P + R - 2``, of ``P`` prompt and ``R`` response
+tokens. Probes that look elsewhere cannot be served and are refused by name:
+
+============== =================================================================================
+tokens         a score at each position from ``P - 1``; the answer's is of all from ``P``
+prompt_last    one score, at ``P - 1``
+response_first one score, at ``P``
+response_last  one score, at the last position
+response_mean  one score, of the mean of the positions from ``P``
+None           one score, which the probe's form makes of the positions from ``P``
+============== =================================================================================
+
+A worker does not know which position is the last: it may be a step ahead of a stop string. So of a
+probe that looks at the end there is a *running* score, what it would say if the answer ended there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.dataset.layers import Source
+from activation_logging.detectors.forms import form_of
+from activation_logging.detectors.saved_probe import SavedProbe
+from activation_logging.errors import DatasetError, ProbeError
+from activation_logging.sites import Site
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from activation_logging.probe_list import ProbeFile
+    from activation_logging.sites import RowShape
+
+Floats = npt.NDArray[np.float64]
+
+CAPACITY = 64
+"""How many columns all probes together may have of one site."""
+
+_SERVED = ("prompt_last", "response_first", "response_last", "response_mean")
+
+
+@dataclass(frozen=True)
+class ServedProbe:
+    """One probe of a server.
+
+    Attributes:
+        name: what requests and scores call it.
+        probe: what was loaded.
+        shadow: whether no client gets its scores.
+        columns: where its columns are among those of all probes.
+    """
+
+    name: str
+    probe: SavedProbe
+    shadow: bool
+    columns: slice
+
+    @property
+    def of_tokens(self) -> bool:
+        """Whether it says something of every position."""
+        return self.probe.kind == "token"
+
+    @property
+    def knows_prompt(self) -> bool:
+        """Whether it says something before the first token of the answer."""
+        return self.of_tokens or self.probe.position == "prompt_last"
+
+    @property
+    def offset(self) -> int:
+        """The first position that it says something at, counted from ``P - 1``."""
+        return 0 if self.knows_prompt else 1
+
+    @property
+    def looks_at_end(self) -> bool:
+        """Whether its one score is that of the last position, so that a running one is known."""
+        return self.probe.position in (None, "response_last", "response_mean") and (
+            not self.of_tokens
+        )
+
+    def at(self, columns: Floats) -> Floats:
+        """The probability of every row by itself, float64 ``[n]``; NaN where it is not finite.
+
+        Args:
+            columns: of all probes, ``[n, num_columns]``.
+        """
+        return self._probability(self._form.tokens_of(self._own(columns), self._bias))
+
+    def running(self, columns: Floats) -> Floats:
+        """What it would say of the answer if that ended at each row, float64 ``[n]``.
+
+        NaN from a row that is not finite on.
+
+        Args:
+            columns: of all probes, ``[n, num_columns]``, from position ``P`` on without a gap.
+        """
+        own, position = self._own(columns), self.probe.position
+        if position is None:
+            return self._probability(self._form.running_of(own, self._bias))
+        if position == "response_mean":
+            own = own.cumsum(axis=0) / np.arange(1, len(own) + 1)[:, None]
+        elif position == "response_first":
+            own = np.repeat(own[:1], len(own), axis=0)
+        return self._probability(self._form.tokens_of(own, self._bias))
+
+    def scores(self, columns: Floats) -> Floats:
+        """What is kept of an answer: a probability at each position from ``P - 1 + offset`` on.
+
+        Args:
+            columns: of all probes, ``[n, num_columns]``, from position ``P - 1`` on.
+        """
+        if self.of_tokens:
+            return self.at(columns)
+        if self.looks_at_end:
+            return self.running(columns[1:])
+        return self.at(columns[self.offset : self.offset + 1])
+
+    @property
+    def _form(self) -> Any:
+        return form_of(self.probe.form)
+
+    @property
+    def _bias(self) -> float:
+        return float(self.probe.tensors["bias"][0])
+
+    def _own(self, columns: Floats) -> Floats:
+        own = columns[:, self.columns]
+        return np.where(np.isfinite(own).all(axis=1, keepdims=True), own, np.nan)
+
+    def _probability(self, log_odds: Floats) -> Floats:
+        return self.probe.probability(log_odds)
+
+
+class Part(NamedTuple):
+    """What one source of a probe contributes to its columns.
+
+    ``rows`` are the elements of a row of ``site``, and ``matrix``, ``[rows, C]``, what they are
+    multiplied by; the products belong to ``columns`` of all probes.
+    """
+
+    site: Site
+    rows: slice
+    matrix: Floats
+    columns: slice
+
+
+class ServedProbes(Mapping[str, ServedProbe]):
+    """The probes of a server by name, in order.
+
+    Args:
+        probes: name, probe, and whether it is a shadow.
+
+    Raises:
+        ProbeError: one of them cannot be served; the text names it.
+    """
+
+    def __init__(self, probes: Iterable[tuple[str, SavedProbe, bool]] = ()) -> None:
+        self._probes: dict[str, ServedProbe] = {}
+        start = 0
+        for name, probe, shadow in probes:
+            if probe.kind == "answer" and probe.position not in (None, *_SERVED):
+                raise ProbeError(
+                    f"the probe {name} looks at {probe.position}, which is not known while a model "
+                    f"answers: serve one of tokens, of all states of an answer, or of "
+                    f"{', '.join(_SERVED)}"
+                )
+            stop = start + form_of(probe.form).columns(probe.tensors).shape[1]
+            self._probes[name] = ServedProbe(name, probe, shadow, slice(start, stop))
+            start = stop
+        self.num_columns = start
+
+    @classmethod
+    def load(cls, files: Iterable[ProbeFile]) -> ServedProbes:
+        """Read the probes of a list.
+
+        Raises:
+            ProbeError: a file is missing or broken, or a probe cannot be served.
+        """
+        found = []
+        for file in files:
+            try:
+                found.append((file.name, SavedProbe.load(file.path), file.shadow))
+            except ProbeError as error:  # noqa: PERF203 - which one it is must be said
+                raise ProbeError(f"the probe {file.name}: {error}") from None
+        return cls(found)
+
+    def __getitem__(self, name: str) -> ServedProbe:
+        return self._probes[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._probes)
+
+    def __len__(self) -> int:
+        return len(self._probes)
+
+    @cached_property
+    def sites(self) -> tuple[Site, ...]:
+        """What the probes read, ascending by code."""
+        found = {Source.of(one).site for served in self.values() for one in served.probe.sources}
+        return tuple(sorted(found, key=lambda site: site.code))
+
+    def check_model(self, model: str, num_layers: int) -> None:
+        """Refuse a probe of another model.
+
+        Args:
+            model: the served name.
+            num_layers: its depth.
+
+        Raises:
+            ProbeError: names the probe.
+        """
+        for name, served in self.items():
+            fitted = served.probe
+            if (fitted.model, fitted.num_layers) != (model, num_layers):
+                raise ProbeError(
+                    f"the probe {name} was fitted on {fitted.model} with {fitted.num_layers} "
+                    f"layers, this server has {model} with {num_layers}: serve the model under "
+                    "that name (--served-model-name), or fit a probe on answers of this one"
+                )
+            for source in fitted.sources:
+                site = Source.of(source).site
+                if site.layer > num_layers:
+                    raise ProbeError(f"the probe {name} reads {site.words}, which does not exist")
+
+    def parts(self, shapes: Mapping[int, RowShape]) -> list[Part]:
+        """What to compute of the rows of each site; several parts may be of one site.
+
+        Args:
+            shapes: what a row of each site is, by the site's code: of all sites that are read.
+
+        Raises:
+            ProbeError: a site is not read, has another width, or more columns than
+                :data:`CAPACITY` are wanted of it; the text names the probe.
+        """
+        found: list[Part] = []
+        used: dict[Site, int] = {}
+        for name, served in self.items():
+            for part in _parts(served, shapes):
+                found.append(part)
+                used[part.site] = used.get(part.site, 0) + part.matrix.shape[1]
+                if used[part.site] > CAPACITY:
+                    raise ProbeError(
+                        f"the probe {name} is one too many: the probes of a server may have "
+                        f"{CAPACITY} columns of one site together (a linear probe has 1, one of "
+                        f"attention 2 a head), and this makes {used[part.site]} of "
+                        f"{part.site.words}; serve fewer"
+                    )
+        return found
+
+
+def _parts(served: ServedProbe, shapes: Mapping[int, RowShape]) -> Iterator[Part]:
+    probe, name = served.probe, served.name
+    projection = form_of(probe.form).columns(probe.tensors)
+    start = 0
+    for label in probe.sources:
+        source = Source.of(label)
+        shape = shapes.get(source.site.code)
+        if shape is None:
+            sites = (Site.from_code(code).words for code in sorted(shapes))
+            raise ProbeError(
+                f"the probe {name} reads {source.site.words}, and this server keeps scores of "
+                f"{', '.join(sites) or 'no layer'}: start it with a probe of that layer"
+            )
+        try:
+            rows = source.columns(shape.shape)
+        except DatasetError as error:
+            raise ProbeError(f"the probe {name}: {error}") from None
+        stop = start + rows.stop - rows.start
+        yield Part(source.site, rows, projection[start:stop], served.columns)
+        start = stop
+    if start != len(projection):
+        raise ProbeError(
+            f"the probe {name} reads {len(projection)} numbers of {probe.source}, of which this "
+            f"model has {start}: it was fitted on another model of that name"
+        )

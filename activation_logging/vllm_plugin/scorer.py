@@ -1,0 +1,186 @@
+"""Scores in the worker: which probe has which columns, and what it says of a request's rows.
+
+The :class:`.RowArena` has for each site that probes read a matrix and, beside the rows, a row of
+columns per slot: the row as it is stored, in float64, times the matrix. The operator that keeps
+rows makes them (:mod:`.capture`). So a score exists where a row does: of cached prefixes, too, and
+whatever the scheduler does. A :class:`Scorer` fills the matrices and reads the columns.
+
+Probes may be replaced while the server runs. The matrices are overwritten in place, so nothing is
+traced or captured again. A probe that stays keeps its columns. Those of a new one are NaN at every
+slot that was computed before it came: of these tokens it says nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from activation_logging.detectors.served_probes import CAPACITY, Part, ServedProbes
+from activation_logging.records import LiveScore
+from activation_logging.vllm_plugin.arena import columns_code
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from activation_logging.sites import RowShape
+    from activation_logging.vllm_plugin.arena import RowArena
+
+Floats = npt.NDArray[np.float64]
+
+
+class _Key(NamedTuple):
+    """What columns of a site belong to: a probe, and the number of one of its sources."""
+
+    code: int
+    digest: str
+    source: int
+
+
+class Placed(NamedTuple):
+    """A part of a probe, and which columns of its site's it has, int64 ``[C]``."""
+
+    code: int
+    part: Part
+    places: npt.NDArray[np.int64]
+
+
+class Layout(NamedTuple):
+    """Which columns of which site belong to which probe, at one time."""
+
+    served: ServedProbes
+    placed: tuple[Placed, ...]
+
+
+class Columns:
+    """What all probes need of some rows. Reading :attr:`values` may wait for the device.
+
+    Args:
+        layout: the probes, at the time of the rows.
+        rows: by :func:`.columns_code`, float64 ``[n, CAPACITY]``; sites that are not there add
+            nothing: another pipeline stage has them.
+        count: number of rows.
+    """
+
+    def __init__(self, layout: Layout, rows: Mapping[int, npt.NDArray[Any]], count: int) -> None:
+        self.served = layout.served
+        self._placed = layout.placed
+        self._rows = rows
+        self._count = count
+
+    @cached_property
+    def values(self) -> Floats:
+        """The rows of columns, float64 ``[n, num_columns]``; see :mod:`.served_probes`."""
+        found = np.zeros((self._count, self.served.num_columns))
+        for code, part, places in self._placed:
+            if columns_code(code) in self._rows:
+                found[:, part.columns] += self._rows[columns_code(code)][:, places]
+        return found
+
+    def scores(self, first: int) -> dict[str, LiveScore]:
+        """What the probes say of an answer.
+
+        Args:
+            first: the position of the first row, which is the prompt's last.
+        """
+        return {
+            name: LiveScore(
+                first + served.offset,
+                served.scores(self.values).astype(np.float32),
+                served.probe.digest,
+                served.looks_at_end,
+            )
+            for name, served in self.served.items()
+        }
+
+
+class Scorer:
+    """Applies the probes of a server to the rows of one stage.
+
+    Args:
+        served: the probes that the server starts with.
+        shapes: what a row of each site is that probes may read, of all stages, by the site's code.
+        arena: has the matrices and columns of this stage's sites.
+
+    Raises:
+        ProbeError: a probe does not fit; the text names it.
+    """
+
+    def __init__(
+        self, served: ServedProbes, shapes: Mapping[int, RowShape], arena: RowArena
+    ) -> None:
+        self._shapes = dict(shapes)
+        self._arena = arena
+        self.layout = Layout(ServedProbes(), ())
+        self._places: dict[_Key, npt.NDArray[np.int64]] = {}
+        self._put(served, served.parts(shapes))
+
+    @property
+    def served(self) -> ServedProbes:
+        """The probes as they are now."""
+        return self.layout.served
+
+    def load(self, served: ServedProbes) -> None:
+        """Take these probes in place of the others. It is called between two steps.
+
+        Rows of columns that were asked for before must have been gathered.
+
+        Raises:
+            ProbeError: one does not fit, and the others stay; the text names it.
+        """
+        self._put(served, served.parts(self._shapes))
+
+    def _put(self, served: ServedProbes, parts: Sequence[Part]) -> None:
+        """Place all parts, and compute those of this stage from now on."""
+        keys = list(_keys(served, parts))
+        known = {key: self._places[key] for key in keys if key in self._places}
+        taken: dict[int, set[int]] = {part.site.code: set() for part in parts}
+        for key, places in known.items():
+            taken[key.code].update(places)
+        found = dict(known)
+        for key, part in zip(keys, parts, strict=True):
+            if key not in found:
+                free = (place for place in range(CAPACITY) if place not in taken[key.code])
+                found[key] = np.array(list(islice(free, part.matrix.shape[1])), np.int64)
+                taken[key.code].update(found[key].tolist())
+        with torch.inference_mode():
+            for key, part in zip(keys, parts, strict=True):
+                matrix = self._arena.matrices.get(key.code)
+                if matrix is not None and key not in known:
+                    self._fill(matrix, key.code, part, found[key])
+        self._places = found
+        placed = (Placed(k.code, part, found[k]) for k, part in zip(keys, parts, strict=True))
+        self.layout = Layout(served, tuple(placed))
+
+    def _fill(
+        self, matrix: torch.Tensor, code: int, part: Part, places: npt.NDArray[np.int64]
+    ) -> None:
+        whole = np.zeros((len(matrix), len(places)))
+        whole[part.rows] = part.matrix
+        if self.layout.served:
+            self._arena.forget(code, places)
+        matrix[:, places] = torch.from_numpy(whole).to(matrix.device)
+
+    def read(self, slots: npt.NDArray[np.int64]) -> Columns:
+        """The columns of some slots, after all that the device has been told so far.
+
+        The call waits for nothing; :attr:`Columns.values` does. Before a slot is written again it
+        must have been read. With several pipeline stages these are what this one contributes.
+
+        Args:
+            slots: slots in the order wanted, int64 ``[n]``.
+        """
+        codes = [columns_code(code) for code in self._arena.matrices]
+        return Columns(self.layout, self._arena.read(slots, codes), len(slots))
+
+
+def _keys(served: ServedProbes, parts: Sequence[Part]) -> Iterator[_Key]:
+    """What each part is known by. Two names of one probe share their columns."""
+    left = iter(parts)
+    for one in served.values():
+        for number, part in enumerate(islice(left, len(one.probe.sources))):
+            yield _Key(part.site.code, one.probe.digest, number)
