@@ -18,6 +18,7 @@ import numpy.typing as npt
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field, field_validator
 
+from activation_logging import store_metrics
 from activation_logging.asgi import AsciiJson
 from activation_logging.errors import (
     ActivationLoggingError,
@@ -32,7 +33,6 @@ from activation_logging.records import MAX_LENGTH, MAX_SPANS, Label, SpanLabel, 
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import entries_of, parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
-from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
 
 PREFIX = "/v1/activations"
@@ -170,7 +170,9 @@ def _asked_for(
 @router.get("/counters")
 async def counters(path: StorePath) -> Response:
     """How much has been logged: per process that writes, and in all."""
-    return AsciiJson(await _in_store(path, _counters, nothing=_summed(0, {})))
+    return AsciiJson(
+        await _in_store(path, store_metrics.counters, nothing=store_metrics.summed(0, {}))
+    )
 
 
 @router.post("/flush")
@@ -232,65 +234,6 @@ async def add_evaluation(key: str, evaluation: NewEvaluation, path: StorePath) -
     )
     said = {"key": key, "name": evaluation.name, "label": evaluation.label}
     return AsciiJson(said, status_code=201)
-
-
-def metrics(path: str) -> bytes:
-    """The counters of every writing process as ``activation_logging_*``, in Prometheus's format.
-
-    They are read from the store at ``path``, so that each of several API servers knows those of
-    all. For its own process it takes the live ones: the store may be full.
-    """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    from prometheus_client.registry import Collector
-
-    class StoreCollector(Collector):
-        def collect(self) -> Iterator[Any]:
-            with open_store(path) as store:
-                found = _counters(store)
-            yield GaugeMetricFamily(
-                "activation_logging_store_entries", "Entries in the store.", found["entries"]
-            )
-            for name, text in _METRICS.items():
-                family = GaugeMetricFamily if name.endswith("_max") else CounterMetricFamily
-                metric = family(f"activation_logging_{name}", text, labels=["role", "writer"])
-                for writer, record in found["writers"].items():
-                    metric.add_metric([record["role"], writer], record[name])
-                yield metric
-
-    registry = CollectorRegistry()
-    try:
-        registry.register(StoreCollector())
-        return generate_latest(registry)
-    except StoreNotFound:
-        # Before the first model is loaded there may be none, and nothing to count.
-        return b""
-
-
-_METRICS = {
-    "entries": "Entries written.",
-    "captures": "Requests whose activations were written.",
-    "rows": "Rows of activations written, each of all layers.",
-    "bytes": "Bytes of activations written.",
-    "dropped": "Requests whose activations were dropped because the queue was full.",
-    "lost": "Records that could not be written at all; the log has a line for each.",
-    "commits": "Commits to the store.",
-    "errors": "Failed attempts to write.",
-    "queue_bytes_max": "High-water mark of the write queue, bytes.",
-}
-
-
-def _counters(store: Store) -> dict[str, Any]:
-    return _summed(len(store), {**store.writers(), **live_records(store.path)})
-
-
-def _summed(entries: int, writers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    totals = {name: sum(record[name] for record in writers.values()) for name in _METRICS}
-    # High-water marks do not add up.
-    totals["queue_bytes_max"] = max(
-        (record["queue_bytes_max"] for record in writers.values()), default=0
-    )
-    return {"entries": entries, "totals": totals, "writers": writers}
 
 
 async def _in_store(
