@@ -291,9 +291,8 @@ class SavedProbe:
         Raises:
             InputMissing: there is no row, or one is not finite.
         """
-        if not np.isfinite(rows).all():
-            raise InputMissing(f"layer {self.source} holds values that are not finite")
-        return float(self.probability(form_of(self.form).answer(self.tensors, rows)))
+        answer = form_of(self.form).answer(self.tensors, self._finite(rows))
+        return float(self.probability(answer))
 
     # --- entries ---------------------------------------------------------------------
 
@@ -310,7 +309,12 @@ class SavedProbe:
         self.check(entry)
         if self.position is None:
             return self.of_answer(self._states(entry, *self._own(entry)))
-        return self.of_answer(self._pooled(entry, self.position)[None])
+        rows = rows_at(self.position, entry)
+        if rows.pool == "mean":
+            # Not of the mean state in float32: a server has no states, only what it makes of them.
+            return self._of_mean(self._states(entry, rows.start, rows.stop))
+        pooled = [read_vector(entry, one, rows) for one in self.sources]
+        return self.of_answer(_joined(pooled, axis=0)[None])
 
     def score_rows(self, entry: Entry) -> npt.NDArray[np.float32]:
         """The probability at each row of the entry, float32 ``[rows]``; NaN where there is none.
@@ -375,9 +379,15 @@ class SavedProbe:
     def _states(self, entry: Entry, start: int, stop: int) -> npt.NDArray[np.float32]:
         return _joined([read_rows(entry, one, start, stop) for one in self.sources], axis=1)
 
-    def _pooled(self, entry: Entry, position: str | int) -> npt.NDArray[np.float32]:
-        rows = rows_at(position, entry)
-        return _joined([read_vector(entry, one, rows) for one in self.sources], axis=0)
+    def _of_mean(self, rows: npt.NDArray[np.float32]) -> float:
+        form = form_of(self.form)
+        columns, bias = form.project(self.tensors, self._finite(rows))
+        return float(self.probability(form.answer_of(columns.mean(axis=0)[None], bias)))
+
+    def _finite(self, rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        if not np.isfinite(rows).all():
+            raise InputMissing(f"layer {self.source} holds values that are not finite")
+        return rows
 
 
 def find_probes(

@@ -116,6 +116,16 @@ class ServedProbe:
             own = np.repeat(own[:1], len(own), axis=0)
         return self._probability(self._form.tokens_of(own, self._bias))
 
+    def answer(self, columns: Floats) -> float:
+        """What it says of an answer that has these states; NaN if it has none where the probe looks.
+
+        Args:
+            columns: of all probes, ``[n, num_columns]``, from position ``P - 1`` on.
+        """
+        if self.probe.position == "prompt_last":
+            return float(self.at(columns[:1])[-1]) if len(columns) else np.nan
+        return float(self.running(columns[1:])[-1]) if len(columns) > 1 else np.nan
+
     def scores(self, columns: Floats) -> Floats:
         """What is kept of an answer: a probability at each position from ``P - 1 + offset`` on.
 

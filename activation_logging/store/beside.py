@@ -22,6 +22,7 @@ from activation_logging.store.derived import (
     name_of,
     read_header,
 )
+from activation_logging.store.live import decode_scores, in_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -46,6 +47,16 @@ class Beside:
 
     _store: Store
     _key: str
+
+    if TYPE_CHECKING:
+
+        @property
+        def num_tokens(self) -> tuple[int, int]: ...
+        @property
+        def num_rows_expected(self) -> int: ...
+        @property
+        def positions(self) -> npt.NDArray[np.int64]: ...
+        def capture_record(self) -> dict[str, Any] | None: ...
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -73,12 +84,14 @@ class Beside:
     def scores(self) -> dict[str, npt.NDArray[np.float32]]:
         """Probabilities by the name of the probe, one for each row, float32 ``[rows]``.
 
-        NaN where the probe says nothing.
+        NaN where the probe says nothing. They are what a probe of the server said while the model
+        answered, or what was computed later, which replaces the former. If the rows themselves
+        were not kept, the scores are of those that the entry would have.
 
         Raises:
             StoreCorrupt: a record is invalid.
         """
-        found = {}
+        found = self._live_scores()
         for name, header, raw in self.derived_records(self._store.snapshot(), SCORE):
             if header.dtype != "float32" or len(header.shape) != 1:
                 raise StoreCorrupt(f"{self._what(name)} is not float32 [rows]")
@@ -89,9 +102,21 @@ class Beside:
     @property
     def score_digests(self) -> dict[str, str | None]:
         """By the name of the probe, the digest of the weights that gave its scores."""
-        return {
+        live = (self.capture_record() or {}).get("scores", {})
+        return {name: score["digest"] for name, score in live.items()} | {
             name[len(SCORE) :]: schema.text(header.details.get("digest"))
             for name, header in self.derived_headers(SCORE).items()
+        }
+
+    def _live_scores(self) -> dict[str, npt.NDArray[np.float32]]:
+        record = self.capture_record()
+        if record is None or not record.get("scores"):
+            return {}
+        count = len(self.positions) if record["slices"] else self.num_rows_expected
+        last = sum(self.num_tokens) - 2
+        scores = decode_scores(record, f"entry {self._key}")
+        return {
+            name: in_rows(score, record["first"], count, last) for name, score in scores.items()
         }
 
     # --- for the other modules of the package; no part of the contract ------------------

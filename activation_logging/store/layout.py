@@ -8,7 +8,7 @@ language can read a store::
     ~log          sequence number, 8 bytes BE  -> key of the entry, in order of writing
     ~repeats      <sha256>                     -> next n for that prompt, decimal
     ~requests     request id (duplicates)      -> keys of its entries, one per choice
-    ~captures     capture id                   -> which rows belong to it, JSON
+    ~captures     capture id                   -> which rows belong to it, its live scores, JSON
     ~segments     segment id                   -> number of captures that use it, decimal
     ~rows         segment id + site, 2 bytes BE -> rows, C order, little endian
     ~evaluations  <entry key> NUL <name>       -> the label, JSON

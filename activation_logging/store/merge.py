@@ -22,6 +22,7 @@ from activation_logging.progress import Progress, silent, track
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
 from activation_logging.store.derived import Header, read_header
+from activation_logging.store.live import decode_scores
 from activation_logging.store.mutations import shapes_of, slices_of
 from activation_logging.store.store import Store, open_store
 
@@ -314,6 +315,7 @@ class _Batch:
             brought,
             record.get("dropped"),
             shapes_of(record),
+            decode_scores(record, f"capture {name}"),
         )
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))
 

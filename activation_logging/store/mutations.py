@@ -18,6 +18,7 @@ from activation_logging.sites import RowShape
 from activation_logging.store import layout, schema
 from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
+from activation_logging.store.live import encode_scores
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -101,6 +102,8 @@ class Mutations:
         }
         if capture.sites:
             record["sites"] = {str(code): kind._asdict() for code, kind in capture.sites.items()}
+        if capture.scores:
+            record["scores"] = encode_scores(capture.scores)
         if dropped:
             used, record["slices"], record["dropped"] = {}, [], dropped
         for name in used:

@@ -19,7 +19,7 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.printable import printable
-from activation_logging.records import MAX_LENGTH, Label, Span, SpanLabel
+from activation_logging.records import MAX_LENGTH, MAX_NAME_BYTES, Label, Span, SpanLabel
 from activation_logging.sites import MAX_LAYER, RESID, Site
 from activation_logging.store import layout
 from activation_logging.strict_json import MAX_DEPTH, is_deeper
@@ -81,6 +81,13 @@ class _Shape(Struct):
     dtype: Dtype
 
 
+class _Score(Struct):
+    first: Rows
+    running: bool
+    digest: Annotated[str, Meta(max_length=100)]
+    values: Annotated[str, Meta(max_length=8 * MAX_ROWS)]
+
+
 class _Capture(Struct):
     layers: list[Layer]
     num_layers: Layer
@@ -89,6 +96,7 @@ class _Capture(Struct):
     first: Rows
     slices: list[tuple[str, Rows, Rows]]
     sites: dict[str, _Shape] = {}
+    scores: dict[Annotated[str, Meta(max_length=MAX_NAME_BYTES)], _Score] = {}
     dropped: str | None = None
     writer: str | None = None
 

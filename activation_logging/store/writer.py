@@ -296,7 +296,9 @@ class StoreWriter:
                 self._write([item])
             return
         if isinstance(error, RowsMissing) and isinstance(batch[0], Capture):
-            self._write([_without_rows(batch[0], str(error))])
+            bare = _without_rows(batch[0], str(error))
+            # Scores come from where the rows do, and may be missing, too.
+            self._write([bare if batch[0].segments else dataclasses.replace(bare, scores={})])
             with self._wake:
                 self.stats.dropped += 1
             return

@@ -32,7 +32,7 @@ import torch
 
 from activation_logging.detectors.served_probes import CAPACITY
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.sites import RowShape
+from activation_logging.sites import RowShape, Site
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,6 +50,11 @@ _PIECE = 1024
 def columns_code(code: int) -> int:
     """The code of the columns of a site. No site of a store has it, which has two bytes for it."""
     return code | 1 << 16
+
+
+def site_of(code: int) -> Site:
+    """The site of a code, or of its columns."""
+    return Site.from_code(code & 0xFFFF)
 
 
 def row_bytes(shape: RowShape) -> int:
@@ -171,8 +176,13 @@ class RowArena:
         return self._shapes
 
     @property
+    def codes(self) -> Collection[int]:
+        """The codes of all rows and columns."""
+        return self._rows.keys()
+
+    @property
     def nbytes(self) -> int:
-        """Host memory of the rows, bytes."""
+        """Host memory of the rows and columns, bytes."""
         return sum(rows.nbytes for rows in self._host.values())
 
     def write(

@@ -26,19 +26,22 @@ import numpy.typing as npt
 from activation_logging.records import NEVER_RAN, Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.sites import RESID, Site
-from activation_logging.vllm_plugin.arena import Unread, row_bytes
+from activation_logging.vllm_plugin.arena import COLUMNS, Unread, row_bytes
 from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
-from activation_logging.vllm_plugin.pipeline import JoinedRows
+from activation_logging.vllm_plugin.pipeline import JoinedRows, RowSender
+from activation_logging.vllm_plugin.scorer import Columns, LiveScores
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
+    from activation_logging.detectors.served_probes import ServedProbes
     from activation_logging.sites import RowShape
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
-    from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
+    from activation_logging.vllm_plugin.pipeline import RowReceiver
+    from activation_logging.vllm_plugin.scorer import Scorer
 
 HELD_BYTES = 512 << 20
 """Limit for the held rows of requests that have lost their blocks, bytes."""
@@ -53,15 +56,18 @@ _TOO_MUCH_HELD = (
 class _Request:
     """One request in flight: its block table, and the number of computed positions.
 
-    ``held`` is the capture from the moment when vLLM took the blocks away. It is None once the
+    ``scored`` says whether probes apply: not to an adapter, which is another model. ``held`` is the
+    capture from the moment when vLLM took the blocks away, of ``held_bytes``. It is None once the
     request has been computed as far again (``held_computed`` positions).
     """
 
     options: RequestOptions
     prompt_len: int
     blocks: list[int]
+    scored: bool
     computed: int = 0
     held: Capture | None = None
+    held_bytes: int = 0
     held_computed: int = 0
 
 
@@ -95,7 +101,8 @@ class RowCollector:
 
     Args:
         settings: what the server logs.
-        shapes: what a row of each site is, of all pipeline stages, by the site's code.
+        shapes: what a row of each site is that is logged, of all pipeline stages, by the site's
+            code.
         arena: holds the rows of all tokens in flight, of this stage's sites.
         writer: writes to the store, or sends to the last stage.
         others: has the rows of other stages; None if this one has all, or only sends its own.
@@ -104,6 +111,7 @@ class RowCollector:
         block_size: slots per block of the tracked KV cache group.
         kv_group: index of that group in vLLM's block tables.
         accepted_only: log only requests that our front end has accepted.
+        scorer: applies probes to the rows; None if there are none.
     """
 
     def __init__(
@@ -119,6 +127,7 @@ class RowCollector:
         block_size: int,
         kv_group: int,
         accepted_only: bool = False,
+        scorer: Scorer | None = None,
     ) -> None:
         self._settings = settings
         self._arena = arena
@@ -131,6 +140,7 @@ class RowCollector:
         self._block_size = block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
+        self._scorer = scorer
         self._requests: dict[str, _Request] = {}
         self._stored: dict[int, _Stored] = {}
         self._unread = Unread()
@@ -184,7 +194,7 @@ class RowCollector:
                 self._writer.put_capture(held)
                 continue
             plan = self._plan(request)
-            if self._writer.put_capture(self._gather(name, plan)):
+            if self._writer.put_capture(self._gather(name, request, plan)):
                 self._stored.update(plan.full_blocks)
 
     def hold(self, names: Iterable[str]) -> None:
@@ -198,18 +208,32 @@ class RowCollector:
             if request is None or not request.options.enabled or request.held is not None:
                 continue
             plan = self._plan(request)
-            if self._held_bytes + self._nbytes(plan) > HELD_BYTES:
+            request.held_bytes = self._nbytes(plan) + self._score_bytes(request)
+            if self._held_bytes + request.held_bytes > HELD_BYTES:
                 reason = _TOO_MUCH_HELD.format(held=self._held_bytes >> 20)
-                request.held = self._without_rows(name, plan, reason)
+                request.held_bytes = self._score_bytes(request)
+                bare = self._without_rows(name, plan, reason)
+                request.held = self._with_scores(bare, request)
             else:
-                request.held = self._gather(name, plan)
+                request.held = self._gather(name, request, plan)
             request.held_computed = request.computed
-            self._held_bytes += request.held.nbytes
+            self._held_bytes += request.held_bytes
 
     def hold_all(self) -> None:
         """Hold all requests, because the KV cache is about to lose its memory."""
         self.hold(list(self._requests))
         self._stored.clear()
+
+    def load_probes(self, served: ServedProbes) -> None:
+        """Take these probes in place of the others, of a server that has some.
+
+        Raises:
+            ProbeError: one does not fit, and the others stay.
+        """
+        assert self._scorer is not None
+        # The columns of every slot are about to change.
+        self._unread.gather_all()
+        self._scorer.load(served)
 
     def settle(self, names: Iterable[str]) -> None:
         """Record that requests have no rows: they ended before they reached this worker."""
@@ -250,7 +274,8 @@ class RowCollector:
             options = RequestOptions.parse(
                 arguments, settings=self._settings, num_layers=self._num_layers
             )
-        request = self._requests[new.req_id] = _Request(options, new.prompt_len, blocks)
+        scored = new.lora_request is None
+        request = self._requests[new.req_id] = _Request(options, new.prompt_len, blocks, scored)
         return request
 
     def _advance(self, name: str, computed: int, step: SchedulerOutput) -> None:
@@ -261,7 +286,7 @@ class RowCollector:
 
     def _release(self, request: _Request) -> None:
         if request.held is not None:
-            self._held_bytes -= request.held.nbytes
+            self._held_bytes -= request.held_bytes
             request.held = None
 
     def _forget(self, blocks: Iterable[int]) -> None:
@@ -309,7 +334,7 @@ class RowCollector:
             position += rows
         return plan
 
-    def _gather(self, name: str, plan: _Plan) -> Capture:
+    def _gather(self, name: str, request: _Request, plan: _Plan) -> Capture:
         """The capture of a plan. Its fresh rows are copied later."""
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
@@ -322,7 +347,41 @@ class RowCollector:
                 away = [code for code in codes if code not in here]
                 rows = JoinedRows(found, self._others, name, away, plan.num_fresh)
             segments = (Segment(plan.segment, rows, self._nbytes(plan)),)
-        return replace(self._without_rows(name, plan), slices=plan.slices, segments=segments)
+        bare = self._without_rows(name, plan)
+        whole = replace(bare, slices=plan.slices, segments=segments)
+        return self._with_scores(whole, request)
+
+    def _with_scores(self, capture: Capture, request: _Request) -> Capture:
+        """The same with the scores of a request, which are computed later.
+
+        A stage that only sends its rows sends its columns like those of a segment.
+        """
+        first, scorer = request.prompt_len - 1, self._scorer
+        count = self._num_scored(request)
+        if scorer is None or not count:
+            return capture
+        positions = np.arange(first, first + count)
+        blocks = np.array(request.blocks, np.int64)[positions // self._block_size]
+        slots = blocks * self._block_size + positions % self._block_size
+        found = self._arena.read(slots, scorer.here)
+        self._unread.add(found, np.unique(blocks).tolist())
+        if isinstance(self._writer, RowSender):
+            columns = Segment(b"", found, 0)
+            return replace(capture, segments=(*capture.segments, columns))
+        rows: Mapping[int, npt.NDArray[Any]] = found
+        if self._others is not None:
+            rows = JoinedRows(found, self._others, capture.id, scorer.away, count)
+        return replace(capture, scores=LiveScores(Columns(scorer.layout, rows, count), first))
+
+    def _num_scored(self, request: _Request) -> int:
+        """At how many positions a request has scores: from the prompt's last on."""
+        if self._scorer is None or not request.scored:
+            return 0
+        return max(request.computed - request.prompt_len + 1, 0)
+
+    def _score_bytes(self, request: _Request) -> int:
+        sites = 0 if self._scorer is None else len(self._scorer.here) + len(self._scorer.away)
+        return self._num_scored(request) * sites * row_bytes(COLUMNS)
 
     def _without_rows(self, name: str, plan: _Plan, reason: str | None = None) -> Capture:
         layers = tuple(site.layer for site in plan.sites if site.name == RESID)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
+from activation_logging.probe_list import absolute, parse_probes
 from activation_logging.settings import Settings
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin import gate
@@ -103,6 +104,9 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit
     # only the variables whose prefixes are listed.
     os.environ["ACTIVATION_LMDB_PATH"] = str(path)
+    probes = parse_probes(settings.probes)
+    if probes:
+        os.environ["ACTIVATION_PROBES"] = absolute(probes)
     copied = os.environ.get("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "")
     if "ACTIVATION_" not in copied.split(","):
         os.environ["VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"] = f"{copied},ACTIVATION_".lstrip(",")
@@ -122,6 +126,8 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
         settings.dtype,
         path,
     )
+    if probes:
+        logger.info("scoring every token with %s", ", ".join(map(str, probes)))
 
 
 def _attach_taps() -> None:

@@ -27,7 +27,7 @@ from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
-from activation_logging.vllm_plugin.gate import depth_of
+from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.text import (
@@ -78,8 +78,7 @@ class FrontEndTap:
 
     def __init__(self, engine: Any, settings: Settings) -> None:
         config = engine.vllm_config.model_config
-        served = config.served_model_name
-        self._model = (served[0] if isinstance(served, list) else served) or config.model
+        self._model = name_of(config)
         # With data parallelism vLLM starts several API servers, each with a tap of its own.
         self._has_peers = engine.vllm_config.parallel_config._api_process_count > 1
         self._settings = settings

@@ -36,6 +36,7 @@ __all__ = [
     "check_worker",
     "depth_of",
     "is_logged",
+    "name_of",
     "warn_if_untested",
 ]
 
@@ -177,11 +178,18 @@ def depth_of(model: ModelConfig) -> int:
     return int(model.hf_text_config.num_hidden_layers)
 
 
+def name_of(model: ModelConfig) -> str:
+    """What entries call a model: the first name that it is served under."""
+    served = model.served_model_name
+    return str((served[0] if isinstance(served, list) else served) or model.model)
+
+
 def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
-    """The sites to log. Refuse modes in which rows would be missing or ambiguous.
+    """The sites to read. Refuse modes in which rows would be missing or ambiguous.
 
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
+        ProbeError: names a probe that cannot be served.
     """
     for reason, applies in _REFUSED.items():
         if applies(config):
@@ -194,6 +202,10 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
         )
     depth = depth_of(config.model_config)
     sites = resolve_sites(settings, depth)
+    if settings.probes:
+        from activation_logging.vllm_plugin.server_probes import sites_to_read
+
+        sites = sites_to_read(settings, config.model_config)
     inner = sites != (Site(RESID, depth),)
     if inner and parallel.pipeline_parallel_size > 1 and settings.full_policy == "drop":
         raise UnsupportedEngineError(

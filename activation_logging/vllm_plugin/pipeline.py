@@ -37,8 +37,13 @@ _CLOSE_S = 60.0
 """Time for the last rows to leave or to arrive at shutdown, seconds."""
 _FOREVER = timedelta(days=3650)
 """A server may be idle for long between two messages."""
-_WIRE_TYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
-"""numpy types of rows on their way. bfloat16 travels as its bits."""
+_WIRE_TYPES: Mapping[str, Any] = {
+    "float64": np.float64,
+    "float32": np.float32,
+    "float16": np.float16,
+    "bfloat16": np.uint16,
+}
+"""numpy types of rows and columns on their way. bfloat16 travels as its bits."""
 
 
 class Link(Protocol):
@@ -126,11 +131,9 @@ class RowSender:
 
     def put_capture(self, capture: Capture) -> bool:
         """Queue the rows of a capture. Returns False if it has none, as the writer does."""
-        if capture.dropped:
-            return False
         if capture.segments:
             self._put(capture)
-        return True
+        return not capture.dropped
 
     def flush(self) -> None:
         """Nothing to do: the last stage waits for the rows that it commits."""
@@ -177,7 +180,8 @@ class RowReceiver:
 
     Args:
         links: the ways from the other stages.
-        shapes: what a row of each site is, as it is stored, by the site's code.
+        shapes: what a row of each site is, as it is stored, by the site's code; also columns, by
+            :func:`.columns_code`.
     """
 
     def __init__(self, links: Sequence[Link], shapes: Mapping[int, RowShape]) -> None:

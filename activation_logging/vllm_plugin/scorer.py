@@ -12,6 +12,7 @@ slot that was computed before it came: of these tokens it says nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,7 +26,7 @@ from activation_logging.records import LiveScore
 from activation_logging.vllm_plugin.arena import columns_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
     from activation_logging.sites import RowShape
     from activation_logging.vllm_plugin.arena import RowArena
@@ -81,21 +82,39 @@ class Columns:
                 found[:, part.columns] += self._rows[columns_code(code)][:, places]
         return found
 
-    def scores(self, first: int) -> dict[str, LiveScore]:
-        """What the probes say of an answer.
 
-        Args:
-            first: the position of the first row, which is the prompt's last.
-        """
+class LiveScores(Mapping[str, LiveScore]):
+    """What the probes say of an answer, by name; reading it may wait, as :class:`Columns` may.
+
+    Args:
+        columns: of all positions of the answer, and of the prompt's last.
+        first: the position of that.
+    """
+
+    def __init__(self, columns: Columns, first: int) -> None:
+        self._columns = columns
+        self._first = first
+
+    @cached_property
+    def _scores(self) -> dict[str, LiveScore]:
         return {
             name: LiveScore(
-                first + served.offset,
-                served.scores(self.values).astype(np.float32),
+                self._first + served.offset,
+                served.scores(self._columns.values).astype(np.float32),
                 served.probe.digest,
                 served.looks_at_end,
             )
-            for name, served in self.served.items()
+            for name, served in self._columns.served.items()
         }
+
+    def __getitem__(self, name: str) -> LiveScore:
+        return self._scores[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns.served)
+
+    def __len__(self) -> int:
+        return len(self._columns.served)
 
 
 class Scorer:
@@ -106,6 +125,10 @@ class Scorer:
         shapes: what a row of each site is that probes may read, of all stages, by the site's code.
         arena: has the matrices and columns of this stage's sites.
 
+    Attributes:
+        here: the codes of columns that this stage makes.
+        away: those of other stages.
+
     Raises:
         ProbeError: a probe does not fit; the text names it.
     """
@@ -115,9 +138,12 @@ class Scorer:
     ) -> None:
         self._shapes = dict(shapes)
         self._arena = arena
+        self.here = [columns_code(code) for code in shapes if code in arena.matrices]
+        self.away = [columns_code(code) for code in shapes if code not in arena.matrices]
         self.layout = Layout(ServedProbes(), ())
         self._places: dict[_Key, npt.NDArray[np.int64]] = {}
-        self._put(served, served.parts(shapes))
+        # No slot has been written, so none is NaN: that would touch all of the arena's memory.
+        self._put(served, served.parts(shapes), forget=False)
 
     @property
     def served(self) -> ServedProbes:
@@ -132,38 +158,35 @@ class Scorer:
         Raises:
             ProbeError: one does not fit, and the others stay; the text names it.
         """
-        self._put(served, served.parts(self._shapes))
+        self._put(served, served.parts(self._shapes), forget=True)
 
-    def _put(self, served: ServedProbes, parts: Sequence[Part]) -> None:
+    def _put(self, served: ServedProbes, parts: Sequence[Part], *, forget: bool) -> None:
         """Place all parts, and compute those of this stage from now on."""
         keys = list(_keys(served, parts))
-        known = {key: self._places[key] for key in keys if key in self._places}
-        taken: dict[int, set[int]] = {part.site.code: set() for part in parts}
-        for key, places in known.items():
-            taken[key.code].update(places)
-        found = dict(known)
+        found = {key: self._places[key] for key in keys if key in self._places}
+        taken: dict[int, set[int]] = {key.code: set() for key in keys}
+        for key, places in found.items():
+            taken[key.code].update(places.tolist())
         for key, part in zip(keys, parts, strict=True):
-            if key not in found:
-                free = (place for place in range(CAPACITY) if place not in taken[key.code])
-                found[key] = np.array(list(islice(free, part.matrix.shape[1])), np.int64)
-                taken[key.code].update(found[key].tolist())
-        with torch.inference_mode():
-            for key, part in zip(keys, parts, strict=True):
-                matrix = self._arena.matrices.get(key.code)
-                if matrix is not None and key not in known:
-                    self._fill(matrix, key.code, part, found[key])
+            if key in found:
+                continue
+            free = (place for place in range(CAPACITY) if place not in taken[key.code])
+            found[key] = np.array(list(islice(free, part.matrix.shape[1])), np.int64)
+            taken[key.code].update(found[key].tolist())
+            if key.code in self._arena.matrices:
+                self._fill(key.code, part, found[key], forget=forget)
         self._places = found
         placed = (Placed(k.code, part, found[k]) for k, part in zip(keys, parts, strict=True))
         self.layout = Layout(served, tuple(placed))
 
-    def _fill(
-        self, matrix: torch.Tensor, code: int, part: Part, places: npt.NDArray[np.int64]
-    ) -> None:
+    def _fill(self, code: int, part: Part, places: npt.NDArray[np.int64], *, forget: bool) -> None:
+        matrix = self._arena.matrices[code]
         whole = np.zeros((len(matrix), len(places)))
         whole[part.rows] = part.matrix
-        if self.layout.served:
-            self._arena.forget(code, places)
-        matrix[:, places] = torch.from_numpy(whole).to(matrix.device)
+        with torch.inference_mode():
+            if forget:
+                self._arena.forget(code, places)
+            matrix[:, torch.from_numpy(places)] = torch.from_numpy(whole).to(matrix.device)
 
     def read(self, slots: npt.NDArray[np.int64]) -> Columns:
         """The columns of some slots, after all that the device has been told so far.
@@ -174,8 +197,7 @@ class Scorer:
         Args:
             slots: slots in the order wanted, int64 ``[n]``.
         """
-        codes = [columns_code(code) for code in self._arena.matrices]
-        return Columns(self.layout, self._arena.read(slots, codes), len(slots))
+        return Columns(self.layout, self._arena.read(slots, self.here), len(slots))
 
 
 def _keys(served: ServedProbes, parts: Sequence[Part]) -> Iterator[_Key]:

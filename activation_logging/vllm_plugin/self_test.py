@@ -18,8 +18,8 @@ from vllm.v1.core.sched.output import CachedRequestData, NewRequestData, Schedul
 from vllm.v1.kv_cache_interface import CircularBufferSpec, KVCacheConfig
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.sites import Site
 from activation_logging.vllm_plugin.anatomy import eager, ranks_differ, tensors_of
+from activation_logging.vllm_plugin.arena import site_of
 from activation_logging.vllm_plugin.compat import empty_step
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    from activation_logging.sites import Site
     from activation_logging.vllm_plugin.arena import RowArena
     from activation_logging.vllm_plugin.capture import Tap
 
@@ -55,8 +56,10 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
     request = _Request(worker)
     slots = request.slots(kv_group) if kv_group is not None else np.empty(0, np.int64)
     rows = slots[: request.num_rows]
+    matrices = {} if arena is None else {code: m.clone() for code, m in arena.matrices.items()}
     if arena is not None:
         arena.fill(slots, _UNWRITTEN)
+        _fill_with_noise(arena)
     try:
         # The test must not consume random numbers: the first client gets those of the seed.
         with torch.random.fork_rng(_devices(worker)), torch.inference_mode():
@@ -73,6 +76,17 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
         raise UnsupportedEngineError(
             f"the first step with logging failed ({type(error).__name__}: {error}); {_REMEDY}"
         ) from error
+    finally:
+        if arena is not None:
+            for code, matrix in matrices.items():
+                arena.matrices[code].copy_(matrix)
+
+
+def _fill_with_noise(arena: RowArena) -> None:
+    """Let columns tell two rows apart as well as the rows do (Johnson and Lindenstrauss 1984)."""
+    chance = torch.Generator().manual_seed(0)
+    for matrix in arena.matrices.values():
+        matrix.copy_(torch.randn(matrix.shape, dtype=matrix.dtype, generator=chance))
 
 
 class _Request:
@@ -174,7 +188,7 @@ def _check_written(arena: RowArena, slots: npt.NDArray[np.int64]) -> None:
         if not written.all():
             raise UnsupportedEngineError(
                 f"the model left {int((~written).sum())} of {written.size} rows of "
-                f"{Site.from_code(code)} unwritten in a request of {len(slots)} tokens; {_REMEDY}"
+                f"{site_of(code)} unwritten in a request of {len(slots)} tokens; {_REMEDY}"
             )
 
 
@@ -221,7 +235,7 @@ def _check_sites(
     decoder layer gives; otherwise it is not known what the layers give.
     """
     model, anatomy = worker.model_runner.get_model(), worker.anatomy
-    found = {} if arena is None else {code: arena.rows_at(code, slots) for code in arena.shapes}
+    found = {} if arena is None else {code: arena.rows_at(code, slots) for code in arena.codes}
     wrong: list[Site] = []
     given: list[tuple[torch.Tensor, ...]] = []
     made: list[torch.Tensor] = []
@@ -258,7 +272,7 @@ def _check_sites(
         again = arena.rows_at(code, slots) if arena is not None else rows
         if _distance(again, rows) > _ROUNDING:
             raise UnsupportedEngineError(
-                f"the rows of {Site.from_code(code)} differ between this model's compiled graph "
+                f"the rows of {site_of(code)} differ between this model's compiled graph "
                 f"and the same without it; leave it out of ACTIVATION_SITES"
             )
     normed = anatomy.normed(given[0]) if given and made else None

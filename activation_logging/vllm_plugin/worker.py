@@ -15,10 +15,17 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu_worker import Worker
 
-from activation_logging.errors import UnsupportedEngineError
+from activation_logging.errors import ActivationLoggingError, ProbeError, UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
-from activation_logging.vllm_plugin.arena import DTYPES, RowArena, device_bytes, row_bytes
+from activation_logging.vllm_plugin.arena import (
+    COLUMNS,
+    DTYPES,
+    RowArena,
+    columns_code,
+    device_bytes,
+    slot_bytes,
+)
 from activation_logging.vllm_plugin.capture import (
     attach,
     detach,
@@ -31,11 +38,13 @@ from activation_logging.vllm_plugin.compat import kv_cache_groups
 from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
+from activation_logging.vllm_plugin.scorer import Scorer
 from activation_logging.vllm_plugin.self_test import check_one_request
+from activation_logging.vllm_plugin.server_probes import load_probes, sites_to_read
 from activation_logging.vllm_plugin.stack import with_room_below
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from vllm.v1.core.sched.output import SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheSpec
@@ -51,6 +60,7 @@ class ActivationWorker(Worker):
 
     _collector: RowCollector | None = None
     _arena: RowArena | None = None
+    _scorer: Scorer | None = None
     _kv_group: int | None = None
     taps: Sequence[Tap] = ()
 
@@ -58,7 +68,11 @@ class ActivationWorker(Worker):
         super().load_model(**kwargs)
         self._settings = Settings.from_env()
         self._num_layers = depth_of(self.vllm_config.model_config)
-        sites = resolve_sites(self._settings, self._num_layers)
+        model = self.vllm_config.model_config
+        self._logged = {site.code for site in resolve_sites(self._settings, self._num_layers)}
+        self._served = self._checked = load_probes(self._settings.probes, model)
+        self._scored = {site.code for site in self._served.sites}
+        sites = sites_to_read(self._settings, model)
         self.taps, self.anatomy = plan_taps(self, sites, self._num_layers)
         install_taps(self.taps, self.device)
         stages = get_pp_group()
@@ -69,7 +83,7 @@ class ActivationWorker(Worker):
 
     @cached_property
     def _shapes(self) -> dict[int, RowShape]:
-        """What a row of each site of this stage is, in the type that it is stored in."""
+        """What a row of each site that this stage reads is, in the type that it is stored in."""
         dtype = self._settings.dtype
         return {
             tap.site.code: tap.shape._replace(dtype=dtype) if dtype in DTYPES else tap.shape
@@ -80,6 +94,14 @@ class ActivationWorker(Worker):
     def _all_shapes(self) -> dict[int, RowShape]:
         """The same of all pipeline stages."""
         return {code: shape for shapes in self._stages for code, shape in shapes.items()}
+
+    def _kept(self, shapes: Mapping[int, RowShape]) -> dict[int, RowShape]:
+        """Those whose rows are logged."""
+        return {code: shape for code, shape in shapes.items() if code in self._logged}
+
+    def _with_columns(self, shapes: Mapping[int, RowShape]) -> dict[int, RowShape]:
+        """Those that probes read."""
+        return {code: shape for code, shape in shapes.items() if code in self._scored}
 
     @property
     def _has_arena(self) -> bool:
@@ -111,15 +133,20 @@ class ActivationWorker(Worker):
                 config.scheduler_config.max_num_batched_tokens,
                 config.model_config.dtype.itemsize,
                 self.device,
+                self._with_columns(self._shapes),
             )
         groups, kv_block = kv_cache_groups(config, self.get_kv_cache_spec())
         cache = KVCacheConfig(num_blocks=0, kv_cache_tensors=[], kv_cache_groups=groups)
         spec = one_spec(groups[full_attention_group(cache)])
-        arena_block = spec.block_size * sum(map(row_bytes, self._shapes.values()))
+        arena_block = spec.block_size * self._slot_bytes
         blocks = config.cache_config.num_gpu_blocks_override
         if blocks is None:
             blocks = available // (kv_block + arena_block)
         return int(blocks) * arena_block
+
+    @property
+    def _slot_bytes(self) -> int:
+        return slot_bytes(self._kept(self._shapes), self._with_columns(self._shapes))
 
     def initialize_from_config(self, kv_cache_config: KVCacheConfig) -> None:
         super().initialize_from_config(kv_cache_config)
@@ -135,20 +162,28 @@ class ActivationWorker(Worker):
         block_size = one_spec(cache).block_size
         config = self.vllm_config.model_config
         num_slots = kv_cache_config.num_blocks * block_size
-        arena = RowArena(self._shapes, num_slots=num_slots, device=self.device)
+        arena = RowArena(
+            self._kept(self._shapes),
+            num_slots=num_slots,
+            device=self.device,
+            scored=self._with_columns(self._shapes),
+        )
         logger.info(
             "activations of up to %d tokens take %.2f GiB of host memory, one row of %d bytes for "
             "each token of the KV cache",
             num_slots,
             arena.nbytes / (1 << 30),
-            sum(map(row_bytes, self._shapes.values())),
+            self._slot_bytes,
         )
+        # Also where no probe reads this stage: the last stage learns from it what all of them read.
+        scored = self._with_columns(self._all_shapes)
+        self._scorer = Scorer(self._served, scored, arena) if scored else None
         attach(self.vllm_config, arena, cache.layer_names[0])
         writer, others = self._ways_out()
         self._arena, self._kv_group = arena, group
         self._collector = RowCollector(
             self._settings,
-            shapes=self._all_shapes,
+            shapes=self._kept(self._all_shapes),
             arena=arena,
             writer=writer,
             others=others,
@@ -157,6 +192,7 @@ class ActivationWorker(Worker):
             block_size=block_size,
             kv_group=group,
             accepted_only=True,
+            scorer=self._scorer,
         )
 
     def _ways_out(self) -> tuple[StoreWriter | RowSender, RowReceiver | None]:
@@ -177,7 +213,8 @@ class ActivationWorker(Worker):
         if not away:
             return writer, None
         links = [GroupLink(group, rank) for rank in away]
-        return writer, RowReceiver(links, self._all_shapes)
+        columns = {columns_code(code): COLUMNS for code in self._with_columns(self._all_shapes)}
+        return writer, RowReceiver(links, {**self._all_shapes, **columns})
 
     def compile_or_warm_up_model(self) -> Any:
         times = super().compile_or_warm_up_model()
@@ -197,7 +234,7 @@ class ActivationWorker(Worker):
     @property
     def logs_last_layer(self) -> bool:
         """Whether the last layer is among the sites logged."""
-        return self.last_code in self._shapes
+        return self.last_code in self._kept(self._shapes)
 
     @with_room_below
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
@@ -219,6 +256,37 @@ class ActivationWorker(Worker):
         """Settle requests that ended, perhaps before they came here. The front end calls this."""
         if self._collector is not None:
             self._collector.settle(unseen)
+
+    def check_activation_probes(self, probes: str, digests: Mapping[str, str]) -> str | None:
+        """Read probes that are to take the place of the others, and keep them in mind.
+
+        The front end calls this on all workers, then :meth:`use_activation_probes` if none refuses.
+
+        Args:
+            probes: the list, as ``ACTIVATION_PROBES`` has it.
+            digests: those of the probes that the front end has read, by name.
+
+        Returns:
+            Why they cannot be served, in one sentence; None if they can.
+        """
+        try:
+            if not self._scored:
+                raise ProbeError("this server was started without probes, so it has none to change")
+            found = load_probes(probes, self.vllm_config.model_config)
+            for name, one in found.items():
+                if digests.get(name) != one.probe.digest:
+                    raise ProbeError(f"the files of the probe {name} differ between processes")
+            found.parts(self._with_columns(self._all_shapes))
+        except ActivationLoggingError as error:
+            return str(error)
+        self._checked = found
+        return None
+
+    def use_activation_probes(self) -> None:
+        """Use the probes that were checked last, from the next step on."""
+        self._served = self._checked
+        if self._collector is not None:
+            self._collector.load_probes(self._served)
 
     def shutdown(self) -> None:
         collector, self._collector = self._collector, None

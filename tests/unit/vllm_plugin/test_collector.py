@@ -38,6 +38,7 @@ class New:
     block_ids: tuple[list[int], ...]
     num_computed_tokens: int = 0
     sampling_params: Any = None
+    lora_request: Any = None
 
 
 @dataclass
