@@ -121,7 +121,7 @@ async def list_entries(
     and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``; ``since`` and ``until`` are
     dates with a time of day (ISO 8601) or ages (``2h``).
     """
-    with _http_errors():
+    with http_errors():
         tags = parse_tags(tag)
 
     def read(store: Store) -> dict[str, Any]:
@@ -182,7 +182,7 @@ async def flush(request: Request, path: StorePath) -> Response:
     # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
     tap = getattr(getattr(engine, "output_processor", None), "tap", None)
     if tap is not None:
-        with _http_errors():
+        with http_errors():
             await tap.flush_async()
     return AsciiJson({"flushed": True, "entries": await _in_store(path, len, nothing=0)})
 
@@ -257,12 +257,12 @@ async def _in_store(
         with open_store(path, writable=True) as store:
             return action(store)
 
-    with _http_errors():
+    with http_errors():
         return await asyncio.to_thread(run)
 
 
 @contextmanager
-def _http_errors() -> Iterator[None]:
+def http_errors() -> Iterator[None]:
     try:
         yield
     except (EntryNotFound, RowsMissing, StoreNotFound) as error:

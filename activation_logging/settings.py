@@ -49,7 +49,8 @@ class Settings:
 
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
     sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``probes`` is
-    the list of :func:`.parse_probes`.
+    the list of :func:`.parse_probes`, ``probe_folder`` where others may be loaded from while the
+    server runs.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
@@ -60,6 +61,7 @@ class Settings:
     dtype: Dtype = "auto"
     full_policy: FullPolicy = "block"
     probes: str = ""
+    probe_folder: str = ""
 
     def __post_init__(self) -> None:
         _one_of("ACTIVATION_TOKENS", self.tokens, get_args(Tokens))
@@ -116,6 +118,7 @@ _ENVIRONMENT = {
     "DTYPE": "dtype",
     "FULL_POLICY": "full_policy",
     "PROBES": "probes",
+    "PROBE_FOLDER": "probe_folder",
 }
 
 

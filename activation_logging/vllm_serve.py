@@ -39,6 +39,11 @@ _FLAGS = {
         "ACTIVATION_DTYPE",
         "stored type: auto (the model's own), float32, float16 or bfloat16 (default: auto)",
     ),
+    "--activation-probe-folder": (
+        "ACTIVATION_PROBE_FOLDER",
+        "folder of probes that may be loaded while the server runs, by POST "
+        "/v1/activations/probes (default: none may)",
+    ),
 }
 
 

@@ -167,7 +167,7 @@ class FrontEndTap:
         engine = self._engine()
         if engine is not None:
             call = engine.collective_rpc("flush_activations", args=self._take_finished())
-            await _answer_or_engine_gone(engine, call)
+            await answer_or_engine_gone(engine, call)
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
             # This process cannot reach the other servers' writers. They commit within this time.
@@ -214,7 +214,7 @@ class FrontEndTap:
         if engine is not None and unseen:
             with suppress(EngineGone):
                 call = engine.collective_rpc("settle_activations", args=(unseen,))
-                await _answer_or_engine_gone(engine, call)
+                await answer_or_engine_gone(engine, call)
 
     def _document(
         self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
@@ -318,7 +318,7 @@ def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, An
     return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
-async def _answer_or_engine_gone(engine: Any, call: Awaitable[Any]) -> None:
+async def answer_or_engine_gone(engine: Any, call: Awaitable[Any]) -> None:
     """Wait for the engine's answer to a call. A dead engine would never answer.
 
     Raises:
