@@ -12,11 +12,12 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
 from activation_logging.probe_list import parse_probes
+from activation_logging.score_options import SCORE_OPTIONS, ScoreOptions
 from activation_logging.sites import (
     MAX_PARTS,
     Site,
@@ -192,6 +193,7 @@ class RequestOptions:
     tokens: Tokens | None = None
     sites: tuple[Wanted, ...] | None = None
     tags: Mapping[str, str] | None = None
+    scores: ScoreOptions = field(default_factory=ScoreOptions)
 
     @classmethod
     def parse(
@@ -226,11 +228,19 @@ class RequestOptions:
             raise RequestOptionError(
                 "activation_tokens", f"{shown(tokens)} is not one of {', '.join(get_args(Tokens))}"
             )
+        scores = ScoreOptions.parse(options)
+        if scores and logging == "off":
+            raise RequestOptionError(
+                "activation_logging",
+                "what is not logged is not scored; leave this out, or activation_scores and "
+                "activation_stop",
+            )
         return cls(
             enabled=logging == "on",
             tokens=tokens,
             sites=_request_sites(options, settings, num_layers),
             tags=_parse_tags(options.get("activation_tags")),
+            scores=scores,
         )
 
     def chosen(self, logged: Sequence[Site], num_layers: int) -> tuple[Site, ...]:
@@ -246,7 +256,7 @@ _SITE_OPTIONS: Mapping[str, Callable[[str, int | None], tuple[Wanted, ...]]] = {
     "activation_sites": parse_sites,
 }
 _REQUEST_OPTIONS = frozenset(
-    {"activation_logging", "activation_tokens", "activation_tags", *_SITE_OPTIONS}
+    {"activation_logging", "activation_tokens", "activation_tags", *_SITE_OPTIONS, *SCORE_OPTIONS}
 )
 
 

@@ -2,7 +2,8 @@
 
 With ``P`` prompt and ``R`` response tokens, response token ``i`` stands at position ``P + i``.
 The model computed states at the positions ``0`` to ``P + R - 2``: the last sampled token was
-never fed to it. A named position is therefore one row, or a pool of rows:
+never fed to it. (Where a probe has ended the answer all were fed, and the last state is at
+``P + R - 1``.) A named position is therefore one row, or a pool of rows:
 
 ============== =================================================================================
 prompt_last    ``P - 1``: the state that starts the answer; it has read no token of it
@@ -62,7 +63,8 @@ class Place(NamedTuple):
 
     ``first`` is the position of row 0. ``span`` counts response tokens, end not included; where it
     is None, ``span_missing`` says why. ``judged`` says that it is the answer given as a judge has
-    found it, and not the text of a tag.
+    found it, and not the text of a tag. ``num_unread`` is how many of the response's tokens the
+    model has not read.
     """
 
     num_prompt: int
@@ -72,6 +74,7 @@ class Place(NamedTuple):
     span: tuple[int, int] | None = None
     span_missing: str = "not looked for"
     judged: bool = False
+    num_unread: int = 1
 
     @classmethod
     def of(
@@ -93,7 +96,7 @@ class Place(NamedTuple):
         """
         positions = entry.positions
         first = int(positions[0]) if len(positions) else 0
-        place = cls(*entry.num_tokens, first, len(positions))
+        place = cls(*entry.num_tokens, first, len(positions), num_unread=entry.num_unread)
         if not span:
             return place
         tokens, shared, response = entry.response_tokens, entry.shared_characters, entry.response
@@ -140,7 +143,7 @@ def find_rows(position: str | int, place: Place) -> Rows:
     Raises:
         InputMissing: this answer has no state there; the text says why.
     """
-    start, stop = place.num_prompt, place.num_prompt + place.num_response - 1
+    start, stop = place.num_prompt, place.num_prompt + place.num_response - place.num_unread
     if position == "prompt_last":
         start, stop = start - 1, start
     elif position == "response_first":

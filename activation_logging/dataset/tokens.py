@@ -434,7 +434,8 @@ def _all_finite(X: States) -> bool:
 def _own_rows(place: Place) -> tuple[int, int]:
     """The first row of an answer's own tokens, and their number."""
     start = max(place.num_prompt - place.first, 0)
-    stop = min(place.num_prompt + place.num_response - 1 - place.first, place.num_rows)
+    read = place.num_response - place.num_unread
+    stop = min(place.num_prompt + read - place.first, place.num_rows)
     return start, max(stop - start, 0)
 
 

@@ -374,7 +374,8 @@ class SavedProbe:
         first = int(positions[0]) if len(positions) else 0
         prompt, response = entry.num_tokens
         start = max(prompt - before - first, 0)
-        return start, max(min(prompt + response - 1 - first, len(positions)), start)
+        end = prompt + response - entry.num_unread
+        return start, max(min(end - first, len(positions)), start)
 
     def _states(self, entry: Entry, start: int, stop: int) -> npt.NDArray[np.float32]:
         return _joined([read_rows(entry, one, start, stop) for one in self.sources], axis=1)

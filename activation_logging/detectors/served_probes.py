@@ -25,6 +25,7 @@ probe that looks at the end there is a *running* score, what it would say if the
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,6 +39,7 @@ from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError
 from activation_logging.sites import Site
+from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -215,6 +217,12 @@ class ServedProbes(Mapping[str, ServedProbe]):
 
     def __len__(self) -> int:
         return len(self._probes)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the names, in order, with the probes: equal ones have equal columns."""
+        told = [[name, one.probe.digest, one.shadow] for name, one in self.items()]
+        return hashlib.sha256(dumps(told).encode()).hexdigest()
 
     @cached_property
     def sites(self) -> tuple[Site, ...]:

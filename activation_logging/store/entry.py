@@ -122,6 +122,14 @@ class Entry(Beside):
         return self._head.lengths
 
     @property
+    def num_unread(self) -> int:
+        """How many of the ``R`` response tokens the model has not read.
+
+        That is the last one; where a probe has ended the answer, none.
+        """
+        return self._head.unread
+
+    @property
     def response_tokens(self) -> list[str] | None:
         """The text that each response token adds to :attr:`response`. Joined, they equal it.
 
@@ -182,6 +190,11 @@ class Entry(Beside):
     def finish_reason(self) -> str | None:
         """``stop``, ``length``, ``abort`` (the client left) or ``error``."""
         return schema.text(self._document.get("finish_reason"))
+
+    @property
+    def stop_reason(self) -> str | None:
+        """``activation:NAME`` if the probe of that name has ended the answer."""
+        return schema.text(self._document.get("stop_reason"))
 
     @property
     def error(self) -> str | None:
@@ -254,7 +267,10 @@ class Entry(Beside):
 
     @property
     def num_rows_expected(self) -> int:
-        """``P + R - 1`` for all tokens, ``R`` for the response, ``P`` for the prompt."""
+        """``P + R - 1`` for all tokens, ``R`` for the response, ``P`` for the prompt.
+
+        Where a probe has ended the answer, ``P + R``, ``R + 1`` and ``P``: see :attr:`num_unread`.
+        """
         return self._head.rows
 
     @property

@@ -40,6 +40,7 @@ import struct
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.score_options import STOP_REASON
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -79,7 +80,8 @@ WRITER_ID_BYTES = 8
 
 _HEAD = re.compile(
     rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
-    rb'"num_prompt":(\d{1,18}),"num_response":(\d{1,18}),(?:"finish_reason":"([a-z_]+)",)?("error":)?'
+    rb'"num_prompt":(\d{1,18}),"num_response":(\d{1,18}),("unread":0,)?'
+    rb'(?:"finish_reason":"([a-z_]+)",)?("error":)?'
 )
 _WORD = re.compile("[a-z_]+")
 
@@ -149,7 +151,9 @@ class Head(NamedTuple):
     """The first fields of an entry's record, which are read without parsing the rest.
 
     ``capture`` is the id of its rows, ``rows`` their largest number. ``place`` is its position in
-    the lists of the index. ``lengths`` are the numbers of prompt and response tokens.
+    the lists of the index. ``lengths`` are the numbers of prompt and response tokens. ``unread`` is
+    how many of the response's tokens the model has not read: the last one, or none where a probe
+    has ended the answer.
     """
 
     capture: str
@@ -158,6 +162,7 @@ class Head(NamedTuple):
     lengths: tuple[int, int]
     finish_reason: str | None
     has_error: bool
+    unread: int = 1
 
 
 HEAD_ONLY = frozenset({"rows", "num_prompt", "num_response"})
@@ -166,7 +171,7 @@ HEAD_ONLY = frozenset({"rows", "num_prompt", "num_response"})
 
 def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
     """The record of an entry, beginning with the fields that :func:`read_head` reads."""
-    body = {name: value for name, value in document.items() if name not in HEAD_ONLY}
+    body = {name: value for name, value in document.items() if name not in {*HEAD_ONLY, "unread"}}
     prompt, response = _lengths(document)
     front = {
         "capture": document["capture"],
@@ -176,6 +181,8 @@ def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
         "num_prompt": prompt,
         "num_response": response,
     }
+    if not _unread(document):
+        front["unread"] = 0
     reason, error = document.get("finish_reason"), document.get("error")
     if isinstance(reason, str) and _WORD.fullmatch(reason):
         front["finish_reason"] = reason
@@ -185,10 +192,19 @@ def with_head(document: Mapping[str, Any], sequence: int) -> dict[str, Any]:
 
 
 def expected_rows(document: Mapping[str, Any]) -> int:
-    """Expected number of rows: ``P + R - 1`` for all tokens, ``R`` (response) or ``P`` (prompt)."""
+    """Expected number of rows: ``P + R - 1`` for all tokens, ``R`` (response) or ``P`` (prompt).
+
+    One more but for the prompt's, where a probe has ended the answer: see :class:`Head`.
+    """
     prompt, response = _lengths(document)
+    read = response - _unread(document)
     tokens = document.get("tokens", "all")
-    return {"response": response, "prompt": prompt}.get(tokens, max(prompt + response - 1, 0))
+    return {"response": read + 1, "prompt": prompt}.get(tokens, max(prompt + read, 0))
+
+
+def _unread(document: Mapping[str, Any]) -> int:
+    reason = document.get("stop_reason")
+    return 0 if isinstance(reason, str) and reason.startswith(STOP_REASON) else 1
 
 
 def _lengths(document: Mapping[str, Any]) -> tuple[int, int]:
@@ -204,6 +220,7 @@ def head_of(document: Mapping[str, Any]) -> Head:
         _lengths(document),
         document.get("finish_reason"),
         document.get("error") is not None,
+        _unread(document),
     )
 
 
@@ -215,14 +232,15 @@ def read_head(raw: bytes | memoryview) -> Head | None:
     found = _HEAD.match(raw)
     if found is None:
         return None
-    capture, rows, created, sequence, prompt, response, finish_reason, error = found.groups()
+    capture, rows, created, sequence, prompt, response, read, finish_reason, error = found.groups()
     try:
         where = place(float(created), int(sequence))
     except ValueError:
         return None
     reason = None if finish_reason is None else finish_reason.decode()
     lengths = int(prompt), int(response)
-    return Head(capture.decode(), int(rows), where, lengths, reason, error is not None)
+    unread = 1 if read is None else 0
+    return Head(capture.decode(), int(rows), where, lengths, reason, error is not None, unread)
 
 
 _PLACE_BYTES = 16

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping, Sequence
 
+    from activation_logging.vllm_plugin.scored_answers import AnswerScores
+
     Reading = Callable[[str, Sequence[int], Sequence[int]], str | None]
 
 CHAT = "/v1/chat/completions"
@@ -34,12 +36,14 @@ class HttpRequest:
         content_of: returns the content that the client gets: the answer without reasoning and tool
             calls. Its arguments are the text, its token ids and the prompt's token ids. None if the
             client gets the text unchanged.
+        scores: what the route was given of the scores; None if the client asked for none.
     """
 
     path: str
     body: Mapping[str, Any]
     state: MutableMapping[str, Any] = field(default_factory=dict)
     content_of: Reading | None = None
+    scores: AnswerScores | None = None
 
     @property
     def answer_id(self) -> str | None:

@@ -30,6 +30,7 @@ from activation_logging.vllm_plugin.context import HttpRequest, http_request, pl
 from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
+from activation_logging.vllm_plugin.scored_outputs import check_scores, scores_of, start_scores
 from activation_logging.vllm_plugin.text import (
     prompt_text,
     response_pieces,
@@ -93,6 +94,7 @@ class FrontEndTap:
         self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
         # Requests that ended without a token: the worker may never have received them.
         self._unseen: list[str] = []
+        self.live = start_scores(settings, engine.vllm_config, self._model)
         self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
 
@@ -122,6 +124,7 @@ class FrontEndTap:
             options = RequestOptions.parse(
                 arguments, settings=self._settings, num_layers=self._num_layers
             )
+            check_scores(options.scores, self.live)
         except RequestOptionError as error:
             # vLLM's server answers its own class of error with HTTP 400.
             raise VLLMValidationError(str(error), parameter=error.parameter) from None
@@ -129,7 +132,10 @@ class FrontEndTap:
             return
         if request.resumable:
             raise VLLMValidationError(_IN_PIECES, parameter="prompt")
-        mark_accepted(params, arguments)
+        if self.live is not None:
+            num_prompt = len(request.prompt_token_ids or ())
+            self.live.accept(request.request_id, num_prompt, options.scores)
+        mark_accepted(params, arguments, self.live.address if self.live else None)
         self._accepted[request.request_id] = _Accepted(
             http=http,
             options=options,
@@ -140,16 +146,33 @@ class FrontEndTap:
             multimodal=bool(request.mm_features),
         )
 
+    def watch(self, state: RequestState, queue: Any) -> None:
+        """Have the outputs of a request that was accepted carry the scores that it asked for."""
+        accepted = self._accepted.get(state.request_id)
+        if self.live is None or accepted is None:
+            return
+        http, choices = accepted.http, accepted.choices
+
+        def note(output: Any, part: bool) -> None:
+            for one in output.outputs if http is not None and http.scores is not None else ():
+                choice = place_of(http, output.request_id, one.index, choices).choice
+                if choice is not None:
+                    http.scores.add(choice, output.request_id, scores_of(one), part=part)
+
+        self.live.attach(state, queue, note)
+
     def finish(self, state: RequestState, reason: str, error: str | None = None) -> None:
         """Queue the entry of a request that has ended. A second call does nothing."""
         accepted = self._accepted.pop(state.request_id, None)
         if accepted is None:
             return
         self._finished.append(state.request_id)
-        if not (state.detokenizer and state.detokenizer.output_token_ids):
+        num_tokens = len(state.detokenizer.output_token_ids) if state.detokenizer else 0
+        stopped = self.live.finish(state.request_id, num_tokens) if self.live else None
+        if not num_tokens and stopped is None:
             self._unseen.append(state.request_id)
             self._settle_soon()
-        self.writer.put_entry(lambda: self._document(state, accepted, reason, error))
+        self.writer.put_entry(lambda: self._document(state, accepted, reason, error, stopped))
 
     def flush(self) -> None:
         """Offline: wait until all finished requests are in the store, rows included."""
@@ -186,6 +209,8 @@ class FrontEndTap:
         """Record all requests in flight as aborted, and wait for the store."""
         self._abort_all()
         self.writer.close()
+        if self.live is not None:
+            self.live.close()
         atexit.unregister(self.close)
 
     def _abort_all(self) -> None:
@@ -217,7 +242,12 @@ class FrontEndTap:
                 await answer_or_engine_gone(engine, call)
 
     def _document(
-        self, state: RequestState, accepted: _Accepted, reason: str, error: str | None
+        self,
+        state: RequestState,
+        accepted: _Accepted,
+        reason: str,
+        error: str | None,
+        stopped: str | None,
     ) -> dict[str, Any]:
         http, options, sampling = accepted.http, accepted.options, accepted.sampling
         tokenizer = self._processor.tokenizer
@@ -248,6 +278,7 @@ class FrontEndTap:
             "shared_characters": shared if pieces else None,
             **_logprobs(state, response_ids),
             "finish_reason": reason,
+            "stop_reason": stopped,
             "error": error,
             "sampling": sampling_record(sampling, accepted.choices, self._processors),
             "tokens": options.tokens or self._settings.tokens,
@@ -274,11 +305,16 @@ class TappedOutputProcessor(OutputProcessor):
     ) -> None:
         if request.request_id not in self.request_states:
             self.tap.accept(request, request_index, parent_req.n if parent_req else 1)
+            super().add_request(request, prompt, parent_req, request_index, queue)
+            self.tap.watch(self.request_states[request.request_id], queue)
+            return
         super().add_request(request, prompt, parent_req, request_index, queue)
 
     def process_outputs(
         self, engine_core_outputs: list[EngineCoreOutput], *args: Any, **kwargs: Any
     ) -> Any:
+        live = self.tap.live
+        ended = live.before(engine_core_outputs, self.request_states) if live else ()
         # The engine's finish reasons. A stop string has none: this processor finds it itself.
         self._reasons = {
             output.request_id: str(output.finish_reason)
@@ -286,6 +322,7 @@ class TappedOutputProcessor(OutputProcessor):
             if output.finish_reason is not None
         }
         processed = super().process_outputs(engine_core_outputs, *args, **kwargs)
+        processed.reqs_to_abort.extend(ended)
         if self.tap.offline and self._reasons and not self.request_states:
             self.tap.flush()
         return processed

@@ -3,7 +3,7 @@
 The middleware is the innermost one, behind vLLM's authentication. It removes ``auth_token`` from
 bodies before any other code sees it. It answers HTTP 400 if ``activation_*`` arguments are invalid
 or placed where vLLM would ignore them. It records what only HTTP knows for the front-end tap.
-Answers pass unchanged.
+Answers pass unchanged, but for those of requests that ask for scores (:mod:`.scored_answers`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,12 @@ from vllm.v1.metrics.prometheus import get_prometheus_registry
 from activation_logging import routes
 from activation_logging.asgi import dump_object, openai_error, parse_object, read_body, replay
 from activation_logging.errors import RequestOptionError
+from activation_logging.score_options import ScoreOptions
 from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
+from activation_logging.vllm_plugin.live_scores import shown_names
+from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer
+from activation_logging.vllm_plugin.scored_outputs import check_scores
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -91,14 +95,38 @@ class RequestMiddleware:
             body = parse_object(raw)
             if body is not None:
                 raw = checked_body(body, raw, self._settings, self._num_layers)
+                scores = _scores(body, scope)
         except RequestOptionError as error:
             refusal = openai_error(str(error), param=error.parameter)
             await refusal(scope, receive, send)
             return
         if body is not None:
             path = scope["path"].removeprefix(scope.get("root_path", "").rstrip("/"))
-            http_request.set(HttpRequest(path, body, scope.setdefault("state", {})))
+            state = scope.setdefault("state", {})
+            http_request.set(HttpRequest(path, body, state, scores=scores))
+            if scores is not None:
+                send = ScoredAnswer(send, scores)
         await self._app(scope, replay(raw, receive), send)
+
+
+def _scores(body: dict[str, Any], scope: Scope) -> AnswerScores | None:
+    """Where the scores of a request are noted; None if it asks for none.
+
+    Raises:
+        RequestOptionError: it asks for what this server's probes cannot give.
+    """
+    extra = body.get("vllm_xargs")
+    options = ScoreOptions.parse(extra if isinstance(extra, dict) else {})
+    if not options:
+        return None
+    engine = getattr(scope["app"].state, "engine_client", None)
+    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
+    live = None if tap is None else tap.live
+    check_scores(options, live)
+    if body.get("use_beam_search"):
+        raise RequestOptionError("use_beam_search", "beams have no scores; ask without one of both")
+    names = options.scored(shown_names(live.served))
+    return AnswerScores(names) if names else None
 
 
 def checked_body(
@@ -124,7 +152,10 @@ def checked_body(
         RequestOptions.parse(extra, settings=settings, num_layers=num_layers)
         # Users write nested objects here, but vLLM's schema does not accept them.
         for name, value in extra.items():
-            if name.startswith("activation_") and isinstance(value, dict):
+            nested = isinstance(value, dict) or (
+                isinstance(value, list) and any(isinstance(item, dict) for item in value)
+            )
+            if name.startswith("activation_") and nested:
                 extra[name] = json.dumps(value)
                 changed = True
     return dump_object(body) if changed else raw

@@ -16,24 +16,39 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
 _MARK = "_activation_logging_accepted"
+_SCORES_TO = "_activation_logging_scores_to"
 SELF_TEST = "_activation_logging_warmup_"
 """Id of the request of :mod:`.self_test`."""
 _WARM_UP = re.compile(r"_\w*warmup_")
 
 
-def mark_accepted(params: SamplingParams, options: Mapping[str, Any]) -> None:
-    """Mark a request as ours, and set the ``activation_*`` options that apply to it."""
-    params.extra_args = {**(params.extra_args or {}), **options, _MARK: True}
+def mark_accepted(
+    params: SamplingParams, options: Mapping[str, Any], scores_to: str | None = None
+) -> None:
+    """Mark a request as ours, and set the ``activation_*`` options that apply to it.
+
+    Args:
+        params: the request's.
+        options: see above.
+        scores_to: the address of this front end's :class:`.ScoreInbox`, if it has probes.
+    """
+    mark = {_MARK: True} if scores_to is None else {_MARK: True, _SCORES_TO: scores_to}
+    params.extra_args = {**(params.extra_args or {}), **options, **mark}
 
 
 def is_own(name: str) -> bool:
     """Whether an extra argument of a request belongs to this package."""
-    return name.startswith("activation_") or name == _MARK
+    return name.startswith("activation_") or name in {_MARK, _SCORES_TO}
 
 
 def is_accepted(extra_args: Mapping[str, Any] | None) -> bool:
     """Whether our front end has accepted a request with these arguments."""
     return bool(extra_args and extra_args.get(_MARK))
+
+
+def scores_to(extra_args: Mapping[str, Any] | None) -> str | None:
+    """Where the scores of a request with these arguments go; None for a server without probes."""
+    return (extra_args or {}).get(_SCORES_TO)
 
 
 def is_warm_up(request_id: str) -> bool:

@@ -17,8 +17,8 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
-        "printable", "probe_list", "progress", "records", "registry", "settings", "sites",
-        "strict_json", "tags", "text",
+        "printable", "probe_list", "progress", "records", "registry", "score_options", "settings",
+        "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""

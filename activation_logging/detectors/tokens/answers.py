@@ -124,7 +124,7 @@ def held_answers(
         memory: most bytes of states; beyond it answers are drawn.
         seed: of the draw.
     """
-    counts = np.array([max(place.num_response - 1, 0) for place in tokens.places])
+    counts = np.array([max(p.num_response - p.num_unread, 0) for p in tokens.places])
     order = np.random.default_rng(seed).permutation(len(counts))
     fits = np.cumsum(counts[order]) * tokens.width * 4 <= memory
     kept = np.zeros(len(counts), bool)
