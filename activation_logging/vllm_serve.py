@@ -41,8 +41,7 @@ _FLAGS = {
     ),
     "--activation-probe-folder": (
         "ACTIVATION_PROBE_FOLDER",
-        "folder of probes that may be loaded while the server runs, by POST "
-        "/v1/activations/probes (default: none may)",
+        "folder of probes that may be loaded while it runs, by POST /v1/activations/probes",
     ),
 }
 

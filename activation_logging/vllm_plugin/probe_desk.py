@@ -13,6 +13,7 @@ import logging
 import re
 import time
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,9 +31,11 @@ from activation_logging.vllm_plugin.score_metrics import Window, gauges, observe
 from activation_logging.vllm_plugin.shared_probes import SharedProbes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from activation_logging.vllm_plugin.frontend import FrontEndTap
+    from starlette.applications import Starlette
+    from vllm.engine.protocol import EngineClient
+
     from activation_logging.vllm_plugin.scored_outputs import LiveScores
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -77,12 +80,14 @@ class ProbeDesk:
         return [] if self._folder is None else [n for n in names_in(self._folder) if _is_file(n)]
 
     async def change(
-        self, tap: FrontEndTap, new: Mapping[str, Wanted], removed: Sequence[str]
+        self, engine: EngineClient, new: Mapping[str, Wanted], removed: Sequence[str]
     ) -> None:
         """Set some probes and remove others, on all workers at once.
 
+        A change that has begun goes on to its end, also if the client leaves.
+
         Args:
-            tap: the front end of the engine.
+            engine: of the application.
             new: by the names that requests will call them; one of that name is replaced.
             removed: names.
 
@@ -91,32 +96,40 @@ class ProbeDesk:
             ProbeError: a probe is broken, or cannot be served; everything stays as it was.
             EngineGone: the engine has died.
         """
-        folder = self._folder
-        if folder is None:
+        if self._folder is None:
             raise SettingsError(
                 "this server may not load probes: start it with --activation-probe-folder FOLDER "
                 "(ACTIVATION_PROBE_FOLDER)"
             )
-        live = tap.live
+        live = live_of(engine)
         if live is None:
             raise SettingsError(
                 "this server was started without probes, so it computes no scores: start it with "
                 "one of each layer that probes are to read (--activation-probe NAME=PATH)"
             )
+        changing = self._change(engine, live, partial(_changed, self._folder, new, removed))
+        await asyncio.shield(asyncio.ensure_future(changing))
+
+    async def _change(
+        self,
+        engine: EngineClient,
+        live: LiveScores,
+        changed: Callable[[ServedProbes], ServedProbes],
+    ) -> None:
         async with self._changing:
             lock = nullcontext() if self._shared is None else self._shared.changing()
             # Another process may have the lock for as long as its workers take.
             await asyncio.to_thread(lock.__enter__)
             try:
                 self.learn(live)
-                served = await asyncio.to_thread(_changed, live.served, folder, new, removed)
-                await _use(tap, served)
+                served = await asyncio.to_thread(changed, live.served)
+                await _use(engine, served)
                 live.load(served)
                 if self._shared is not None:
                     self._shared.put(served)
             finally:
                 lock.__exit__(None, None, None)
-        logger.info("the probes are now %s", ", ".join(served) or "none")
+        logger.info("the probes are now: %s", ", ".join(served) or "none")
 
     def told(self, live: LiveScores) -> Iterator[dict[str, Any]]:
         """What is to be known of each probe, for JSON."""
@@ -160,8 +173,19 @@ def checked_folder(path: str) -> Path:
     return folder
 
 
+def engine_of(app: Starlette) -> EngineClient | None:
+    """The engine behind an application; None without a model."""
+    return getattr(app.state, "engine_client", None)
+
+
+def live_of(engine: EngineClient | None) -> LiveScores | None:
+    """The scores of an engine's requests; None without a model, or without probes."""
+    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
+    return None if tap is None else tap.live
+
+
 def _changed(
-    served: ServedProbes, folder: Path, new: Mapping[str, Wanted], removed: Sequence[str]
+    folder: Path, new: Mapping[str, Wanted], removed: Sequence[str], served: ServedProbes
 ) -> ServedProbes:
     """The probes after a change; one that is replaced keeps its place."""
     for name in new:
@@ -169,19 +193,23 @@ def _changed(
     for name in removed:
         if name not in served:
             raise SettingsError(
-                f"there is no probe {shown(name)} to remove; there are {', '.join(served) or 'none'}"
+                f"there is no probe {shown(name)} to remove, only {', '.join(served) or 'none'}"
             )
         if name in new:
             raise SettingsError(f"the probe {name} is to be set and removed; ask for one of both")
     probes = {name: (one.probe, one.shadow) for name, one in served.items() if name not in removed}
     for name, (file, shadow) in new.items():
-        try:
-            probes[name] = SavedProbe.load(_inside(folder, file)), shadow
-        except ProbeError as error:
-            # The client need not know where the folder is.
-            reason = str(error).replace(f"{folder}/", "")
-            raise ProbeError(f"the probe {name}: {reason}") from None
+        probes[name] = _load(folder, name, file), shadow
     return ServedProbes((name, probe, shadow) for name, (probe, shadow) in probes.items())
+
+
+def _load(folder: Path, name: str, file: str) -> SavedProbe:
+    try:
+        return SavedProbe.load(_inside(folder, file))
+    except ProbeError as error:
+        # The client need not know where the folder is.
+        reason = str(error).replace(f"{folder}/", "")
+        raise ProbeError(f"the probe {name}: {reason}") from None
 
 
 def _inside(folder: Path, file: str) -> Path:
@@ -206,12 +234,13 @@ def _is_file(name: str) -> bool:
     return _FILE.fullmatch(name) is not None
 
 
-async def _use(tap: FrontEndTap, served: ServedProbes) -> None:
+async def _use(engine: EngineClient, served: ServedProbes) -> None:
     """Have all workers check the probes, and then use them."""
-    engine = tap.engine
-    for method, args in (("check_activation_probes", (pack(served),)), ("use_activation_probes", ())):
-        call = engine.collective_rpc(method, args=args)
-        answers = await answer_or_engine_gone(engine, call)
-        for reason in answers:
-            if reason is not None:
-                raise ProbeError(reason)
+    calls: dict[str, tuple[Any, ...]] = {
+        "check_activation_probes": (pack(served),),
+        "use_activation_probes": (),
+    }
+    for method, args in calls.items():
+        answers = await answer_or_engine_gone(engine, engine.collective_rpc(method, args=args))
+        for reason in filter(None, answers):
+            raise ProbeError(reason)

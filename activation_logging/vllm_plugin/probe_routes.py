@@ -10,8 +10,7 @@ from pydantic import BaseModel, Field
 
 from activation_logging.asgi import AsciiJson
 from activation_logging.routes import PREFIX, http_errors
-from activation_logging.vllm_plugin.frontend import FrontEndTap
-from activation_logging.vllm_plugin.probe_desk import ProbeDesk, Wanted
+from activation_logging.vllm_plugin.probe_desk import ProbeDesk, Wanted, engine_of, live_of
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -55,12 +54,6 @@ def _desk(request: Request) -> ProbeDesk:
     return desk
 
 
-def tap_of(app: FastAPI) -> FrontEndTap | None:
-    """The front end of an application's engine; None without a model."""
-    engine = getattr(app.state, "engine_client", None)
-    return getattr(getattr(engine, "output_processor", None), "tap", None)
-
-
 Desk = Annotated[ProbeDesk, Depends(_desk)]
 
 
@@ -84,8 +77,8 @@ async def change_probes(change: ProbeChange, request: Request, desk: Desk) -> Re
     broken, of another model, or reads a layer that the server computes no scores of, nothing
     changes.
     """
-    tap = tap_of(request.app)
-    if tap is None:
+    engine = engine_of(request.app)
+    if engine is None:
         raise HTTPException(503, "no model is loaded, so there are no probes to change")
     if not (change.set or change.remove):
         raise HTTPException(400, 'nothing to change: give {"set": {NAME: FILE}, "remove": [NAME]}')
@@ -94,12 +87,13 @@ async def change_probes(change: ProbeChange, request: Request, desk: Desk) -> Re
         for name, one in change.set.items()
     }
     with http_errors():
-        await desk.change(tap, wanted, change.remove)
+        await desk.change(engine, wanted, change.remove)
         return AsciiJson(await asyncio.to_thread(_listed, request.app, desk))
 
 
 def _listed(app: FastAPI, desk: ProbeDesk) -> dict[str, Any]:
-    tap = tap_of(app)
-    live = None if tap is None else tap.live
+    live = live_of(engine_of(app))
+    if live is not None:
+        desk.learn(live)
     data = [] if live is None else list(desk.told(live))
     return {"object": "list", "data": data, "files": desk.files()}
