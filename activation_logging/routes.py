@@ -24,6 +24,7 @@ from activation_logging.errors import (
     ActivationLoggingError,
     EntryNotFound,
     LabelError,
+    ProbeError,
     RowsMissing,
     SettingsError,
     StoreNotFound,
@@ -267,7 +268,7 @@ def http_errors() -> Iterator[None]:
         yield
     except (EntryNotFound, RowsMissing, StoreNotFound) as error:
         raise HTTPException(404, printable(str(error))) from None
-    except (SettingsError, LabelError) as error:
+    except (SettingsError, LabelError, ProbeError) as error:
         raise HTTPException(400, printable(str(error))) from None
     except ActivationLoggingError as error:
         raise HTTPException(503, printable(str(error))) from None
