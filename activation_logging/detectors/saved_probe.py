@@ -410,9 +410,10 @@ def find_probes(
 
 
 def probability_of(log_odds: Floats, calibration: Calibration) -> Floats:
-    """Calibrated probabilities of log-odds; both ends are exact."""
+    """Calibrated probabilities of log-odds; both ends are exact, and NaN stays."""
     x = calibration.a * log_odds + calibration.b
-    return np.exp(-np.logaddexp(0, -x))
+    with np.errstate(invalid="ignore"):
+        return np.exp(-np.logaddexp(0, -x))
 
 
 def fitted_on(keys: Iterable[str], labels: Iterable[Any]) -> dict[str, Any]:

@@ -53,6 +53,8 @@ class Beside:
         @property
         def num_tokens(self) -> tuple[int, int]: ...
         @property
+        def num_unread(self) -> int: ...
+        @property
         def num_rows_expected(self) -> int: ...
         @property
         def positions(self) -> npt.NDArray[np.int64]: ...
@@ -113,7 +115,7 @@ class Beside:
         if record is None or not record.get("scores"):
             return {}
         count = len(self.positions) if record["slices"] else self.num_rows_expected
-        last = sum(self.num_tokens) - 2
+        last = sum(self.num_tokens) - 1 - self.num_unread
         scores = decode_scores(record, f"entry {self._key}")
         return {
             name: in_rows(score, record["first"], count, last) for name, score in scores.items()

@@ -27,12 +27,13 @@ from activation_logging.records import NEVER_RAN, Capture, Segment, SegmentSlice
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin.arena import COLUMNS, Unread, row_bytes
-from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up
+from activation_logging.vllm_plugin.origin import is_accepted, is_warm_up, scores_to
 from activation_logging.vllm_plugin.pipeline import JoinedRows, RowSender
+from activation_logging.vllm_plugin.score_sender import Listeners
 from activation_logging.vllm_plugin.scorer import Columns, LiveScores
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from activation_logging.store import StoreWriter
     from activation_logging.vllm_plugin.arena import RowArena
     from activation_logging.vllm_plugin.pipeline import RowReceiver
+    from activation_logging.vllm_plugin.score_sender import Due, StepScores
     from activation_logging.vllm_plugin.scorer import Scorer
 
 HELD_BYTES = 512 << 20
@@ -56,7 +58,8 @@ _TOO_MUCH_HELD = (
 class _Request:
     """One request in flight: its block table, and the number of computed positions.
 
-    ``scored`` says whether probes apply: not to an adapter, which is another model. ``held`` is the
+    ``scored`` says whether probes apply: not to an adapter, which is another model. ``columns`` are
+    what they need of the answer, once it was gathered. ``held`` is the
     capture from the moment when vLLM took the blocks away, of ``held_bytes``. It is None once the
     request has been computed as far again (``held_computed`` positions).
     """
@@ -65,6 +68,7 @@ class _Request:
     prompt_len: int
     blocks: list[int]
     scored: bool
+    columns: Columns | None = None
     computed: int = 0
     held: Capture | None = None
     held_bytes: int = 0
@@ -145,6 +149,7 @@ class RowCollector:
         self._stored: dict[int, _Stored] = {}
         self._unread = Unread()
         self._held_bytes = 0
+        self._listeners = Listeners()
         self._segment_numbers = count()
 
     def before_step(self, step: SchedulerOutput) -> None:
@@ -192,10 +197,11 @@ class RowCollector:
                 continue
             if held is not None:
                 self._writer.put_capture(held)
-                continue
-            plan = self._plan(request)
-            if self._writer.put_capture(self._gather(name, request, plan)):
-                self._stored.update(plan.full_blocks)
+            else:
+                plan = self._plan(request)
+                if self._writer.put_capture(self._gather(name, request, plan)):
+                    self._stored.update(plan.full_blocks)
+            self._listeners.end(name, request.columns)
 
     def hold(self, names: Iterable[str]) -> None:
         """Gather the rows of requests that lose their blocks before they end.
@@ -234,6 +240,15 @@ class RowCollector:
         # The columns of every slot are about to change.
         self._unread.gather_all()
         self._scorer.load(served)
+
+    def scores_due(self) -> StepScores:
+        """What goes to front ends, after the device has been told of the step."""
+
+        def read(due: Sequence[Due]) -> Columns:
+            slots = [self._slots(self._requests[one.request], one.first, one.count) for one in due]
+            return self._columns(np.concatenate(slots))
+
+        return self._listeners.take(read)
 
     def settle(self, names: Iterable[str]) -> None:
         """Record that requests have no rows: they ended before they reached this worker."""
@@ -276,11 +291,16 @@ class RowCollector:
             )
         scored = new.lora_request is None
         request = self._requests[new.req_id] = _Request(options, new.prompt_len, blocks, scored)
+        to = scores_to(arguments)
+        if scored and to is not None:
+            first, live = new.prompt_len - 1, bool(options.scores)
+            self._listeners.begin(new.req_id, to, first, live=live)
         return request
 
     def _advance(self, name: str, computed: int, step: SchedulerOutput) -> None:
         request = self._requests[name]
         request.computed = computed + step.num_scheduled_tokens[name]
+        self._listeners.advance(name, computed, request.computed)
         if request.held is not None and request.computed >= request.held_computed:
             self._release(request)
 
@@ -360,18 +380,26 @@ class RowCollector:
         count = self._num_scored(request)
         if scorer is None or not count:
             return capture
+        request.columns = columns = self._columns(self._slots(request, first, count))
+        if isinstance(self._writer, RowSender):
+            return replace(capture, segments=(*capture.segments, Segment(b"", columns.rows, 0)))
+        if self._others is not None:
+            rows = JoinedRows(columns.rows, self._others, capture.id, scorer.away, count)
+            columns = Columns(scorer.layout, rows, count)
+        return replace(capture, scores=LiveScores(columns, first))
+
+    def _slots(self, request: _Request, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The slots of some positions of a request."""
         positions = np.arange(first, first + count)
         blocks = np.array(request.blocks, np.int64)[positions // self._block_size]
-        slots = blocks * self._block_size + positions % self._block_size
-        found = self._arena.read(slots, scorer.here)
-        self._unread.add(found, np.unique(blocks).tolist())
-        if isinstance(self._writer, RowSender):
-            columns = Segment(b"", found, 0)
-            return replace(capture, segments=(*capture.segments, columns))
-        rows: Mapping[int, npt.NDArray[Any]] = found
-        if self._others is not None:
-            rows = JoinedRows(found, self._others, capture.id, scorer.away, count)
-        return replace(capture, scores=LiveScores(Columns(scorer.layout, rows, count), first))
+        return blocks * self._block_size + positions % self._block_size
+
+    def _columns(self, slots: npt.NDArray[np.int64]) -> Columns:
+        """What this stage has of the columns of some slots. They are read later."""
+        assert self._scorer is not None
+        found = self._scorer.read(slots)
+        self._unread.add(found.rows, np.unique(slots // self._block_size).tolist())
+        return found
 
     def _num_scored(self, request: _Request) -> int:
         """At how many positions a request has scores: from the prompt's last on."""

@@ -96,7 +96,7 @@ class FrontEndTap:
         self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
         # Requests that ended without a token: the worker may never have received them.
         self._unseen: list[str] = []
-        self.live = start_scores(settings, engine.vllm_config, self._model)
+        self.live = start_scores(settings, engine.vllm_config)
         self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
 

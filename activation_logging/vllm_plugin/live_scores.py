@@ -239,17 +239,14 @@ def _of(
     """
     own = rows[1:]
     prompt = _number(probe.at(rows[:1])[0]) if probe.knows_prompt and len(rows) else None
+    known = complete or not (probe.of_tokens or probe.looks_at_end)
+    answer = _number(probe.answer(rows)) if known else None
     if probe.of_tokens:
-        tokens = [_number(score) for score in probe.at(own[start:])]
-        return prompt, tokens, _number(probe.running(own)[-1]) if complete and len(own) else None
-    if probe.knows_prompt:
-        return prompt, [], prompt
-    if not len(own) or (probe.looks_at_end and not complete):
-        return prompt, [], None
-    answer = _number(probe.running(own)[-1])
-    scores: list[float | None] = [None] * len(own)
-    scores[-1 if probe.looks_at_end else 0] = answer
-    return prompt, scores[start:], answer
+        return prompt, [_number(score) for score in probe.at(own[start:])], answer
+    tokens: list[float | None] = [None] * len(own)
+    if tokens and known and not probe.knows_prompt:
+        tokens[-1 if probe.looks_at_end else 0] = answer
+    return prompt, tokens[start:], answer
 
 
 def _number(value: Any) -> float | None:

@@ -23,12 +23,11 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from activation_logging.detectors.served_probes import ServedProbes
-from activation_logging.probe_list import parse_probes
 from activation_logging.score_options import ScoreOptions
-from activation_logging.vllm_plugin.gate import depth_of
 from activation_logging.vllm_plugin.live_scores import LiveAnswer, check_options, finals
 from activation_logging.vllm_plugin.score_link import ScoreInbox
 from activation_logging.vllm_plugin.scored_answers import join
+from activation_logging.vllm_plugin.server_probes import load_probes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -52,23 +51,14 @@ _MAX_ENDED = 10_000
 """Answers that ended and whose last message has not arrived. That of some never does."""
 
 
-def start_scores(settings: Settings, config: VllmConfig, model: str) -> LiveScores | None:
+def start_scores(settings: Settings, config: VllmConfig) -> LiveScores | None:
     """The scores of an engine's requests; None if its server has no probes.
-
-    Args:
-        settings: the server's.
-        config: the engine's.
-        model: the served name.
 
     Raises:
         ProbeError: a probe cannot be served.
     """
-    files = parse_probes(settings.probes)
-    if not files:
-        return None
-    served = ServedProbes.load(files)
-    served.check_model(model, depth_of(config.model_config))
-    return LiveScores(served, ScoreInbox(_reachable_host(config)))
+    served = load_probes(settings.probes, config.model_config)
+    return LiveScores(served, ScoreInbox(_reachable_host(config))) if served else None
 
 
 def _reachable_host(config: VllmConfig) -> str | None:

@@ -70,7 +70,7 @@ class Columns:
     def __init__(self, layout: Layout, rows: Mapping[int, npt.NDArray[Any]], count: int) -> None:
         self.served = layout.served
         self._placed = layout.placed
-        self._rows = rows
+        self.rows = rows
         self._count = count
 
     @cached_property
@@ -78,8 +78,8 @@ class Columns:
         """The rows of columns, float64 ``[n, num_columns]``; see :mod:`.served_probes`."""
         found = np.zeros((self._count, self.served.num_columns))
         for code, part, places in self._placed:
-            if columns_code(code) in self._rows:
-                found[:, part.columns] += self._rows[columns_code(code)][:, places]
+            if columns_code(code) in self.rows:
+                found[:, part.columns] += self.rows[columns_code(code)][:, places]
         return found
 
 

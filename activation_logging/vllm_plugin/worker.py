@@ -39,6 +39,8 @@ from activation_logging.vllm_plugin.compat import kv_cache_groups
 from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
+from activation_logging.vllm_plugin.score_link import ScoreOutbox
+from activation_logging.vllm_plugin.score_sender import ScoreSender
 from activation_logging.vllm_plugin.scorer import Scorer
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.server_probes import load_probes, sites_to_read
@@ -47,7 +49,7 @@ from activation_logging.vllm_plugin.stack import with_room_below
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from vllm.v1.core.sched.output import SchedulerOutput
+    from vllm.v1.core.sched.output import GrammarOutput, SchedulerOutput
     from vllm.v1.kv_cache_interface import KVCacheSpec
 
     from activation_logging.sites import RowShape
@@ -62,6 +64,7 @@ class ActivationWorker(Worker):
     _collector: RowCollector | None = None
     _arena: RowArena | None = None
     _scorer: Scorer | None = None
+    _sender: ScoreSender | None = None
     _kv_group: int | None = None
     taps: Sequence[Tap] = ()
 
@@ -179,6 +182,7 @@ class ActivationWorker(Worker):
         # Also where no probe reads this stage: the last stage learns from it what all of them read.
         scored = self._with_columns(self._all_shapes)
         self._scorer = Scorer(self._served, scored, arena) if scored else None
+        self._sender = self._score_sender()
         attach(self.vllm_config, arena, cache.layer_names[0])
         writer, others = self._ways_out()
         self._arena, self._kv_group = arena, group
@@ -195,6 +199,14 @@ class ActivationWorker(Worker):
             accepted_only=True,
             scorer=self._scorer,
         )
+
+    def _score_sender(self) -> ScoreSender | None:
+        """Sends this stage's part of the scores to front ends; None if it has none."""
+        stages = [n for n, shapes in enumerate(self._stages) if self._with_columns(shapes)]
+        own = get_pp_group().rank_in_group
+        if own not in stages:
+            return None
+        return ScoreSender(ScoreOutbox(), stages.index(own), len(stages))
 
     def _ways_out(self) -> tuple[StoreWriter | RowSender, RowReceiver | None]:
         """Where the rows of this stage go, and from where those of the other stages come."""
@@ -241,7 +253,20 @@ class ActivationWorker(Worker):
     def execute_model(self, scheduler_output: SchedulerOutput) -> Any:
         if self._collector is not None:
             self._collector.before_step(scheduler_output)
-        return super().execute_model(scheduler_output)
+        return self._after_scores(super().execute_model(scheduler_output))
+
+    def sample_tokens(self, grammar_output: GrammarOutput | None) -> Any:
+        return self._after_scores(super().sample_tokens(grammar_output))
+
+    def _after_scores(self, output: Any) -> Any:
+        """The output of a step, which its scores precede on their way to front ends."""
+        if self._collector is None or self._sender is None:
+            return output
+        if not get_pp_group().is_last_rank:
+            self._sender.send_later(self._collector.scores_due())
+            return output
+        # Without an output the step goes on: it samples next.
+        return output and self._sender.before(output, self._collector.scores_due())
 
     def sleep(self, level: int = 1) -> None:
         if self._collector is not None:
@@ -252,6 +277,8 @@ class ActivationWorker(Worker):
         """Write these requests and commit everything. The front end calls this."""
         if self._collector is not None:
             self._collector.flush(finished, unseen)
+            if self._sender is not None:
+                self._sender.send(self._collector.scores_due())
 
     def settle_activations(self, unseen: Sequence[str]) -> None:
         """Settle requests that ended, perhaps before they came here. The front end calls this."""
@@ -295,6 +322,8 @@ class ActivationWorker(Worker):
         if collector is not None:
             collector.close()
             detach(self.vllm_config)
+            if self._sender is not None:
+                self._sender.close()
             if self._arena is not None:
                 self._arena.close()
         remove_taps(self.taps)
