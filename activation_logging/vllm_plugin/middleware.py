@@ -79,9 +79,11 @@ def _warn_of_others(app: FastAPI) -> None:
 async def _metrics(request: Request) -> Response:
     state = request.app.state
     live = live_of(engine_of(request.app))
-    parts = [generate_latest(get_prometheus_registry())]
     if live is not None:
         state.activation_probes.learn(live)
+        live.collect()
+    parts = [generate_latest(get_prometheus_registry())]
+    if live is not None:
         parts.append(state.activation_probes.metrics(live))
     parts.append(await asyncio.to_thread(store_metrics.metrics, routes.store_path(request)))
     return Response(b"".join(parts), headers={"content-type": CONTENT_TYPE_LATEST})

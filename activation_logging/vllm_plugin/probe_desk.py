@@ -64,9 +64,13 @@ class ProbeDesk:
         self._window = Window(time.monotonic())
 
     def learn(self, live: LiveScores) -> None:
-        """Take over what another API server has changed, and count the scores from now on."""
+        """Take over what another API server has changed, and count the scores from now on.
+
+        It is called in the thread of the event loop, before each request.
+        """
         if live.on_final is None:
             live.on_final = lambda finals: observe_all(live.served, finals)
+            live.on_unknown = lambda: self.learn(live)
         news = None if self._shared is None else self._shared.news()
         if news is not None:
             live.load(news)
@@ -123,6 +127,7 @@ class ProbeDesk:
             try:
                 self.learn(live)
                 served = await asyncio.to_thread(changed, live.served)
+                live.expect(served)
                 await _use(engine, served)
                 live.load(served)
                 if self._shared is not None:

@@ -64,8 +64,7 @@ async def list_probes(request: Request, desk: Desk) -> Response:
     ``scored`` and ``flagged`` count the answers since the server started, under the probe's name.
     ``files`` are the probes of the server's folder, which may be set.
     """
-    with http_errors():
-        return AsciiJson(await asyncio.to_thread(_listed, request.app, desk))
+    return await _listed(request.app, desk)
 
 
 @router.post("")
@@ -88,12 +87,18 @@ async def change_probes(change: ProbeChange, request: Request, desk: Desk) -> Re
     }
     with http_errors():
         await desk.change(engine, wanted, change.remove)
-        return AsciiJson(await asyncio.to_thread(_listed, request.app, desk))
+    return await _listed(request.app, desk)
 
 
-def _listed(app: FastAPI, desk: ProbeDesk) -> dict[str, Any]:
+async def _listed(app: FastAPI, desk: ProbeDesk) -> Response:
     live = live_of(engine_of(app))
     if live is not None:
         desk.learn(live)
-    data = [] if live is None else list(desk.told(live))
-    return {"object": "list", "data": data, "files": desk.files()}
+        live.collect()
+
+    def read() -> dict[str, Any]:
+        data = [] if live is None else list(desk.told(live))
+        return {"object": "list", "data": data, "files": desk.files()}
+
+    with http_errors():
+        return AsciiJson(await asyncio.to_thread(read))
