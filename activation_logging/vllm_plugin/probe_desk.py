@@ -111,7 +111,7 @@ class ProbeDesk:
                 "this server was started without probes, so it computes no scores: start it with "
                 "one of each layer that probes are to read (--activation-probe NAME=PATH)"
             )
-        changing = self._change(engine, live, partial(_changed, self._folder, new, removed))
+        changing = self._change(engine, live, partial(changed, self._folder, new, removed))
         await asyncio.shield(asyncio.ensure_future(changing))
 
     async def _change(
@@ -189,7 +189,7 @@ def live_of(engine: EngineClient | None) -> LiveScores | None:
     return None if tap is None else tap.live
 
 
-def _changed(
+def changed(
     folder: Path, new: Mapping[str, Wanted], removed: Sequence[str], served: ServedProbes
 ) -> ServedProbes:
     """The probes after a change; one that is replaced keeps its place."""
