@@ -60,6 +60,8 @@ def main() -> int:
         docs.record_rows(arguments.docs, HEADER, rows)
     print(f"\n{everything.steps:,} steps in {time.monotonic() - start:.0f} s; ", end="")
     print(", ".join(f"{n:,} {what}" for what, n in sorted(everything.happened.items())))
+    told = (f"{n:,} {what}" for what, n in sorted(everything.scores.items()))
+    print("compared with what is computed later:", ", ".join(told))
     for name, outcome in outcomes.items():
         for what in outcome.wrong[:SHOWN]:
             print(f"{name}: {what}")

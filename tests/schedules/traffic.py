@@ -5,9 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.schedules.engine import INNER, VOCABULARY
+from activation_logging.detectors.served_probes import ServedProbes
+from activation_logging.probe_list import parse_probes
+from tests.schedules.engine import VOCABULARY
+from tests.schedules.probes import INNER
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STOPS = ("e", " the", "qu", "\n", "on")
 
@@ -23,16 +29,23 @@ class Driven:
 
 
 class Traffic:
-    """Drives one engine with requests drawn from ``seed``."""
+    """Drives one engine with requests drawn from ``seed``.
 
-    def __init__(self, engine: Any, seed: int) -> None:
+    Args:
+        engine: the engine.
+        seed: of everything that is drawn.
+        probes: lists of probes that take each other's place, the first of which it has.
+    """
+
+    def __init__(self, engine: Any, seed: int, probes: Sequence[str]) -> None:
         self._engine = engine
+        self._probes = probes
         self._random = random.Random(seed)
         self._scheduler = engine.engine_core.engine_core.scheduler
         self._prefixes = [self._tokens(self._random.randrange(16, 90)) for _ in range(6)]
         self._number = 0
-        worker = engine.model_executor.driver_worker.worker
-        self.driven = Driven(happened=worker.happened)
+        self._worker = engine.model_executor.driver_worker.worker
+        self.driven = Driven(happened=self._worker.happened)
 
     def run(self, count: int) -> Driven:
         """Send ``count`` requests, and go on until all have ended."""
@@ -68,6 +81,15 @@ class Traffic:
             core = self._engine.engine_core.engine_core
             core.reset_prefix_cache(reset_running_requests=True)
             self.driven.happened["reset"] += 1
+        elif draw < 0.055 and len(self._probes) > 1:
+            self._reload(self._random.choice(self._probes))
+
+    def _reload(self, listed: str) -> None:
+        served = ServedProbes.load(parse_probes(listed))
+        digests = {name: one.probe.digest for name, one in served.items()}
+        assert self._worker.check_activation_probes(listed, digests) is None
+        self._worker.use_activation_probes()
+        self.driven.happened["reloaded"] += 1
 
     def _ask(self) -> None:
         from vllm import SamplingParams
