@@ -35,6 +35,7 @@ from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import entries_of, parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.strict_json import dumps, is_deeper, to_plain
+from activation_logging.text import brief
 
 PREFIX = "/v1/activations"
 router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
@@ -190,8 +191,11 @@ async def flush(request: Request, path: StorePath) -> Response:
 
 @router.get("/{key}")
 async def get_entry(key: str, path: StorePath) -> Response:
-    """One entry whole, without its tensor."""
-    return AsciiJson(await _in_store(path, lambda store: _whole(store[key])))
+    """One entry whole, without its tensor. ``key`` may also be the id of a request, here and below.
+
+    That is the ``id`` of the answer; of several choices each has a key of its own.
+    """
+    return AsciiJson(await _in_store(path, lambda store: _whole(_entry(store, key))))
 
 
 @router.get("/{key}/tensor")
@@ -212,7 +216,7 @@ async def get_tensor(
     wanted = layer if site is None else site
 
     def read(store: Store) -> bytes:
-        entry = store[key]
+        entry = _entry(store, key)
         if derived is not None:
             values = _derived(entry, derived)
             return _npy(values) if format == "npy" else _safetensors(entry, {"values": values})
@@ -230,11 +234,30 @@ async def get_tensor(
 @router.post("/{key}/evaluations", status_code=201)
 async def add_evaluation(key: str, evaluation: NewEvaluation, path: StorePath) -> Response:
     """Put one evaluator's label beside an entry, replacing only its own earlier one."""
-    await _in_store(
-        path, lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
-    )
-    said = {"key": key, "name": evaluation.name, "label": evaluation.label}
+
+    def put(store: Store) -> str:
+        entry = _entry(store, key)
+        store.put_evaluation(entry.key, **evaluation.model_dump())
+        return entry.key
+
+    written = await _in_store(path, put, writable=True)
+    said = {"key": written, "name": evaluation.name, "label": evaluation.label}
     return AsciiJson(said, status_code=201)
+
+
+def _entry(store: Store, key: str) -> Entry:
+    """The entry of a key, or of a request with one choice.
+
+    Raises:
+        EntryNotFound: there is none. LabelError: the request has several.
+    """
+    choices = [] if key in store else store.for_request(key)
+    if len(choices) > 1:
+        keys = brief(", ".join(entry.key for entry in choices), 500)
+        raise LabelError(
+            f"the request {printable(key)} has {len(choices)} choices: name a key, {keys}"
+        )
+    return choices[0] if choices else store[key]
 
 
 async def _in_store(
