@@ -128,7 +128,8 @@ class Scores:
         """What a probe must say of ``count`` rows of an entry."""
         prompt = entry.num_tokens[0]
         first = int((entry.capture_record() or {})["first"])
-        tokens = [*entry.prompt_token_ids, *entry.response_token_ids][:-1]
+        tokens = [*entry.prompt_token_ids, *entry.response_token_ids]
+        tokens = tokens[: len(tokens) - entry.num_unread]
         if entry.document["tokens"] != "prompt":
             tokens = tokens[: first + count]
         prints = fingerprints(tokens)

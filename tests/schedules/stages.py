@@ -18,6 +18,7 @@ from activation_logging.vllm_plugin import capture
 from activation_logging.vllm_plugin.arena import COLUMNS, RowArena, columns_code
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
+from activation_logging.vllm_plugin.score_sender import StepScores
 from activation_logging.vllm_plugin.scorer import Scorer
 from tests.fixtures.links import socket_links
 from tests.schedules.worker import LoggingSimWorker
@@ -78,6 +79,12 @@ class Stages:
 
     def load_probes(self, served: Any) -> None:
         self._both("load_probes", served)
+
+    def scores_due(self) -> StepScores:
+        """Nothing: the last stage is behind, and a step's output is there already."""
+        self._first.scores_due()
+        self._last.scores_due()
+        return StepScores(None, (), ())
 
     def settle(self, names: Any) -> None:
         self._both("settle", names)

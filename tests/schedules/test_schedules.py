@@ -36,6 +36,10 @@ def test_every_row_is_its_tokens(outcomes: dict[str, Future[Outcome]], name: str
     assert scores["unknown"] == 0
     # Both ways sum in float64, in another order: about one in 10,000,000 rounds otherwise.
     assert scores["last digit"] <= 2
+    if "stages" not in name:
+        assert scores["told"] > outcome.accepted
+        assert scores["stopped"] > 5
+        assert scores["told otherwise"] <= 2
 
 
 @pytest.mark.parametrize("name", ["V1", "V2, async, two stages"])
@@ -88,6 +92,19 @@ def run_with_old_columns() -> Outcome:
 
 def test_the_bench_notices_if_columns_of_another_probe_stay(pool: ProcessPoolExecutor) -> None:
     assert any("scores by" in what for what in pool.submit(run_with_old_columns).result().wrong)
+
+
+def run_with_lost_scores() -> Outcome:
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
+    with (
+        patch("activation_logging.vllm_plugin.score_sender.Listeners.advance"),
+        patch("activation_logging.vllm_plugin.scored_outputs.PATIENCE_S", 0.01),
+    ):
+        return run(setting, 100, seed=1)
+
+
+def test_the_bench_notices_if_scores_are_lost_on_their_way(pool: ProcessPoolExecutor) -> None:
+    assert any("told" in what for what in pool.submit(run_with_lost_scores).result().wrong)
 
 
 @pytest.mark.parametrize("what", FAULTS)
