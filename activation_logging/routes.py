@@ -18,11 +18,13 @@ import numpy.typing as npt
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Query, Request, Response
 from pydantic import BaseModel, Field, field_validator
 
+from activation_logging import store_metrics
 from activation_logging.asgi import AsciiJson
 from activation_logging.errors import (
     ActivationLoggingError,
     EntryNotFound,
     LabelError,
+    ProbeError,
     RowsMissing,
     SettingsError,
     StoreNotFound,
@@ -32,8 +34,8 @@ from activation_logging.records import MAX_LENGTH, MAX_SPANS, Label, SpanLabel, 
 from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import entries_of, parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
-from activation_logging.store.writer import live_records
 from activation_logging.strict_json import dumps, is_deeper, to_plain
+from activation_logging.text import brief
 
 PREFIX = "/v1/activations"
 router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
@@ -121,7 +123,7 @@ async def list_entries(
     and may be repeated; ``label`` is ``LABEL`` or ``EVALUATOR=LABEL``; ``since`` and ``until`` are
     dates with a time of day (ISO 8601) or ages (``2h``).
     """
-    with _http_errors():
+    with http_errors():
         tags = parse_tags(tag)
 
     def read(store: Store) -> dict[str, Any]:
@@ -170,7 +172,9 @@ def _asked_for(
 @router.get("/counters")
 async def counters(path: StorePath) -> Response:
     """How much has been logged: per process that writes, and in all."""
-    return AsciiJson(await _in_store(path, _counters, nothing=_summed(0, {})))
+    return AsciiJson(
+        await _in_store(path, store_metrics.counters, nothing=store_metrics.summed(0, {}))
+    )
 
 
 @router.post("/flush")
@@ -180,15 +184,18 @@ async def flush(request: Request, path: StorePath) -> Response:
     # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
     tap = getattr(getattr(engine, "output_processor", None), "tap", None)
     if tap is not None:
-        with _http_errors():
+        with http_errors():
             await tap.flush_async()
     return AsciiJson({"flushed": True, "entries": await _in_store(path, len, nothing=0)})
 
 
 @router.get("/{key}")
 async def get_entry(key: str, path: StorePath) -> Response:
-    """One entry whole, without its tensor."""
-    return AsciiJson(await _in_store(path, lambda store: _whole(store[key])))
+    """One entry whole, without its tensor. ``key`` may also be the id of a request, here and below.
+
+    That is the ``id`` of the answer; of several choices each has a key of its own.
+    """
+    return AsciiJson(await _in_store(path, lambda store: _whole(_entry(store, key))))
 
 
 @router.get("/{key}/tensor")
@@ -209,7 +216,7 @@ async def get_tensor(
     wanted = layer if site is None else site
 
     def read(store: Store) -> bytes:
-        entry = store[key]
+        entry = _entry(store, key)
         if derived is not None:
             values = _derived(entry, derived)
             return _npy(values) if format == "npy" else _safetensors(entry, {"values": values})
@@ -227,73 +234,30 @@ async def get_tensor(
 @router.post("/{key}/evaluations", status_code=201)
 async def add_evaluation(key: str, evaluation: NewEvaluation, path: StorePath) -> Response:
     """Put one evaluator's label beside an entry, replacing only its own earlier one."""
-    await _in_store(
-        path, lambda store: store.put_evaluation(key, **evaluation.model_dump()), writable=True
-    )
-    said = {"key": key, "name": evaluation.name, "label": evaluation.label}
+
+    def put(store: Store) -> str:
+        entry = _entry(store, key)
+        store.put_evaluation(entry.key, **evaluation.model_dump())
+        return entry.key
+
+    written = await _in_store(path, put, writable=True)
+    said = {"key": written, "name": evaluation.name, "label": evaluation.label}
     return AsciiJson(said, status_code=201)
 
 
-def metrics(path: str) -> bytes:
-    """The counters of every writing process as ``activation_logging_*``, in Prometheus's format.
+def _entry(store: Store, key: str) -> Entry:
+    """The entry of a key, or of a request with one choice.
 
-    They are read from the store at ``path``, so that each of several API servers knows those of
-    all. For its own process it takes the live ones: the store may be full.
+    Raises:
+        EntryNotFound: there is none. LabelError: the request has several.
     """
-    from prometheus_client import CollectorRegistry, generate_latest
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
-    from prometheus_client.registry import Collector
-
-    class StoreCollector(Collector):
-        def collect(self) -> Iterator[Any]:
-            with open_store(path) as store:
-                found = _counters(store)
-            yield GaugeMetricFamily(
-                "activation_logging_store_entries", "Entries in the store.", found["entries"]
-            )
-            for name, text in _METRICS.items():
-                family = GaugeMetricFamily if name.endswith("_max") else CounterMetricFamily
-                metric = family(f"activation_logging_{name}", text, labels=["role", "writer"])
-                for writer, record in found["writers"].items():
-                    metric.add_metric([record["role"], writer], record.get(name, 0))
-                yield metric
-
-    registry = CollectorRegistry()
-    try:
-        registry.register(StoreCollector())
-        return generate_latest(registry)
-    except StoreNotFound:
-        # Before the first model is loaded there may be none, and nothing to count.
-        return b""
-
-
-_METRICS = {
-    "entries": "Entries written.",
-    "captures": "Requests whose activations were written.",
-    "rows": "Rows of activations written, each of all layers.",
-    "bytes": "Bytes of activations written.",
-    "dropped": "Requests whose activations were dropped because the queue was full.",
-    "unkept": "Requests whose activations were not kept, as ACTIVATION_KEEP wants it.",
-    "pruned": "Entries whose activations were removed to stay below ACTIVATION_MAX_SIZE.",
-    "lost": "Records that could not be written at all; the log has a line for each.",
-    "commits": "Commits to the store.",
-    "errors": "Failed attempts to write.",
-    "queue_bytes_max": "High-water mark of the write queue, bytes.",
-}
-
-
-def _counters(store: Store) -> dict[str, Any]:
-    return _summed(len(store), {**store.writers(), **live_records(store.path)})
-
-
-def _summed(entries: int, writers: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    # Writers of earlier versions have not counted everything.
-    totals = {name: sum(one.get(name, 0) for one in writers.values()) for name in _METRICS}
-    # High-water marks do not add up.
-    totals["queue_bytes_max"] = max(
-        (record["queue_bytes_max"] for record in writers.values()), default=0
-    )
-    return {"entries": entries, "totals": totals, "writers": writers}
+    choices = [] if key in store else store.for_request(key)
+    if len(choices) > 1:
+        keys = brief(", ".join(entry.key for entry in choices), 500)
+        raise LabelError(
+            f"the request {printable(key)} has {len(choices)} choices: name a key, {keys}"
+        )
+    return choices[0] if choices else store[key]
 
 
 async def _in_store(
@@ -317,17 +281,17 @@ async def _in_store(
         with open_store(path, writable=True) as store:
             return action(store)
 
-    with _http_errors():
+    with http_errors():
         return await asyncio.to_thread(run)
 
 
 @contextmanager
-def _http_errors() -> Iterator[None]:
+def http_errors() -> Iterator[None]:
     try:
         yield
     except (EntryNotFound, RowsMissing, StoreNotFound) as error:
         raise HTTPException(404, printable(str(error))) from None
-    except (SettingsError, LabelError) as error:
+    except (SettingsError, LabelError, ProbeError) as error:
         raise HTTPException(400, printable(str(error))) from None
     except ActivationLoggingError as error:
         raise HTTPException(503, printable(str(error))) from None

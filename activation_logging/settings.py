@@ -56,7 +56,7 @@ class Settings:
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
     sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``keep`` and
     ``max_size`` are texts too, see :attr:`keeping` and :attr:`ceiling`. ``probes`` is the list of
-    :func:`.parse_probes`.
+    :func:`.parse_probes`, ``probe_folder`` where others may be loaded from while the server runs.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
@@ -69,6 +69,7 @@ class Settings:
     keep: str = "all"
     max_size: str = ""
     probes: str = ""
+    probe_folder: str = ""
 
     def __post_init__(self) -> None:
         _one_of("ACTIVATION_TOKENS", self.tokens, get_args(Tokens))
@@ -145,6 +146,7 @@ _ENVIRONMENT = {
     "KEEP": "keep",
     "MAX_SIZE": "max_size",
     "PROBES": "probes",
+    "PROBE_FOLDER": "probe_folder",
 }
 
 

@@ -53,6 +53,10 @@ _FLAGS = {
             "for new ones (default: none)"
         ),
     ),
+    "--activation-probe-folder": (
+        "ACTIVATION_PROBE_FOLDER",
+        "folder of probes that may be loaded while it runs, by POST /v1/activations/probes",
+    ),
 }
 
 

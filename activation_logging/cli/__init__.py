@@ -16,6 +16,7 @@ from activation_logging.cli import (
     label,
     learn,
     probe,
+    probe_upkeep,
     replay,
     serve,
 )
@@ -40,6 +41,7 @@ def _group() -> None:
 
 for group in (
     serve, browse, check, change, evaluation, label, follow_up, replay, learn, probe,
+    probe_upkeep,
 ):  # fmt: skip
     group.register(_app)
 

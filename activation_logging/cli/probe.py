@@ -125,7 +125,7 @@ def fit(
             "a probe that reads all tokens learns from claims, contradicted from supported; leave "
             "--positive and --negative out"
         )
-    _refuse_output(out, overwrite=overwrite)
+    refuse_output(out, overwrite=overwrite)
     options: dict[str, Any] = {
         "model": model,
         "tags": parse_tags(tag or ()),
@@ -262,7 +262,7 @@ def _fit_tokens(
     return fit_token_probe(study, form)
 
 
-def _refuse_output(out: Path, *, overwrite: bool) -> None:
+def refuse_output(out: Path, *, overwrite: bool) -> None:
     """Say before the work starts what would keep the probe from being written."""
     from activation_logging.detectors.probe_format import paths_of, refuse_folders
 
@@ -325,14 +325,14 @@ def _show_evaluation(given: SavedProbe, found: ProbeEvaluation) -> None:
         points = table(f"{name}: chosen for", ">threshold", ">false positives", ">recall")
         for point in level.points:
             rates = (point.false_positive_rate, point.recall)
-            row = (f"{point.promised:.0%}", f"{point.threshold:.3f}", *map(_interval, rates))
+            row = (f"{point.promised:.0%}", f"{point.threshold:.3f}", *map(interval_text, rates))
             points.add_row(*as_row(row))
         if level.points:
             output.print(points)
         if level.text_only is not None:
             output.print(
-                f"{name}: the words alone, fitted here: AUROC {_interval(level.text_only)}; the "
-                f"probe less that: {_interval(level.over_text)}"
+                f"{name}: the words alone, fitted here: AUROC {interval_text(level.text_only)}; "
+                f"the probe less that: {interval_text(level.over_text)}"
             )
     for reason, count in found.left_out.items():
         errors.print(f"left out: {count} {reason}", style="dim")
@@ -349,10 +349,11 @@ _ROWS = (
 
 def _cells(level: Level) -> list[str]:
     intervals = (level.auroc, level.auprc, *level.recall_at.values(), level.accuracy, level.ece)
-    return [str(level.positives), str(level.negatives), *map(_interval, intervals)]
+    return [str(level.positives), str(level.negatives), *map(interval_text, intervals)]
 
 
-def _interval(found: Any) -> str:
+def interval_text(found: Any) -> str:
+    """A number with its 95 % interval; nothing where there is none."""
     return "" if found is None else _number(found._asdict())
 
 

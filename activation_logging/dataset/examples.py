@@ -297,7 +297,7 @@ def scan(
     """
     # A store without an index has to be walked through, which takes its time.
     all_counts = counts(store, progress)
-    found = Found(_evaluator(store, label, all_counts))
+    found = Found(choose_evaluator(store, label, all_counts))
     number = all_counts.labels[found.label].total()
     if number < all_counts.entries:
         found.left_out["without this label"] = all_counts.entries - number
@@ -330,7 +330,7 @@ def scan(
     return found
 
 
-def _evaluator(store: Store, label: str | None, found: Counts) -> str:
+def choose_evaluator(store: Store, label: str | None, found: Counts) -> str:
     """The evaluator whose labels are meant.
 
     Raises:

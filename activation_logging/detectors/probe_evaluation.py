@@ -12,6 +12,7 @@ import numpy.typing as npt
 from activation_logging.dataset.examples import select_examples
 from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors import metrics
+from activation_logging.detectors.answer_scores import FITTED
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.saved_probe import claims_fitted_on, fitted_on
@@ -165,7 +166,7 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     )
     names = np.where(examples.y == 1, examples.positive, examples.negative)
     known = _known(probe, examples.keys, fitted_on(examples.keys, names)["digest"])
-    examples = examples.take(np.flatnonzero(~known), why=_FITTED)
+    examples = examples.take(np.flatnonzero(~known), why=FITTED)
     p = np.full(len(examples), np.nan)
     texts: list[tuple[str, str]] = []
     why = ""
@@ -215,7 +216,7 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
             f"{tokens.num_layers} of {tokens.width}"
         )
     known = _known(probe, tokens.keys, claims_fitted_on(tokens)["digest"])
-    tokens = tokens.without(known[tokens.rows.answer], _FITTED)
+    tokens = tokens.without(known[tokens.rows.answer], FITTED)
     names = {0: probe.negative, 1: probe.positive}
     spans = tokens.spans
     refuse_small(spans.y, names)
@@ -246,9 +247,6 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     return ProbeEvaluation(tokens.label, tokens.model, levels, tokens.left_out, warnings)
 
 
-_FITTED = "to prompts that the probe was fitted on"
-
-
 def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[np.bool_]:
     """Which answers are to prompts that the probe was fitted on, ``[n]``.
 
@@ -261,8 +259,7 @@ def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[n
         ProbeError: all of them are.
     """
     same = probe.data.get("digest") == digest
-    starts = np.array([int(key[:16], 16) for key in keys], np.uint64)
-    known = np.isin(starts, probe.prompts)
+    known = np.array([int(key[:16], 16) in probe.known_prompts for key in keys])
     if same or known.all():
         raise ProbeError(
             f"the probe was fitted on {'these' if same else 'the prompts of these'} {len(keys)} "
@@ -273,8 +270,8 @@ def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[n
 
 
 def _warnings(left_out: Mapping[str, int]) -> list[str]:
-    count = left_out.get(_FITTED, 0)
-    return [f"left out {count} {_FITTED}; their subjects may be the others' too"] if count else []
+    count = left_out.get(FITTED, 0)
+    return [f"left out {count} {FITTED}; their subjects may be the others' too"] if count else []
 
 
 def _level(sides: _Sides, probe: SavedProbe) -> Level:

@@ -10,6 +10,7 @@ import numpy as np
 
 from activation_logging.dataset.features import read_blocks
 from activation_logging.detectors import metrics
+from activation_logging.detectors.drift import Reference
 from activation_logging.detectors.held_out import split
 from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval
@@ -145,6 +146,7 @@ def _make(
     tests = [fold.test for fold in folds]
     report = _report(y, nested.probability, text.probability, tests, bootstrap)
     report["ece"] = calibration_error(log_odds, y, tests, bootstrap)._asdict()
+    report |= Reference.of(probability).as_json()
     names = np.where(y == 1, examples.positive, examples.negative)
     return replace(
         probe,

@@ -109,20 +109,26 @@ def write_probe(
     Raises:
         OutputExists: a folder is in the way. ProbeError: the folder cannot be written to.
     """
-    from safetensors.numpy import save
-
     weights, text = paths_of(path)
     refuse_folders(path)
-    record = {"format": FORMAT, "version": VERSION, **notes}
-    packed = save(tensors, metadata={"format": FORMAT, "version": str(VERSION)})
+    packed, record = pack_probe(notes, tensors)
     try:
         weights.parent.mkdir(parents=True, exist_ok=True)
         write_whole(weights, packed)
         # The notes come last: their digest says whether the weights are theirs.
-        write_whole(text, (dumps(record, indent=2) + "\n").encode())
+        write_whole(text, record)
     except OSError as error:
         raise ProbeError(f"{path} cannot be written: {error.strerror}") from None
     return weights, text
+
+
+def pack_probe(notes: Mapping[str, Any], tensors: Tensors) -> tuple[bytes, bytes]:
+    """What the two files of a probe of version 2 hold: weights and notes."""
+    from safetensors.numpy import save
+
+    record = {"format": FORMAT, "version": VERSION, **notes}
+    packed = save(tensors, metadata={"format": FORMAT, "version": str(VERSION)})
+    return packed, (dumps(record, indent=2) + "\n").encode()
 
 
 def refuse_folders(path: str | os.PathLike[str]) -> None:
@@ -147,13 +153,25 @@ def read_probe(path: str | os.PathLike[str]) -> tuple[int, dict[str, Any], Tenso
                 raise ProbeError(f"there is no {part}; a probe is NAME.safetensors and NAME.json")
             if part.stat().st_size > most:
                 raise ProbeError(f"{part} has more than {most} bytes, which no probe needs")
-        record = json.loads(text.read_bytes(), parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise ProbeError(f"{text} cannot be read: {error}") from None
+        told = text.read_bytes()
     except OSError as error:
         raise ProbeError(f"{text} cannot be read: {error.strerror}") from None
-    version, notes = _notes(text, record)
-    return version, notes, _tensors(weights)
+    version, notes = _notes(text, _record(text, told))
+    try:
+        packed = weights.read_bytes()
+    except OSError as error:
+        raise ProbeError(f"{weights} cannot be read: {error.strerror or error}") from None
+    return version, notes, _tensors(weights, packed)
+
+
+def unpack_probe(name: str, packed: bytes, told: bytes) -> tuple[int, dict[str, Any], Tensors]:
+    """The same of what :func:`pack_probe` made.
+
+    Raises:
+        ProbeError: the bytes do not describe a probe; the text names it ``name``.
+    """
+    version, notes = _notes(name, _record(name, told))
+    return version, notes, _tensors(name, packed)
 
 
 def names_in(folder: str | os.PathLike[str]) -> list[str]:
@@ -175,7 +193,14 @@ def _is_named(path: Path) -> bool:
     return any(f'"{name}"'.encode() in start for name in (FORMAT, _FIRST_FORMAT))
 
 
-def _notes(path: Path, record: Any) -> tuple[int, dict[str, Any]]:
+def _record(path: Path | str, told: bytes) -> Any:
+    try:
+        return json.loads(told, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise ProbeError(f"{path} cannot be read: {error}") from None
+
+
+def _notes(path: Path | str, record: Any) -> tuple[int, dict[str, Any]]:
     kind = record.pop("format", None) if isinstance(record, dict) else None
     if kind not in {FORMAT, _FIRST_FORMAT}:
         raise ProbeError(f"{path} does not describe a probe of this package")
@@ -202,17 +227,15 @@ def _notes(path: Path, record: Any) -> tuple[int, dict[str, Any]]:
     return version, {name: getattr(checked, name) for name in checked.__struct_fields__}
 
 
-def _tensors(path: Path) -> Tensors:
+def _tensors(path: Path | str, packed: bytes) -> Tensors:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.numpy import load
 
     try:
-        found: Tensors = load_file(path)
+        found: Tensors = load(packed)
     except (ValueError, KeyError, TypeError, AttributeError, SafetensorError) as error:
         # What numpy has no type for is a KeyError (bfloat16) or an AttributeError (8-bit floats).
         raise ProbeError(f"{path} cannot be read: {printable(str(error))}") from None
-    except OSError as error:
-        raise ProbeError(f"{path} cannot be read: {error.strerror or error}") from None
     return found
 
 

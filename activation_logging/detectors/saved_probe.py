@@ -25,7 +25,14 @@ from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import parse_position, rows_at
 from activation_logging.detectors.forms import form_of
-from activation_logging.detectors.probe_format import Kind, names_in, read_probe, write_probe
+from activation_logging.detectors.probe_format import (
+    Kind,
+    names_in,
+    pack_probe,
+    read_probe,
+    unpack_probe,
+    write_probe,
+)
 from activation_logging.errors import DatasetError, InputMissing, ProbeError, RowsMissing
 from activation_logging.strict_json import dumps
 
@@ -136,6 +143,11 @@ class SavedProbe:
         return "+".join(map(str, self.sources))
 
     @cached_property
+    def known_prompts(self) -> frozenset[int]:
+        """:attr:`prompts`, to look one up."""
+        return frozenset(self.prompts.tolist())
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a probability depends on; equal probes give equal scores."""
         told = [self.kind, self.form, list(self.sources), self.position, *self.calibration]
@@ -158,10 +170,15 @@ class SavedProbe:
         Raises:
             ProbeError: the path names no file. OutputExists: a folder is in the way.
         """
-        tensors = dict(self.tensors)
-        if len(self.prompts):
-            tensors[_PROMPTS] = self.prompts
-        return write_probe(path, self.as_json(), tensors)
+        return write_probe(path, self.as_json(), self._all_tensors())
+
+    def _all_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Those of the form, and the prompts, where they are known."""
+        return {**self.tensors, **({_PROMPTS: self.prompts} if len(self.prompts) else {})}
+
+    def packed(self) -> tuple[bytes, bytes]:
+        """What the two files would hold: weights and notes. :meth:`unpack` reads it."""
+        return pack_probe(self.as_json(), self._all_tensors())
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the tensors."""
@@ -191,7 +208,25 @@ class SavedProbe:
         Raises:
             ProbeError: a file is missing or not such a probe.
         """
-        version, notes, tensors = read_probe(path)
+        return cls._read(path, *read_probe(path))
+
+    @classmethod
+    def unpack(cls, name: str, weights: bytes, notes: bytes) -> SavedProbe:
+        """Read what :meth:`packed` gave.
+
+        Raises:
+            ProbeError: it is not such a probe; the text calls it ``name``.
+        """
+        return cls._read(name, *unpack_probe(name, weights, notes))
+
+    @classmethod
+    def _read(
+        cls,
+        path: str | os.PathLike[str],
+        version: int,
+        notes: dict[str, Any],
+        tensors: dict[str, npt.NDArray[Any]],
+    ) -> SavedProbe:
         digest = notes.pop("digest", None)
         try:
             probe = cls._first(notes, tensors) if version == 1 else cls._second(notes, tensors)

@@ -14,7 +14,7 @@ from activation_logging.store.index import Bounds, Index, term, words_of
 from activation_logging.store.indexing import Totals, bytes_by_code
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.store import Store
@@ -96,10 +96,37 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
     """
     found = _counts(store, progress, Statistics(writers=store.writers()))
     snapshot = store.snapshot()
+    _add_sizes(found, store, snapshot)
+    found.arrays = _arrays(snapshot)
+    del snapshot
+    found.readers = store.readers()
+    return found
+
+
+def quick_statistics(store: Store) -> Statistics:
+    """What the index knows at once, however large the store is: entries by status, and bytes.
+
+    Of a store of version 1 that has not been upgraded, the bytes of rows and the statuses are not
+    known, and left out.
+    """
+    found = Statistics()
+    snapshot = store.snapshot()
+    _add_sizes(found, store, snapshot, quick=True)
+    if Index.of(snapshot) is not None:
+        found.entries = snapshot.num_entries
+        found.statuses.update(
+            {words[0]: number for words, number in _listed(store, snapshot, "status")}
+        )
+    return found
+
+
+def _add_sizes(found: Statistics, store: Store, snapshot: Snapshot, *, quick: bool = False) -> None:
+    """The bytes of rows, unless a ``quick`` look does not know them, and those of the file."""
+    sizes: Mapping[int, int] = {}
     if Index.of(snapshot) is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
         found.rows, sizes = totals.rows, totals.sizes
-    else:
+    elif not quick:
         sizes = bytes_by_code(snapshot.starting_with(layout.ROWS, b""))
     for code, size in sorted(sizes.items()):
         site = schema.site(code)
@@ -107,13 +134,9 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
             found.layer_bytes[code] = size
         else:
             found.site_bytes[str(site)] = size
-    found.arrays = _arrays(snapshot)
     status = (store.path / "data.mdb").stat()
     found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
     found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)
-    del snapshot
-    found.readers = store.readers()
-    return found
 
 
 def _counts(store: Store, progress: Progress, found: C) -> C:

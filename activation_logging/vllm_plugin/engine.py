@@ -99,6 +99,8 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     """Set our worker class, and reject an invalid store before the model loads."""
     from activation_logging.store import open_store
     from activation_logging.store.upkeep import check_index
+    from activation_logging.vllm_plugin import shared_probes
+    from activation_logging.vllm_plugin.probe_desk import checked_folder
 
     path = Path(settings.lmdb_path).expanduser().resolve()
     with open_store(path, writable=True) as store:
@@ -110,6 +112,10 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     probes = parse_probes(settings.probes)
     if probes:
         os.environ["ACTIVATION_PROBES"] = absolute(probes)
+    if settings.probe_folder:
+        os.environ["ACTIVATION_PROBE_FOLDER"] = str(checked_folder(settings.probe_folder))
+    if config.parallel_config._api_process_count > 1:
+        shared_probes.share()
     copied = os.environ.get("VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY", "")
     if "ACTIVATION_" not in copied.split(","):
         os.environ["VLLM_RAY_EXTRA_ENV_VAR_PREFIXES_TO_COPY"] = f"{copied},ACTIVATION_".lstrip(",")

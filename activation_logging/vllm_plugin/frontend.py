@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import vllm
 from vllm import SamplingParams
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
 logger = logging.getLogger(f"vllm.{__name__}")
+
+T = TypeVar("T")
 
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
@@ -200,7 +202,7 @@ class FrontEndTap:
         engine = self._engine()
         if engine is not None:
             call = engine.collective_rpc("flush_activations", args=self._take_finished())
-            await _answer_or_engine_gone(engine, call)
+            await answer_or_engine_gone(engine, call)
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
             # This process cannot reach the other servers' writers. They commit within this time.
@@ -253,7 +255,7 @@ class FrontEndTap:
         if engine is not None and any(unsettled):
             with suppress(EngineGone):
                 call = engine.collective_rpc("settle_activations", args=unsettled)
-                await _answer_or_engine_gone(engine, call)
+                await answer_or_engine_gone(engine, call)
 
     def _document(
         self,
@@ -369,8 +371,8 @@ def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, An
     return {name: value for name, value in given.items() if name.startswith("activation_")}
 
 
-async def _answer_or_engine_gone(engine: Any, call: Awaitable[Any]) -> None:
-    """Wait for the engine's answer to a call. A dead engine would never answer.
+async def answer_or_engine_gone(engine: Any, call: Awaitable[T]) -> T:
+    """The engine's answer to a call. A dead engine would never answer.
 
     Raises:
         EngineGone: the engine has died.
@@ -382,7 +384,7 @@ async def _answer_or_engine_gone(engine: Any, call: Awaitable[Any]) -> None:
                 raise EngineGone(_ENGINE_DIED)
         if isinstance(answer.exception(), EngineDeadError):
             raise EngineGone(_ENGINE_DIED)
-        answer.result()
+        return answer.result()
     finally:
         answer.cancel()
 

@@ -19,13 +19,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from vllm.v1.metrics.prometheus import get_prometheus_registry
 
-from activation_logging import routes
+from activation_logging import routes, store_metrics
 from activation_logging.asgi import dump_object, openai_error, parse_object, read_body, replay
 from activation_logging.errors import RequestOptionError
 from activation_logging.score_options import ScoreOptions
 from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, refuse_misplaced
+from activation_logging.vllm_plugin import probe_routes
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.live_scores import shown_names
+from activation_logging.vllm_plugin.probe_desk import ProbeDesk, checked_folder, engine_of, live_of
 from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer
 from activation_logging.vllm_plugin.scored_outputs import check_scores
 
@@ -46,11 +48,13 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
             higher layer is rejected.
     """
     settings = Settings.from_env()
+    desk = ProbeDesk(checked_folder(settings.probe_folder) if settings.probe_folder else None)
     # The end of the list is the innermost place.
     app.user_middleware.append(
-        Middleware(RequestMiddleware, settings=settings, num_layers=num_layers)
+        Middleware(RequestMiddleware, settings=settings, desk=desk, num_layers=num_layers)
     )
     _warn_of_others(app)
+    probe_routes.add_to(app, desk)
     routes.add_to(app, settings.lmdb_path)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
@@ -73,17 +77,27 @@ def _warn_of_others(app: FastAPI) -> None:
 
 
 async def _metrics(request: Request) -> Response:
-    vllms = generate_latest(get_prometheus_registry())
-    ours = await asyncio.to_thread(routes.metrics, routes.store_path(request))
-    return Response(vllms + ours, headers={"content-type": CONTENT_TYPE_LATEST})
+    state = request.app.state
+    live = live_of(engine_of(request.app))
+    if live is not None:
+        state.activation_probes.learn(live)
+        live.collect()
+    parts = [generate_latest(get_prometheus_registry())]
+    if live is not None:
+        parts.append(state.activation_probes.metrics(live))
+    parts.append(await asyncio.to_thread(store_metrics.metrics, routes.store_path(request)))
+    return Response(b"".join(parts), headers={"content-type": CONTENT_TYPE_LATEST})
 
 
 class RequestMiddleware:
     """Reads, checks and forwards the JSON body of every POST request."""
 
-    def __init__(self, app: ASGIApp, settings: Settings, num_layers: int | None) -> None:
+    def __init__(
+        self, app: ASGIApp, settings: Settings, desk: ProbeDesk, num_layers: int | None
+    ) -> None:
         self._app = app
         self._settings = settings
+        self._desk = desk
         self._num_layers = num_layers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +109,7 @@ class RequestMiddleware:
             body = parse_object(raw)
             if body is not None:
                 raw = checked_body(body, raw, self._settings, self._num_layers)
-                scores = _scores(body, scope)
+                scores = self._scores(body, scope)
         except RequestOptionError as error:
             refusal = openai_error(str(error), param=error.parameter)
             await refusal(scope, receive, send)
@@ -108,25 +122,26 @@ class RequestMiddleware:
                 send = ScoredAnswer(send, scores)
         await self._app(scope, replay(raw, receive), send)
 
+    def _scores(self, body: dict[str, Any], scope: Scope) -> AnswerScores | None:
+        """Where the scores of a request are noted; None if it asks for none.
 
-def _scores(body: dict[str, Any], scope: Scope) -> AnswerScores | None:
-    """Where the scores of a request are noted; None if it asks for none.
-
-    Raises:
-        RequestOptionError: it asks for what this server's probes cannot give.
-    """
-    extra = body.get("vllm_xargs")
-    options = ScoreOptions.parse(extra if isinstance(extra, dict) else {})
-    if not options:
-        return None
-    engine = getattr(scope["app"].state, "engine_client", None)
-    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
-    live = None if tap is None else tap.live
-    check_scores(options, live)
-    if body.get("use_beam_search"):
-        raise RequestOptionError("use_beam_search", "beams have no scores; ask without one of both")
-    names = options.scored(shown_names(live.served))
-    return AnswerScores(names) if names else None
+        Raises:
+            RequestOptionError: it asks for what this server's probes cannot give.
+        """
+        live = live_of(engine_of(scope["app"]))
+        if live is not None:
+            self._desk.learn(live)
+        extra = body.get("vllm_xargs")
+        options = ScoreOptions.parse(extra if isinstance(extra, dict) else {})
+        if not options:
+            return None
+        check_scores(options, live)
+        if body.get("use_beam_search"):
+            raise RequestOptionError(
+                "use_beam_search", "beams have no scores; ask without one of both"
+            )
+        names = options.scored(() if live is None else shown_names(live.served))
+        return AnswerScores(names) if names else None
 
 
 def checked_body(

@@ -47,6 +47,8 @@ PATIENCE_S = 0.5
 They come by another way, so they may be a little later. Where they do not come at all, the worker
 dropped them, and its answers are not waited for again.
 """
+_MAX_SETS = 16
+"""Probes that were replaced, and that messages on their way may still be of."""
 _MAX_ENDED = 10_000
 """Answers that ended and whose last message has not arrived. That of some never does."""
 
@@ -96,19 +98,28 @@ class LiveScores:
         self._open: set[str] = set()
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._last: dict[str, LiveAnswer] = {}
-        self._sets = {served.digest: served}
+        self._sets = OrderedDict({served.digest: served})
         self.on_final: Callable[[Mapping[str, Final]], None] | None = None
         """Told what every probe said of each answer that has ended."""
+        self.on_unknown: Callable[[], None] | None = None
+        """Called where workers use probes that another API server has changed to."""
 
     @property
     def address(self) -> str:
         """Where workers reach this front end."""
         return self._inbox.address
 
+    def expect(self, served: ServedProbes) -> None:
+        """Know these probes, which workers are about to use."""
+        self._sets[served.digest] = served
+        self._sets.move_to_end(served.digest)
+        if len(self._sets) > _MAX_SETS:
+            self._sets.popitem(last=False)
+
     def load(self, served: ServedProbes) -> None:
         """Take these probes for the requests to come. Those in flight keep the ones they had."""
+        self.expect(served)
         self.served = served
-        self._sets[served.digest] = served
 
     def accept(self, request_id: str, num_prompt: int, options: ScoreOptions) -> None:
         """Follow a request.
@@ -151,7 +162,7 @@ class LiveScores:
         Returns:
             The requests that end without the engine's knowing.
         """
-        self._collect()
+        self.collect()
         expected = []
         for output in outputs if self._answers else ():
             answer, state = self._answers.get(output.request_id), states.get(output.request_id)
@@ -199,9 +210,16 @@ class LiveScores:
                 for answer in missing:
                     answer.late = True
                 return
-            self._collect(left)
+            self.collect(left)
 
-    def _collect(self, timeout_s: float = 0.0) -> None:
+    def collect(self, timeout_s: float = 0.0) -> None:
+        """Take the messages that have arrived, in the thread that also takes outputs.
+
+        The last one of an answer comes a step after its end, so when nothing runs it waits here.
+
+        Args:
+            timeout_s: time to wait for one where there is none, seconds.
+        """
         for message in self._inbox.receive(timeout_s):
             for block in message.blocks:
                 if message.ended:
@@ -215,7 +233,10 @@ class LiveScores:
 
     def _final(self, message: Columns, block: Block) -> None:
         """Take the rows of an answer that has ended in the workers, and perhaps not here yet."""
-        request, served = block.request, self._sets.get(message.probes)
+        request = block.request
+        if message.probes not in self._sets and self.on_unknown is not None:
+            self.on_unknown()
+        served = self._sets.get(message.probes)
         if served is None or not (request in self._open or request in self._ended):
             return
         if request not in self._last:

@@ -15,6 +15,7 @@ from vllm.distributed.parallel_state import get_pp_group, get_tp_group
 from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.worker.gpu_worker import Worker
 
+from activation_logging.detectors.probe_parcel import unpack
 from activation_logging.errors import ActivationLoggingError, ProbeError, UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.store import StoreWriter
@@ -35,7 +36,7 @@ from activation_logging.vllm_plugin.capture import (
 )
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.compat import kv_cache_groups
-from activation_logging.vllm_plugin.gate import depth_of
+from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
 from activation_logging.vllm_plugin.score_link import ScoreOutbox
@@ -294,25 +295,26 @@ class ActivationWorker(Worker):
             self._collector.hear(reasons)
             self._collector.settle(unseen)
 
-    def check_activation_probes(self, probes: str, digests: Mapping[str, str]) -> str | None:
+    def check_activation_probes(self, parcel: bytes) -> str | None:
         """Read probes that are to take the place of the others, and keep them in mind.
 
         The front end calls this on all workers, then :meth:`use_activation_probes` if none refuses.
 
         Args:
-            probes: the list, as ``ACTIVATION_PROBES`` has it.
-            digests: those of the probes that the front end has read, by name.
+            parcel: what :func:`.probe_parcel.pack` made of them.
 
         Returns:
             Why they cannot be served, in one sentence; None if they can.
         """
+        model = self.vllm_config.model_config
         try:
             if not self._scored:
-                raise ProbeError("this server was started without probes, so it has none to change")
-            found = load_probes(probes, self.vllm_config.model_config)
-            for name, one in found.items():
-                if digests.get(name) != one.probe.digest:
-                    raise ProbeError(f"the files of the probe {name} differ between processes")
+                raise ProbeError(
+                    "this server was started without probes, so it computes no scores: start it "
+                    "with one of each layer that probes are to read (--activation-probe NAME=PATH)"
+                )
+            found = unpack(parcel)
+            found.check_model(name_of(model), self._num_layers)
             found.parts(self._with_columns(self._all_shapes))
             self._settings.keeping.check_probes(found)
         except ActivationLoggingError as error:

@@ -170,8 +170,9 @@ class TokenStudy:
 
     ``sweep`` has the mean AUROC per claim over the validation parts, by place; ``chosen`` the place
     of each fold, ``place`` the one that is best on average, and ``held_out`` the log-odds ``[n]``
-    of linear probes there, each token as part of the test side. ``wrong`` is 1 for answers with a
-    contradicted claim, ``[k]``. ``to_labels`` has the AUROC per claim on the claims of other
+    of linear probes there, each token as part of the test side; ``held_out_answers`` is the highest
+    of all tokens of each answer, ``[k]``. ``wrong`` is 1 for answers with a contradicted claim,
+    ``[k]``. ``to_labels`` has the AUROC per claim on the claims of other
     evaluators. ``left_out`` says why detectors or transfers are not here.
     """
 
@@ -182,6 +183,7 @@ class TokenStudy:
     chosen: Sequence[Place]
     place: Place
     held_out: npt.NDArray[np.float64]
+    held_out_answers: npt.NDArray[np.float64]
     wrong: npt.NDArray[np.int64]
     results: Sequence[TokenResult]
     transfers: Sequence[TokenTransfer]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from activation_logging.detectors import metrics
+from activation_logging.detectors.drift import Reference
 from activation_logging.detectors.metrics import Bootstrap
 from activation_logging.detectors.operating import calibrate, operating_points
 from activation_logging.detectors.saved_probe import (
@@ -16,7 +17,12 @@ from activation_logging.detectors.saved_probe import (
     fitted_on,
     prompts_of,
 )
-from activation_logging.detectors.tokens.answers import KINDS, held_answers
+from activation_logging.detectors.tokens.answers import (
+    KINDS,
+    Chosen,
+    held_answers,
+    highest_of_answers,
+)
 from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.fitting import Problems
 from activation_logging.detectors.tokens.losses import Runs
@@ -68,12 +74,13 @@ def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
     problems = Problems(rows, tokens.y, tokens.weights, everything, runs)
     (fitted,) = problems.fit([study.place.C], span_max=span_max)
     row = study.result("token_span_max" if span_max else "token_linear")
-    held_out = study.held_out
+    held_out, answers = study.held_out, study.held_out_answers
     if span_max:
         # The row's own scores are of the place of each fold, whose penalties give other log-odds.
         split, place = Split.of(tokens, study.folds), study.place
         cells = split.cells(rows, place.layers, [place.C], span_max=True)
         held_out = cells[place].token
+        (answers,) = highest_of_answers(split, [Chosen(cells, [place] * len(study.folds))])
     judged = np.flatnonzero(tokens.rows.span >= 0)
     span_odds = runs.highest(held_out)[tokens.rows.span[runs.starts] >= 0]
     spans = tokens.spans
@@ -95,6 +102,7 @@ def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
         probe,
         study,
         (span_odds, spans.y, tokens.answer_groups[spans.answer]),
+        answers=answers,
         data=claims_fitted_on(tokens),
         report=_report(row, "span"),
         method="maximum over claims" if span_max else "cross-entropy over tokens",
@@ -136,6 +144,7 @@ def _of_answers(study: TokenStudy, form: FormName) -> SavedProbe:
         probe,
         study,
         (odds, study.wrong, tokens.answer_groups),
+        answers=odds,
         data=fitted_on(tokens.keys, names),
         report=_report(row, "answer"),
         method=f"{form}, {kind.heads} heads, C = {kind.C}",
@@ -147,11 +156,15 @@ def _with_thresholds(
     study: TokenStudy,
     held_out: tuple[Floats, npt.NDArray[np.int64], npt.NDArray[np.str_]],
     *,
+    answers: Floats,
     data: dict[str, Any],
     report: dict[str, Any],
     method: str,
 ) -> SavedProbe:
-    """With thresholds from held-out log-odds, classes and groups; and where it is from."""
+    """With thresholds from held-out log-odds, classes and groups; and where it is from.
+
+    ``answers`` are the held-out log-odds of whole answers, ``[k]``.
+    """
     odds, y, groups = held_out
     options, tokens = study.options, study.tokens
     probability = probe.probability(odds)
@@ -168,7 +181,10 @@ def _with_thresholds(
             "store": tokens.store.path.name,
         },
         prompts=prompts_of(tokens.keys),
-        report=report,
+        report={
+            **report,
+            **Reference.of(probe.probability(answers[np.isfinite(answers)])).as_json(),
+        },
         provenance={
             "method": f"logistic regression, {method}, C = {study.place.C}, standardised states"
             if probe.kind == "token"

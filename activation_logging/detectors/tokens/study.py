@@ -26,6 +26,8 @@ from activation_logging.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy.typing as npt
+
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.tokens.results import TokenRole, TokenTransfer
@@ -97,7 +99,7 @@ def _run(
         mixed = split.cells(split.rows(mix), mix, options.strengths)
         found["token_mix"] = [Chosen(mixed, split.choose(mixed))]
     progress("scoring whole answers", 0, 1)
-    scored = _scored(split, found)
+    scored, held_out_answers = _scored(split, found, Chosen(cells, [place] * len(folds)))
     left_out: dict[str, str] = {}
     if reason := _why_not(answers):
         left_out["Whole answers"] = reason
@@ -115,6 +117,7 @@ def _run(
         chosen=chosen,
         place=place,
         held_out=cells[place].token,
+        held_out_answers=held_out_answers,
         wrong=answers.y,
         results=evaluator.results([*scored, *others]),
         transfers=transfers,
@@ -223,17 +226,20 @@ def _best(cells: Mapping[Place, Cell]) -> Place:
     return max(cells, key=lambda place: float(np.nanmean(cells[place].validation)))
 
 
-def _scored(split: Split, found: Mapping[str, Sequence[Chosen]]) -> list[Scored]:
-    """The scores of linear probes, by name: of tokens, claims and answers."""
-    every = [one for draws in found.values() for one in draws]
-    highest = iter(highest_of_answers(split, every))
+def _scored(
+    split: Split, found: Mapping[str, Sequence[Chosen]], best: Chosen
+) -> tuple[list[Scored], npt.NDArray[np.float64]]:
+    """The scores of linear probes, by name: of tokens, claims and answers; and answers' of one."""
+    every = [best, *(one for draws in found.values() for one in draws)]
+    of_best, *others = highest_of_answers(split, every)
+    highest = iter(others)
     rows = []
     for name, draws in found.items():
         first, *more = [
             replace(split.combined(one.cells, one.places), answer=next(highest)) for one in draws
         ]
         rows.append(Scored(name, *_TITLES[name], first, draws[0].places, more))
-    return rows
+    return rows, of_best
 
 
 def _why_not(answers: Level) -> str:

@@ -99,6 +99,10 @@ JSON: dict[str, Case] = {
     "probe eval": lambda path, probe, out: [others(out), "--probe", probe, "--draws", 100],
     "probe ls": lambda path, probe, out: [probe.parent],
     "probe show": lambda path, probe, out: [probe],
+    "probe drift": lambda path, probe, out: [others(out), probe],
+    "probe recalibrate": lambda path, probe, out: [
+        *(probe, "--store", others(out), "-o", out / "[p] 3", "--draws", 100)
+    ],
     "label": lambda path, probe, out: [copy(path, out), finished_run(out / "[run]", path)],
 }
 WITH_A_MODEL = {"eval", "generate", "bench", "follow-up", "replay"}

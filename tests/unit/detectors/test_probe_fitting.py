@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import Span, open_store
 from activation_logging.detectors import Options, SavedProbe, fit_answer_probe, fit_probe, run_study
+from activation_logging.detectors.drift import Reference
 from activation_logging.detectors.metrics import Bootstrap
 from activation_logging.detectors.operating import (
     SMALLEST_SLOPE,
@@ -71,6 +72,10 @@ class TestFitting:
             probe.report["auroc"]["value"] - probe.report["text_only"]["auroc"]["value"]
         )
         assert list(probe.report["recall_at"]) == ["0.01", "0.05", "0.1"]
+        spread = Reference.of_probe(probe)
+        assert spread.number == 100
+        # Half of the answers are wrong, and the probe knows which.
+        assert spread.at(0.25) < 0.3 < 0.7 < spread.at(0.75)
         assert probe.data["answers"] == 100
         assert probe.data["hallucinated"] == probe.data["correct"] == 50
         with open_store(path) as store:

@@ -12,6 +12,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from sklearn.metrics import roc_auc_score
 
+from activation_logging.detectors.drift import Reference, compare
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
 from activation_logging.detectors.tokens.controls import _claim_text
 from activation_logging.detectors.tokens.evaluation import Evaluator, Level
@@ -148,6 +149,19 @@ def test_a_saved_probe_of_answers(path, study, form):
     with open_store(path) as store:
         said = [probe.score(store[key]) for key in study.tokens.keys]
     assert roc_auc_score(study.wrong, said) > 0.8
+
+
+@pytest.mark.parametrize("span_max", [False, True])
+def test_a_saved_probe_knows_its_scores_of_answers(path, study, span_max):
+    """Of answers that it was not fitted on, so they are less sure than those of all."""
+    probe = fit_token_probe(study, span_max=span_max)
+    spread = Reference.of_probe(probe)
+    assert spread.number == len(study.tokens.keys)
+    with open_store(path) as store:
+        said = [probe.score(store[key]) for key in study.tokens.keys]
+    assert compare(spread, said).ks < 0.25
+    # The highest of an answer's tokens, not any of them.
+    assert spread.at(0.5) > np.median(probe.probability(study.held_out))
 
 
 def test_probes_of_the_maximum_are_saved_too(study):
