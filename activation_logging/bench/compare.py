@@ -31,7 +31,7 @@ COUNTERS = tuple(each.name for each in fields(WriterStats))
 OnRound = Callable[[Load, "Sequence[Pair]", bool], None]
 """Called when every server has had a load; False where the round will be measured again."""
 
-Baseline = Literal["plain", "off", "unlogged"]
+Baseline = Literal["plain", "off", "logging", "unlogged"]
 
 _WORDS = {
     "plain": "vLLM without the plugin",
@@ -40,6 +40,7 @@ _WORDS = {
     "unlogged": "the same server, requests with activation_logging=off",
 }
 _UNLOGGED = {"vllm_xargs": {"activation_logging": "off"}}
+_ASKING = {"vllm_xargs": {"activation_scores": "all"}}
 
 
 def in_words(server: str) -> str:
@@ -250,7 +251,10 @@ def _all_sides(
             for server in reversed(servers) if number % 2 else servers:
                 progress(f"starting a server ({in_words(server.kind.name)})", 0, 0)
                 stack.enter_context(server)
-        sides = [Side(server.kind.name, server, {}) for server in servers]
+        sides = [
+            Side(server.kind.name, server, _ASKING if server.kind.asks else {})
+            for server in servers
+        ]
         if plan.baseline == "unlogged":
             sides.insert(0, Side(plan.baseline, servers[0], _UNLOGGED))
         yield tuple(sides)

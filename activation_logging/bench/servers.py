@@ -32,12 +32,15 @@ class Contestant(NamedTuple):
     """A kind of server: its variant, and what it logs.
 
     ``sites`` is as in ``ACTIVATION_LAYERS``, or as in ``ACTIVATION_SITES``; ``tokens`` as in
-    ``ACTIVATION_TOKENS``.
+    ``ACTIVATION_TOKENS``, ``probes`` as in ``ACTIVATION_PROBES``. ``asks``: requests ask for the
+    scores of all of them.
     """
 
     variant: Variant
     sites: str = "last"
     tokens: str = "all"
+    probes: str = ""
+    asks: bool = False
 
     @classmethod
     def parse(cls, text: str) -> Contestant:
@@ -56,8 +59,11 @@ class Contestant(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What :meth:`parse` takes."""
-        return self.variant if self.sites == "last" else f"{self.variant}:{self.sites}"
+        """What :meth:`parse` takes; with probes, how many."""
+        name = self.variant if self.sites == "last" else f"{self.variant}:{self.sites}"
+        if not self.probes:
+            return name
+        return f"{name} {self.probes.count('=')} probes" + (", asked" if self.asks else "")
 
 
 SERVED_NAME = "bench"
@@ -138,6 +144,7 @@ class Server:
             env["ACTIVATION_SITES" if named else "ACTIVATION_LAYERS"] = self.kind.sites
             env["ACTIVATION_TOKENS"] = self.kind.tokens
             env["ACTIVATION_LMDB_PATH"] = str(self.store)
+            env["ACTIVATION_PROBES"] = self.kind.probes
         return env
 
     def __enter__(self) -> Self:
