@@ -158,11 +158,11 @@ class Evaluator:
             auroc=interval_of(auroc),
             auprc=interval_of(figure(metrics.auprc)),
             aurc=interval_of(figure(metrics.aurc)),
-            recall={
+            recall_at={
                 fpr: interval_of(figure(metrics.recall_at_fpr, fpr))
                 for fpr in metrics.FALSE_POSITIVE_RATES
             },
-            within=None if within is None else interval_of(within),
+            within_types=None if within is None else interval_of(within),
         )
         return result, auroc, within
 
@@ -220,12 +220,12 @@ def _beside(
     if not there:
         return result
     best, (_, of_best, _) = max(there, key=lambda pair: pair[1][1][0])
-    changes = {"control": best, "over_control": interval_of(auroc - of_best)}
+    changes = {"best_control": best, "over_best_control": interval_of(auroc - of_best)}
     inside = [(rival, level[2]) for rival, level in there if level[2] is not None]
     if within is not None and inside:
         best, of_type = max(inside, key=lambda pair: pair[1][0])
         changes |= {
-            "within_control": best,
-            "within_over_control": interval_of(within - of_type),
+            "best_control_within_types": best,
+            "within_types_over_best_control": interval_of(within - of_type),
         }
     return LevelResult(**{**vars(result), **changes})

@@ -46,10 +46,10 @@ def test_the_probe_finds_what_was_planted(study):
         levels = study.result(name).levels
         assert set(levels) == set(LEVELS)
         assert levels["span"].auroc.value > 0.95
-        assert levels["span"].within.value > 0.95
-        assert levels["span"].over_control.low > 0.1
-        assert levels["span"].within_over_control.low > 0.1
-        assert levels["span"].recall[0.1].value > 0.8
+        assert levels["span"].within_types.value > 0.95
+        assert levels["span"].over_best_control.low > 0.1
+        assert levels["span"].within_types_over_best_control.low > 0.1
+        assert levels["span"].recall_at[0.1].value > 0.8
         # Of a year the second token knows, the first does not.
         assert levels["first"].auroc.value < levels["span"].auroc.value
     assert study.result("answer_multimax").levels["answer"].auroc.value > 0.8
@@ -59,8 +59,8 @@ def test_the_controls_know_what_they_can_know(study):
     types = study.result("claim_type").levels["span"]
     assert types.auroc.value > 0.55
     # Among claims of one type, the type says nothing.
-    assert types.within.value == pytest.approx(0.5)
-    assert types.over_control is None
+    assert types.within_types.value == pytest.approx(0.5)
+    assert types.over_best_control is None
     shuffled = study.result("shuffled").levels["span"].auroc
     assert shuffled.low < 0.5 < shuffled.high
     assert study.result("min_logprob").scores.span == pytest.approx([0.3, 0.5] * 160)
@@ -208,7 +208,7 @@ def test_many_scores_share_steps(study):
     evaluator = Evaluator(study.tokens, study.folds, 5, 0)
     result, values, _ = evaluator._level(level, [score])
     assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
-    assert result.within is None
+    assert result.within_types is None
 
 
 def test_too_few_right_answers_leave_out_every_row_of_answers(tmp_path):
@@ -230,7 +230,7 @@ def test_claims_that_each_are_a_type_of_their_own_have_nothing_to_compare(study)
     score, groups = rng.normal(size=n), rng.integers(0, 160, n)
     level = Level(y, np.ones(n), groups, [np.arange(n)], np.arange(n).astype(str))
     assert level.by_type() == []
-    assert evaluator._level(level, [score])[0].within is None
+    assert evaluator._level(level, [score])[0].within_types is None
     # Of three types in two parts, one is always of one class.
     types = np.where(np.arange(n) < 200, np.where(np.arange(n) % 4 < 2, "a", "b"), "c")
     y = np.where(types == "c", 1, np.arange(n) // 4 % 2)
