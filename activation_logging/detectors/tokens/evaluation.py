@@ -14,8 +14,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from activation_logging.dataset.examples import listing
 from activation_logging.detectors import metrics
 from activation_logging.detectors.metrics import Interval
+from activation_logging.detectors.splits import MIN_PER_CLASS
 from activation_logging.detectors.tokens.results import (
     LevelName,
     LevelResult,
@@ -185,6 +187,21 @@ class Evaluator:
         per_group = csr_matrix((level.weight[used], (level.group[used], place[used])), shape)
         weights = np.asarray(per_group.T @ self._resamples.T).T
         return lambda metric, *more: np.asarray(metric(y, rank, weights, folds, *more))
+
+
+def why_no_answers(answers: Level) -> str:
+    """Why whole answers cannot be compared; empty where they can."""
+    wrong = int(answers.y.sum())
+    counts = {"with": wrong, "without": len(answers.y) - wrong}
+    every = np.arange(len(answers.y))
+    sides = [side for part in answers.parts for side in (part, np.setdiff1d(every, part))]
+    enough = min(counts.values()) >= MIN_PER_CLASS
+    if enough and all(len(np.unique(answers.y[side])) == 2 for side in sides):
+        return ""
+    return (
+        f"too few answers with, or without, a contradicted claim{listing(counts)}; "
+        f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
+    )
 
 
 def interval_of(values: Floats) -> Interval:

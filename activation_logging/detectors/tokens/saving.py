@@ -15,6 +15,7 @@ from activation_logging.detectors.saved_probe import (
     claims_fitted_on,
     fitted_on,
     prompts_of,
+    subjects_among,
 )
 from activation_logging.detectors.tokens.answers import KINDS, held_answers
 from activation_logging.detectors.tokens.cells import Split
@@ -168,6 +169,7 @@ def _with_thresholds(
             "store": tokens.store.path.name,
         },
         prompts=prompts_of(tokens.keys),
+        subjects=subjects_among(tokens.tags, options.group),
         report=report,
         provenance={
             "method": f"logistic regression, {method}, C = {study.place.C}, standardised states"

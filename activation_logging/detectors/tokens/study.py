@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from activation_logging.dataset.examples import listing
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.tokens import finite_tokens, select_tokens
 from activation_logging.detectors.splits import MIN_PER_CLASS, make_folds
 from activation_logging.detectors.tokens.answers import Chosen, highest_of_answers, pooled_probes
 from activation_logging.detectors.tokens.cells import SHUFFLES, Cell, Split
 from activation_logging.detectors.tokens.controls import controls, read
-from activation_logging.detectors.tokens.evaluation import Evaluator, Level
+from activation_logging.detectors.tokens.evaluation import Evaluator, why_no_answers
 from activation_logging.detectors.tokens.results import Place, TokenOptions, TokenStudy
 from activation_logging.detectors.tokens.scored import Scored
 from activation_logging.detectors.tokens.transfer import transfer_between, transfer_to
@@ -99,7 +98,7 @@ def _run(
     progress("scoring whole answers", 0, 1)
     scored = _scored(split, found)
     left_out: dict[str, str] = {}
-    if reason := _why_not(answers):
+    if reason := why_no_answers(answers):
         left_out["Whole answers"] = reason
         scored = [one.without_answers() for one in scored]
     elif options.answers:
@@ -234,18 +233,3 @@ def _scored(split: Split, found: Mapping[str, Sequence[Chosen]]) -> list[Scored]
         ]
         rows.append(Scored(name, *_TITLES[name], first, draws[0].places, more))
     return rows
-
-
-def _why_not(answers: Level) -> str:
-    """Why whole answers cannot be compared; empty where they can."""
-    wrong = int(answers.y.sum())
-    counts = {"with": wrong, "without": len(answers.y) - wrong}
-    every = np.arange(len(answers.y))
-    sides = [side for part in answers.parts for side in (part, np.setdiff1d(every, part))]
-    enough = min(counts.values()) >= MIN_PER_CLASS
-    if enough and all(len(np.unique(answers.y[side])) == 2 for side in sides):
-        return ""
-    return (
-        f"too few answers with, or without, a contradicted claim{listing(counts)}; "
-        f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
-    )
