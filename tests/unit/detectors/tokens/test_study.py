@@ -13,9 +13,11 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from sklearn.metrics import roc_auc_score
 
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
+from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.controls import _claim_text
 from activation_logging.detectors.tokens.evaluation import Evaluator, Level
-from activation_logging.detectors.tokens.results import LEVELS
+from activation_logging.detectors.tokens.results import LEVELS, Place
+from activation_logging.detectors.tokens.transfer import transfers_between
 from activation_logging.errors import DatasetError
 from activation_logging.store import open_store
 from activation_logging.strict_json import dumps
@@ -100,6 +102,23 @@ def test_transfer(study):
     assert min(cell.value for row in types.auroc for cell in row) > 0.9
     assert types.auroc[2][0] == types.auroc[1][0]
     assert "benchmark" in study.left_out["Transfer by benchmark"]
+
+
+def test_transfer_is_at_the_place_of_each_fold(study):
+    split = Split.of(study.tokens, study.folds)
+    evaluator = Evaluator(study.tokens, study.folds, OPTIONS.draws, OPTIONS.seed)
+
+    def transfer(chosen):
+        (found,), left_out = transfers_between(["type"], split, chosen, evaluator)
+        assert not left_out
+        return found.auroc
+
+    assert transfer(study.chosen) == study.transfers[0].auroc
+    # Layer 4 knows nothing: where one fold has it, its claims alone are told worse.
+    blind = [Place((4,), study.place.C)]
+    one = transfer([*blind, *study.chosen[1:]])[0][1].value
+    every = transfer(blind * len(study.folds))[0][1].value
+    assert study.transfers[0].auroc[0][1].value > one + 0.05 > every + 0.1
 
 
 def test_as_json(study):
