@@ -20,6 +20,7 @@ from activation_logging.detectors.splits import make_trial
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from activation_logging.arrays import Floats
     from activation_logging.dataset import Examples
     from activation_logging.detectors.refit import Refit
     from activation_logging.detectors.splits import Fold, Index, Trial
@@ -32,7 +33,6 @@ CALIBRATED_ON = 1 / 3
 """Share of a training side's groups that the threshold comes from."""
 
 Mistake = Literal["flagged", "missed"]
-Floats = npt.NDArray[np.float64]
 
 
 class Promise(NamedTuple):

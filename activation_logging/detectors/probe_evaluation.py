@@ -37,13 +37,11 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from activation_logging.arrays import AnyFloats, Ints
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.detectors.tokens.results import LevelName
     from activation_logging.records import Label
     from activation_logging.store import Store
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
 
 
 class Point(NamedTuple):
@@ -118,7 +116,7 @@ class _Sides(NamedTuple):
     """Examples of one level: classes and probabilities, ``[n]``."""
 
     y: Ints
-    p: Floats
+    p: AnyFloats
     bootstrap: Bootstrap
 
 
@@ -257,7 +255,7 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         for one in np.unique(run.answer):
             answer[one] = probe.of_answer(run.X[run.answer == one])
     of_spans = tokens.answer_groups[spans.answer]
-    sides: dict[LevelName, tuple[Ints, Floats, npt.NDArray[np.str_]]] = {
+    sides: dict[LevelName, tuple[Ints, AnyFloats, npt.NDArray[np.str_]]] = {
         "span": (spans.y, span, of_spans),
         "first": (spans.y, token[firsts], of_spans),
         "token": (tokens.y[judged], token, tokens.groups[judged]),
@@ -370,7 +368,7 @@ def _beside(level: Level, rivals: Rivals, sides: _Sides) -> Level:
     return replace(level, **beside(rivals, *sides)._asdict())
 
 
-def _share_of(flagged: npt.NDArray[np.bool_], among: Ints, weights: Floats) -> Floats:
+def _share_of(flagged: npt.NDArray[np.bool_], among: Ints, weights: AnyFloats) -> AnyFloats:
     """The share of ``among`` that is flagged, ``[resamples]``; NaN where there is none."""
     with np.errstate(invalid="ignore"):
         return np.asarray((weights @ (flagged * among)) / (weights @ among))

@@ -16,9 +16,9 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
-        "printable", "progress", "records", "registry", "settings", "sites", "strict_json", "tags",
-        "text",
+        "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory",
+        "moved", "printable", "progress", "records", "registry", "settings", "sites", "strict_json",
+        "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""

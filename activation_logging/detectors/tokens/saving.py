@@ -27,13 +27,13 @@ from activation_logging.errors import DatasetError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from activation_logging.arrays import Floats
     from activation_logging.detectors.tokens.results import (
         LevelName,
         TokenResult,
         TokenStudy,
     )
 
-    Floats = npt.NDArray[np.float64]
 
 FormName = Literal["linear", "attention", "multimax"]
 
