@@ -35,7 +35,7 @@ WHICH = (
     ("logit_lens",),
 )
 """What is asked for in turn, until the model has all of it."""
-HEADER = ["", "family", "answers", "layers", "rows", "median", "worst", "not kept"]
+HEADER = ["", "family", "answers", "sites", "rows", "median", "worst", "not kept"]
 terminal = PlainConsole(width=150)
 
 
@@ -55,15 +55,15 @@ def replay_one(name: str, folder: Path, store: Path) -> dict[str, Any]:
                 lacking.append(str(error).replace(f"{folder / 'made'}/", ""))
                 continue
             return told(report) | {"lacking": lacking}
-    raise ReplayError(lacking[-1])
+    raise ReplayError("; ".join(lacking))
 
 
 def told(report: ReplayReport) -> dict[str, Any]:
-    """What a replay came to, over all layers."""
+    """What a replay came to, over all layers and the state before the final norm."""
     sites = report.proofs.table().values()
     return {
         "answers": report.proofs.answers,
-        "layers": len(sites),
+        "sites": len(sites),
         "rows": sum(site.rows for site in sites),
         "median": float(np.median([site.median for site in sites])) if sites else None,
         "worst": max((site.worst for site in sites), default=None),
@@ -97,7 +97,7 @@ def row(found: dict[str, Any]) -> list[str]:
     kinds = [kind for kind in WHICH[0] if kind not in found["kept"]]
     why = found["refused"][:1] or ([", ".join(kinds)] if kinds else [])
     figures = [f"{found[key]:.0e}" if found[key] is not None else "" for key in ("median", "worst")]
-    counts = [str(found[key]) for key in ("answers", "layers", "rows")]
+    counts = [str(found[key]) for key in ("answers", "sites", "rows")]
     return [*first, *counts, *figures, "".join(why)]
 
 
