@@ -161,9 +161,12 @@ class SavedProbe:
         Raises:
             ProbeError: the path names no file. OutputExists: a folder is in the way.
         """
+        return write_probe(path, self.as_json(), self._all_tensors())
+
+    def _all_tensors(self) -> dict[str, npt.NDArray[Any]]:
+        """Those of the form, and what is known of what it was fitted on."""
         known = {name: getattr(self, own) for own, name in _KNOWN.items()}
-        told = {name: hashes for name, hashes in known.items() if len(hashes)}
-        return write_probe(path, self.as_json(), {**self.tensors, **told})
+        return {**self.tensors, **{name: each for name, each in known.items() if len(each)}}
 
     def as_json(self) -> dict[str, Any]:
         """All of it but the tensors."""
