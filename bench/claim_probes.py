@@ -75,10 +75,11 @@ def levels(study: TokenStudy, name: LevelName) -> Table:
         if (level := row.levels.get(name)) is None:
             continue
         cells = [row.title, _text(level.auroc), f"{level.auprc.value:.3f}"]
-        cells += [f"{one.value:.2f}" for one in level.recall.values()]
-        cells.append(_beside(level.over_control, level.control))
+        cells += [f"{one.value:.2f}" for one in level.recall_at.values()]
+        cells.append(_beside(level.over_best_control, level.best_control))
         if within:
-            cells += [_text(level.within), _beside(level.within_over_control, level.within_control)]
+            over = level.within_types_over_best_control
+            cells += [_text(level.within_types), _beside(over, level.best_control_within_types)]
         table.add_row(*cells)
     return table
 

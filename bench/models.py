@@ -137,6 +137,19 @@ def run(name: str, folder: Path, runner: str) -> dict[str, Any]:
     return found
 
 
+def prepare() -> None:
+    """Set this process up for engines of small models in its forks."""
+    os.environ |= {
+        "ACTIVATION_DTYPE": "float32",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "OMP_NUM_THREADS": "1",
+    }
+    preloaded = ["bench.vision", "vllm", "transformers", "bench.reference"]
+    multiprocessing.set_forkserver_preload(preloaded)
+
+
 def in_a_fork(step: Step, name: str, folder: Path, store: Path, log: Path) -> dict[str, Any]:
     """Run a step in a fork of a process that has imported vLLM and transformers."""
     context = multiprocessing.get_context("forkserver")
@@ -189,19 +202,11 @@ def is_verified(found: dict[str, Any]) -> bool:
 
 def run_all(names: Sequence[str], folder: Path, runner: str) -> list[dict[str, Any]]:
     """Study architectures with one of vLLM's model runners."""
-    os.environ |= {
-        "ACTIVATION_DTYPE": "float32",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "OMP_NUM_THREADS": "1",
-    }
     needed = any(ARCHITECTURES[name].needs_vision for name in names)
     if needed and (vision := install(folder / "packages")):
         os.environ[VARIABLE] = str(vision)
         sys.path.insert(0, str(vision))  # forks get this path
-    preloaded = ["bench.vision", "vllm", "transformers", "bench.reference"]
-    multiprocessing.set_forkserver_preload(preloaded)
+    prepare()
     with ThreadPoolExecutor(AT_ONCE) as pool:
         return list(pool.map(lambda name: run(name, folder, runner), names))
 

@@ -1,14 +1,15 @@
 """Tables of the docs from what the package's own commands write.
 
     python -m bench.products detectors output/demo/report/report.json
+    python -m bench.products replayed a/report.json b/report.json --rows linear_probe lookback_lens
     python -m bench.products short-facts output/.../eval_results.json
     python -m bench.products speed bench.json
     python -m bench.products replay replay.json
 
-The first word names the table (a report gives three: NAME, NAME-sweep and NAME-transfer). The file
-is a report's ``report.json``, a run's ``eval_results.json``, what ``activation-logging bench`` or
-``activation-logging replay`` prints with ``--json``, or what ``bench/gpu.py`` writes. ``python -m
-bench.docs`` then writes the pages.
+The first word names the table (a report gives three: NAME, NAME-sweep and NAME-transfer; several
+give NAME and NAME-over, with a column for each). The file is a report's ``report.json``, a run's
+``eval_results.json``, what ``activation-logging bench`` or ``activation-logging replay`` prints
+with ``--json``, or what ``bench/gpu.py`` writes. ``python -m bench.docs`` then writes the pages.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from activation_logging.records import LABELS
 from bench.docs import interval_text, record_rows, spread_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 def report(name: str, found: Mapping[str, Any], command: str | None) -> None:
@@ -77,6 +78,44 @@ def report(name: str, found: Mapping[str, Any], command: str | None) -> None:
             ],
             command=command,
         )
+
+
+def reports(
+    name: str, found: Sequence[Mapping[str, Any]], rows: Sequence[str], command: str | None
+) -> None:
+    """Some detectors by reports: their AUROC, and what it has over the best control of each."""
+    of_report = [{row["name"]: row for row in one["detectors"]} for one in found]
+    titles = {name: row["title"] for each in of_report for name, row in each.items()}
+    columns = [
+        "`{}`".format(one["provenance"]["tags"].get("benchmark", one["data"]["label"]))
+        for one in found
+    ]
+    kept = [row for row in rows or titles if row in titles]
+
+    def table(figure: str) -> list[list[str]]:
+        return [
+            [
+                titles[row],
+                *(interval_text(each[row][figure]) if row in each else "" for each in of_report),
+            ]
+            for row in kept
+        ]
+
+    counts = [" and ".join(f"{n} {c}" for c, n in one["data"]["counts"].items()) for one in found]
+    record_rows(
+        name,
+        ["AUROC", *columns],
+        [["answers", *counts], *table("auroc")],
+        command=command,
+    )
+    best = [titles[one["trust"]["best_control"]] for one in found]
+    over = [row for row in table("over_best_control") if any(row[1:])]
+    record_rows(
+        f"{name}-over",
+        ["AUROC less that of the best control", *columns],
+        [["best control", *best], *over],
+        command=command,
+    )
 
 
 def benchmark(name: str, found: Mapping[str, Any], command: str | None) -> None:
@@ -167,10 +206,16 @@ def main() -> None:
     """Tell the kinds of file apart by what is in them."""
     parser = argparse.ArgumentParser(description="Tables of docs/ from what commands write.")
     parser.add_argument("name", help="of the table")
-    parser.add_argument("file", type=Path, help="report.json, eval_results.json or JSON printed")
+    parser.add_argument(
+        "files", nargs="+", type=Path, help="report.json, eval_results.json or JSON printed"
+    )
+    parser.add_argument("--rows", nargs="+", default=(), help="of several reports: only these")
     parser.add_argument("--command", help="what measured it, for the record")
     options = parser.parse_args()
-    found = json.loads(options.file.read_text(encoding="utf-8"))
+    found, *others = [json.loads(file.read_text(encoding="utf-8")) for file in options.files]
+    if others:
+        reports(options.name, [found, *others], options.rows, options.command)
+        return
     kinds = {
         "detectors": report,
         "groups": benchmark,
@@ -182,7 +227,7 @@ def main() -> None:
         if key in found:
             write(options.name, found, options.command)
             return
-    parser.error(f"{options.file} has none of {', '.join(kinds)}")
+    parser.error(f"{options.files[0]} has none of {', '.join(kinds)}")
 
 
 if __name__ == "__main__":

@@ -172,10 +172,10 @@ def evaluate(
 ) -> None:
     """Try a probe on the labels of another store or benchmark.
 
-    Answers to prompts that it was fitted on are left out and counted; a store of nothing else is
-    refused. The thresholds are the probe's own, so this says what they are worth on these answers.
-    The text-only control of answers is cross-validated on these very answers, which the probe has
-    never seen.
+    Answers to prompts that it was fitted on, or about the same things, are left out and counted; a
+    store of nothing else is refused. The thresholds are the probe's own, so this says what they are
+    worth on these answers. The controls, such as the words alone, are cross-validated on these very
+    answers, which the probe has never seen.
     """
     from activation_logging.detectors.probe_evaluation import evaluate_probe
     from activation_logging.detectors.saved_probe import SavedProbe
@@ -329,13 +329,19 @@ def _show_evaluation(given: SavedProbe, found: ProbeEvaluation) -> None:
             points.add_row(*as_row(row))
         if level.points:
             output.print(points)
-        if level.text_only is not None:
+        if level.best_control is not None:
+            rivals = table(f"{name}: without states, fitted here", ">AUROC")
+            for rival, auroc in level.controls.items():
+                rivals.add_row(*as_row((rival, interval_text(auroc))))
+            output.print(rivals)
             output.print(
-                f"{name}: the words alone, fitted here: AUROC {interval_text(level.text_only)}; "
-                f"the probe less that: {interval_text(level.over_text)}"
+                f"{name}: the probe less {level.best_control}: "
+                f"{interval_text(level.over_best_control)}"
             )
     for reason, count in found.left_out.items():
         errors.print(f"left out: {count} {reason}", style="dim")
+    for title, why in found.controls_left_out.items():
+        errors.print(f"no control {title}: {why}", style="dim")
     for warning in found.warnings:
         errors.print(warning, style="yellow")
     output.print(f"{given.source} of {found.model}, labels by {found.label}")

@@ -64,7 +64,8 @@ def replay(
     label: Label = None,
     tag: Tags = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Stop after so many answers; run again for more.")
+        int | None,
+        typer.Option(min=1, help="Stop after so many answers were replayed; run again for more."),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Compute again what is there already.")
@@ -140,7 +141,9 @@ def replay(
 def _tell_plan(plan: Plan) -> None:
     """What will be done, and the memory that it takes, before it is done."""
     names = ", ".join(quantity.name for quantity in plan.quantities)
-    errors.print(f"{len(plan.jobs)} answers to replay ({names})")
+    limit = plan.options.limit
+    now = f", {limit} of them now" if limit is not None and limit < len(plan.jobs) else ""
+    errors.print(f"{len(plan.jobs)} answers to replay ({names}){now}")
     if plan.jobs:
         free = plan.model.bytes_free()
         there = "" if free is None else f"; {size(free)} are free"

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.store import Entry
 
@@ -20,10 +20,13 @@ def subjects_of(entry: Entry, tags: Sequence[str]) -> list[str]:
         entry: the answer.
         tags: names of the tags that say what an answer is about.
     """
-    own = entry.tags
+    return [*named_subjects(entry.tags, tags), f"prompt: {entry.key.partition('#')[0]}"]
+
+
+def named_subjects(own: Mapping[str, str], tags: Sequence[str]) -> list[str]:
+    """What an answer's own tags say that it is about, as ``tag: value``."""
     # Folded, so that a name written in two ways is one subject.
-    named = [f"{tag}: {own[tag].strip().casefold()}" for tag in tags if own.get(tag, "").strip()]
-    return [*named, f"prompt: {entry.key.partition('#')[0]}"]
+    return [f"{tag}: {own[tag].strip().casefold()}" for tag in tags if own.get(tag, "").strip()]
 
 
 def join_groups(subjects: Sequence[Sequence[str]]) -> npt.NDArray[np.str_]:

@@ -16,10 +16,10 @@ from activation_logging.errors import DatasetError, InputMissing
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Ints
     from activation_logging.records import Evaluation, Span
     from activation_logging.store import Entry
 
-Ints = npt.NDArray[np.int64]
 
 _CLASSES = {"contradicted": 1, "supported": 0}
 

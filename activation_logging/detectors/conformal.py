@@ -15,23 +15,24 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.detectors.metrics import Bootstrap, Interval, share
+from activation_logging.detectors.splits import make_trial
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from activation_logging.arrays import Floats
     from activation_logging.dataset import Examples
     from activation_logging.detectors.refit import Refit
-    from activation_logging.detectors.splits import Fold, Index
+    from activation_logging.detectors.splits import Fold, Index, Trial
 
 ALPHAS = (0.05, 0.1, 0.2)
-SPLITS_PER_FOLD = 4
+SPLITS_PER_FOLD = 2
 """How often a training side is cut anew into a part to fit and a part to calibrate on."""
 
 CALIBRATED_ON = 1 / 3
 """Share of a training side's groups that the threshold comes from."""
 
 Mistake = Literal["flagged", "missed"]
-Floats = npt.NDArray[np.float64]
 
 
 class Promise(NamedTuple):
@@ -62,6 +63,18 @@ class Promise(NamedTuple):
         return self.share.low <= self.alpha
 
 
+class Cut(NamedTuple):
+    """The training side of a fold, cut into groups to fit on and groups to calibrate on.
+
+    The place in the network is chosen by ``trial``, within the part to fit on.
+    """
+
+    fold: int
+    fit: Index
+    calibration: Index
+    trial: Trial
+
+
 class _Split(NamedTuple):
     """Scores ``[calibration]`` and ``[test]`` by a model that was fitted on neither."""
 
@@ -71,34 +84,48 @@ class _Split(NamedTuple):
     test_scores: Floats
 
 
-def conformal_promises(
-    examples: Examples,
-    refit: Refit,
-    folds: Sequence[Fold],
-    bootstrap: Bootstrap,
-    *,
-    seed: int = 0,
-) -> list[Promise]:
-    """Calibrate thresholds inside each training side, and count the mistakes on its test side.
+def calibration_cuts(examples: Examples, folds: Sequence[Fold], *, seed: int = 0) -> list[Cut]:
+    """Cut each training side several times.
 
-    A training side is cut into groups to fit on and groups to calibrate on, several times. The
-    place in the network stays the one that the whole training side chose, so the groups to
-    calibrate on had a say in that; the test side, on which the promise is tried, had none.
+    Cuts are left out of which a part came out with one class.
 
     Args:
         examples: the labelled answers.
-        refit: the detector.
         folds: the splits.
-        bootstrap: resamples the groups.
         seed: the same seed gives the same cuts.
     """
     rng = np.random.default_rng(seed)
-    splits = [
-        split
+    return [
+        cut
         for number, fold in enumerate(folds)
         for _ in range(SPLITS_PER_FOLD)
-        if (split := _split(examples, refit, number, fold, rng)) is not None
+        if (cut := _cut(examples, number, fold, rng, seed)) is not None
     ]
+
+
+def conformal_promises(
+    examples: Examples,
+    refit: Refit,
+    cuts: Sequence[Cut],
+    folds: Sequence[Fold],
+    bootstrap: Bootstrap,
+) -> list[Promise]:
+    """Calibrate thresholds inside each training side, and count the mistakes on its test side.
+
+    Args:
+        examples: the labelled answers.
+        refit: the detector, with the features of each cut at the place that its part to fit on has
+            chosen. So neither the groups to calibrate on nor those to test on have a say in it.
+        cuts: see :func:`calibration_cuts`.
+        folds: the splits.
+        bootstrap: resamples the groups.
+    """
+    splits = []
+    for number, (fold, fit, calibration, _) in enumerate(cuts):
+        test = folds[fold].test
+        scores = refit.score(number, examples.y, fit, np.concatenate([calibration, test]))
+        count = len(calibration)
+        splits.append(_Split(calibration, test, scores[:count], scores[count:]))
     return [
         _promise(examples, splits, bootstrap, mistake, alpha)
         for mistake in ("flagged", "missed")
@@ -129,22 +156,17 @@ def conformal_threshold(scores: Floats, groups: npt.NDArray[np.str_], alpha: flo
     return float(ranked[allowed[-1]]) if len(allowed) else float("inf")
 
 
-def _split(
-    examples: Examples,
-    refit: Refit,
-    number: int,
-    fold: Fold,
-    rng: np.random.Generator,
-) -> _Split | None:
-    """None where the groups to fit on, or those to calibrate on, came out with one class."""
+def _cut(
+    examples: Examples, number: int, fold: Fold, rng: np.random.Generator, seed: int
+) -> Cut | None:
     y, groups = examples.y, examples.groups
     names = rng.permutation(np.unique(groups[fold.train]))
     inside = np.isin(groups[fold.train], names[: round(CALIBRATED_ON * len(names))])
     fit, calibration = fold.train[~inside], fold.train[inside]
-    if min(len(np.unique(y[part])) for part in (fit, calibration)) < 2:
+    trial = make_trial(y, groups, fit, seed)
+    if trial is None or len(np.unique(y[calibration])) < 2:
         return None
-    scores = refit.score(number, y, fit, np.concatenate([calibration, fold.test]))
-    return _Split(calibration, fold.test, scores[: len(calibration)], scores[len(calibration) :])
+    return Cut(number, fit, calibration, trial)
 
 
 def _promise(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from sklearn.preprocessing import Normalizer, StandardScaler
 from activation_logging.detectors.calibration import Calibrated, Scorer
 from activation_logging.detectors.registry import Detector
 
-Floats = npt.NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    from activation_logging.arrays import AnyFloats
 
 NEIGHBOURS = 20
 
@@ -31,7 +32,7 @@ class MahalanobisDetector(Scorer):
     def __init__(self, relative: bool = True) -> None:
         self.relative = relative
 
-    def fit(self, X: Floats, y: npt.NDArray[np.int64]) -> MahalanobisDetector:
+    def fit(self, X: AnyFloats, y: npt.NDArray[np.int64]) -> MahalanobisDetector:
         """Fit on states ``[n, hidden]`` and classes 0 and 1, ``[n]``."""
         states = np.asarray(X, np.float64)
         self.classes_ = np.array([0, 1])
@@ -40,7 +41,7 @@ class MahalanobisDetector(Scorer):
         self.all_ = _Gaussian(states, scale) if self.relative else None
         return self
 
-    def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         """The squared distance, ``[n]``."""
         away = self.negative_.distance(X)
         return away if self.all_ is None else away - self.all_.distance(X)
@@ -57,7 +58,7 @@ class _Gaussian:
         self.mean, self.scale = X.mean(axis=0), scale
         self.factor = cholesky(ledoit_wolf(X / scale)[0], lower=True)
 
-    def distance(self, X: Floats) -> npt.NDArray[np.float64]:
+    def distance(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         away = solve_triangular(self.factor, ((X - self.mean) / self.scale).T, lower=True)
         return np.asarray((away**2).sum(axis=0))
 

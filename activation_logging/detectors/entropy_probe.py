@@ -6,7 +6,7 @@ of right and wrong are not used to fit the direction, only to set a probability 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +17,7 @@ from activation_logging.detectors.registry import Detector
 from activation_logging.errors import InputMissing
 
 if TYPE_CHECKING:
-    Floats = npt.NDArray[np.floating[Any]]
+    from activation_logging.arrays import AnyFloats
 
 
 class SemanticEntropyProbe(Scorer):
@@ -28,7 +28,7 @@ class SemanticEntropyProbe(Scorer):
 
     def fit(
         self,
-        X: Floats,
+        X: AnyFloats,
         y: npt.NDArray[np.int64],
         semantic_entropy: npt.NDArray[np.float64],
     ) -> SemanticEntropyProbe:
@@ -44,7 +44,7 @@ class SemanticEntropyProbe(Scorer):
         self.probe_ = LinearProbe().fit(X, high)
         return self
 
-    def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         """Log-odds of a high semantic entropy, ``[n]``."""
         return self.probe_.decision_function(X)
 

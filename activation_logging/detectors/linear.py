@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from sklearn.preprocessing import StandardScaler
 from activation_logging.detectors.calibration import Calibrated, Scorer
 from activation_logging.detectors.registry import Detector
 
-Floats = npt.NDArray[np.floating[Any]]
+if TYPE_CHECKING:
+    from activation_logging.arrays import AnyFloats
 
 LINEAR_C = 0.01
 """Inverse L2 penalty of the linear probe on standardised states. With as many dimensions as
@@ -37,7 +38,7 @@ class LinearProbe(LogisticRegression):
     def __init__(self, C: float = LINEAR_C) -> None:
         super().__init__(C=C, max_iter=2000)
 
-    def fit(self, X: Floats, y: npt.NDArray[np.int64]) -> LinearProbe:
+    def fit(self, X: AnyFloats, y: npt.NDArray[np.int64]) -> LinearProbe:
         """Fit on states ``[n, hidden]`` and classes 0 and 1, ``[n]``."""
         scaler = StandardScaler().fit(X)
         # Standardised, half the bytes are enough, and twice as fast.
@@ -46,7 +47,7 @@ class LinearProbe(LogisticRegression):
         self.intercept_ = self.intercept_ - self.coef_ @ scaler.mean_
         return self
 
-    def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         """Log-odds of class 1, ``[n]``; NaN for a state that is not finite."""
         return np.asarray(X, np.float64) @ self.coef_[0] + self.intercept_[0]
 
@@ -64,7 +65,7 @@ class MassMeanProbe(Scorer):
     def __init__(self, whiten: bool = False) -> None:
         self.whiten = whiten
 
-    def fit(self, X: Floats, y: npt.NDArray[np.int64]) -> MassMeanProbe:
+    def fit(self, X: AnyFloats, y: npt.NDArray[np.int64]) -> MassMeanProbe:
         """Fit on states ``[n, hidden]`` and classes 0 and 1, ``[n]``."""
         X = np.asarray(X, np.float64)
         self.classes_ = np.array([0, 1])
@@ -79,7 +80,7 @@ class MassMeanProbe(Scorer):
             self.direction_ = inverse / np.sqrt(inverse @ self.direction_)
         return self
 
-    def decision_function(self, X: Floats) -> npt.NDArray[np.float64]:
+    def decision_function(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         """The projection, ``[n]``."""
         return np.asarray(X, np.float64) @ self.direction_
 

@@ -8,7 +8,7 @@ different parts need not share a scale.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,8 +16,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
+    from activation_logging.arrays import AnyFloats, Ints
+
 
 CALIBRATION_BINS = 10
 FALSE_POSITIVE_RATES = (0.01, 0.05, 0.1)
@@ -33,7 +33,7 @@ class Interval(NamedTuple):
     high: float
 
 
-def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
+def auroc(y: Ints, score: AnyFloats, weights: AnyFloats, folds: Sequence[Ints]) -> AnyFloats:
     """Probability that a positive scores above a negative of the same fold, ``[resamples]``.
 
     Ties count one half (Mann and Whitney 1947). NaN where a resample holds no such pair.
@@ -52,18 +52,18 @@ def auroc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
 
 
 def auroc_over(
-    y: Ints, score: Floats, other: Floats, weights: Floats, folds: Sequence[Ints]
-) -> Floats:
+    y: Ints, score: AnyFloats, other: AnyFloats, weights: AnyFloats, folds: Sequence[Ints]
+) -> AnyFloats:
     """The AUROC of one score less that of another, on the same resamples, ``[resamples]``."""
     return auroc(y, score, weights, folds) - auroc(y, other, weights, folds)
 
 
-def plain_auroc(y: Ints, score: Floats) -> float:
+def plain_auroc(y: Ints, score: AnyFloats) -> float:
     """AUROC of one part, every answer counted once."""
     return float(auroc(y, score, np.ones((1, len(y))), [np.arange(len(y))])[0])
 
 
-def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
+def auprc(y: Ints, score: AnyFloats, weights: AnyFloats, folds: Sequence[Ints]) -> AnyFloats:
     """Average precision of each fold, weighted by its positives, ``[resamples]``.
 
     The sum over thresholds of (recall step) x precision, without interpolation, as
@@ -80,8 +80,8 @@ def auprc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Flo
 
 
 def recall_at_fpr(
-    y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints], fpr: float = 0.1
-) -> Floats:
+    y: Ints, score: AnyFloats, weights: AnyFloats, folds: Sequence[Ints], fpr: float = 0.1
+) -> AnyFloats:
     """Share of positives found where at most ``fpr`` of the negatives are flagged, ``[resamples]``.
 
     In each fold, the highest recall of a threshold whose false positive rate is at most ``fpr``;
@@ -105,7 +105,7 @@ def recall_at_fpr(
     return _divide(found, positives)
 
 
-def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floats:
+def aurc(y: Ints, score: AnyFloats, weights: AnyFloats, folds: Sequence[Ints]) -> AnyFloats:
     """Area under the curve of risk against coverage, ``[resamples]``; less is better.
 
     Answers are kept in order of rising score. The risk is the share of positives among those that
@@ -124,7 +124,7 @@ def aurc(y: Ints, score: Floats, weights: Floats, folds: Sequence[Ints]) -> Floa
 
 
 def risk_at_coverage(
-    y: Ints, score: Floats, folds: Sequence[Ints], coverage: Floats
+    y: Ints, score: AnyFloats, folds: Sequence[Ints], coverage: AnyFloats
 ) -> npt.NDArray[np.float64]:
     """The risk among the answers of lowest score, ``[coverage]``: the curve of :func:`aurc`.
 
@@ -144,19 +144,19 @@ def risk_at_coverage(
     return risk / sum(len(part) for part in folds)
 
 
-def accuracy(y: Ints, predicted: Ints, weights: Floats) -> Floats:
+def accuracy(y: Ints, predicted: Ints, weights: AnyFloats) -> AnyFloats:
     """Share of the answers whose class was predicted, ``[resamples]``."""
     return share((predicted == y).astype(np.float64), np.ones(len(y)), weights)
 
 
-def share(values: Floats, counts: Floats, weights: Floats) -> Floats:
+def share(values: AnyFloats, counts: AnyFloats, weights: AnyFloats) -> AnyFloats:
     """Mean of ``values`` ``[n]``, of which each counts ``counts`` ``[n]``, ``[resamples]``."""
     return _divide(weights @ (values * counts), weights @ counts)
 
 
 def expected_calibration_error(
-    y: Ints, probability: Floats, weights: Floats, bins: int = CALIBRATION_BINS
-) -> Floats:
+    y: Ints, probability: AnyFloats, weights: AnyFloats, bins: int = CALIBRATION_BINS
+) -> AnyFloats:
     """Mean distance of probability and frequency over equally wide bins, ``[resamples]``.
 
     Guo et al. 2017, arXiv:1706.04599, on the probability of the positive class.
@@ -167,13 +167,13 @@ def expected_calibration_error(
     return _divide(gap, weights.sum(axis=1))
 
 
-def calibration_bins(probability: Floats, bins: int = CALIBRATION_BINS) -> list[Ints]:
+def calibration_bins(probability: AnyFloats, bins: int = CALIBRATION_BINS) -> list[Ints]:
     """The indices in each of ``bins`` equally wide bins of probability."""
     bin_of = np.clip((probability * bins).astype(np.int64), 0, bins - 1)
     return [np.flatnonzero(bin_of == number) for number in range(bins)]
 
 
-def best_f1_threshold(y: Ints, probability: Floats) -> float:
+def best_f1_threshold(y: Ints, probability: AnyFloats) -> float:
     """The probability from which on predicting the positive class gives the highest F1.
 
     Halfway between two neighbouring scores; the lowest of several equally good ones.
@@ -212,7 +212,7 @@ class Bootstrap:
             np.ascontiguousarray(counts[:, start : start + step]) for start in range(0, draws, step)
         ]
 
-    def interval(self, *metrics: Callable[[Floats], Floats]) -> Interval:
+    def interval(self, *metrics: Callable[[AnyFloats], AnyFloats]) -> Interval:
         """The metric with its interval; it maps weights ``[resamples, n]`` to ``[resamples]``.
 
         Of several metrics, which are one figure under different draws of something else (a
@@ -230,7 +230,7 @@ class Bootstrap:
         return Interval(point, float(low), float(high))
 
 
-def _cumulated(score: Floats, weights: Floats, rows: Ints) -> tuple[Floats, Floats]:
+def _cumulated(score: AnyFloats, weights: AnyFloats, rows: Ints) -> tuple[AnyFloats, AnyFloats]:
     """The rising scores of some answers, and the weight of the first 0, 1, ... of them.
 
     ``[rows]`` and ``[rows + 1, resamples]``.
@@ -241,7 +241,7 @@ def _cumulated(score: Floats, weights: Floats, rows: Ints) -> tuple[Floats, Floa
     return score[rising], total
 
 
-def _by_rising_score(y: Ints, score: Floats, weights: Floats) -> tuple[Floats, Floats]:
+def _by_rising_score(y: Ints, score: AnyFloats, weights: AnyFloats) -> tuple[AnyFloats, AnyFloats]:
     """Weight of the positives and of all at each distinct score, ``[distinct, resamples]``.
 
     ``weights`` is ``[n, resamples]`` here.
@@ -256,6 +256,6 @@ def _by_rising_score(y: Ints, score: Floats, weights: Floats) -> tuple[Floats, F
     return positive, both
 
 
-def _divide(top: Floats, bottom: Floats, empty: float = np.nan) -> Floats:
+def _divide(top: AnyFloats, bottom: AnyFloats, empty: float = np.nan) -> AnyFloats:
     out = np.full(np.shape(top), empty)
     return np.divide(top, bottom, out=out, where=bottom > 0, dtype=np.float64)

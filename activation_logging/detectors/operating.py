@@ -19,8 +19,8 @@ from activation_logging.detectors.saved_probe import Calibration, OperatingPoint
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+    from activation_logging.arrays import Floats, Ints
+
 
 SMALLEST_SLOPE = 1e-3
 """Of a calibration: log-odds that say nothing must not turn the ranking around."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -15,8 +16,18 @@ from activation_logging.detectors import metrics
 from activation_logging.detectors.answer_scores import FITTED
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
-from activation_logging.detectors.saved_probe import claims_fitted_on, fitted_on
-from activation_logging.detectors.splits import make_folds, refuse_small
+from activation_logging.detectors.probe_controls import (
+    Rivals,
+    beside,
+    rivals_of_answers,
+    rivals_of_tokens,
+)
+from activation_logging.detectors.saved_probe import (
+    claims_fitted_on,
+    fitted_on,
+    subjects_among,
+)
+from activation_logging.detectors.splits import refuse_small
 from activation_logging.detectors.tokens.scored import highest_of
 from activation_logging.errors import DatasetError, ProbeError, RowsMissing
 from activation_logging.extras import require
@@ -24,18 +35,13 @@ from activation_logging.progress import Progress, silent, track
 from activation_logging.tags import GROUP_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from activation_logging.dataset import Examples
+    from activation_logging.arrays import AnyFloats, Ints
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.detectors.tokens.results import LevelName
     from activation_logging.records import Label
     from activation_logging.store import Store
-
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
-
-FOLDS = 5
-"""Of the text-only control, which is fitted on the answers of this very store."""
 
 
 class Point(NamedTuple):
@@ -55,8 +61,9 @@ class Level:
     """How good the probe is at one level: of answers, claims, their first tokens, or tokens.
 
     ``accuracy`` and ``points`` are at the probe's own thresholds, ``recall_at`` at the best ones
-    here. ``text_only`` is the AUROC of the control, cross-validated on these answers, and
-    ``over_text`` the difference; None where there is none.
+    here. ``controls`` are the AUROCs of what is told without states, by name, cross-validated on
+    these answers; ``over_best_control`` is the probe's AUROC less that of the best of them. Both
+    are within the folds of the controls. None where there is none.
     """
 
     positives: int
@@ -67,19 +74,24 @@ class Level:
     ece: Interval
     recall_at: Mapping[float, Interval]
     points: Sequence[Point]
-    text_only: Interval | None = None
-    over_text: Interval | None = None
+    controls: Mapping[str, Interval] = field(default_factory=dict)
+    best_control: str | None = None
+    over_best_control: Interval | None = None
 
 
 @dataclass(frozen=True)
 class ProbeEvaluation:
-    """What came out: ``levels`` by name, what was ``left_out`` by reason, and ``warnings``."""
+    """What came out: ``levels`` by name, what was ``left_out`` by reason, and ``warnings``.
+
+    ``controls_left_out`` says by title why the probe is not compared with a control.
+    """
 
     label: str
     model: str
     levels: Mapping[str, Level]
     left_out: Mapping[str, int]
     warnings: Sequence[str] = field(default_factory=list)
+    controls_left_out: Mapping[str, str] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """For JSON."""
@@ -104,7 +116,7 @@ class _Sides(NamedTuple):
     """Examples of one level: classes and probabilities, ``[n]``."""
 
     y: Ints
-    p: Floats
+    p: AnyFloats
     bootstrap: Bootstrap
 
 
@@ -121,7 +133,8 @@ def evaluate_probe(
 ) -> ProbeEvaluation:
     """Evaluate a probe on the labels of a store.
 
-    Answers to prompts that the probe was fitted on are left out, and counted.
+    Answers to prompts that the probe was fitted on, or about the same things, are left out, and
+    counted.
 
     Args:
         store: an open store.
@@ -134,9 +147,11 @@ def evaluate_probe(
         progress: told what is being done.
 
     Raises:
-        ProbeError: these are the answers that the probe was fitted on, or it does not fit them.
+        ProbeError: all are answers that the probe was fitted on or about the same things, or it
+            does not fit them.
         DatasetError: there are too few labels, or none by the probe's model.
         ExtraMissing: scikit-learn is not installed.
+        PluginError: a detector of another package cannot be used.
     """
     require("detect", "sklearn")
     evaluate = _tokens if probe.kind == "token" else _answers
@@ -165,18 +180,18 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         progress=asked.progress,
     )
     names = np.where(examples.y == 1, examples.positive, examples.negative)
-    known = _known(probe, examples.keys, fitted_on(examples.keys, names)["digest"])
-    examples = examples.take(np.flatnonzero(~known), why=FITTED)
+    digest = fitted_on(examples.keys, names)["digest"]
+    prompts, about = _known(probe, examples.keys, examples.tags, asked.group, digest)
+    examples = examples.take(np.flatnonzero(~prompts), why=FITTED)
+    examples = examples.take(np.flatnonzero(~about[~prompts]), why=_ABOUT)
     p = np.full(len(examples), np.nan)
-    texts: list[tuple[str, str]] = []
     why = ""
     for row, entry in enumerate(
         track(examples.entries(), "scoring", len(examples), asked.progress)
     ):
-        texts.append((entry.prompt, entry.response))
         try:
             p[row] = probe.score(entry)
-        except (RowsMissing, DatasetError) as error:
+        except (RowsMissing, DatasetError) as error:  # noqa: PERF203 - of one answer alone
             why = why or str(error)
     there = np.flatnonzero(np.isfinite(p))
     if not len(there):
@@ -188,13 +203,20 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
     sides = _Sides(examples.y, p[there], asked.bootstrap(examples.groups))
     level = _level(sides, probe)
-    warnings = _warnings(examples.left_out)
+    controls_left_out: dict[str, str] = {}
+    warnings = _warnings(probe, examples.left_out)
     try:
-        level = _beside_text(level, sides, examples, [texts[row] for row in there], asked.seed)
+        rivals, controls_left_out = rivals_of_answers(examples, asked.seed, asked.progress)
+        level = _beside(level, rivals, sides)
     except DatasetError as error:
-        warnings.append(f"there is no text-only control: {error}")
+        warnings.append(f"there are no controls: {error}")
     return ProbeEvaluation(
-        examples.label, examples.model, {"answer": level}, examples.left_out, warnings
+        examples.label,
+        examples.model,
+        {"answer": level},
+        examples.left_out,
+        warnings,
+        controls_left_out,
     )
 
 
@@ -215,8 +237,11 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
             f"the probe was fitted on {probe.num_layers} layers of {width}, these answers have "
             f"{tokens.num_layers} of {tokens.width}"
         )
-    known = _known(probe, tokens.keys, claims_fitted_on(tokens)["digest"])
-    tokens = tokens.without(known[tokens.rows.answer], FITTED)
+    digest = claims_fitted_on(tokens)["digest"]
+    prompts, about = _known(probe, tokens.keys, tokens.tags, asked.group, digest)
+    of_answer = tokens.rows.answer
+    about = about[of_answer][~prompts[of_answer]]
+    tokens = tokens.without(prompts[of_answer], FITTED).without(about, _ABOUT)
     names = {0: probe.negative, 1: probe.positive}
     spans = tokens.spans
     refuse_small(spans.y, names)
@@ -230,48 +255,84 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         for one in np.unique(run.answer):
             answer[one] = probe.of_answer(run.X[run.answer == one])
     of_spans = tokens.answer_groups[spans.answer]
-    sides = {
+    sides: dict[LevelName, tuple[Ints, AnyFloats, npt.NDArray[np.str_]]] = {
         "span": (spans.y, span, of_spans),
         "first": (spans.y, token[firsts], of_spans),
         "token": (tokens.y[judged], token, tokens.groups[judged]),
         "answer": (spans.wrong_answers(), answer, tokens.answer_groups),
     }
-    levels, warnings = {}, _warnings(tokens.left_out)
+    warnings = _warnings(probe, tokens.left_out)
+    rivals: dict[LevelName, Rivals] = {}
+    controls_left_out: dict[str, str] = {}
+    try:
+        rivals, controls_left_out = rivals_of_tokens(tokens, asked.seed, asked.progress)
+    except DatasetError as error:
+        warnings.append(f"there are no controls: {error}")
+    levels: dict[str, Level] = {}
     for name, (y, each, groups) in sides.items():
         try:
             refuse_small(y, names)
         except DatasetError as error:
             warnings.append(f"{name}: {error}")
             continue
-        levels[name] = _level(_Sides(y, each, asked.bootstrap(groups)), probe)
-    return ProbeEvaluation(tokens.label, tokens.model, levels, tokens.left_out, warnings)
+        here = _Sides(y, each, asked.bootstrap(groups))
+        levels[name] = _level(here, probe)
+        if name in rivals:
+            levels[name] = _beside(levels[name], rivals[name], here)
+    return ProbeEvaluation(
+        tokens.label, tokens.model, levels, tokens.left_out, warnings, controls_left_out
+    )
 
 
-def _known(probe: SavedProbe, keys: Sequence[str], digest: str) -> npt.NDArray[np.bool_]:
-    """Which answers are to prompts that the probe was fitted on, ``[n]``.
+_ABOUT = "about something that the probe was fitted on"
+
+
+def _known(
+    probe: SavedProbe,
+    keys: Sequence[str],
+    tags: Sequence[Mapping[str, str]],
+    group: Sequence[str],
+    digest: str,
+) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which answers are to prompts that the probe was fitted on, and which about its subjects.
 
     Args:
         probe: the probe.
         keys: of the answers.
-        digest: what :func:`.fitted_on` says of them and their labels.
+        tags: of the answers.
+        group: the tags that say what an answer is about.
+        digest: what :func:`.fitted_on` says of the answers and their labels.
+
+    Returns:
+        Two times ``[n]``.
 
     Raises:
-        ProbeError: all of them are.
+        ProbeError: nothing is left.
     """
     same = probe.data.get("digest") == digest
-    known = np.array([int(key[:16], 16) in probe.known_prompts for key in keys])
-    if same or known.all():
+    prompts = np.array([int(key[:16], 16) in probe.known_prompts for key in keys])
+    about = np.array([np.isin(subjects_among([own], group), probe.subjects).any() for own in tags])
+    if same or (prompts | about).all():
+        these = (
+            "these"
+            if same
+            else "the prompts of these"
+            if prompts.all()
+            else "the prompts or the subjects of these"
+        )
         raise ProbeError(
-            f"the probe was fitted on {'these' if same else 'the prompts of these'} {len(keys)} "
+            f"the probe was fitted on {these} {len(keys)} "
             "answers: a number from them would mean nothing; `activation-logging probe show` has "
             "the cross-validated ones, and other answers can be evaluated here"
         )
-    return known
+    return prompts, about
 
 
-def _warnings(left_out: Mapping[str, int]) -> list[str]:
+def _warnings(probe: SavedProbe, left_out: Mapping[str, int]) -> list[str]:
     count = left_out.get(FITTED, 0)
-    return [f"left out {count} {FITTED}; their subjects may be the others' too"] if count else []
+    if len(probe.subjects) or not count:
+        return []
+    return [f"left out {count} {FITTED}; their subjects may be the others' too"]
 
 
 def _level(sides: _Sides, probe: SavedProbe) -> Level:
@@ -302,33 +363,20 @@ def _level(sides: _Sides, probe: SavedProbe) -> Level:
     )
 
 
-def _share_of(flagged: npt.NDArray[np.bool_], among: Ints, weights: Floats) -> Floats:
+def _beside(level: Level, rivals: Rivals, sides: _Sides) -> Level:
+    return replace(level, **beside(rivals, *sides)._asdict())
+
+
+def _share_of(flagged: npt.NDArray[np.bool_], among: Ints, weights: AnyFloats) -> AnyFloats:
     """The share of ``among`` that is flagged, ``[resamples]``; NaN where there is none."""
     with np.errstate(invalid="ignore"):
         return np.asarray((weights @ (flagged * among)) / (weights @ among))
 
 
-def _beside_text(
-    level: Level, sides: _Sides, examples: Examples, texts: list[tuple[str, str]], seed: int
-) -> Level:
-    """With the control that sees the words of these answers, and has learned from them."""
-    from activation_logging.detectors.probe_fitting import text_scores
-
-    y, p, bootstrap = sides
-    folds = make_folds(y, examples.groups, folds=FOLDS, seed=seed)
-    text = text_scores(texts, y, folds, seed).probability
-    tests = [fold.test for fold in folds]
-    return replace(
-        level,
-        text_only=bootstrap.interval(lambda w: metrics.auroc(y, text, w, tests)),
-        over_text=bootstrap.interval(lambda w: metrics.auroc_over(y, p, text, w, tests)),
-    )
-
-
 def _plain(value: Any) -> Any:
     if isinstance(value, (Interval, Point)):
         return {name: _plain(part) for name, part in value._asdict().items()}
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, (ProbeEvaluation, Level)):
         return {name: _plain(part) for name, part in vars(value).items()}

@@ -20,7 +20,12 @@ from activation_logging.detectors.operating import (
     operating_points,
 )
 from activation_logging.detectors.results import Options
-from activation_logging.detectors.saved_probe import SavedProbe, fitted_on, prompts_of
+from activation_logging.detectors.saved_probe import (
+    SavedProbe,
+    fitted_on,
+    prompts_of,
+    subjects_among,
+)
 from activation_logging.detectors.study import select_answers
 from activation_logging.detectors.sweep import Cell, Scores, cross_validate, fit_sweep
 from activation_logging.detectors.text import TEXT_ONLY
@@ -159,6 +164,7 @@ def _make(
             "store": examples.store.path.name,
         },
         prompts=prompts_of(examples.keys),
+        subjects=subjects_among(examples.tags, options.group),
         report=report,
         provenance={
             "method": f"logistic regression, C = {fitted.C}, standardised states",

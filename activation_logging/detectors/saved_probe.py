@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_rows, read_vector
+from activation_logging.dataset.groups import named_subjects
 from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import parse_position, rows_at
 from activation_logging.detectors.forms import form_of
@@ -38,15 +39,15 @@ from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from activation_logging.dataset import Tokens
     from activation_logging.store import Entry
 
 Floats = npt.NDArray[np.float64]
 
-_PROMPTS = "fitted_on"
-"""The name of the tensor of :attr:`SavedProbe.prompts`."""
+_KNOWN = {"prompts": "fitted_on", "subjects": "fitted_about"}
+"""The names of the tensors that say what a probe was fitted on."""
 
 
 class Calibration(NamedTuple):
@@ -91,6 +92,7 @@ class SavedProbe:
         data: what it was fitted on: a digest of keys and labels, and counts.
         prompts: the first 8 bytes of the SHA-256 of each prompt that it was fitted on, uint64,
             sorted; empty where that is not known.
+        subjects: the same of what the answers are about, as their tags say (``entity: rome``).
         report: how good it is on answers that it was not fitted on, with intervals.
         provenance: how it was made.
     """
@@ -110,6 +112,7 @@ class SavedProbe:
     operating_points: tuple[OperatingPoint, ...] = ()
     data: Mapping[str, Any] = field(default_factory=dict)
     prompts: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
+    subjects: npt.NDArray[np.uint64] = field(default_factory=lambda: np.empty(0, np.uint64))
     report: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
 
@@ -173,8 +176,9 @@ class SavedProbe:
         return write_probe(path, self.as_json(), self._all_tensors())
 
     def _all_tensors(self) -> dict[str, npt.NDArray[Any]]:
-        """Those of the form, and the prompts, where they are known."""
-        return {**self.tensors, **({_PROMPTS: self.prompts} if len(self.prompts) else {})}
+        """Those of the form, and what is known of what it was fitted on."""
+        known = {name: getattr(self, own) for own, name in _KNOWN.items()}
+        return {**self.tensors, **{name: each for name, each in known.items() if len(each)}}
 
     def packed(self) -> tuple[bytes, bytes]:
         """What the two files would hold: weights and notes. :meth:`unpack` reads it."""
@@ -254,13 +258,17 @@ class SavedProbe:
 
     @classmethod
     def _second(cls, notes: dict[str, Any], tensors: dict[str, npt.NDArray[Any]]) -> SavedProbe:
-        prompts = tensors.pop(_PROMPTS, np.empty(0, np.uint64))
-        if prompts.dtype != np.uint64 or prompts.ndim != 1:
-            raise ProbeError(f"its tensor {_PROMPTS} is not uint64 [n]")
+        known = {}
+        for own, name in _KNOWN.items():
+            hashes = tensors.pop(name, np.empty(0, np.uint64))
+            if hashes.dtype != np.uint64 or hashes.ndim != 1:
+                raise ProbeError(f"its tensor {name} is not uint64 [n]")
+            known[own] = np.sort(hashes)
         curve, points = notes.pop("calibration"), notes.pop("operating_points")
         return cls(
             tensors=tensors,
-            prompts=np.sort(prompts),
+            prompts=known["prompts"],
+            subjects=known["subjects"],
             calibration=Calibration(curve.a, curve.b),
             operating_points=tuple(
                 OperatingPoint(one.false_positive_rate, one.threshold, one.recall) for one in points
@@ -439,6 +447,23 @@ def claims_fitted_on(tokens: Tokens) -> dict[str, Any]:
 def prompts_of(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
     """:attr:`SavedProbe.prompts` of entries: each prompt once, sorted."""
     return np.unique(np.array([int(key[:16], 16) for key in keys], np.uint64))
+
+
+def subjects_among(
+    tags: Iterable[Mapping[str, str]], group: Sequence[str]
+) -> npt.NDArray[np.uint64]:
+    """:attr:`SavedProbe.subjects` of answers with these tags: each subject once, sorted.
+
+    Args:
+        tags: of each answer.
+        group: names of the tags that say what an answer is about.
+    """
+    names = {subject for own in tags for subject in named_subjects(own, group)}
+    return np.sort(np.array([_start_of_hash(name) for name in names], np.uint64))
+
+
+def _start_of_hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")
 
 
 def _joined(parts: list[npt.NDArray[Any]], axis: int) -> npt.NDArray[np.float32]:

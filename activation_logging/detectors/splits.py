@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 MIN_PER_CLASS = 20
 """Fewer answers than this of a class are not reported on."""
 
+_INSIDE = 4
+"""One in so many answers of a training side is set aside for choices."""
+
 Index = npt.NDArray[np.int64]
 
 
@@ -36,6 +39,13 @@ class Fold(NamedTuple):
     fit: Index
     validation: Index
     held_out: tuple[str, ...] = ()
+
+
+class Trial(NamedTuple):
+    """Indices of examples: what is fitted on ``fit`` is compared on ``validation``."""
+
+    fit: Index
+    validation: Index
 
 
 def make_folds(
@@ -77,9 +87,7 @@ def make_folds(
             held_out = tuple(np.unique(units[test]).tolist())
             _refuse_one_sided(y, train, held_out)
         check_no_leak(groups, train, test)
-        inside = _group_folds(y[train], groups[train], 4, seed)[0]
-        fit, validation = train[inside[0]], train[inside[1]]
-        check_no_leak(groups, fit, validation)
+        fit, validation = _inside(y, groups, train, seed)
         for name, part in (("test", test), ("validation", validation), ("training", fit)):
             if len(np.unique(y[part])) < 2:
                 raise DatasetError(
@@ -88,6 +96,34 @@ def make_folds(
                 )
         made.append(Fold(train, test, fit, validation, held_out))
     return made
+
+
+def make_trial(
+    y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], rows: Index, seed: int = 0
+) -> Trial | None:
+    """Divide some rows, so that a choice can be made on them alone.
+
+    Args:
+        y: classes 0 and 1, ``[n]``.
+        groups: what each answer is about, ``[n]``; never on both sides.
+        rows: the rows to divide.
+        seed: the same seed gives the same sides.
+
+    Returns:
+        None where they are about too few things, or a side came out with one class only.
+    """
+    if len(np.unique(groups[rows])) < _INSIDE or np.bincount(y[rows], minlength=2).min() < _INSIDE:
+        return None
+    trial = _inside(y, groups, rows, seed)
+    return trial if all(len(np.unique(y[side])) == 2 for side in trial) else None
+
+
+def _inside(
+    y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_], rows: Index, seed: int
+) -> Trial:
+    fit, validation = _group_folds(y[rows], groups[rows], _INSIDE, seed)[0]
+    check_no_leak(groups, rows[fit], rows[validation])
+    return Trial(rows[fit], rows[validation])
 
 
 def _refuse_one_sided(y: npt.NDArray[np.int64], train: Index, held_out: Sequence[str]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -14,7 +14,7 @@ from activation_logging.detectors.linear import LinearProbe
 from activation_logging.detectors.registry import Detector
 
 if TYPE_CHECKING:
-    Floats = npt.NDArray[np.floating[Any]]
+    from activation_logging.arrays import AnyFloats
 
 PARTS = 4
 """Of the training answers, each scored by a probe that was fitted on the others."""
@@ -35,7 +35,7 @@ class StackedProbe(ClassifierMixin, BaseEstimator):
         self.numbers = numbers
 
     def fit(
-        self, X: Floats, y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_]
+        self, X: AnyFloats, y: npt.NDArray[np.int64], groups: npt.NDArray[np.str_]
     ) -> StackedProbe:
         """Fit on ``[n, hidden + numbers]``, classes ``[n]``, and what each answer is about."""
         states, numbers = self._divide(X)
@@ -53,17 +53,17 @@ class StackedProbe(ClassifierMixin, BaseEstimator):
         self.classes_ = self.curve_.classes_
         return self
 
-    def predict_proba(self, X: Floats) -> npt.NDArray[np.float64]:
+    def predict_proba(self, X: AnyFloats) -> npt.NDArray[np.float64]:
         """Probabilities of both classes, ``[n, 2]``."""
         states, numbers = self._divide(X)
         both = np.column_stack([self.probe_.decision_function(states), numbers])
         return np.asarray(self.curve_.predict_proba(both))
 
-    def predict(self, X: Floats) -> npt.NDArray[np.int64]:
+    def predict(self, X: AnyFloats) -> npt.NDArray[np.int64]:
         """The likelier class, ``[n]``."""
         return (self.predict_proba(X)[:, 1] > 0.5).astype(np.int64)
 
-    def _divide(self, X: Floats) -> tuple[Floats, Floats]:
+    def _divide(self, X: AnyFloats) -> tuple[AnyFloats, AnyFloats]:
         return X[:, : -self.numbers], X[:, -self.numbers :]
 
 

@@ -57,7 +57,8 @@ def score_store(
     """Score every entry that has what the probe needs.
 
     The scores of its rows are kept beside each entry, see :meth:`.SavedProbe.score_rows`, as
-    ``entry.scores[name]``. A broken off run is repeated as it was.
+    ``entry.scores[name]``. A broken off run is repeated as it was. Entries that are deleted
+    meanwhile are passed over.
 
     Args:
         store_path: the store's folder.
@@ -97,7 +98,8 @@ def score_store(
         found = _all(store, run, scored, progress)
         if keep:
             details = {"digest": probe.digest, "probe": file}
-            store.put_derived(Derived(key, called, rows, details) for key, rows in found)
+            arrays = (Derived(key, called, rows, details) for key, rows in found)
+            store.put_derived(arrays, skip_deleted=True)
         else:
             for _ in found:
                 pass
@@ -185,10 +187,11 @@ def _write(store: Store, name: str, scored: Iterable[Scored], probe: SavedProbe,
         "threshold": probe.threshold,
         "fitted_on": probe.label,
     }
-    store.put_evaluations(
+    labels = (
         (row.key, Evaluation.checked(name, row.label, row.probability, PROBE_JUDGE, details))
         for row in scored
     )
+    store.put_evaluations(labels, skip_deleted=True)
 
 
 def _refuse_other_labels(store: Store, name: str) -> None:

@@ -10,6 +10,7 @@ from activation_logging.dataset.examples import refuse_one_class, select_example
 from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
+from activation_logging.detectors.conformal import calibration_cuts
 from activation_logging.detectors.fitting import Inputs, States
 from activation_logging.detectors.held_out import split
 from activation_logging.detectors.inputs import read_signals
@@ -18,7 +19,7 @@ from activation_logging.detectors.registry import load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
 from activation_logging.detectors.splits import refuse_small
 from activation_logging.detectors.sweep import Cell, Sweep, fit_sweep
-from activation_logging.detectors.transfer import transfer_matrix
+from activation_logging.detectors.transfer import fill_transfer, plan_transfer
 from activation_logging.detectors.trust import study_trust
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.extras import require
@@ -71,11 +72,25 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     )
     examples, folds = split(examples, options)
     signals = read_signals(examples, detectors, progress=progress)
+    transfer, transfer_left_out = None, ""
+    try:
+        transfer = plan_transfer(examples, folds, options)
+    except InputMissing as missing:
+        transfer_left_out = str(missing)
+    cuts = calibration_cuts(examples, folds, seed=options.seed)
     sweep = fit_sweep(
-        examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress
+        examples,
+        folds,
+        layers,
+        positions,
+        LINEAR_PROBE,
+        trials=[*(cut.trial for cut in cuts), *(transfer.trials if transfer else ())],
+        seed=options.seed,
+        progress=progress,
     )
-    place, chosen = sweep.best(), sweep.choose()
-    states = _read_states(examples, {place, *chosen, *_cells_of(detectors, sweep)}, progress)
+    place, chosen, tried = sweep.best(), sweep.choose(), sweep.choose_tried()
+    cells_read = {place, *chosen, *tried, *_cells_of(detectors, sweep)}
+    states = _read_states(examples, cells_read, progress)
     inputs = Inputs(examples, sweep, states, signals, options.seed)
     fitted, left_out = inputs.fit(detectors, progress)
     evaluator = Evaluator(examples, folds, options)
@@ -89,11 +104,17 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
             sweep.scores.items(), "intervals of the sweep", len(sweep.scores), progress
         )
     }
-    transfer, transfer_left_out = None, ""
-    try:
-        transfer = transfer_matrix(examples, states[place], sweep.scores[place], folds, options)
-    except InputMissing as missing:
-        transfer_left_out = str(missing)
+    if transfer:
+        fill_transfer(
+            transfer,
+            examples,
+            places=tried[len(cuts) :],
+            states=states,
+            within=sweep.combine(chosen),
+            folds=folds,
+            options=options,
+        )
+    main = _main_probe(fitted)
     trust = study_trust(
         examples,
         folds,
@@ -101,9 +122,10 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
         controls,
         {
             one.detector.name: inputs.refit(one.detector, one.cells)
-            for one in (_main_probe(fitted), controls.best)
+            for one in (main, controls.best)
             if one is not None
         },
+        calibrated=(cuts, inputs.refit(main.detector, tried[: len(cuts)])),
         seed=options.seed,
         progress=progress,
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     from activation_logging.dataset import Examples
     from activation_logging.detectors.registry import Detector, Where
-    from activation_logging.detectors.splits import Fold
+    from activation_logging.detectors.splits import Fold, Trial
 
 
 FIT_BYTES = 1 << 30
@@ -46,13 +47,15 @@ class Scores:
     """What one detector said of every example, each time as part of the test side.
 
     ``probability`` is ``[n]``; ``threshold`` and ``validation_auroc`` have one value per fold.
-    ``validation`` holds the probabilities of each fold's validation part.
+    ``validation`` holds the probabilities of each fold's validation part, ``tried`` the AUROC of
+    each further trial, see :func:`fit_sweep`.
     """
 
     probability: npt.NDArray[np.float64]
     threshold: list[float] = field(default_factory=list)
     validation_auroc: list[float] = field(default_factory=list)
     validation: list[npt.NDArray[np.float64]] = field(default_factory=list)
+    tried: list[float] = field(default_factory=list)
 
     def predicted(self, folds: Sequence[Fold]) -> npt.NDArray[np.int64]:
         """The class predicted at each fold's threshold, ``[n]``."""
@@ -81,7 +84,6 @@ class Sweep:
 
         The best by the fold's validation part, the lower layer where two are equal.
         """
-        rank = self._ranks()
         cells = list(self.scores)
         if where == "last":
             last = Cell(self.num_layers, "response_last")
@@ -91,16 +93,26 @@ class Sweep:
         if not cells:
             return []
         return [
-            max(cells, key=lambda cell: (self.scores[cell].validation_auroc[number], -rank[cell]))
+            self._best(cells, [self.scores[cell].validation_auroc[number] for cell in cells])
             for number in range(len(self.folds))
         ]
 
+    def choose_tried(self) -> list[Cell]:
+        """The place of each further trial."""
+        cells = list(self.scores)
+        tried = [self.scores[cell].tried for cell in cells]
+        return [self._best(cells, of_trial) for of_trial in zip(*tried, strict=True)]
+
     def best(self) -> Cell:
         """The place with the best mean validation AUROC over the folds."""
+        cells = list(self.scores)
+        means = [float(np.mean(self.scores[cell].validation_auroc)) for cell in cells]
+        return self._best(cells, means)
+
+    def _best(self, cells: Sequence[Cell], aurocs: Sequence[float]) -> Cell:
         rank = self._ranks()
-        return max(
-            self.scores, key=lambda cell: (np.mean(self.scores[cell].validation_auroc), -rank[cell])
-        )
+        best = max(zip(cells, aurocs, strict=True), key=lambda one: (one[1], -rank[one[0]]))
+        return best[0]
 
     def _ranks(self) -> dict[Cell, int]:
         """The place of each cell's layer among all layers and sites."""
@@ -127,10 +139,21 @@ def fit_sweep(
     positions: Sequence[str | int],
     detector: Detector,
     *,
+    trials: Sequence[Trial] = (),
     seed: int = 0,
     progress: Progress = silent,
 ) -> Sweep:
     """Fit one detector at every layer, site and position.
+
+    Args:
+        examples: the answers.
+        folds: the splits.
+        layers: of which layers, sites or heads.
+        positions: at which positions.
+        detector: makes the classifiers.
+        trials: other parts of the answers that choose a place of their own.
+        seed: of the classifiers.
+        progress: told how many are fitted.
 
     Raises:
         DatasetError: a state is not finite; the message says where.
@@ -140,13 +163,19 @@ def fit_sweep(
     for block in read_blocks(examples, layers, positions, progress=progress):
         for column, position in enumerate(positions):
             progress("fitting probes", len(found), total)
-            found[Cell(block.layer, position)] = cross_validate(
+            X = block.X[:, column]
+            workers = _workers(*X.shape)
+            scores = cross_validate(
                 lambda: detector.make(seed),
-                [block.X[:, column]] * len(folds),
+                [X] * len(folds),
                 examples.y,
                 folds,
-                workers=_workers(*block.X[:, column].shape),
+                workers=workers,
             )
+            with ThreadPoolExecutor(workers) as pool:
+                tried = partial(_try, detector, seed, X, examples.y)
+                scores.tried.extend(pool.map(tried, trials))
+            found[Cell(block.layer, position)] = scores
     progress("fitting probes", total, total)
     return Sweep(detector, found, examples.y, folds, examples.num_layers)
 
@@ -188,6 +217,18 @@ def cross_validate(
             scores.validation.append(held_out)
             scores.probability[fold.test] = tested
     return scores
+
+
+def _try(
+    detector: Detector,
+    seed: int,
+    X: npt.NDArray[Any],
+    y: npt.NDArray[np.int64],
+    trial: Trial,
+) -> float:
+    """The AUROC of one trial at one place."""
+    scores = fit_score(detector.make(seed), X, y, trial, {})
+    return plain_auroc(y[trial.validation], scores)
 
 
 def _workers(examples: int, width: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
@@ -12,17 +11,17 @@ import numpy.typing as npt
 
 from activation_logging.detectors.linear import LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval, auroc
-from activation_logging.detectors.splits import MIN_PER_CLASS, check_no_leak
+from activation_logging.detectors.splits import MIN_PER_CLASS, check_no_leak, make_trial
 from activation_logging.errors import InputMissing
 from activation_logging.tags import TRANSFER_TAGS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.dataset import Examples
     from activation_logging.detectors.results import Options
-    from activation_logging.detectors.splits import Fold
-    from activation_logging.detectors.sweep import Scores
+    from activation_logging.detectors.splits import Fold, Trial
+    from activation_logging.detectors.sweep import Cell, Scores
 
 _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 
@@ -31,33 +30,29 @@ _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 class Transfer:
     """AUROC of a linear probe fitted on ``values[i]``, tested on ``values[j]``.
 
-    The diagonal is cross-validated, on the same folds as everything else. ``shared`` counts the
-    answers left out of the fit since their entity is in the test part too.
+    The place of a probe is chosen within the answers that it is fitted on: ``trials`` divide those
+    of each value, ``places`` is what came out. The diagonal is cross-validated, on the same folds
+    as everything else, at the place of each fold. ``shared`` counts the answers left out of the fit
+    since their entity is in the test part too.
     """
 
     tag: str
     values: list[str]
+    trials: list[Trial]
+    places: list[Cell] = field(default_factory=list)
     auroc: list[list[Interval]] = field(default_factory=list)
     shared: list[list[int]] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
 
 
-def transfer_matrix(
-    examples: Examples,
-    X: npt.NDArray[np.float32],
-    within: Scores,
-    folds: Sequence[Fold],
-    options: Options,
-) -> Transfer:
-    """Fit on the answers with one value of a tag, test on those with another.
+def plan_transfer(examples: Examples, folds: Sequence[Fold], options: Options) -> Transfer:
+    """An empty matrix over the usable values of one tag.
 
     Args:
         examples: the labelled answers.
-        X: their states at one place, ``[n, hidden]``.
-        within: the cross-validated scores at that place, for the diagonal.
-        folds: the splits of those.
+        folds: the splits of the study.
         options: ``transfer_by`` names the tag; without it, the first of :data:`.TRANSFER_TAGS`
-            with two usable values counts. ``draws`` and ``seed`` are the bootstrap's.
+            with two usable values counts. ``seed`` is that of the trials.
 
     Raises:
         InputMissing: no tag has two usable values, the text counts them; or the folds are not by
@@ -68,13 +63,55 @@ def transfer_matrix(
             f"the folds hold out by {options.folds_by}, and the diagonal would not be what a probe "
             "reaches within a kind; see the study with folds by group"
         )
-    matrix = _choose_tag(examples, options.transfer_by)
+    y, reasons = examples.y, []
+    for name in [options.transfer_by] if options.transfer_by else TRANSFER_TAGS:
+        value_of = _values(examples, name)
+        rows = {value: np.flatnonzero(value_of == value) for value in np.unique(value_of)}
+        rows.pop("", None)
+        trials, left_out = {}, {}
+        for value, own in rows.items():
+            trial = make_trial(y, examples.groups, own, options.seed)
+            if trial is not None and _enough(y[own]):
+                trials[str(value)] = trial
+            else:
+                left_out[str(value)] = _counted(examples, own)
+        if len(trials) >= 2:
+            return Transfer(name, list(trials), list(trials.values()), left_out=left_out)
+        reasons.append(f"{name}: {len(trials)} usable of {len(rows)} values")
+    raise InputMissing(
+        "no tag has two values with enough answers of both classes to transfer between "
+        f"({'; '.join(reasons)})"
+    )
+
+
+def fill_transfer(
+    matrix: Transfer,
+    examples: Examples,
+    *,
+    places: Sequence[Cell],
+    states: Mapping[Cell, npt.NDArray[np.float32]],
+    within: Scores,
+    folds: Sequence[Fold],
+    options: Options,
+) -> None:
+    """Fit on the answers with one value of a tag, test on those with another.
+
+    Args:
+        matrix: what :func:`plan_transfer` gave.
+        examples: the labelled answers.
+        places: where each value's probe reads, as its trial has chosen.
+        states: those of the answers at these places, ``[n, hidden]``.
+        within: the cross-validated scores at the place of each fold, for the diagonal.
+        folds: the splits of those.
+        options: ``draws`` and ``seed`` are the bootstrap's.
+    """
     value_of = _values(examples, matrix.tag)
-    for source in matrix.values:
+    matrix.places.extend(places)
+    for source, place in zip(matrix.values, places, strict=True):
         aurocs, shared = [], []
+        train = np.flatnonzero(value_of == source)
         for target in matrix.values:
             test = np.flatnonzero(value_of == target)
-            train = np.flatnonzero(value_of == source)
             interval = partial(_interval, examples, test, options)
             if source == target:
                 parts = [np.flatnonzero(np.isin(test, fold.test)) for fold in folds]
@@ -84,36 +121,20 @@ def transfer_matrix(
             fit = train[~np.isin(examples.groups[train], examples.groups[test])]
             shared.append(len(train) - len(fit))
             aurocs.append(
-                interval(_transferred(examples, X, fit, test), [np.arange(len(test))])
+                interval(_transferred(examples, states[place], fit, test), [np.arange(len(test))])
                 if _enough(examples.y[fit])
                 else _UNKNOWN
             )
         matrix.auroc.append(aurocs)
         matrix.shared.append(shared)
-    return matrix
 
 
-def _choose_tag(examples: Examples, tag: str | None) -> Transfer:
-    """An empty matrix over the usable values of one tag."""
-    y = examples.y
-    reasons = []
-    for name in [tag] if tag else TRANSFER_TAGS:
-        value_of = _values(examples, name)
-        counts = Counter(value for value in value_of.tolist() if value)
-        left_out = {
-            value: f"{int(y[value_of == value].sum())} {examples.positive} and "
-            f"{int((1 - y[value_of == value]).sum())} {examples.negative}, "
-            f"{MIN_PER_CLASS} of each are needed"
-            for value in counts
-            if not _enough(y[value_of == value])
-        }
-        values = sorted(counts.keys() - left_out.keys())
-        if len(values) >= 2:
-            return Transfer(name, values, left_out=left_out)
-        reasons.append(f"{name}: {len(values)} usable of {len(counts)} values")
-    raise InputMissing(
-        "no tag has two values with enough answers of both classes to transfer between "
-        f"({'; '.join(reasons)})"
+def _counted(examples: Examples, rows: npt.NDArray[np.int64]) -> str:
+    """Why answers cannot be transferred from or to."""
+    ones, things = int(examples.y[rows].sum()), len(np.unique(examples.groups[rows]))
+    return (
+        f"{ones} {examples.positive} and {len(rows) - ones} {examples.negative} about {things} "
+        f"things, {MIN_PER_CLASS} of each class are needed"
     )
 
 

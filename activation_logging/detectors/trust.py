@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from activation_logging.detectors.conformal import Promise, conformal_promises
+from activation_logging.detectors.conformal import Cut, Promise, conformal_promises
 from activation_logging.detectors.learning_curve import Point, learning_curve
 from activation_logging.detectors.shuffled import Shuffled, shuffled_labels
 from activation_logging.progress import Progress, silent
@@ -50,6 +50,7 @@ def study_trust(
     controls: Controls,
     refits: Mapping[str, Refit],
     *,
+    calibrated: tuple[Sequence[Cut], Refit],
     seed: int = 0,
     progress: Progress = silent,
 ) -> Trust:
@@ -61,6 +62,7 @@ def study_trust(
         bootstrap: resamples the groups.
         controls: what the probe is compared with.
         refits: the probe by its name, and after it the best control, if there is any.
+        calibrated: the cuts to calibrate thresholds by, and the probe at the place of each.
         seed: the same seed gives the same numbers.
         progress: told what is being done.
     """
@@ -69,7 +71,8 @@ def study_trust(
     progress("shuffled labels", 0, steps)
     shuffled = shuffled_labels(examples, probe, folds, bootstrap, seed=seed)
     progress("conformal thresholds", 1, steps)
-    promises = conformal_promises(examples, probe, folds, bootstrap, seed=seed)
+    cuts, at_cuts = calibrated
+    promises = conformal_promises(examples, at_cuts, cuts, folds, bootstrap)
     curves = {}
     for done, (fitted, refit) in enumerate(refits.items(), start=2):
         progress("learning curves", done, steps)

@@ -40,7 +40,7 @@ class ReplayOptions:
         label: only answers with this label, ``LABEL`` or ``NAME=LABEL``.
         tags: only answers that carry all of these tags.
         served_as: the name that the model was served under, if that was another.
-        limit: stop after so many answers.
+        limit: stop after so many answers have been replayed; those that are refused do not count.
         overwrite: compute again what is there.
         tolerance: how much a row may differ, relatively; None for what :mod:`.proof` says.
         trust_remote_code: run code that the model brings.
@@ -79,6 +79,7 @@ class Refusal(NamedTuple):
 class Plan:
     """A model that is not loaded yet, and what to do with it.
 
+    ``jobs`` are all answers that lack something, also where the options set a limit.
     ``there`` counts the answers that have everything already, ``others`` those that have it from
     another model or with other settings. ``left_out`` counts answers by reason.
     """
@@ -180,8 +181,6 @@ def plan_replay(
             plan.refused.append(Refusal(entry.key, why))
         else:
             _add(plan, entry)
-        if options.limit is not None and len(plan.jobs) >= options.limit:
-            break
     if differ and not (plan.jobs or plan.there or plan.others):
         shape, number = differ.most_common(1)[0]
         raise ReplayError(

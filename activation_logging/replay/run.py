@@ -68,7 +68,8 @@ def run_replay(store: Store, plan: Plan, *, progress: Progress = silent) -> Repl
 
     An answer whose logged rows are not the model's is refused, and nothing is kept of it. What has
     been computed is written every few seconds, and when the run is broken off. The next run goes
-    on there.
+    on there. A limit counts the answers that are kept: else the same refused ones could use up
+    every run.
 
     Args:
         store: the plan's store, open for writing.
@@ -91,6 +92,8 @@ def run_replay(store: Store, plan: Plan, *, progress: Progress = silent) -> Repl
     written = float("-inf")
     try:
         for job in track(plan.jobs, "replaying", len(plan.jobs), progress):
+            if report.proofs.answers == plan.options.limit:
+                break
             pending += _replay(store, job, report)
             if time.monotonic() - written > _COMMIT_S:
                 _write(store, pending, report)

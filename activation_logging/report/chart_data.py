@@ -12,13 +12,12 @@ from activation_logging.detectors.metrics import CALIBRATION_BINS, calibration_b
 from activation_logging.text import brief
 
 if TYPE_CHECKING:
+    from activation_logging.arrays import Floats
     from activation_logging.detectors.results import Result, Study
 
 GRID = np.linspace(0, 1, 101)
 HISTOGRAM_BINS = 25
 PCA_POINTS = 1500
-
-Floats = npt.NDArray[np.float64]
 
 
 def curves(study: Study, result: Result) -> dict[str, list[float]]:

@@ -267,6 +267,7 @@ def _document(
                 "title": title,
                 "page": report.page.relative_to(folder).as_posix(),
                 "headline": report.headline,
+                "best_control": report.document["trust"]["best_control"],
                 "tokens": {
                     name: value
                     for name, value in report.document["tokens"].items()

@@ -27,6 +27,7 @@ METRICS = {
 class Line(NamedTuple):
     """One detector: its row of each study, None where a study left it out."""
 
+    name: str
     title: str
     control: bool
     rows: list[Mapping[str, Any] | None]
@@ -36,8 +37,16 @@ def lines(document: Mapping[str, Any]) -> list[Line]:
     """The detectors of all studies, in the order of their tables."""
     of_study = [{row["name"]: row for row in study["detectors"]} for study in document["studies"]]
     return [
-        Line(row["title"], row["control"], [rows.get(name) for rows in of_study])
+        Line(name, row["title"], row["control"], [rows.get(name) for rows in of_study])
         for name, row in _first(of_study).items()
+    ]
+
+
+def best_controls(document: Mapping[str, Any]) -> list[Mapping[str, Any] | None]:
+    """Of each study the row that ``over_best_control`` compares with; None where there is none."""
+    return [
+        next((row for row in study["detectors"] if row["name"] == study["best_control"]), None)
+        for study in document["studies"]
     ]
 
 
@@ -56,6 +65,7 @@ def claim_lines(document: Mapping[str, Any]) -> list[Line]:
     ]
     return [
         Line(
+            name,
             row["title"],
             row["role"] != "probe",
             [rows[name]["levels"]["span"] if name in rows else None for rows in of_study],

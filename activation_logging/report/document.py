@@ -148,6 +148,7 @@ def _transfer(study: Study) -> dict[str, Any]:
     return {
         "tag": transfer.tag,
         "values": transfer.values,
+        "places": [{"layer": one.layer, "position": one.position} for one in transfer.places],
         "auroc": [[as_json(cell) for cell in row] for row in transfer.auroc],
         "shared_entities_left_out": transfer.shared,
         "values_left_out": transfer.left_out,

@@ -151,11 +151,14 @@ def token_rows(part: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _level(found: Mapping[str, Any]) -> dict[str, Any]:
     plain: dict[str, Any] = {}
-    for metric in ("auroc", "auprc", "aurc", "within", "over_control", "within_over_control"):
+    for metric in (
+        *("auroc", "auprc", "aurc", "over_best_control"),
+        *("within_types", "within_types_over_best_control"),
+    ):
         plain.update(spread(metric, found[metric]))
     for rate, recall in found["recall_at"].items():
         plain.update(spread(f"recall_at_{rate}", recall))
-    return plain | {name: found[name] for name in ("control", "within_control")}
+    return plain | {name: found[name] for name in ("best_control", "best_control_within_types")}
 
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -68,6 +68,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
     Args:
         document: what :func:`activation_logging.report.comparison.build_comparison` makes.
     """
+    claims = comparison_data.claim_lines(document)
     return (
         _environment()
         .get_template("compare.html.j2")
@@ -75,7 +76,9 @@ def render_comparison(document: Mapping[str, Any]) -> str:
             studies=document["studies"],
             without=document["left_out"],
             lines=comparison_data.lines(document),
-            claims=comparison_data.claim_lines(document),
+            best_controls=comparison_data.best_controls(document),
+            claims=claims,
+            claim_titles={line.name: line.title for line in claims},
             metrics=comparison_data.METRICS,
             made=datetime.fromtimestamp(document["created"], tz=timezone.utc),
             css=_trusted("page.css"),

@@ -166,12 +166,12 @@ def _level(level: LevelResult) -> dict[str, Any]:
         "auroc": as_json(level.auroc),
         "auprc": as_json(level.auprc),
         "aurc": as_json(level.aurc),
-        "recall_at": {str(rate): as_json(recall) for rate, recall in level.recall.items()},
-        "within": as_json(level.within),
-        "control": level.control,
-        "over_control": as_json(level.over_control),
-        "within_control": level.within_control,
-        "within_over_control": as_json(level.within_over_control),
+        "recall_at": {str(rate): as_json(recall) for rate, recall in level.recall_at.items()},
+        "best_control": level.best_control or None,
+        "over_best_control": as_json(level.over_best_control),
+        "within_types": as_json(level.within_types),
+        "best_control_within_types": level.best_control_within_types or None,
+        "within_types_over_best_control": as_json(level.within_types_over_best_control),
     }
 
 

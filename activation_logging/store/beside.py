@@ -8,7 +8,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from activation_logging.errors import DerivedError, LabelError, StoreCorrupt
+from activation_logging.errors import DerivedError, EntryNotFound, LabelError, StoreCorrupt
 from activation_logging.printable import printable
 from activation_logging.records import Evaluation
 from activation_logging.store import layout, schema
@@ -196,13 +196,17 @@ class WritesBeside:
         self.put_evaluations([(key, evaluation)])
 
     def put_evaluations(
-        self, evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]]
+        self,
+        evaluations: Iterable[tuple[str, Evaluation] | Mapping[str, Any]],
+        *,
+        skip_deleted: bool = False,
     ) -> int:
         """Write many labels, many per commit, and return how many.
 
         Args:
             evaluations: pairs of an entry's key and a label, or mappings with the arguments of
                 :meth:`put_evaluation`, including ``key``.
+            skip_deleted: pass over labels of entries that are not there, or not any more.
 
         Raises:
             EntryNotFound, LabelError: as for :meth:`put_evaluation`. Labels of earlier
@@ -212,14 +216,17 @@ class WritesBeside:
         left = iter(evaluations)
         written = 0
         while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
-            self.transact(partial(_put_labels, some))
-            written += len(some)
+            written += self.transact(partial(_put_labels, some, skip_deleted))
         return written
 
-    def put_derived(self, items: Iterable[Derived]) -> int:
+    def put_derived(self, items: Iterable[Derived], *, skip_deleted: bool = False) -> int:
         """Write arrays beside entries, many per commit, and return how many.
 
         An array replaces an earlier one of the same name. Deleting the entry deletes it.
+
+        Args:
+            items: the arrays.
+            skip_deleted: pass over arrays of entries that are not there, or not any more.
 
         Raises:
             EntryNotFound: an array names no entry. Those of earlier commits stay.
@@ -229,8 +236,7 @@ class WritesBeside:
         """
         written = 0
         for some in _batches(items):
-            self.transact(partial(_put_arrays, some))
-            written += len(some)
+            written += self.transact(partial(_put_arrays, some, skip_deleted))
         return written
 
 
@@ -248,9 +254,13 @@ def _batches(items: Iterable[Derived]) -> Iterable[list[tuple[str, str, bytes]]]
         yield batch
 
 
-def _put_arrays(some: Iterable[tuple[str, str, bytes]], change: Mutations, txn: Any) -> None:
-    for key, name, record in some:
-        change.put_derived(txn, key, name, record)
+def _put_arrays(
+    some: Iterable[tuple[str, str, bytes]], skip_deleted: bool, change: Mutations, txn: Any
+) -> int:
+    return sum(
+        _done(partial(change.put_derived, txn, key, name, record), skip_deleted)
+        for key, name, record in some
+    )
 
 
 def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
@@ -264,6 +274,24 @@ def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evalu
         ) from None
 
 
-def _put_labels(evaluations: Iterable[tuple[str, Evaluation]], change: Mutations, txn: Any) -> None:
-    for key, evaluation in evaluations:
-        change.put_evaluation(txn, key, evaluation)
+def _put_labels(
+    evaluations: Iterable[tuple[str, Evaluation]],
+    skip_deleted: bool,
+    change: Mutations,
+    txn: Any,
+) -> int:
+    return sum(
+        _done(partial(change.put_evaluation, txn, key, evaluation), skip_deleted)
+        for key, evaluation in evaluations
+    )
+
+
+def _done(write: Callable[[], None], skip_deleted: bool) -> bool:
+    """Whether there was an entry to write beside; EntryNotFound where that is not passed over."""
+    try:
+        write()
+    except EntryNotFound:
+        if not skip_deleted:
+            raise
+        return False
+    return True

@@ -17,13 +17,11 @@ from activation_logging.detectors.tokens.rows import gather
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.tokens.rows import Rows
     from activation_logging.sites import AnySite
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 SHUFFLES = 4

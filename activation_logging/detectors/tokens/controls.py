@@ -29,13 +29,12 @@ from activation_logging.progress import Progress, silent, track
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.registry import Detector
     from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.tokens.evaluation import Level
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 Texts = npt.NDArray[np.object_]
 
 BEFORE = 80

@@ -14,7 +14,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-Floats = npt.NDArray[np.float64]
+    from activation_logging.arrays import Floats
 
 
 class _Place(NamedTuple):

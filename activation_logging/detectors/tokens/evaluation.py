@@ -8,14 +8,16 @@ than a pass per resample, and of more than :data:`STEPS` distinct scores neighbo
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from scipy.sparse import csr_matrix
 
+from activation_logging.dataset.examples import listing
 from activation_logging.detectors import metrics
 from activation_logging.detectors.metrics import Interval
+from activation_logging.detectors.splits import MIN_PER_CLASS
 from activation_logging.detectors.tokens.results import (
     LevelName,
     LevelResult,
@@ -25,12 +27,11 @@ from activation_logging.detectors.tokens.results import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from activation_logging.arrays import AnyFloats, Ints
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.splits import Fold
     from activation_logging.detectors.tokens.scored import Scored
 
-Floats = npt.NDArray[np.floating[Any]]
-Ints = npt.NDArray[np.int64]
 
 STEPS = 2000
 """Most distinct scores of a part that are told apart; more are ranked into so many equal steps."""
@@ -41,7 +42,7 @@ class Level:
     """What is scored: its classes, weights, and numbers of groups, ``[n]``; its test parts."""
 
     y: Ints
-    weight: Floats
+    weight: AnyFloats
     group: Ints
     parts: Sequence[Ints]
     types: npt.NDArray[np.str_] | None = None
@@ -106,7 +107,7 @@ class Evaluator:
 
     def results(self, scored: Sequence[Scored]) -> list[TokenResult]:
         """One row of the table for each detector."""
-        found: list[dict[LevelName, tuple[LevelResult, Floats, Floats | None]]] = [
+        found: list[dict[LevelName, tuple[LevelResult, AnyFloats, AnyFloats | None]]] = [
             {
                 name: self._level(level, found_there)
                 for name, level in self.levels.items()
@@ -133,22 +134,22 @@ class Evaluator:
             for one, levels in zip(scored, found, strict=True)
         ]
 
-    def auroc(self, level: LevelName, score: Floats, parts: Sequence[Ints]) -> Interval:
+    def auroc(self, level: LevelName, score: AnyFloats, parts: Sequence[Ints]) -> Interval:
         """The AUROC within parts of one level."""
         return interval_of(self._table(self.levels[level], score, parts)(metrics.auroc))
 
-    def _at(self, one: Scored, name: LevelName) -> list[Floats]:
+    def _at(self, one: Scored, name: LevelName) -> list[AnyFloats]:
         """The scores at one level, of every draw; none where the detector says nothing there."""
         found = [getattr(scores, name) for scores in (one.scores, *one.more)]
         there = [score for score in found if score is not None]
         return [score[self.judged] for score in there] if name == "token" else there
 
     def _level(
-        self, level: Level, scores: Sequence[Floats]
-    ) -> tuple[LevelResult, Floats, Floats | None]:
+        self, level: Level, scores: Sequence[AnyFloats]
+    ) -> tuple[LevelResult, AnyFloats, AnyFloats | None]:
         tables = [self._table(level, score, level.parts) for score in scores]
 
-        def figure(metric: Callable[..., Floats], *more: float) -> Floats:
+        def figure(metric: Callable[..., AnyFloats], *more: float) -> AnyFloats:
             return _joined([table(metric, *more) for table in tables])
 
         auroc, within = figure(metrics.auroc), None
@@ -158,15 +159,17 @@ class Evaluator:
             auroc=interval_of(auroc),
             auprc=interval_of(figure(metrics.auprc)),
             aurc=interval_of(figure(metrics.aurc)),
-            recall={
+            recall_at={
                 fpr: interval_of(figure(metrics.recall_at_fpr, fpr))
                 for fpr in metrics.FALSE_POSITIVE_RATES
             },
-            within=None if within is None else interval_of(within),
+            within_types=None if within is None else interval_of(within),
         )
         return result, auroc, within
 
-    def _table(self, level: Level, score: Floats, parts: Sequence[Ints]) -> Callable[..., Floats]:
+    def _table(
+        self, level: Level, score: AnyFloats, parts: Sequence[Ints]
+    ) -> Callable[..., AnyFloats]:
         """A function that takes a metric of :mod:`.metrics`, and gives it for all resamples."""
         place = np.full(len(score), -1)
         classes, ranks, folds = [], [], []
@@ -187,20 +190,35 @@ class Evaluator:
         return lambda metric, *more: np.asarray(metric(y, rank, weights, folds, *more))
 
 
-def interval_of(values: Floats) -> Interval:
+def why_no_answers(answers: Level) -> str:
+    """Why whole answers cannot be compared; empty where they can."""
+    wrong = int(answers.y.sum())
+    counts = {"with": wrong, "without": len(answers.y) - wrong}
+    every = np.arange(len(answers.y))
+    sides = [side for part in answers.parts for side in (part, np.setdiff1d(every, part))]
+    enough = min(counts.values()) >= MIN_PER_CLASS
+    if enough and all(len(np.unique(answers.y[side])) == 2 for side in sides):
+        return ""
+    return (
+        f"too few answers with, or without, a contradicted claim{listing(counts)}; "
+        f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
+    )
+
+
+def interval_of(values: AnyFloats) -> Interval:
     """The first value, with the interval of the others; NaN where none of them is finite."""
     drawn = values[1:][np.isfinite(values[1:])]
     low, high = np.percentile(drawn, [2.5, 97.5]) if len(drawn) else (np.nan, np.nan)
     return Interval(float(values[0]), float(low), float(high))
 
 
-def _joined(draws: Sequence[Floats]) -> Floats:
+def _joined(draws: Sequence[AnyFloats]) -> AnyFloats:
     """The mean of the first values, followed by all others."""
     first = np.mean([values[0] for values in draws])
     return np.concatenate([[first], *(values[1:] for values in draws)])
 
 
-def _steps(score: Floats) -> Ints:
+def _steps(score: AnyFloats) -> Ints:
     """The rank of each score among the distinct ones, or the step that it falls into."""
     distinct, rank = np.unique(score, return_inverse=True)
     if len(distinct) <= STEPS:
@@ -210,9 +228,11 @@ def _steps(score: Floats) -> Ints:
 
 
 def _beside(
-    own: tuple[LevelResult, Floats, Floats | None],
+    own: tuple[LevelResult, AnyFloats, AnyFloats | None],
     name: LevelName,
-    rivals: Sequence[tuple[str, Mapping[LevelName, tuple[LevelResult, Floats, Floats | None]]]],
+    rivals: Sequence[
+        tuple[str, Mapping[LevelName, tuple[LevelResult, AnyFloats, AnyFloats | None]]]
+    ],
 ) -> LevelResult:
     """A probe's result with the differences to the best control or signal of the same level."""
     result, auroc, within = own
@@ -220,12 +240,12 @@ def _beside(
     if not there:
         return result
     best, (_, of_best, _) = max(there, key=lambda pair: pair[1][1][0])
-    changes = {"control": best, "over_control": interval_of(auroc - of_best)}
+    changes = {"best_control": best, "over_best_control": interval_of(auroc - of_best)}
     inside = [(rival, level[2]) for rival, level in there if level[2] is not None]
     if within is not None and inside:
         best, of_type = max(inside, key=lambda pair: pair[1][0])
         changes |= {
-            "within_control": best,
-            "within_over_control": interval_of(within - of_type),
+            "best_control_within_types": best,
+            "within_types_over_best_control": interval_of(within - of_type),
         }
     return LevelResult(**{**vars(result), **changes})

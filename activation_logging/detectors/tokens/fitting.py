@@ -22,7 +22,8 @@ from activation_logging.detectors.tokens.rows import Rows, moments
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-Floats = npt.NDArray[np.float64]
+    from activation_logging.arrays import Floats
+
 
 STAGES = 5
 """Steps in which the maximum over a span takes the place of its tokens."""

@@ -24,8 +24,8 @@ from activation_logging.errors import DatasetError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
+    from activation_logging.arrays import Floats, Ints
+
 
 TOKEN_C = 0.01
 """Inverse L2 penalty on standardised states, where each span weighs 1."""

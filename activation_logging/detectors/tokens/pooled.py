@@ -18,12 +18,11 @@ if TYPE_CHECKING:
 
     from typing_extensions import Self
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.detectors.tokens.losses import Runs
 
     _Back = Callable[["Floats"], "Floats"]
 
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 POOLED_C = 0.01
 

@@ -99,22 +99,23 @@ class LevelResult:
     """How good a detector is at one level, with 95 % bootstrap intervals over answers' groups.
 
     ``aurc`` is the area under risk against coverage, see :func:`.metrics.aurc`; less is better.
-    ``recall`` is by false positive rate. ``within`` is the AUROC among claims of one type, over
-    all types weighted by their pairs, so that the type itself is no help; None for answers, and
-    where no type has claims of both classes in a test part.
-    ``over_control`` and ``within_over_control`` are the differences to the best control or signal,
-    whose name is ``control``, on the same resamples; None for those themselves.
+    ``recall_at`` is by false positive rate. ``within_types`` is the AUROC among claims of one type,
+    over all types weighted by their pairs, so that the type itself is no help; None for answers,
+    and where no type has claims of both classes in a test part. ``over_best_control`` and
+    ``within_types_over_best_control`` are the differences to the best control or signal, which
+    ``best_control`` and ``best_control_within_types`` name, on the same resamples; None for those
+    themselves.
     """
 
     auroc: Interval
     auprc: Interval
     aurc: Interval
-    recall: Mapping[float, Interval]
-    within: Interval | None
-    control: str = ""
-    over_control: Interval | None = None
-    within_control: str = ""
-    within_over_control: Interval | None = None
+    recall_at: Mapping[float, Interval]
+    within_types: Interval | None
+    best_control: str = ""
+    over_best_control: Interval | None = None
+    best_control_within_types: str = ""
+    within_types_over_best_control: Interval | None = None
 
     def as_json(self) -> dict[str, Any]:
         """All figures, an interval as ``value``, ``low`` and ``high``."""
@@ -122,16 +123,16 @@ class LevelResult:
             "auroc": self.auroc._asdict(),
             "auprc": self.auprc._asdict(),
             "aurc": self.aurc._asdict(),
-            "recall_at": {str(rate): each._asdict() for rate, each in self.recall.items()},
+            "recall_at": {str(rate): each._asdict() for rate, each in self.recall_at.items()},
         }
-        if self.over_control is not None:
-            found["best_control"] = self.control
-            found["over_best_control"] = self.over_control._asdict()
-        if self.within is not None:
-            found["within_types"] = self.within._asdict()
-        if self.within_over_control is not None:
-            found["best_control_within_types"] = self.within_control
-            found["within_types_over_best_control"] = self.within_over_control._asdict()
+        if self.over_best_control is not None:
+            found["best_control"] = self.best_control
+            found["over_best_control"] = self.over_best_control._asdict()
+        if self.within_types is not None:
+            found["within_types"] = self.within_types._asdict()
+        if (within := self.within_types_over_best_control) is not None:
+            found["best_control_within_types"] = self.best_control_within_types
+            found["within_types_over_best_control"] = within._asdict()
         return found
 
 

@@ -16,6 +16,7 @@ from activation_logging.detectors.saved_probe import (
     claims_fitted_on,
     fitted_on,
     prompts_of,
+    subjects_among,
 )
 from activation_logging.detectors.tokens.answers import (
     KINDS,
@@ -32,13 +33,13 @@ from activation_logging.errors import DatasetError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from activation_logging.arrays import Floats
     from activation_logging.detectors.tokens.results import (
         LevelName,
         TokenResult,
         TokenStudy,
     )
 
-    Floats = npt.NDArray[np.float64]
 
 FormName = Literal["linear", "attention", "multimax"]
 
@@ -181,6 +182,7 @@ def _with_thresholds(
             "store": tokens.store.path.name,
         },
         prompts=prompts_of(tokens.keys),
+        subjects=subjects_among(tokens.tags, options.group),
         report={
             **report,
             **Reference.of(probe.probability(answers[np.isfinite(answers)])).as_json(),

@@ -11,9 +11,8 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from activation_logging.arrays import Floats
     from activation_logging.detectors.tokens.results import Place, TokenRole, TokenScores
-
-Floats = npt.NDArray[np.float64]
 
 
 class Scored(NamedTuple):

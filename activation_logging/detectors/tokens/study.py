@@ -8,18 +8,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from activation_logging.dataset.examples import listing
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.tokens import finite_tokens, select_tokens
 from activation_logging.detectors.splits import MIN_PER_CLASS, make_folds
 from activation_logging.detectors.tokens.answers import Chosen, highest_of_answers, pooled_probes
 from activation_logging.detectors.tokens.cells import SHUFFLES, Cell, Split
 from activation_logging.detectors.tokens.controls import controls, read
-from activation_logging.detectors.tokens.evaluation import Evaluator, Level
+from activation_logging.detectors.tokens.evaluation import Evaluator, why_no_answers
 from activation_logging.detectors.tokens.results import Place, TokenOptions, TokenStudy
 from activation_logging.detectors.tokens.scored import Scored
-from activation_logging.detectors.tokens.transfer import transfer_between, transfer_to
-from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.detectors.tokens.transfer import transfer_to, transfers_between
+from activation_logging.errors import DatasetError
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent
 
@@ -101,14 +100,16 @@ def _run(
     progress("scoring whole answers", 0, 1)
     scored, held_out_answers = _scored(split, found, Chosen(cells, [place] * len(folds)))
     left_out: dict[str, str] = {}
-    if reason := _why_not(answers):
+    if reason := why_no_answers(answers):
         left_out["Whole answers"] = reason
         scored = [one.without_answers() for one in scored]
     elif options.answers:
         scored += pooled_probes(split, answers.y, chosen, seed=options.seed, progress=progress)
     others, missing = controls(tokens, folds, None if left_out else answers, read(tokens, progress))
     progress("intervals", 0, 1)
-    transfers, to_labels, why = _transfers(split, place, evaluator, options, progress)
+    transfers, to_labels, why = _transfers(
+        split, chosen, place, evaluator=evaluator, options=options, progress=progress
+    )
     return TokenStudy(
         tokens=tokens,
         options=options,
@@ -201,24 +202,22 @@ def _mix(
 
 def _transfers(
     split: Split,
+    chosen: Sequence[Place],
     place: Place,
+    *,
     evaluator: Evaluator,
     options: TokenOptions,
     progress: Progress,
 ) -> tuple[list[TokenTransfer], dict[str, Interval], dict[str, str]]:
     """Between kinds of claims, to other evaluators' claims, and why some are left out."""
-    rows = split.rows(place.layers)
-    found, to_labels, left_out = [], {}, {}
-    total = len(options.transfer_by) + len(options.transfer_to)
-    for number, tag in enumerate(options.transfer_by):
+    total = 1 + len(options.transfer_to)
+    progress("fitting on one kind, testing on others", 0, total)
+    found, why = transfers_between(options.transfer_by, split, chosen, evaluator)
+    to_labels = {}
+    for number, label in enumerate(options.transfer_to, start=1):
         progress("fitting on one kind, testing on others", number, total)
-        try:
-            found.append(transfer_between(tag, split, rows, place, evaluator))
-        except InputMissing as missing:
-            left_out[f"Transfer by {tag}"] = str(missing)
-    for label in options.transfer_to:
-        to_labels[label] = transfer_to(label, split, rows, place, options)
-    return found, to_labels, left_out
+        to_labels[label] = transfer_to(label, split, place, options)
+    return found, to_labels, {f"Transfer by {tag}": reason for tag, reason in why.items()}
 
 
 def _best(cells: Mapping[Place, Cell]) -> Place:
@@ -240,18 +239,3 @@ def _scored(
         ]
         rows.append(Scored(name, *_TITLES[name], first, draws[0].places, more))
     return rows, of_best
-
-
-def _why_not(answers: Level) -> str:
-    """Why whole answers cannot be compared; empty where they can."""
-    wrong = int(answers.y.sum())
-    counts = {"with": wrong, "without": len(answers.y) - wrong}
-    every = np.arange(len(answers.y))
-    sides = [side for part in answers.parts for side in (part, np.setdiff1d(every, part))]
-    enough = min(counts.values()) >= MIN_PER_CLASS
-    if enough and all(len(np.unique(answers.y[side])) == 2 for side in sides):
-        return ""
-    return (
-        f"too few answers with, or without, a contradicted claim{listing(counts)}; "
-        f"{MIN_PER_CLASS} of each are needed, and some of both in every fold"
-    )

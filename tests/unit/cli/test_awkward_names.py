@@ -120,6 +120,7 @@ def others(out: Path) -> Path:
     def ask(number: int, document: dict[str, Any]) -> None:
         document["model"] = MODEL
         document["prompt"] = f"[/other] {number}"
+        document["tags"]["entity"] = f"[/thing] {number}"
 
     return build(out / "others", n=60, name=EVALUATOR, change=ask)
 

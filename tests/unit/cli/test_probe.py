@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -72,8 +73,9 @@ def test_ls(probe: Path, tmp_path: Path) -> None:
 
 
 def test_eval(probe: Path, tmp_path: Path) -> None:
-    def ask(number: int, document: dict[str, object]) -> None:
+    def ask(number: int, document: dict[str, Any]) -> None:
         document["prompt"] = f"another question, number {number}"
+        document["tags"]["entity"] = f"another thing {number}"
 
     path = build(tmp_path / "s", n=60, signal=6.0, change=ask)
     arguments = ("probe", "eval", path, "--probe", probe, "--draws", 100)
@@ -81,7 +83,9 @@ def test_eval(probe: Path, tmp_path: Path) -> None:
     assert told["levels"]["answer"]["auroc"]["value"] > 0.9
     shown = command(*arguments)
     assert "answer: chosen for" in shown
-    assert "the words alone, fitted here" in shown
+    assert "answer: without states, fitted here" in shown
+    best = told["levels"]["answer"]["best_control"]
+    assert f"answer: the probe less {best}: " in shown
 
 
 def test_score(path: Path, probe: Path) -> None:

@@ -31,6 +31,11 @@ OPTIONS: dict[str, Any] = {"draws": 100, "positions": ["prompt_last", "response_
 
 def other_prompts(number: int, document: dict[str, Any]) -> None:
     document["prompt"] = f"<user>Who is person {number}?<bot>"
+    document["tags"]["entity"] = f"person {number}"
+
+
+def same_things(number: int, document: dict[str, Any]) -> None:
+    document["prompt"] = f"<user>Once more: what is thing number {number}?<bot>"
 
 
 def claims(path: Path) -> Path:
@@ -175,11 +180,18 @@ class TestElsewhere:
         for point, own in zip(level.points, probe.operating_points, strict=True):
             assert point.recall.value == pytest.approx((p[wrong] >= own.threshold).mean())
             assert point.false_positive_rate.value == (p[~wrong] >= own.threshold).mean()
-        assert level.over_text is not None
-        assert level.text_only is not None
-        # Both within the folds of the control.
-        difference = level.auroc.value - level.text_only.value
-        assert level.over_text.value == pytest.approx(difference, abs=0.02)
+        assert {"text_only", "prompt_only", "length", "min_logprob"} <= level.controls.keys()
+        assert level.best_control is not None
+        best = max(control.value for control in level.controls.values())
+        assert level.controls[level.best_control].value == best
+        assert level.over_best_control is not None
+        # Both within the folds of the controls.
+        difference = level.auroc.value - best
+        assert level.over_best_control.value == pytest.approx(difference, abs=0.02)
+        assert list(found.controls_left_out) == [
+            "Log-probability of the answer's own tokens",
+            "Minimum log-probability of the answer's own tokens",
+        ]
         assert not found.warnings
         told = found.as_json()
         assert told["levels"]["answer"]["recall_at"].keys() == {"0.01", "0.05", "0.1"}
@@ -203,7 +215,34 @@ class TestElsewhere:
         (level,) = found.levels.values()
         assert level.positives + level.negatives == 60
         assert found.left_out == {"to prompts that the probe was fitted on": 30}
+        assert not found.warnings
+        old = replace(probe, subjects=np.empty(0, np.uint64))
+        with open_store(path) as store:
+            found = evaluate_probe(store, old, "facts", draws=100)
         assert any("left out 30" in warning for warning in found.warnings)
+
+    def test_what_it_was_fitted_on_is_left_out_in_other_words(
+        self, probe: SavedProbe, tmp_path: Path
+    ) -> None:
+        path = build(tmp_path / "s", n=30, signal=3.0, change=same_things)
+        with (
+            open_store(path) as store,
+            pytest.raises(ProbeError, match="the prompts or the subjects of these 30 answers"),
+        ):
+            evaluate_probe(store, probe, "facts")
+        build(path, n=60, signal=3.0, change=other_prompts, prefix="b-")
+        claims(path)
+        of_tokens = replace(
+            probe, kind="token", position=None, positive="contradicted", negative="supported"
+        )
+        for kind, label in ((probe, "facts"), (of_tokens, "spans")):
+            kind.save(tmp_path / label)
+            loaded = SavedProbe.load(tmp_path / label)
+            with open_store(path) as store:
+                found = evaluate_probe(store, loaded, label, draws=100)
+            level = found.levels["answer"]
+            assert level.positives + level.negatives == 60
+            assert list(found.left_out) == ["about something that the probe was fitted on"]
 
     def test_a_probe_that_does_not_know_its_prompts(
         self, probe: SavedProbe, elsewhere: Path
@@ -234,7 +273,11 @@ class TestElsewhere:
         for name, said in (("span", span), ("first", first), ("answer", answer)):
             p = np.array(said)
             above = (p[wrong][:, None] > p[~wrong][None]).mean()
-            assert found.levels[name].auroc.value == pytest.approx(above, abs=1e-6), name
+            level = found.levels[name]
+            assert level.auroc.value == pytest.approx(above, abs=1e-6), name
+            assert level.best_control in level.controls
+            assert level.over_best_control is not None
+        assert {"claim_text", "claim_type", "min_logprob"} <= found.levels["span"].controls.keys()
 
     @pytest.mark.parametrize(
         ("label", "fields", "error", "said"),

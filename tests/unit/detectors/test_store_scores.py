@@ -72,6 +72,28 @@ class TestRows:
         first = score_store(path, tokens)[0]
         assert score_store(path, tokens)[0] == first
 
+    def test_entries_that_are_deleted_meanwhile_are_passed_over(
+        self, path: Path, tokens: Path
+    ) -> None:
+        with open_store(path) as store:
+            first, second, *others = [entry.key for entry in store.entries()]
+
+        def delete(what: str, done: int, total: int) -> None:
+            del total
+            for key, at in ((first, ("scoring", 3)), (second, ("writing", 0))):
+                if (what, done) == at:
+                    with open_store(path, writable=True) as store:
+                        store.delete(key)
+
+        scored, _ = score_store(path, tokens, write="opinion", progress=delete)
+        assert {first, second} < {row.key for row in scored}
+        found = arrays(path)
+        assert found.keys() == set(others)
+        with open_store(path) as store:
+            known = {key for key in others if store[key].evaluations.get("opinion")}
+        assert known == {row.key for row in scored} - {first, second}
+        assert {key for key in others if found[key]} == known
+
     def test_another_probe_does_not_replace_them(
         self, path: Path, tokens: Path, tmp_path: Path
     ) -> None:

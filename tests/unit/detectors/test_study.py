@@ -9,6 +9,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
 from activation_logging.detectors import DETECTORS, Options, run_study
+from activation_logging.detectors.splits import make_trial
 from activation_logging.detectors.sweep import Cell
 from activation_logging.errors import DatasetError
 from tests.fixtures.planted import Planted, build
@@ -190,6 +191,30 @@ def test_transfer_between_the_values_of_a_tag(planted):
     assert transfer.values == ["a", "b"]
     assert all(cell.value > 0.95 for row in transfer.auroc for cell in row)
     assert transfer.shared == [[0, 0], [0, 0]]
+
+
+def test_a_probe_that_is_transferred_reads_where_its_own_answers_say(tmp_path):
+    def swap(i, rows):
+        if (i // 2) % 2:
+            rows[2], rows[4] = rows[4], rows[2]
+
+    found = study(build(tmp_path / "s", n=160, change_rows=swap), positions=["response_last"])
+    assert found.transfer.values == ["a", "b"]
+    assert [place.layer for place in found.transfer.places] == [2, 4]
+    # What the one kind knows is in a layer of which the other has nothing.
+    assert abs(found.transfer.auroc[0][1].value - 0.5) < 0.2
+    (cuts,) = {promise.splits for promise in found.trust.promises}
+    assert cuts == 10
+
+
+def test_a_trial_of_too_little_is_none():
+    y, groups = np.arange(40) % 2, np.arange(40).astype(str)
+    rows = np.arange(40)
+    trial = make_trial(y, groups, rows)
+    assert sorted([*trial.fit, *trial.validation]) == rows.tolist()
+    assert len(trial.validation) == 10
+    assert make_trial(y, groups, rows[::2]) is None  # one class
+    assert make_trial(y, np.repeat(["a", "b"], 20), rows) is None
 
 
 def test_transfer_leaves_out_what_both_kinds_are_about(tmp_path):

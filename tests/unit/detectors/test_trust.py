@@ -16,6 +16,7 @@ from activation_logging.dataset.templates import template_of
 from activation_logging.detectors import DETECTORS
 from activation_logging.detectors.conformal import (
     ALPHAS,
+    calibration_cuts,
     conformal_promises,
     conformal_threshold,
 )
@@ -39,7 +40,7 @@ def answers(n=600, signal=1.5, size=2, seed=0):
     kinds = [{"domain": "ab"[i // size % 2]} for i in range(n)]
     examples = SimpleNamespace(y=y, groups=groups, tags=kinds)
     folds = make_folds(y, groups, seed=seed)
-    refit = Refit(LogisticRegression, [X] * len(folds))
+    refit = Refit(LogisticRegression, [X] * 2 * len(folds))
     return examples, refit, folds, Bootstrap(groups, draws=200, seed=seed)
 
 
@@ -111,33 +112,49 @@ def test_promises_are_kept_on_average_over_new_groups():
 
 def test_the_promises_of_a_study_are_kept_and_say_what_they_cost():
     examples, refit, folds, bootstrap = answers()
-    found = conformal_promises(examples, refit, folds, bootstrap)
+    cuts = calibration_cuts(examples, folds)
+    found = conformal_promises(examples, refit, cuts, folds, bootstrap)
     assert [(one.mistake, one.alpha) for one in found] == [
         (mistake, alpha) for mistake in ("flagged", "missed") for alpha in ALPHAS
     ]
     for one in found:
         assert one.is_kept
         assert one.share.value == pytest.approx(one.alpha, abs=0.05)
-        assert (one.splits, one.without_threshold) == (20, 0)
+        assert (one.splits, one.without_threshold) == (10, 0)
     for mistake in ("flagged", "missed"):
         told = [one.told.value for one in found if one.mistake == mistake]
         assert told == sorted(told)
         assert told[-1] > 0.5
 
 
+def test_what_thresholds_are_calibrated_on_has_no_say_in_the_place():
+    examples, _, folds, _ = answers()
+    cuts = calibration_cuts(examples, folds)
+    assert len(cuts) == 2 * len(folds)
+    for cut in cuts:
+        fold = folds[cut.fold]
+        assert sorted([*cut.fit, *cut.calibration]) == sorted(fold.train)
+        assert sorted([*cut.trial.fit, *cut.trial.validation]) == sorted(cut.fit)
+        sides = [cut.trial.fit, cut.trial.validation, cut.calibration, fold.test]
+        of_side = [set(examples.groups[side]) for side in sides]
+        assert len(set.union(*of_side)) == sum(map(len, of_side))
+
+
 def test_a_promise_to_other_groups_than_those_it_was_calibrated_on_is_broken():
     examples, refit, folds, bootstrap = answers()
     # The test side of every fold scores higher, whatever its class.
+    cuts = calibration_cuts(examples, folds)
     moved = [X.copy() for X in refit.features]
-    for X, fold in zip(moved, folds, strict=True):
-        X[fold.test] += 3
-    found = conformal_promises(examples, replace(refit, features=moved), folds, bootstrap)
+    for X, cut in zip(moved, cuts, strict=True):
+        X[folds[cut.fold].test] += 3
+    found = conformal_promises(examples, replace(refit, features=moved), cuts, folds, bootstrap)
     assert not any(one.is_kept for one in found if one.mistake == "flagged")
 
 
 def test_too_few_groups_for_a_promise_are_counted():
     examples, refit, folds, bootstrap = answers(n=80)
-    tight = conformal_promises(examples, refit, folds, bootstrap)[0]
+    cuts = calibration_cuts(examples, folds)
+    tight = conformal_promises(examples, refit, cuts, folds, bootstrap)[0]
     assert tight.groups < 1 / tight.alpha - 1
     assert tight.without_threshold > 0
 

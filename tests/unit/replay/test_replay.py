@@ -101,6 +101,19 @@ def test_what_is_there_is_passed_over(folder, store_path):
         assert {e.derived("replay/icr").values.shape for e in store.entries()} == {(6, 2)}
 
 
+def test_refused_answers_do_not_use_up_the_limit(folder, other, store_path):
+    writer = StoreWriter(store_path, role="test")
+    for number, rows_of in enumerate([other, other, folder, folder, folder]):
+        teacher.put(writer, folder, number, rows_of=rows_of)
+    writer.close()
+    done = run(store_path, "--model", folder, "--kinds", "icr", "--limit", "1")
+    assert "5 answers to replay (icr), 1 of them now" in done.stderr
+    assert [len(found) for found in names(store_path)] == [0, 0, 1, 0, 0]
+    report = replay(store_path, folder, kinds=["icr"], limit=1)
+    assert (len(report.refused), report.kept) == (2, {"icr": 1})
+    assert [len(found) for found in names(store_path)] == [0, 0, 1, 1, 0]
+
+
 def test_broken_off_it_keeps_what_it_has(folder, store_path):
     teacher.build(store_path, folder)
 

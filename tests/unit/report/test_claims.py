@@ -112,6 +112,18 @@ def test_files_have_what_the_page_has(report):
     assert {"token_sweep.csv", "operating_points.csv"} <= {file.name for file in report.files}
 
 
+def test_figures_are_called_as_in_a_study_of_tokens(report, store):
+    options = TokenOptions(layers=[2], mix=[], answers=False, transfer_by=(), draws=100)
+    with open_store(store) as opened:
+        study = run_token_study(opened, "profiles", options).as_json()
+    reported = {row["name"]: row["levels"] for row in report.document["tokens"]["detectors"]}
+    for row in study["detectors"]:
+        for level, figures in row["levels"].items():
+            found = reported[row["name"]][level]
+            assert figures.keys() <= found.keys()
+            assert all(found[name] is None for name in found.keys() - figures.keys())
+
+
 def test_without_spans_no_probe_colours_a_token(tmp_path):
     store = build(tmp_path / "s", n=40)
     report = build_report(store, tmp_path / "r", label="facts", **OPTIONS)

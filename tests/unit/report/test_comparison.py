@@ -97,6 +97,18 @@ def test_the_files_have_every_number(compared):
     assert set(compared.files) <= set(compared.page.parent.iterdir())
 
 
+def test_the_page_names_the_best_control_of_each_study(compared):
+    document = json.loads((compared.page.parent / "comparison.json").read_bytes())
+    studies = compared.page.read_text("utf-8").partition('id="detectors"')[0]
+    for study, report in zip(document["studies"], compared.reports.values(), strict=True):
+        assert study["best_control"] == report.document["trust"]["best_control"]
+        best = report.document["trust"]["best_control"]
+        (row,) = (row for row in report.document["detectors"] if row["name"] == best)
+        cells = studies.partition(study["headline"])[2].partition("</tr>")[0]
+        assert row["title"] in cells
+        assert f"{row['auroc']['value']:.3f}" in cells
+
+
 def test_models_are_compared_when_they_are_named(stores):
     paths = [stores["one"], stores["other"]]
     asked = plan(paths, ["facts"], ["tiny", "org/other"])

@@ -14,9 +14,11 @@ from sklearn.metrics import roc_auc_score
 
 from activation_logging.detectors.drift import Reference, compare
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
+from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.controls import _claim_text
 from activation_logging.detectors.tokens.evaluation import Evaluator, Level
-from activation_logging.detectors.tokens.results import LEVELS
+from activation_logging.detectors.tokens.results import LEVELS, Place
+from activation_logging.detectors.tokens.transfer import transfers_between
 from activation_logging.errors import DatasetError
 from activation_logging.store import open_store
 from activation_logging.strict_json import dumps
@@ -47,10 +49,10 @@ def test_the_probe_finds_what_was_planted(study):
         levels = study.result(name).levels
         assert set(levels) == set(LEVELS)
         assert levels["span"].auroc.value > 0.95
-        assert levels["span"].within.value > 0.95
-        assert levels["span"].over_control.low > 0.1
-        assert levels["span"].within_over_control.low > 0.1
-        assert levels["span"].recall[0.1].value > 0.8
+        assert levels["span"].within_types.value > 0.95
+        assert levels["span"].over_best_control.low > 0.1
+        assert levels["span"].within_types_over_best_control.low > 0.1
+        assert levels["span"].recall_at[0.1].value > 0.8
         # Of a year the second token knows, the first does not.
         assert levels["first"].auroc.value < levels["span"].auroc.value
     assert study.result("answer_multimax").levels["answer"].auroc.value > 0.8
@@ -60,8 +62,8 @@ def test_the_controls_know_what_they_can_know(study):
     types = study.result("claim_type").levels["span"]
     assert types.auroc.value > 0.55
     # Among claims of one type, the type says nothing.
-    assert types.within.value == pytest.approx(0.5)
-    assert types.over_control is None
+    assert types.within_types.value == pytest.approx(0.5)
+    assert types.over_best_control is None
     shuffled = study.result("shuffled").levels["span"].auroc
     assert shuffled.low < 0.5 < shuffled.high
     assert study.result("min_logprob").scores.span == pytest.approx([0.3, 0.5] * 160)
@@ -101,6 +103,23 @@ def test_transfer(study):
     assert min(cell.value for row in types.auroc for cell in row) > 0.9
     assert types.auroc[2][0] == types.auroc[1][0]
     assert "benchmark" in study.left_out["Transfer by benchmark"]
+
+
+def test_transfer_is_at_the_place_of_each_fold(study):
+    split = Split.of(study.tokens, study.folds)
+    evaluator = Evaluator(study.tokens, study.folds, OPTIONS.draws, OPTIONS.seed)
+
+    def transfer(chosen):
+        (found,), left_out = transfers_between(["type"], split, chosen, evaluator)
+        assert not left_out
+        return found.auroc
+
+    assert transfer(study.chosen) == study.transfers[0].auroc
+    # Layer 4 knows nothing: where one fold has it, its claims alone are told worse.
+    blind = [Place((4,), study.place.C)]
+    one = transfer([*blind, *study.chosen[1:]])[0][1].value
+    every = transfer(blind * len(study.folds))[0][1].value
+    assert study.transfers[0].auroc[0][1].value > one + 0.05 > every + 0.1
 
 
 def test_as_json(study):
@@ -222,7 +241,7 @@ def test_many_scores_share_steps(study):
     evaluator = Evaluator(study.tokens, study.folds, 5, 0)
     result, values, _ = evaluator._level(level, [score])
     assert values[0] == pytest.approx(roc_auc_score(y, score, sample_weight=level.weight), abs=1e-4)
-    assert result.within is None
+    assert result.within_types is None
 
 
 def test_too_few_right_answers_leave_out_every_row_of_answers(tmp_path):
@@ -244,7 +263,7 @@ def test_claims_that_each_are_a_type_of_their_own_have_nothing_to_compare(study)
     score, groups = rng.normal(size=n), rng.integers(0, 160, n)
     level = Level(y, np.ones(n), groups, [np.arange(n)], np.arange(n).astype(str))
     assert level.by_type() == []
-    assert evaluator._level(level, [score])[0].within is None
+    assert evaluator._level(level, [score])[0].within_types is None
     # Of three types in two parts, one is always of one class.
     types = np.where(np.arange(n) < 200, np.where(np.arange(n) % 4 < 2, "a", "b"), "c")
     y = np.where(types == "c", 1, np.arange(n) // 4 % 2)
