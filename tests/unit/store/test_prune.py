@@ -158,6 +158,7 @@ class TestCommand:
         with open_store(store_path) as store:
             # No more went than had to.
             assert 2_500_000 < store.snapshot().used_bytes <= 3_000_000
+        del store, writer
         gc.collect()
         assert compact(store_path).after <= 3_100_000
         assert page_problems(store_path) == []
