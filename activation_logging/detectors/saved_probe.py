@@ -375,7 +375,7 @@ def find_probes(
 
 
 def probability_of(log_odds: Floats, calibration: Calibration) -> Floats:
-    """Calibrated probabilities of log-odds; both ends are exact, and NaN stays."""
+    """Calibrated probabilities of log-odds; both ends are exact, and NaN stays NaN."""
     x = calibration.a * log_odds + calibration.b
     with np.errstate(invalid="ignore"):
         return np.exp(-np.logaddexp(0, -x))

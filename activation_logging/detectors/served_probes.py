@@ -14,7 +14,7 @@ tokens. Probes that look elsewhere cannot be served and are refused by name:
 tokens         a score at each position from ``P - 1``; the answer's is of all from ``P``
 prompt_last    one score, at ``P - 1``
 response_first one score, at ``P``
-response_last  one score, at the last position
+response_last  one score, at the last position, which is ``P - 1`` in an answer of one token
 response_mean  one score, of the mean of the positions from ``P``
 None           one score, which the probe's form makes of the positions from ``P``
 ============== =================================================================================
@@ -84,7 +84,7 @@ class ServedProbe:
     @property
     def offset(self) -> int:
         """The first position that it says something at, counted from ``P - 1``."""
-        return 0 if self.knows_prompt else 1
+        return 0 if self.knows_prompt or self.probe.position == "response_last" else 1
 
     @property
     def looks_at_end(self) -> bool:
@@ -104,7 +104,7 @@ class ServedProbe:
     def running(self, columns: Floats) -> Floats:
         """What it would say of the answer if that ended at each row, float64 ``[n]``.
 
-        NaN from a row that is not finite on.
+        NaN from a row that is not finite on. Not for ``prompt_last``, which none matters to.
 
         Args:
             columns: of all probes, ``[n, num_columns]``, from position ``P`` on without a gap.
@@ -119,14 +119,13 @@ class ServedProbe:
         return self._probability(self._form.tokens_of(own, self._bias))
 
     def answer(self, columns: Floats) -> float:
-        """What it says of an answer that has these states; NaN if it has none where the probe looks.
+        """What it says of an answer with these states; NaN if it has none where the probe looks.
 
         Args:
             columns: of all probes, ``[n, num_columns]``, from position ``P - 1`` on.
         """
-        if self.probe.position == "prompt_last":
-            return float(self.at(columns[:1])[-1]) if len(columns) else np.nan
-        return float(self.running(columns[1:])[-1]) if len(columns) > 1 else np.nan
+        scores = self.running(columns[1:]) if self.of_tokens else self.scores(columns)
+        return float(scores[-1]) if len(scores) else np.nan
 
     def scores(self, columns: Floats) -> Floats:
         """What is kept of an answer: a probability at each position from ``P - 1 + offset`` on.
@@ -134,7 +133,7 @@ class ServedProbe:
         Args:
             columns: of all probes, ``[n, num_columns]``, from position ``P - 1`` on.
         """
-        if self.of_tokens:
+        if self.of_tokens or self.probe.position == "response_last":
             return self.at(columns)
         if self.looks_at_end:
             return self.running(columns[1:])

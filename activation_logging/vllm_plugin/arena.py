@@ -113,6 +113,7 @@ class RowArena:
     Attributes:
         matrices: by the codes of the scored sites, what makes the columns of a row: float64
             ``[width, CAPACITY]`` on the device, zero at first.
+        in_use: by the same, how many columns are computed, from the first on.
 
     Raises:
         UnsupportedEngineError: the host has not that much memory, or CUDA cannot pin it.
@@ -137,6 +138,7 @@ class RowArena:
             code: torch.zeros((shape.width, CAPACITY), dtype=torch.float64, device=device)
             for code, shape in scored.items()
         }
+        self.in_use = dict.fromkeys(scored, CAPACITY)
         if device.type != "meta":
             _check_memory((num_slots + 1) * slot_bytes(shapes, scored), num_slots)
         kept = {**shapes, **{columns_code(code): COLUMNS for code in scored}}
@@ -212,7 +214,8 @@ class RowArena:
         if rows is not None:
             rows.index_copy_(0, target, stored)
         if matrix is not None:
-            columns = self._rows[columns_code(code)]
+            used = self.in_use[code]
+            columns, matrix = self._rows[columns_code(code)][:, :used], matrix[:, :used]
             for start in range(0, len(stored), _PIECE):
                 piece = slice(start, start + _PIECE)
                 columns.index_copy_(0, target[piece], stored[piece].double() @ matrix)
@@ -266,6 +269,12 @@ class RowArena:
     def rows_at(self, code: int, slots: npt.NDArray[np.int64]) -> torch.Tensor:
         """The rows of some slots of one site, on the device, ``[slots, width]``."""
         return self._rows[code].index_select(0, self._to_device(slots))
+
+    def use(self, code: int, count: int) -> None:
+        """Compute only the first ``count`` columns of a site from now on."""
+        # A captured graph has one width. A GPU computes all of them at the same time anyway.
+        if self._device.type != "cuda":
+            self.in_use[code] = count
 
     def forget(self, code: int, places: npt.NDArray[np.int64]) -> None:
         """Make some columns of a site NaN at every slot. ``places`` are int64 ``[n]``."""

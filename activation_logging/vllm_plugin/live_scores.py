@@ -198,11 +198,11 @@ class LiveAnswer:
         told: Told = {}
         for name in self._names:
             prompt, tokens, answer = _of(self.served[name], rows, start, complete=complete)
-            tokens += [None] * (stop - start)
-            found: dict[str, Any] = {"tokens": tokens[: stop - start]}
-            told[name] = found
+            found = told[name] = {}
             if not self._told_prompt and (finished or len(rows)):
                 found["prompt"] = prompt
+            tokens += [None] * (stop - start)
+            found["tokens"] = tokens[: stop - start]
             if finished:
                 found["answer"] = answer
         self._told_prompt |= finished or bool(len(rows))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from activation_logging.vllm_plugin.live_scores import Told
 
 FIELD = "activation_scores"
+_FIELDS = ("prompt", "tokens", "answer")
 _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed"})
 """Events of the responses API that end an answer, and hold it whole."""
 _OTHER_ENDS = frozenset({"message_delta", "message-end"})
@@ -36,10 +37,10 @@ def join(first: Told, second: Told) -> Told:
     joined = dict(first)
     for name, found in second.items():
         before = joined.get(name, {})
-        tokens = [*before.get("tokens", ()), *found["tokens"]]
-        joined[name] = {**found, **before, "tokens": tokens}
+        parts = {**found, **before, "tokens": [*before.get("tokens", ()), *found["tokens"]]}
         if "answer" in found:
-            joined[name]["answer"] = found["answer"]
+            parts["answer"] = found["answer"]
+        joined[name] = {field: parts[field] for field in _FIELDS if field in parts}
     return joined
 
 

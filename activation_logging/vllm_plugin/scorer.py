@@ -180,6 +180,8 @@ class Scorer:
             taken[key.code].update(found[key].tolist())
             if key.code in self._arena.matrices:
                 self._fill(key.code, part, found[key], forget=forget)
+        for code in self._arena.matrices:
+            self._arena.use(code, max(taken.get(code) or {-1}) + 1)
         self._places = found
         placed = (Placed(k.code, part, found[k]) for k, part in zip(keys, parts, strict=True))
         self.layout = Layout(served, tuple(placed))

@@ -7,6 +7,7 @@ the sampled tokens do not follow from.
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from activation_logging.vllm_plugin.compat import empty_step
 from activation_logging.vllm_plugin.origin import SELF_TEST
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     import numpy.typing as npt
     from torch import nn
 
@@ -56,13 +59,15 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
     request = _Request(worker)
     slots = request.slots(kv_group) if kv_group is not None else np.empty(0, np.int64)
     rows = slots[: request.num_rows]
-    matrices = {} if arena is None else {code: m.clone() for code, m in arena.matrices.items()}
     if arena is not None:
         arena.fill(slots, _UNWRITTEN)
-        _fill_with_noise(arena)
     try:
         # The test must not consume random numbers: the first client gets those of the seed.
-        with torch.random.fork_rng(_devices(worker)), torch.inference_mode():
+        with (
+            torch.random.fork_rng(_devices(worker)),
+            torch.inference_mode(),
+            nullcontext() if arena is None else _noise(arena),
+        ):
             tokens = request.run()
             if arena is not None:
                 _check_written(arena, rows)
@@ -76,17 +81,22 @@ def check_one_request(worker: Any, arena: RowArena | None, kv_group: int | None)
         raise UnsupportedEngineError(
             f"the first step with logging failed ({type(error).__name__}: {error}); {_REMEDY}"
         ) from error
-    finally:
-        if arena is not None:
-            for code, matrix in matrices.items():
-                arena.matrices[code].copy_(matrix)
 
 
-def _fill_with_noise(arena: RowArena) -> None:
+@contextmanager
+def _noise(arena: RowArena) -> Iterator[None]:
     """Let columns tell two rows apart as well as the rows do (Johnson and Lindenstrauss 1984)."""
+    kept = {code: (matrix.clone(), arena.in_use[code]) for code, matrix in arena.matrices.items()}
     chance = torch.Generator().manual_seed(0)
-    for matrix in arena.matrices.values():
+    for code, matrix in arena.matrices.items():
         matrix.copy_(torch.randn(matrix.shape, dtype=matrix.dtype, generator=chance))
+        arena.in_use[code] = matrix.shape[1]
+    try:
+        yield
+    finally:
+        for code, (matrix, used) in kept.items():
+            arena.matrices[code].copy_(matrix)
+            arena.in_use[code] = used
 
 
 class _Request:

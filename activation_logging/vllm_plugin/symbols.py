@@ -42,7 +42,8 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("ParallelConfig", "worker_cls distributed_executor_backend use_ubatching"),
         *_of("ParallelConfig", "pipeline_parallel_size decode_context_parallel_size"),
         *_of("ParallelConfig", "prefill_context_parallel_size data_parallel_index"),
-        *_of("ParallelConfig", "enable_elastic_ep _api_process_count"),
+        *_of("ParallelConfig", "enable_elastic_ep _api_process_count nnodes"),
+        *_of("ParallelConfig", "data_parallel_size data_parallel_size_local"),
         *_of("CacheConfig", "kv_sharing_fast_prefill num_gpu_blocks_override"),
         *_of("SchedulerConfig", "max_num_seqs max_num_batched_tokens"),
     ),
@@ -117,8 +118,8 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "VllmModelForTextGeneration.compute_logits(hidden_states)",
     ),
     "vllm.outputs": (
-        *_of("RequestOutput", "finished outputs prompt_token_ids"),
-        "CompletionOutput.token_ids",
+        *_of("RequestOutput", "request_id finished outputs prompt_token_ids"),
+        *_of("CompletionOutput", "index token_ids"),
     ),
     "vllm.parser.abstract_parser": (
         "Parser.parse(model_output, request, enable_auto_tools, model_output_token_ids)",
@@ -126,8 +127,10 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.sampling_params": (
         *_of("SamplingParams", "n temperature include_stop_str_in_output extra_args"),
         *_of("SamplingParams", "skip_special_tokens watermarking structured_outputs"),
+        *_of("RequestOutputKind", "DELTA"),
     ),
     "vllm.utils.argparse_utils": ("FlexibleArgumentParser",),
+    "vllm.utils.network_utils": ("get_ip()",),
     "vllm.v1.core.kv_cache_utils": _of("KVCacheBlockCopy", "src_block_id dst_block_id"),
     "vllm.v1.core.sched.output": (
         *_of("NewRequestData", "req_id prompt_token_ids prompt_len sampling_params"),
@@ -140,10 +143,11 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("SchedulerOutput", "preempted_req_ids kv_cache_block_copies make_empty()"),
     ),
     "vllm.v1.engine": (
-        *_of("EngineCoreOutput", "request_id finish_reason"),
+        *_of("EngineCoreOutput", "request_id new_token_ids new_logprobs new_sampling_mask"),
+        *_of("EngineCoreOutput", "finish_reason stop_reason"),
         *_of("EngineCoreRequest", "request_id sampling_params arrival_time resumable"),
-        "EngineCoreRequest.mm_features",
-        "FinishReason.__str__()",
+        *_of("EngineCoreRequest", "mm_features prompt_token_ids lora_request"),
+        *_of("FinishReason", "STOP __str__()"),
     ),
     "vllm.v1.engine.async_llm": (
         "AsyncLLM.__init__(vllm_config, ...)",
@@ -154,6 +158,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.v1.engine.core_client": ("EngineCoreClient.shutdown(timeout)",),
     "vllm.v1.engine.detokenizer": (
         "IncrementalDetokenizer.output_token_ids",
+        "IncrementalDetokenizer.num_output_tokens()",
         "IncrementalDetokenizer.token_ids",
         "IncrementalDetokenizer.from_new_request(tokenizer, request)",
         "BaseIncrementalDetokenizer.output_text",
@@ -175,7 +180,10 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "OutputProcessor.abort_requests(request_ids, internal)",
         "OutputProcessor.propagate_error(e)",
         *_of("RequestState", "request_id external_req_id prompt prompt_token_ids lora_name"),
-        *_of("RequestState", "detokenizer logprobs_processor"),
+        *_of("RequestState", "detokenizer logprobs_processor output_kind queue"),
+        "RequestState._new_completion_output(token_ids, finish_reason, stop_reason)",
+        *_of("RequestOutputCollector", "aggregate output put(output) get() get_nowait()"),
+        "OutputProcessorOutput.reqs_to_abort",
     ),
     "vllm.v1.engine.parallel_sampling": _of("ParentRequest", "n request_id"),
     "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),

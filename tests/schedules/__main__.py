@@ -24,6 +24,7 @@ HEADER = (
     *("setting", "requests", "complete", "dropped", "rows", "preempted", "ended meanwhile"),
     "wrong",
 )
+SCORES_HEADER = ("setting", "scores", "other in the last digit", "not there")
 
 
 def main() -> int:
@@ -58,12 +59,22 @@ def main() -> int:
     print(*docs.markdown(HEADER, rows), sep="\n")
     if arguments.docs:
         docs.record_rows(arguments.docs, HEADER, rows)
+        scores = [_scores_row(name, one) for name, one in {**outcomes, "all": everything}.items()]
+        docs.record_rows(f"{arguments.docs}-scores", SCORES_HEADER, scores)
     print(f"\n{everything.steps:,} steps in {time.monotonic() - start:.0f} s; ", end="")
     print(", ".join(f"{n:,} {what}" for what, n in sorted(everything.happened.items())))
+    scores = everything.scores
+    print(f"{scores['scores']:,} live scores are what is computed later, ", end="")
+    print(f"{scores['last digit']:,} of them but for the last digit of float32")
     for name, outcome in outcomes.items():
         for what in outcome.wrong[:SHOWN]:
             print(f"{name}: {what}")
     return 1 if everything.wrong else 0
+
+
+def _scores_row(name: str, outcome: Outcome) -> list[str]:
+    scores = outcome.scores
+    return [name, f"{scores['scores']:,}", f"{scores['last digit']:,}", f"{scores['unknown']:,}"]
 
 
 def _row(name: str, outcome: Outcome) -> list[str]:

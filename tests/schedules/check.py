@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from activation_logging import Entry, open_store
 from activation_logging.store.repair import find_unmatched
+from tests.schedules.probes import Scores
+from tests.schedules.told import Told
 from tests.schedules.worker import fingerprints, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from activation_logging.detectors.saved_probe import SavedProbe
 
 
 class Found(NamedTuple):
@@ -19,16 +26,25 @@ class Found(NamedTuple):
     entries: int
     rows: int
     statuses: Counter[str]
+    scores: Counter[str]
     wrong: list[str]
 
 
-def check(path: Path, accepted: int) -> Found:
-    """Compare every row of every entry with what its own tokens say."""
+def check(path: Path, accepted: int, probes: Mapping[str, SavedProbe], told: Told) -> Found:
+    """Compare every row and every score of every entry with what its own tokens say.
+
+    Args:
+        path: the store.
+        accepted: how many entries it must have.
+        probes: all that were served at any time, by their digests.
+        told: what clients were told of the scores.
+    """
+    scores = Scores(probes)
     rows, statuses, wrong = 0, Counter[str](), []
     with open_store(path) as store:
         for entry in store.entries():
             statuses[entry.status] += 1
-            problem = _problem(entry)
+            problem = _problem(entry) or scores.problem(entry) or told.problem(entry)
             if problem:
                 wrong.append(f"{entry.request_id} ({entry.finish_reason}): {problem}")
             elif entry.status == "complete":
@@ -37,7 +53,7 @@ def check(path: Path, accepted: int) -> Found:
         entries = len(store)
     if entries != accepted:
         wrong.append(f"{accepted} requests were accepted, and {entries} have an entry")
-    return Found(entries, rows, statuses, wrong)
+    return Found(entries, rows, statuses, scores.counts + told.counts, wrong)
 
 
 def _problem(entry: Entry) -> str | None:

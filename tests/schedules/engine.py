@@ -16,11 +16,10 @@ from typing import Any
 
 from activation_logging.default_model import demo_model_path
 from tests.schedules import worker
+from tests.schedules.probes import INNER
 from tests.schedules.worker import Layers
 
 VOCABULARY = 49152
-INNER = 7
-
 
 _ONE_LAYER = Layers()
 
@@ -76,8 +75,15 @@ SETTINGS = (
 
 
 @contextmanager
-def running(setting: Setting, store: Path, **layers: Any) -> Iterator[Any]:
-    """An ``LLMEngine`` that logs into ``store``; ``layers`` changes what the model has."""
+def running(setting: Setting, store: Path, probes: str, **layers: Any) -> Iterator[Any]:
+    """An ``LLMEngine`` that logs into ``store``.
+
+    Args:
+        setting: how to run it.
+        store: where to.
+        probes: the list of those that score every token.
+        layers: what the model has.
+    """
     from vllm import envs
     from vllm.config import VllmConfig
     from vllm.engine.arg_utils import EngineArgs
@@ -93,6 +99,7 @@ def running(setting: Setting, store: Path, **layers: Any) -> Iterator[Any]:
         "ACTIVATION_LOGGING": "0",  # the worker and the tap are attached by hand
         "ACTIVATION_LMDB_PATH": str(store),
         "ACTIVATION_LAYERS": f"{INNER},last",
+        "ACTIVATION_PROBES": probes,
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
     }

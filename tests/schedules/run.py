@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.schedules.check import check
 from tests.schedules.engine import Setting, running
+from tests.schedules.probes import KINDS, make_probe, save_probes
 from tests.schedules.traffic import Traffic
 
 
@@ -23,6 +24,7 @@ class Outcome:
     steps: int = 0
     happened: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)
+    scores: Counter[str] = field(default_factory=Counter)
     wrong: list[str] = field(default_factory=list)
 
     def add(self, other: Outcome) -> None:
@@ -31,6 +33,7 @@ class Outcome:
         self.steps += other.steps
         self.happened += other.happened
         self.statuses += other.statuses
+        self.scores += other.scores
         self.wrong += other.wrong
 
 
@@ -39,16 +42,34 @@ def processes(number: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"))
 
 
-def run(setting: Setting, requests: int, seed: int) -> Outcome:
-    """Send ``requests`` requests through an engine of its own, and check its store."""
+def run(setting: Setting, requests: int, seed: int, *, reload: bool = False) -> Outcome:
+    """Send ``requests`` requests through an engine of its own, and check its store.
+
+    Args:
+        setting: how to run it.
+        requests: how many, and their choices count as one each.
+        seed: of everything that is drawn.
+        reload: whether its probes are replaced now and then.
+    """
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "activations.lmdb"
-        with running(setting, store) as engine:
-            traffic = Traffic(engine, seed)
+        probes = [make_probe(name, number) for number in range(2) for name in KINDS]
+        lists = [save_probes(Path(folder) / str(number), number) for number in range(2)]
+        with running(setting, store, lists[0]) as engine:
+            # The stages of this bench run ahead of their outputs, which vLLM's do not.
+            live = not reload and "stages" not in setting.name
+            traffic = Traffic(engine, seed, lists if reload else lists[:1], live=live)
             traffic.run(requests)
             traffic.leave()
         driven = traffic.driven
-        found = check(store, driven.accepted)
+        served = {probe.digest: probe for probe in probes}
+        found = check(store, driven.accepted, served, traffic.told)
     return Outcome(
-        driven.accepted, found.rows, driven.steps, driven.happened, found.statuses, found.wrong
+        driven.accepted,
+        found.rows,
+        driven.steps,
+        driven.happened,
+        found.statuses,
+        found.scores,
+        found.wrong,
     )

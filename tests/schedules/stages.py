@@ -8,16 +8,18 @@ socket.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from activation_logging.sites import RowShape
 from activation_logging.vllm_plugin import capture
-from activation_logging.vllm_plugin.arena import RowArena
+from activation_logging.vllm_plugin.arena import COLUMNS, RowArena, columns_code
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
+from activation_logging.vllm_plugin.score_sender import StepScores
+from activation_logging.vllm_plugin.scorer import Scorer
 from tests.fixtures.links import socket_links
 from tests.schedules.worker import LoggingSimWorker
 
@@ -26,28 +28,35 @@ class Stages:
     """Two collectors in the place of one, and their arenas in the place of one.
 
     Args:
-        shapes: what a row of each site is.
-        first: the sites of the first stage.
+        shapes: what a row of each site is that is kept.
+        scored: the same of those that probes read.
+        last: the site of the last stage. The first has the others.
         make: makes a collector of an arena, a writer and what the other stages send.
         writer: writes to the store.
     """
 
     def __init__(
         self,
-        shapes: dict[int, RowShape],
-        first: set[int],
+        shapes: Mapping[int, RowShape],
+        scored: Mapping[int, RowShape],
+        last: int,
         num_slots: int,
         make: Callable[[RowArena, Any, Any], RowCollector],
         writer: Any,
     ) -> None:
-        def arena(codes: set[int]) -> RowArena:
-            mine = {code: shapes[code] for code in codes}
-            return RowArena(mine, num_slots=num_slots, device=torch.device("cpu"))
+        def arena(is_last: bool) -> RowArena:
+            mine, read = (
+                {code: shape for code, shape in some.items() if (code == last) == is_last}
+                for some in (shapes, scored)
+            )
+            device = torch.device("cpu")
+            return RowArena(mine, num_slots=num_slots, device=device, scored=read)
 
         sending, receiving = socket_links()
-        self._arenas = arena(first), arena(shapes.keys() - first)
+        self._arenas = arena(False), arena(True)
         self._first = make(self._arenas[0], RowSender(sending), None)
-        receiver = RowReceiver([receiving], shapes)
+        columns = {columns_code(code): COLUMNS for code in scored}
+        receiver = RowReceiver([receiving], {**shapes, **columns})
         self._last = make(self._arenas[1], writer, receiver)
         self._later: deque[tuple[int, Callable[[], None]]] = deque()
         self._step = 0
@@ -67,6 +76,15 @@ class Stages:
 
     def flush(self, *names: Any) -> None:
         self._both("flush", *names)
+
+    def load_probes(self, served: Any) -> None:
+        self._both("load_probes", served)
+
+    def scores_due(self) -> StepScores:
+        """Nothing: the last stage is behind, and a step's output is there already."""
+        self._first.scores_due()
+        self._last.scores_due()
+        return StepScores(None, (), ())
 
     def settle(self, names: Any) -> None:
         self._both("settle", names)
@@ -93,12 +111,12 @@ class StagedSimWorker(LoggingSimWorker):
         whole = self._collector
         assert whole is not None
         arena = whole._arena
-        last = self._num_layers
+        last, scored = self._num_layers, self._with_columns(self._all_shapes)
 
         def make(arena: RowArena, writer: Any, others: Any) -> RowCollector:
             return RowCollector(
                 self._settings,
-                shapes=self._all_shapes,
+                shapes=self._kept(self._all_shapes),
                 arena=arena,
                 writer=writer,
                 others=others,
@@ -107,11 +125,10 @@ class StagedSimWorker(LoggingSimWorker):
                 block_size=whole._block_size,
                 kv_group=whole._kv_group,
                 accepted_only=True,
+                scorer=Scorer(self._served, scored, arena),
             )
 
-        stages = Stages(
-            dict(arena.shapes), arena.shapes.keys() - {last}, arena._num_slots, make, whole._writer
-        )
+        stages = Stages(arena.shapes, scored, last, arena._num_slots, make, whole._writer)
         group = self.model_runner.kv_cache_config.kv_cache_groups[self._group]
         capture.attach(self.vllm_config, stages, group.layer_names[0])  # type: ignore[arg-type]
         self._collector = stages  # type: ignore[assignment]

@@ -9,6 +9,7 @@ from unittest.mock import patch
 import pytest
 
 from tests.schedules.engine import SETTINGS, running
+from tests.schedules.probes import save_probes
 from tests.schedules.run import Outcome, run
 
 REQUESTS = 920
@@ -30,6 +31,26 @@ def test_every_row_is_its_tokens(outcomes: dict[str, Future[Outcome]], name: str
     assert outcome.rows > 20 * outcome.accepted
     assert outcome.statuses["complete"] > 0.8 * outcome.accepted
     assert set(outcome.statuses) <= {"complete", "dropped"}
+    scores = outcome.scores
+    assert scores["scores"] > 10 * outcome.accepted
+    assert scores["unknown"] == 0
+    # Both ways sum in float64, in another order: about one in 10,000,000 rounds otherwise.
+    assert scores["last digit"] <= 2
+    if "stages" not in name:
+        assert scores["told"] > outcome.accepted
+        assert scores["stopped"] > 5
+        assert scores["told otherwise"] <= 2
+
+
+@pytest.mark.parametrize("name", ["V1", "V2, async, two stages"])
+def test_probes_that_are_replaced(pool: ProcessPoolExecutor, name: str) -> None:
+    """No score is by another probe than its digest says; some tokens come before their probe."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    outcome = pool.submit(run, setting, 400, 7, reload=True).result()
+    assert outcome.wrong == []
+    assert outcome.happened["reloaded"] > 3
+    assert outcome.scores["scores"] > 10 * outcome.accepted
+    assert 0 < outcome.scores["unknown"] < 0.3 * outcome.scores["scores"]
 
 
 def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
@@ -63,6 +84,29 @@ def run_broken(what: str) -> Outcome:
         return run(setting, 300, seed=1)
 
 
+def run_with_old_columns() -> Outcome:
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
+    with patch("activation_logging.vllm_plugin.arena.RowArena.forget"):
+        return run(setting, 300, seed=1, reload=True)
+
+
+def test_the_bench_notices_if_columns_of_another_probe_stay(pool: ProcessPoolExecutor) -> None:
+    assert any("scores by" in what for what in pool.submit(run_with_old_columns).result().wrong)
+
+
+def run_with_lost_scores() -> Outcome:
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
+    with (
+        patch("activation_logging.vllm_plugin.score_sender.Listeners.advance"),
+        patch("activation_logging.vllm_plugin.scored_outputs.PATIENCE_S", 0.01),
+    ):
+        return run(setting, 100, seed=1)
+
+
+def test_the_bench_notices_if_scores_are_lost_on_their_way(pool: ProcessPoolExecutor) -> None:
+    assert any("told" in what for what in pool.submit(run_with_lost_scores).result().wrong)
+
+
 @pytest.mark.parametrize("what", FAULTS)
 def test_the_bench_notices_if(pool: ProcessPoolExecutor, what: str) -> None:
     assert pool.submit(run_broken, what).result().wrong
@@ -80,7 +124,8 @@ def start_with(fault: dict[str, int]) -> str | None:
     (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            with running(setting, Path(folder) / "s", **fault):
+            probes = save_probes(Path(folder) / "probes", 0)
+            with running(setting, Path(folder) / "s", probes, **fault):
                 return None
         except UnsupportedEngineError as error:
             return str(error)

@@ -5,9 +5,16 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from tests.schedules.engine import INNER, VOCABULARY
+from activation_logging.detectors.served_probes import ServedProbes
+from activation_logging.probe_list import parse_probes
+from tests.schedules.engine import VOCABULARY
+from tests.schedules.probes import INNER
+from tests.schedules.told import Told
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _STOPS = ("e", " the", "qu", "\n", "on")
 
@@ -23,16 +30,26 @@ class Driven:
 
 
 class Traffic:
-    """Drives one engine with requests drawn from ``seed``."""
+    """Drives one engine with requests drawn from ``seed``.
 
-    def __init__(self, engine: Any, seed: int) -> None:
+    Args:
+        engine: the engine.
+        seed: of everything that is drawn.
+        probes: lists of probes that take each other's place, the first of which it has.
+        live: whether some requests ask for scores while they are answered.
+    """
+
+    def __init__(self, engine: Any, seed: int, probes: Sequence[str], *, live: bool) -> None:
         self._engine = engine
+        self._live = live
+        self.told = Told()
+        self._probes = probes
         self._random = random.Random(seed)
         self._scheduler = engine.engine_core.engine_core.scheduler
         self._prefixes = [self._tokens(self._random.randrange(16, 90)) for _ in range(6)]
         self._number = 0
-        worker = engine.model_executor.driver_worker.worker
-        self.driven = Driven(happened=worker.happened)
+        self._worker = engine.model_executor.driver_worker.worker
+        self.driven = Driven(happened=self._worker.happened)
 
     def run(self, count: int) -> Driven:
         """Send ``count`` requests, and go on until all have ended."""
@@ -56,7 +73,7 @@ class Traffic:
         self.driven.happened["drained"] += 1
 
     def _step(self) -> None:
-        self._engine.step()
+        self.told.take(self._engine.step())
         self.driven.steps += 1
         draw = self._random.random()
         if draw < 0.04 or (draw < 0.1 and self._preempted()):
@@ -68,22 +85,35 @@ class Traffic:
             core = self._engine.engine_core.engine_core
             core.reset_prefix_cache(reset_running_requests=True)
             self.driven.happened["reset"] += 1
+        elif draw < 0.055 and len(self._probes) > 1:
+            self._reload(self._random.choice(self._probes))
+
+    def _reload(self, listed: str) -> None:
+        served = ServedProbes.load(parse_probes(listed))
+        digests = {name: one.probe.digest for name, one in served.items()}
+        assert self._worker.check_activation_probes(listed, digests) is None
+        self._worker.use_activation_probes()
+        self.driven.happened["reloaded"] += 1
 
     def _ask(self) -> None:
         from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
 
         draw = self._random
         options = self._options()
+        kind = draw.choice(tuple(RequestOutputKind))
         params = SamplingParams(
             n=draw.choice((1, 1, 1, 1, 3)),
             max_tokens=draw.choice((1, 2, draw.randrange(3, 20), draw.randrange(20, 90))),
             stop=[draw.choice(_STOPS)] if draw.random() < 0.3 else None,
             ignore_eos=draw.random() < 0.2,
             extra_args=options,
+            output_kind=kind,
         )
         if not params.stop and draw.random() < 0.2:
             params.detokenize = False
         self._number += 1
+        self.told.ask(f"request-{self._number}", in_parts=kind == RequestOutputKind.DELTA)
         prompt = {"prompt_token_ids": self._prompt()}
         self._engine.add_request(f"request-{self._number}", prompt, params)
         if options is not None and options.get("activation_logging") == "off":
@@ -99,7 +129,20 @@ class Traffic:
             return {"activation_layers": self._random.choice((str(INNER), "last"))}
         if draw < 0.3:
             return {"activation_tokens": self._random.choice(("all", "prompt", "response"))}
+        if draw < 0.6 and self._live:
+            return self._scores()
         return None
+
+    def _scores(self) -> dict[str, Any]:
+        asked: dict[str, Any] = {"activation_scores": "all"}
+        draw = self._random.random()
+        if draw < 0.2:
+            asked["activation_stop"] = {"probe": "prompt", "prompt_above": 0.8}
+        elif draw < 0.5:
+            name = self._random.choice(("token", "pair", "pool", "mean"))
+            above, tokens = self._random.uniform(0.5, 0.95), self._random.choice((1, 2, 4))
+            asked["activation_stop"] = {"probe": name, "above": above, "tokens": tokens}
+        return asked
 
     def _prompt(self) -> list[int]:
         """Half of them begin as others do, whole or in part."""

@@ -16,6 +16,7 @@ from bench import docs
 from tests.fixtures import tokenizers
 from tests.fixtures.server import RunningServer, running
 from tests.fixtures.tiny import make_model_with, make_tiny_model
+from tests.server import live
 from tests.server.reference import Fidelity, Reference, SiteTables, site_rows
 
 LAYERS = {"smol": "1,15,last", "tiny": "1,2,last", "llama": "last"}
@@ -73,8 +74,10 @@ def serve(
             *flags,
         ]
         folder = tmp_path_factory.mktemp("server")
-        layers = {"ACTIVATION_LAYERS": LAYERS[model]}
-        return running(command, folder, model=model, env={**layers, **(env or {})})
+        logged = {"ACTIVATION_LAYERS": LAYERS[model]}
+        if model in live.SHAPES:
+            logged["ACTIVATION_PROBES"] = live.save_probes(model, folder / "probes")
+        return running(command, folder, model=model, env={**logged, **(env or {})})
 
     return start
 
@@ -125,3 +128,5 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
                 terminalreporter.line(line)
             if name := config.getoption("--docs"):
                 docs.record_rows(f"{name}-{number}", header, rows)
+        told = ", ".join(f"{n} {what}" for what, n in fidelity.live.counts.items())
+        terminalreporter.line(f"live scores and what the rows say later: {told}")

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from activation_logging import Entry
 from activation_logging.sites import SITES, Site
+from tests.server.live import LiveScores
 
 TOLERANCE = 2e-5
 SITE_TOLERANCE = 5e-5
@@ -61,6 +62,7 @@ class Fidelity:
         self._reference_of = reference_of
         self._rows: dict[str, int] = {}
         self._worst: dict[str, dict[int, float]] = {}
+        self.live = LiveScores(lambda model, ids: reference_of(model).states(ids))
 
     def __call__(self, mode: str, entries: Iterable[Entry]) -> None:
         """Hold whole entries against the reference.
@@ -80,7 +82,8 @@ class Fidelity:
         assert compared, "nothing was compared"
 
     def note(self, mode: str, entry: Entry) -> dict[int, float]:
-        """The worst errors of one entry, noted but not judged."""
+        """The worst errors of one entry, noted but not judged. Its live scores are judged."""
+        self.live.check(entry)
         errors = self._reference_of(entry.model).worst_errors(entry)
         worst = self._worst.setdefault(mode, errors)
         assert worst.keys() == errors.keys(), f"{mode}: other layers than before in {entry}"

@@ -26,9 +26,13 @@ from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.origin import SELF_TEST
 from activation_logging.vllm_plugin.scorer import Scorer
 from tests.fixtures.answers import make_document
+from tests.fixtures.random_probes import probe
 
 BLOCK, BLOCKS, HIDDEN = 4, 16, 3
 LAYERS, NUM_LAYERS = (1, 2), 2
+SCORED = (0, 2)
+"""Layers that probes read, of which one is not logged."""
+SHAPE = RowShape((HIDDEN,), "float32")
 
 
 @dataclass
@@ -77,21 +81,22 @@ def state(token: int, layer: int) -> list[float]:
 class Machine:
     """A collector, its arena and its store, and the block tables that it is told of.
 
-    ``served`` are its probes. ``settings`` are those of a server.
+    ``probes`` are those of the server, ``settings`` its other settings.
     """
 
-    def __init__(self, path: Path, served: ServedProbes | None = None, **settings: Any) -> None:
+    def __init__(self, path: Path, probes: ServedProbes | None = None, **settings: Any) -> None:
         self.path = path
         self.writer = StoreWriter(path, role="worker")
-        shapes = {layer: RowShape((HIDDEN,), "float32") for layer in LAYERS}
+        scored = dict.fromkeys(SCORED, SHAPE) if probes is not None else {}
+        listed = ",".join(f"{name}=files" for name in probes or ())
         self.arena = RowArena(
-            shapes,
+            dict.fromkeys(LAYERS, SHAPE),
             num_slots=BLOCK * BLOCKS,
             device=torch.device("cpu"),
-            scored=shapes if served else {},
+            scored=scored,
         )
         self.collector = RowCollector(
-            Settings(layers="1,last", **settings),
+            Settings(layers="1,last", probes=listed, **settings),
             shapes=self.arena.shapes,
             arena=self.arena,
             writer=self.writer,
@@ -99,7 +104,7 @@ class Machine:
             hidden_size=HIDDEN,
             block_size=BLOCK,
             kv_group=0,
-            scorer=Scorer(served, shapes, self.arena) if served else None,
+            scorer=None if probes is None else Scorer(probes, scored, self.arena),
         )
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, int] = {}
@@ -113,13 +118,14 @@ class Machine:
         computed: int = 0,
         prompt: int | None = None,
         options: Mapping[str, Any] | None = None,
+        lora: Any = None,
         **step: Any,
     ) -> None:
         """Compute the first ``tokens`` of a request; ``computed`` more came from the cache."""
         self.blocks[name] = list(blocks)
         self.prompts[name] = prompt or computed + len(tokens)
         params = Params(options) if options else None
-        new = New(name, self.prompts[name], (blocks,), computed, params)
+        new = New(name, self.prompts[name], (blocks,), computed, params, lora)
         self.step(name, tokens, computed, scheduled_new_reqs=[new], **step)
 
     def go_on(
@@ -141,7 +147,7 @@ class Machine:
         self.collector.before_step(Step({name: len(tokens)}, **step))
         places = [divmod(computed + place, BLOCK) for place in range(len(tokens))]
         slots = torch.tensor([self.blocks[name][n] * BLOCK + offset for n, offset in places])
-        for layer in LAYERS:
+        for layer in (0, *LAYERS):
             rows = torch.tensor([state(token, layer) for token in tokens]).float()
             self.arena.write(layer, slots, rows, None)
 
@@ -290,3 +296,117 @@ def test_the_end_writes_what_is_in_flight(store_path: Path) -> None:
     machine.writer.put_entry(document)
     machine.collector.close()
     check(open_store(store_path).for_request("r")[0], [1, 2, 3])
+
+
+# --- scores ------------------------------------------------------------------------------
+
+PROBES = {
+    "token": probe("linear", HIDDEN, kind="token", sources=(0,)),
+    "pool": probe("attention", 2 * HIDDEN, sources=(0, 2)),
+    "prompt": probe("multimax", HIDDEN, sources=(2,), position="prompt_last"),
+}
+
+
+def served(**probes: Any) -> ServedProbes:
+    return ServedProbes((name, one, False) for name, one in probes.items())
+
+
+@pytest.fixture
+def scoring(store_path: Path) -> Iterator[Machine]:
+    made = Machine(store_path, served(**PROBES))
+    yield made
+    made.collector.close()
+
+
+def check_scores(entry: Entry, prompt: int, tokens: Sequence[int]) -> None:
+    """Each probe has said of these tokens what it must say."""
+    rows = {k: np.array([state(token, k) for token in tokens], np.float32) for k in SCORED}
+    nothing = [np.full(len(tokens), np.nan) for _ in PROBES]
+    token, pool, last = nothing
+    token[prompt - 1 :] = PROBES["token"].of_tokens(rows[0][prompt - 1 :])
+    if len(tokens) > prompt:
+        both = np.concatenate([rows[0], rows[2]], axis=1)
+        pool[-1] = PROBES["pool"].of_answer(both[prompt:])
+    last[prompt - 1] = PROBES["prompt"].of_answer(rows[2][prompt - 1 : prompt])
+    assert entry.scores.keys() == PROBES.keys()
+    for name, expected in zip(PROBES, nothing, strict=True):
+        assert entry.scores[name] == pytest.approx(expected, rel=1e-6, nan_ok=True), name
+    assert entry.score_digests == {name: one.digest for name, one in PROBES.items()}
+
+
+def test_scores_of_an_answer_with_a_cached_prefix(scoring: Machine) -> None:
+    common = [1, 2, 3, 4]
+    scoring.new("a", [*common, 5], [3, 7])
+    scoring.new("b", [8], [3, 5], computed=4, finished_req_ids={"a"})
+    scoring.go_on("b", [9], 5)
+    scoring.go_on("b", [10], 6)
+    scoring.end(["b"])
+    check_scores(scoring.entry("a", [*common, 5]), 5, [*common, 5])
+    check_scores(scoring.entry("b", [*common, 8, 9, 10]), 5, [*common, 8, 9, 10])
+
+
+def test_scores_of_one_that_ends_while_it_is_preempted(scoring: Machine) -> None:
+    scoring.new("a", [1, 2, 3], [3, 4])
+    scoring.go_on("a", [4, 5], 3)
+    scoring.new("b", [6, 7, 8, 9, 10], [3, 4], preempted_req_ids={"a"})
+    scoring.end(["a", "b"])
+    check_scores(scoring.entry("a", [1, 2, 3, 4, 5]), 3, [1, 2, 3, 4, 5])
+    check_scores(scoring.entry("b", [6, 7, 8, 9, 10]), 5, [6, 7, 8, 9, 10])
+
+
+def test_scores_stay_where_rows_are_dropped(
+    scoring: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "HELD_BYTES", 1)
+    scoring.new("a", [1, 2, 3], [3, 4])
+    scoring.go_on("a", [4, 5], 3)
+    scoring.new("b", [6], [3], preempted_req_ids={"a"})
+    scoring.end(["a", "b"])
+    entry = scoring.entry("a", [1, 2, 3, 4, 5])
+    assert entry.status == "dropped"
+    check_scores(entry, 3, [1, 2, 3, 4, 5])
+    assert scoring.collector._held_bytes == 0
+
+
+def test_scores_of_a_request_that_logs_a_part(scoring: Machine) -> None:
+    """Not even the layer that a probe reads."""
+    options = {"activation_tokens": "response", "activation_layers": "1"}
+    scoring.new("r", [1, 2, 3], [3, 4], options=options)
+    scoring.go_on("r", [4], 3)
+    scoring.end(["r"])
+    entry = scoring.entry("r", [1, 2, 3, 4], tokens="response")
+    assert entry.positions.tolist() == [2, 3]
+    assert np.isfinite(entry.scores["token"]).all()
+    assert np.isfinite(entry.scores["pool"]).tolist() == [False, True]
+
+
+def test_an_adapter_is_another_model(scoring: Machine) -> None:
+    scoring.new("r", [1, 2, 3], [3], lora="adapter")
+    scoring.end(["r"])
+    entry = scoring.entry("r", [1, 2, 3])
+    assert (entry.status, entry.scores) == ("complete", {})
+
+
+def test_one_that_ends_in_its_prompt_has_no_scores(scoring: Machine) -> None:
+    scoring.new("r", [1, 2], [3], prompt=3)
+    scoring.end(["r"])
+    entry = scoring.entry("r", [1, 2, 3], finish_reason="abort")
+    assert (len(entry.positions), entry.scores) == (2, {})
+
+
+def test_probes_that_are_replaced(scoring: Machine) -> None:
+    """What was asked for before is as it was; what began before has scores from then on."""
+    scoring.new("a", [1, 2, 3], [3, 4])
+    scoring.new("b", [4, 5, 6], [5, 6])
+    scoring.end(["a"])
+    other = probe("multimax", HIDDEN, kind="token", sources=(2,))
+    scoring.collector.load_probes(served(token=other, prompt=PROBES["prompt"]))
+    scoring.go_on("b", [7], 3)
+    scoring.end(["b"])
+    check_scores(scoring.entry("a", [1, 2, 3]), 3, [1, 2, 3])
+    entry = scoring.entry("b", [4, 5, 6, 7])
+    assert entry.scores.keys() == {"token", "prompt"}
+    assert entry.score_digests["token"] == other.digest
+    expected = other.of_tokens(np.array([state(7, 2)]))
+    assert entry.scores["token"] == pytest.approx([np.nan] * 3 + [*expected], nan_ok=True)
+    assert np.isfinite(entry.scores["prompt"]).tolist() == [False, False, True, False]
