@@ -13,6 +13,7 @@
     │   ├── StoreVersionError               written by another format version
     │   ├── StoreReadOnly (PermissionError) opened without ``writable=True``, or no write access
     │   ├── StoreInUse                      another process, or this one, has the store open
+    │   ├── StoreFull                       it may not grow, and what is to be written does not fit
     │   ├── StoreCorrupt                    a record or a page is invalid
     │   ├── EntryNotFound (KeyError)
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
@@ -92,6 +93,10 @@ class StoreReadOnly(StoreError, PermissionError):
 
 class StoreInUse(StoreError):
     """The operation needs exclusive access, but a process has the store open."""
+
+
+class StoreFull(StoreError):
+    """A store may not grow any more, and what is to be written does not fit."""
 
 
 class StoreCorrupt(StoreError):

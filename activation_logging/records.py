@@ -29,8 +29,11 @@ SpanLabel = Literal["supported", "contradicted", "unverifiable"]
 SPAN_LABELS: tuple[SpanLabel, ...] = get_args(SpanLabel)
 """What a claim in an answer is, beside what is known."""
 
-Status = Literal["complete", "pending", "failed", "dropped"]
-"""The state of a request's activations. ``pending``: the rows have not arrived (yet)."""
+Status = Literal["complete", "pending", "failed", "dropped", "unkept"]
+"""The state of a request's activations.
+
+``pending``: the rows have not arrived (yet). ``unkept``: they were not wanted, or no longer.
+"""
 STATUSES: tuple[Status, ...] = get_args(Status)
 
 ANSWERED = ("stop", "length", "repetition")
@@ -299,8 +302,9 @@ class Capture:
     model's depth, which is also the number of the ``last`` layer. ``layers`` are those of the
     residual stream, whose rows have ``hidden_size`` elements of ``dtype``; ``sites`` has the codes
     of all other sites, with what their rows are. ``segments`` are the new rows to store; other
-    slices refer to stored segments. ``dropped`` is the reason for missing rows. ``scores`` are by
-    the names of probes; reading them may wait like reading rows. They are there without rows, too.
+    slices refer to stored segments. ``dropped`` is the reason for missing rows. ``unkept`` is why
+    there are none by intention. ``scores`` are by the names of probes; reading them may wait like
+    reading rows. They are there without rows, too.
     """
 
     id: str
@@ -312,6 +316,7 @@ class Capture:
     slices: Sequence[SegmentSlice]
     segments: Sequence[Segment] = ()
     dropped: str | None = None
+    unkept: str | None = None
     sites: Mapping[int, RowShape] = field(default_factory=dict)
     scores: Mapping[str, LiveScore] = field(default_factory=dict)
 

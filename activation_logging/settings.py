@@ -11,11 +11,14 @@ import json
 import os
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import RequestOptionError, SettingsError
+from activation_logging.keep import Keep
 from activation_logging.probe_list import parse_probes
 from activation_logging.score_options import SCORE_OPTIONS, ScoreOptions
 from activation_logging.sites import (
@@ -27,7 +30,7 @@ from activation_logging.sites import (
     parse_sites,
     resolve,
 )
-from activation_logging.text import shown
+from activation_logging.text import parse_size, shown
 
 Tokens = Literal["all", "response", "prompt"]
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
@@ -37,6 +40,8 @@ DEFAULT_LMDB_PATH = "lmdb_data/activations.lmdb"
 MAX_TAGS_BYTES = 16 * 1024
 MAX_TAGS = 64
 MAX_TOKEN = 4096
+MIN_MAX_SIZE = 16_000_000
+"""Smallest ceiling of a store, bytes: below it, there is room for next to nothing."""
 TOKEN_FIELD = "auth_token"  # noqa: S105 - the field's name, not a secret
 
 _TOKEN = re.compile(rf"[!-~]{{1,{MAX_TOKEN}}}")
@@ -49,9 +54,9 @@ class Settings:
     """What a server logs, and where to.
 
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
-    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``probes`` is
-    the list of :func:`.parse_probes`, ``probe_folder`` where others may be loaded from while the
-    server runs.
+    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``keep`` and
+    ``max_size`` are texts too, see :attr:`keeping` and :attr:`ceiling`. ``probes`` is the list of
+    :func:`.parse_probes`, ``probe_folder`` where others may be loaded from while the server runs.
     """
 
     lmdb_path: str = DEFAULT_LMDB_PATH
@@ -61,6 +66,8 @@ class Settings:
     tokens: Tokens = "all"
     dtype: Dtype = "auto"
     full_policy: FullPolicy = "block"
+    keep: str = "all"
+    max_size: str = ""
     probes: str = ""
     probe_folder: str = ""
 
@@ -70,15 +77,33 @@ class Settings:
         _one_of("ACTIVATION_FULL_POLICY", self.full_policy, get_args(FullPolicy))
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
-        try:
+        with _named("ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"):
             self.wanted()
-        except SettingsError as error:
-            name = "ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"
-            raise SettingsError(f"{name}: {error}") from None
-        try:
+        with _named("ACTIVATION_PROBES"):
             parse_probes(self.probes)
-        except SettingsError as error:
-            raise SettingsError(f"ACTIVATION_PROBES: {error}") from None
+        with _named("ACTIVATION_KEEP"):
+            self.keeping  # noqa: B018 - refuses an invalid one at once
+        self.keeping.check_probes(probe.name for probe in parse_probes(self.probes))
+        with _named("ACTIVATION_MAX_SIZE"):
+            self.ceiling  # noqa: B018
+
+    @cached_property
+    def keeping(self) -> Keep:
+        """Which answers keep their rows."""
+        return Keep.parse(self.keep)
+
+    @cached_property
+    def ceiling(self) -> int | None:
+        """Largest size of the store, bytes; None for none."""
+        if not self.max_size:
+            return None
+        size = parse_size(self.max_size)
+        if size < MIN_MAX_SIZE:
+            raise SettingsError(
+                f"{shown(self.max_size)} has no room for answers; give {MIN_MAX_SIZE // 10**6}MB "
+                "or more"
+            )
+        return size
 
     def wanted(self, num_layers: int | None = None) -> tuple[Wanted, ...]:
         """The list of sites, parsed; see :func:`.parse_sites`."""
@@ -118,6 +143,8 @@ _ENVIRONMENT = {
     "TOKENS": "tokens",
     "DTYPE": "dtype",
     "FULL_POLICY": "full_policy",
+    "KEEP": "keep",
+    "MAX_SIZE": "max_size",
     "PROBES": "probes",
     "PROBE_FOLDER": "probe_folder",
 }
@@ -353,6 +380,15 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
     if size > MAX_TAGS_BYTES:
         raise RequestOptionError(name, f"longer than {MAX_TAGS_BYTES} bytes")
     return dict(value)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Say in an error which setting it is of."""
+    try:
+        yield
+    except SettingsError as error:
+        raise SettingsError(f"{name}: {error}") from None
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:

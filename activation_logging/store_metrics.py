@@ -20,6 +20,8 @@ _COUNTERS = {
     "rows": "Rows of activations written, each of all layers.",
     "bytes": "Bytes of activations written.",
     "dropped": "Requests whose activations were dropped because the queue was full.",
+    "unkept": "Requests whose activations were not kept, as ACTIVATION_KEEP wants it.",
+    "pruned": "Entries whose activations were removed to stay below ACTIVATION_MAX_SIZE.",
     "lost": "Records that could not be written at all; the log has a line for each.",
     "commits": "Commits to the store.",
     "errors": "Failed attempts to write.",
@@ -43,7 +45,8 @@ def summed(entries: int, writers: Mapping[str, Mapping[str, Any]]) -> dict[str, 
 
 def _sums(records: Any) -> dict[str, int]:
     found = list(records)
-    totals = {name: sum(record[name] for record in found) for name in _COUNTERS}
+    # Writers of earlier versions have not counted everything.
+    totals = {name: sum(record.get(name, 0) for record in found) for name in _COUNTERS}
     # High-water marks do not add up.
     return {**totals, _QUEUE: max((record[_QUEUE] for record in found), default=0)}
 

@@ -1,10 +1,12 @@
-"""Texts made comparable, or short."""
+"""Texts made comparable, short, or read as what they mean."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from typing import TYPE_CHECKING, Any
+
+from activation_logging.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -80,3 +82,20 @@ def ranges(numbers: Iterable[int]) -> list[str]:
         else:
             parts.append([number])
     return ["-".join(map(str, part)) for part in parts]
+
+
+_SIZE = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?)\s*([KMGTP]?)(i?)B", re.IGNORECASE)
+_PREFIXES = " KMGTP"
+
+
+def parse_size(text: str) -> int:
+    """A number of bytes: ``200GB`` is 200 * 1000 ** 3, ``1.5 GiB`` is 1.5 * 1024 ** 3.
+
+    Raises:
+        SettingsError: it has no unit, or is no size.
+    """
+    found = _SIZE.fullmatch(text.strip())
+    if found is None or (found[3] and not found[2]):
+        raise SettingsError(f"{shown(text)} is not a size with its unit, such as 200GB or 512MiB")
+    power = _PREFIXES.index(found[2].upper() or " ")
+    return int(float(found[1]) * (1024 if found[3] else 1000) ** power)

@@ -39,6 +39,20 @@ _FLAGS = {
         "ACTIVATION_DTYPE",
         "stored type: auto (the model's own), float32, float16 or bfloat16 (default: auto)",
     ),
+    "--activation-keep": (
+        "ACTIVATION_KEEP",
+        (
+            "which answers keep their rows: all, none, or a comma list of score:NAME>0.8, "
+            "sample:0.01, tag:KEY=VALUE and finish:length, any of which is enough (default: all)"
+        ),
+    ),
+    "--activation-max-size": (
+        "ACTIVATION_MAX_SIZE",
+        (
+            "largest size of the store, such as 200GB: the oldest rows without a label make room "
+            "for new ones (default: none)"
+        ),
+    ),
     "--activation-probe-folder": (
         "ACTIVATION_PROBE_FOLDER",
         "folder of probes that may be loaded while it runs, by POST /v1/activations/probes",

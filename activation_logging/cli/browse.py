@@ -214,7 +214,7 @@ def _show_statistics(found: Statistics) -> None:
             sites.add_row(str(site), size(number))
         output.print(sites)
     if found.writers:
-        names = ("entries", "captures", "rows", "bytes", "dropped", "lost", "errors")
+        names = ("entries", "captures", "rows", "bytes", "dropped", "unkept", "lost", "errors")
         writers = table("writer", "role", ">pid", "started", "stopped", *(f">{n}" for n in names))
         ordered = sorted(found.writers.items(), key=lambda item: item[1]["started"])
         for name, record in ordered:

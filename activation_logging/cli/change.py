@@ -1,7 +1,8 @@
-"""Commands that change a store: delete, compact, merge, upgrade."""
+"""Commands that change a store: delete, prune, compact, merge, upgrade."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Annotated
 
@@ -22,12 +23,15 @@ from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, entries_table, reasons_table, size, table
 from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.errors import SettingsError
+from activation_logging.keep import PRUNING, Keep
 from activation_logging.progress import track
 from activation_logging.store import layout, open_store
 from activation_logging.store.compact import compact
 from activation_logging.store.merge import merge
+from activation_logging.store.prune import Plan, plan_prune, prune
 from activation_logging.store.query import find, parse_conditions, parse_tags, parse_time, select
 from activation_logging.store.upgrade import upgrade
+from activation_logging.text import parse_size
 
 _SHOWN_BEFORE_DELETING = 10
 
@@ -35,6 +39,7 @@ _SHOWN_BEFORE_DELETING = 10
 def register(app: typer.Typer) -> None:
     """Add this module's commands."""
     app.command("delete")(delete)
+    app.command("prune")(prune_store)
     app.command("compact")(compact_store)
     app.command("merge")(merge_stores)
     app.command("upgrade")(upgrade_store)
@@ -114,6 +119,102 @@ def delete(
         output.print(f"{len(unique)} entries would be deleted")
     else:
         errors.print(f"deleted {deleted} entries; {left} are left")
+
+
+def prune_store(
+    path: StorePath,
+    *,
+    older_than: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AGE",
+            help="Remove the rows of what was asked longer ago: an age (90s, 2h, 30d, 8w), or "
+            "before a date.",
+        ),
+    ] = None,
+    max_size: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Remove the oldest rows until the store holds no more than this, such as 200GB "
+            "or 512MiB. It is what the file has after `compact`.",
+        ),
+    ] = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="TERM",
+            help="Leave alone what is labelled, tag:KEY=VALUE, finish:REASON, or "
+            "score:NAME>0.8 (what the probe says of the answer); may be repeated.",
+        ),
+    ] = None,
+    entries: Annotated[
+        bool,
+        typer.Option("--entries", help="Delete the entries whole, also those without rows."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would go, and remove nothing.")
+    ] = False,
+    yes: Yes = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove old rows, oldest first, and leave the entries: text, labels and scores stay.
+
+    The entries' status is then `unkept`. With both limits, either is a reason. Rows that another
+    entry shares stay. A server may go on writing meanwhile; a broken off run may be repeated. The
+    file does not shrink: later entries use the room, and `activation-logging compact` gives it
+    back. It asks only if no rows at all would be left.
+    """
+    before = None if older_than is None else parse_time(older_than)
+    limit = None if max_size is None else parse_size(max_size)
+    wanted = Keep.parse(",".join(keep), PRUNING) if keep else None
+    with open_store(path) as store, show_progress() as progress:
+        plan = plan_prune(
+            store, before=before, max_size=limit, keep=wanted, entries=entries, progress=progress
+        )
+    removed = 0
+    if plan.keys and not dry_run:
+        if plan.everything and not yes:
+            what = "entries" if entries else "entries' rows; no rows would be left"
+            typer.confirm(f"Remove all {len(plan.keys)} {what}?", abort=True, err=True)
+        reason = f"its rows were removed by `prune` on {datetime.now(tz=timezone.utc):%Y-%m-%d}"
+        with open_store(path, writable=True) as store, show_progress() as progress:
+            removed = prune(
+                store,
+                plan.keys,
+                reason,
+                entries=entries,
+                unless_labelled=wanted is not None and wanted.labelled,
+                progress=progress,
+            )
+    if as_json:
+        print_json(
+            {
+                "chosen": plan.keys,
+                "removed": removed,
+                "bytes": plan.nbytes,
+                "kept": dict(plan.kept),
+                "used_bytes": plan.used,
+            }
+        )
+        return
+    _show_pruned(plan, removed, dry_run=dry_run, entries=entries)
+
+
+def _show_pruned(plan: Plan, removed: int, *, dry_run: bool, entries: bool) -> None:
+    what = "entries" if entries else "entries' rows"
+    if not plan.keys:
+        output.print("nothing is to go; nothing was removed")
+    elif dry_run:
+        output.print(f"{len(plan.keys)} {what} would be removed: {size(plan.nbytes)} of rows")
+    else:
+        output.print(
+            f"removed {removed} {what}: {size(plan.nbytes)} come free in the file, within seconds "
+            "where a running server wrote them. Later entries use them; `activation-logging "
+            "compact` gives them back to the disk"
+        )
+    for term, number in plan.kept.most_common():
+        output.print(f"{number} were left alone: {term}")
 
 
 def compact_store(path: StorePath, as_json: AsJson = False) -> None:

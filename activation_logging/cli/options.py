@@ -18,7 +18,7 @@ Model = Annotated[
     typer.Option(help="Only this model: its name as served, or the last part of it."),
 ]
 Status = Annotated[
-    str | None, typer.Option(help="Only this status: complete, pending, failed or dropped.")
+    str | None, typer.Option(help="Only this status: complete, pending, failed, dropped or unkept.")
 ]
 Label = Annotated[
     str | None,

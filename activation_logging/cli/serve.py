@@ -93,7 +93,7 @@ def serve(context: typer.Context) -> None:
 
     The same as `python -m activation_logging.vllm_serve`, with its flags: `--lmdb_path`,
     `--activation-layers`, `--activation-sites`, `--activation-tokens`, `--activation-dtype`,
-    `--auth_token`.
+    `--activation-keep`, `--activation-max-size`, `--auth_token`.
     """
     from activation_logging import vllm_serve
 

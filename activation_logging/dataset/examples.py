@@ -312,6 +312,8 @@ def scan(
             found.left_out[reason] += 1
         elif verdict.label not in classes:
             found.left_out[f"labelled {verdict.label}"] += 1
+        elif entry.status == "unkept":
+            found.left_out["whose rows were not kept"] += 1
         elif entry.status != "complete":
             found.left_out["without all of their rows"] += 1
             found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")

@@ -15,7 +15,7 @@ from activation_logging.store import layout, schema
 from activation_logging.store.beside import Beside
 from activation_logging.store.offsets import NO_TEXTS, OFFSETS_DIFFER, token_offsets, touching
 from activation_logging.store.rows import copy_runs, cut, find_runs, shape_in, sites_of
-from activation_logging.store.status import rows_stored, status_of
+from activation_logging.store.status import rows_stored, status_of, why_no_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -261,8 +261,8 @@ class Entry(Beside):
             return self.error
         if capture is None:
             return "the activations have not arrived"
-        if capture.get("dropped"):
-            return str(capture["dropped"])
+        if reason := why_no_rows(capture):
+            return reason
         return f"{rows_stored(capture)} of {self.num_rows_expected} rows were stored"
 
     @property
@@ -432,7 +432,7 @@ class Entry(Beside):
 
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         record = self.capture_record(snapshot)
-        if record is None or record.get("dropped"):
+        if record is None or why_no_rows(record):
             raise RowsMissing(f"entry {self.key} has no activations: {self._reason(record)}")
         return record
 

@@ -116,6 +116,13 @@ class Indexing:
         self._added[name] = record
         self._capture_changed(txn, name, 0, record)
 
+    def capture_emptied(
+        self, txn: Any, name: str, rows_before: int, record: Mapping[str, Any]
+    ) -> None:
+        """Update the status of the entries of a capture that has lost its rows."""
+        self._added[name] = record
+        self._capture_changed(txn, name, rows_before, record)
+
     def capture_removed(self, txn: Any, name: str, rows: int) -> None:
         """Update the status of the entries of a removed capture, which had ``rows`` rows."""
         self._added.pop(name, None)
@@ -130,7 +137,7 @@ class Indexing:
         if not cursor.set_key(layout.id_key(name)):
             return
         for key in [bytes(raw) for raw in cursor.iternext_dup()]:
-            head = self._head(txn, key)
+            head = self.head(txn, key)
             # This database also holds request ids.
             if head is not None and head.capture == name:
                 self._set_status(txn, head, rows_before, after)
@@ -144,7 +151,7 @@ class Indexing:
         after: Mapping[str, Any],
     ) -> None:
         """Index an evaluator's new label, in place of its label ``before``."""
-        head = self._head(txn, key) if self._enabled else None
+        head = self.head(txn, key) if self._enabled else None
         if head is not None:
             if before is not None:
                 self._remove(txn, terms_of_label(name, before), head.place)
@@ -229,7 +236,7 @@ class Indexing:
                     self._change.rows -= min(rows_before, head.rows)
                 return
 
-    def _head(self, txn: Any, key: bytes) -> Head | None:
+    def head(self, txn: Any, key: bytes) -> Head | None:
         """The head of an entry; None if the entry is gone."""
         raw = txn.get(key, db=self._database(layout.MAIN))
         if raw is None:

@@ -17,6 +17,8 @@ language can read a store::
     ~index        term (duplicates)            -> places of the entries that it is true of
     ~meta         "format"                     -> {"format": ..., "version": ...}
                   "totals"                     -> rows, and bytes by site, JSON
+                  "unused/" + segment id       -> bytes of rows that only their running writer
+                                                  may still refer to, decimal
 
 Entries are in the main database, so ``txn.get(sha256_hex)`` finds one. The names of the other
 databases begin with ``~``, which sorts after every hexadecimal key. An entry's JSON begins with the
@@ -63,6 +65,8 @@ DATABASES = (
 DUPLICATES = frozenset({REQUESTS, INDEX})
 
 FORMAT_KEY, TOTALS_KEY = b"format", b"totals"
+UNUSED = b"unused/"
+"""Begins the keys of segments that no capture refers to, while their writer runs."""
 
 
 def databases(version: int) -> tuple[bytes, ...]:

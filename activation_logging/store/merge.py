@@ -314,6 +314,7 @@ class _Batch:
             [SegmentSlice(self.names[part.segment], *part[1:]) for part in slices_of(record)],
             brought,
             record.get("dropped"),
+            record.get("unkept"),
             shapes_of(record),
             decode_scores(record, f"capture {name}"),
         )

@@ -13,12 +13,12 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from activation_logging.errors import EntryNotFound, LabelError, StoreCorrupt
-from activation_logging.records import Capture, Evaluation, Segment, SegmentSlice
+from activation_logging.records import Capture, Evaluation, SegmentSlice
 from activation_logging.sites import RowShape
 from activation_logging.store import layout, schema
-from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
 from activation_logging.store.live import encode_scores
+from activation_logging.store.segments import Segments
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -39,17 +39,19 @@ class Mutations:
         self._environment = environment
         self._db = environment.database
         self._index = Indexing(environment)
+        self.segments = Segments(environment, self._index)
 
-    def transact(self, action: Callable[[Any], T]) -> T:
+    def transact(self, action: Callable[[Any], T], *, within_limit: bool = False) -> T:
         """Run ``action`` in a write transaction; see :meth:`Environment.transact`."""
 
         def run(txn: Any) -> T:
             self._index.begin()
+            self.segments.begin()
             result = action(txn)
             self._index.end(txn)
             return result
 
-        return self._environment.transact(run)
+        return self._environment.transact(run, within_limit=within_limit)
 
     def put_entry(self, txn: Any, document: Mapping[str, Any]) -> str:
         """Add an entry under the next free key of its prompt, and return that key."""
@@ -89,9 +91,9 @@ class Mutations:
         used = dict.fromkeys(part.segment for part in capture.slices)
         brought = {segment.id: segment for segment in capture.segments}
         dropped = capture.dropped
-        if any(name not in brought and self._uses(txn, name) is None for name in used):
+        if any(name not in brought and self.segments.uses(txn, name) is None for name in used):
             dropped = dropped or "rows that it shares with another entry are no longer there"
-        record = {
+        record: dict[str, Any] = {
             "layers": list(capture.layers),
             "num_layers": capture.num_layers,
             "hidden_size": capture.hidden_size,
@@ -106,25 +108,23 @@ class Mutations:
             record["scores"] = encode_scores(capture.scores)
         if dropped:
             used, record["slices"], record["dropped"] = {}, [], dropped
+        elif capture.unkept:
+            record["unkept"] = capture.unkept
         for name in used:
             if name in brought:
-                self._put_rows(txn, brought[name])
-            self._add_use(txn, name)
+                self.segments.put(txn, brought[name])
+            self.segments.add_use(txn, name)
         # Delete the old capture last: it may hold the only other references to these segments.
         self.delete_capture(txn, capture.id)
         txn.put(layout.id_key(capture.id), layout.dump(record), db=self._db(layout.CAPTURES))
         self._index.capture_added(txn, capture.id, record)
 
-    def _put_rows(self, txn: Any, segment: Segment) -> None:
-        sizes: Counter[int] = Counter()
-        for code, block in segment.rows.items():
-            key = layout.rows_key(segment.id, code)
-            sizes[code] += block.nbytes - len(txn.get(key, b"", db=self._db(layout.ROWS)))
-            txn.put(key, block.data, db=self._db(layout.ROWS))
-        self._index.bytes_changed(sizes)
-
     def _has_capture(self, txn: Any, capture_id: str) -> bool:
-        return txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES)) is not None
+        return self._capture_record(txn, capture_id) is not None
+
+    def _capture_record(self, txn: Any, capture_id: str) -> memoryview | None:
+        raw: memoryview | None = txn.get(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
+        return raw
 
     def put_evaluation(self, txn: Any, key: str, evaluation: Evaluation) -> None:
         """Add or replace one evaluator's label of an entry. Other evaluators' labels stay.
@@ -214,8 +214,8 @@ class Mutations:
         """Remove a capture, if it exists, and its rows unless another capture uses them.
 
         Unused rows stay while their writer runs: vLLM may still hold their prompt in its prefix
-        cache, and the next request with this prompt will refer to them. The writer removes them
-        when it stops.
+        cache, and the next request with this prompt will refer to them. They are listed under
+        :data:`.layout.UNUSED`, and the writer removes them (:mod:`.upkeep`).
         """
         raw = txn.pop(layout.id_key(capture_id), db=self._db(layout.CAPTURES))
         if raw is None:
@@ -223,59 +223,79 @@ class Mutations:
         record = layout.load(raw, f"capture {capture_id}")
         slices = slices_of(record)
         self._index.capture_removed(txn, capture_id, sum(part.rows for part in slices))
-        for name in dict.fromkeys(part.segment for part in slices):
-            uses = (self._uses(txn, name) or 1) - 1
-            if uses or self._may_be_shared(txn, name):
-                txn.put(name, b"%d" % uses, db=self._db(layout.SEGMENTS))
-            else:
-                self._delete_segment(txn, name)
+        self.segments.release(txn, slices)
         return True
+
+    def unkeep(
+        self, txn: Any, key: str, reason: str, *, unless_labelled: bool = False
+    ) -> int | None:
+        """Remove the rows of an entry, and leave all else.
+
+        Rows that another capture uses stay, and for a while so do those whose writer runs, see
+        :meth:`delete_capture`.
+
+        Args:
+            txn: the transaction.
+            key: the entry's key.
+            reason: why, a sentence.
+            unless_labelled: leave an entry alone that anybody has judged.
+
+        Returns:
+            Bytes of the rows that nobody uses any more. None if nothing was done: the entry is
+            gone, has no rows, or is labelled.
+        """
+        raw_key = layout.entry_key(key)
+        head = None if raw_key is None else self._index.head(txn, raw_key)
+        raw = None if head is None else self._capture_record(txn, head.capture)
+        if head is None or raw is None or (unless_labelled and self.is_labelled(txn, key)):
+            return None
+        record = layout.load(raw, f"capture {head.capture}")
+        slices = slices_of(record)
+        if not slices:
+            return None
+        record |= {"slices": [], "unkept": reason}
+        txn.put(layout.id_key(head.capture), layout.dump(record), db=self._db(layout.CAPTURES))
+        rows = sum(part.rows for part in slices)
+        self._index.capture_emptied(txn, head.capture, rows, record)
+        return self.segments.release(txn, slices)
+
+    def discard(self, txn: Any, key: str) -> int | None:
+        """Remove an entry without rows and labels, whole.
+
+        Returns:
+            About the bytes that come free. None if nothing was done: the entry is gone, has rows or
+            a label, or waits for its rows.
+        """
+        raw_key = layout.entry_key(key)
+        entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
+        if entry is None or self.is_labelled(txn, key):
+            return None
+        size, head = len(entry), self._index.head(txn, raw_key)
+        capture = self._capture_record(txn, head.capture)
+        if capture is None or slices_of(layout.load(capture, f"capture of {key}")):
+            return None
+        self.delete_entry(txn, key)
+        return size
+
+    def is_labelled(self, txn: Any, key: str) -> bool:
+        """Whether an evaluator has judged an entry."""
+        prefix = layout.beside_key(key, "")
+        cursor = txn.cursor(self._db(layout.EVALUATIONS))
+        return bool(cursor.set_range(prefix) and bytes(cursor.key()).startswith(prefix))
 
     def delete_unreferenced(self, txn: Any, segments: Iterable[bytes]) -> int:
         """Remove segments that no capture refers to and whose writer is gone. Returns how many.
 
         A segment that has been referred to meanwhile stays.
         """
-        gone = [name for name in segments if not self._may_be_shared(txn, name)]
-        if any(self._uses(txn, name) for name in gone):
+        gone = [name for name in segments if not self.segments.may_be_shared(txn, name)]
+        if any(self.segments.uses(txn, name) for name in gone):
             # Only another program can have written that: look for captures that refer to them.
             used = references(bytes(raw) for _, raw in txn.cursor(self._db(layout.CAPTURES)))
             gone = [name for name in gone if not used[name]]
         for name in gone:
-            self._delete_segment(txn, name)
+            self.segments.delete(txn, name)
         return len(gone)
-
-    def delete_unused_segments(self, txn: Any, writer: str) -> None:
-        """Remove those rows of a writer that no capture refers to any more."""
-        prefix = bytes.fromhex(writer)
-        cursor = txn.cursor(self._db(layout.SEGMENTS))
-        unused = []
-        found = cursor.set_range(prefix)
-        while found and (name := bytes(cursor.key())).startswith(prefix):
-            if bytes(cursor.value()) == b"0":
-                unused.append(name)
-            found = cursor.next()
-        for name in unused:
-            self._delete_segment(txn, name)
-
-    def _delete_segment(self, txn: Any, name: bytes) -> None:
-        txn.delete(name, db=self._db(layout.SEGMENTS))
-        sizes: Counter[int] = Counter()
-        cursor = txn.cursor(self._db(layout.ROWS))
-        found = cursor.set_range(name)
-        while found and (key := bytes(cursor.key())).startswith(name):
-            if layout.rows_segment(key) == name:
-                sizes[layout.rows_code(key)] -= len(cursor.value())
-                found = cursor.delete()  # moves on to the next record
-            else:
-                found = cursor.next()
-        self._index.bytes_changed(sizes)
-
-    def _may_be_shared(self, txn: Any, segment: bytes) -> bool:
-        """Whether a segment's writer is still running, so that vLLM may refer to it again."""
-        writer = segment[: layout.WRITER_ID_BYTES].hex()
-        raw = txn.get(writer.encode(), db=self._db(layout.WRITERS))
-        return raw is not None and is_running(layout.load(raw, f"writer {writer}"))
 
     def forget_index(self, txn: Any) -> None:
         """Empty the index. :meth:`index_some` rebuilds it."""
@@ -319,16 +339,6 @@ class Mutations:
     def put_writer(self, txn: Any, writer: str, record: Mapping[str, Any]) -> None:
         """Write a writer's record, with its counters so far."""
         txn.put(writer.encode(), layout.dump(record), db=self._db(layout.WRITERS))
-
-    def _uses(self, txn: Any, segment: bytes) -> int | None:
-        raw = txn.get(segment, db=self._db(layout.SEGMENTS))
-        if raw is None:
-            return None
-        return schema.number(raw, f"the reference count of {segment.hex()}")
-
-    def _add_use(self, txn: Any, segment: bytes) -> None:
-        uses = (self._uses(txn, segment) or 0) + 1
-        txn.put(segment, b"%d" % uses, db=self._db(layout.SEGMENTS))
 
     def _next_sequence(self, txn: Any) -> int:
         cursor = txn.cursor(self._db(layout.LOG))

@@ -98,6 +98,7 @@ class _Capture(Struct):
     sites: dict[str, _Shape] = {}
     scores: dict[Annotated[str, Meta(max_length=MAX_NAME_BYTES)], _Score] = {}
     dropped: str | None = None
+    unkept: str | None = None
     writer: str | None = None
 
 

@@ -24,6 +24,8 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
         return "pending"
     if capture.get("dropped"):
         return "dropped"
+    if capture.get("unkept"):
+        return "unkept"
     if head.finish_reason != "abort" and rows_stored(capture) < head.rows:
         return "failed"
     return "complete"
@@ -32,3 +34,8 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
 def rows_stored(capture: Mapping[str, Any] | None) -> int:
     """Number of rows of a capture."""
     return 0 if capture is None else sum(part[2] for part in capture["slices"])
+
+
+def why_no_rows(capture: Mapping[str, Any]) -> str | None:
+    """Why a capture has no rows; None if it has some, or should have."""
+    return capture.get("dropped") or capture.get("unkept")

@@ -16,21 +16,33 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError
+from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError, StoreFull
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import birth
 from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.mutations import Mutations
+from activation_logging.store.queued import (
+    DOCUMENT_BYTES,
+    Document,
+    GiveUp,
+    Item,
+    Later,
+    WriterStats,
+    size_of,
+    without_rows,
+)
+from activation_logging.store.upkeep import Ceiling, Upkeep
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     from activation_logging.settings import FullPolicy
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -42,34 +54,11 @@ GATHER_S = 0.1
 
 _RETRY_S = 1.0
 _LOG_EVERY_S = 60.0
-_DOCUMENT_BYTES = 2048
-
-Document: TypeAlias = Mapping[str, Any]
-_Item: TypeAlias = Callable[[], Document] | Capture
+_TOO_LARGE = "which is too much for a store that ACTIVATION_MAX_SIZE keeps small"
 
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
 _PERMANENT = (lmdb.BadValsizeError, StoreCorrupt, RowsMissing)
 _TRANSIENT = (lmdb.Error, OSError, StoreError)
-
-
-@dataclasses.dataclass
-class WriterStats:
-    """Counters since the start of one writer. Every commit stores them beside the data.
-
-    ``dropped`` counts requests whose rows were dropped; the store has the reason of each. ``lost``
-    counts records that could not be written at all; the log has an error for each. ``errors``
-    counts failed attempts.
-    """
-
-    entries: int = 0
-    captures: int = 0
-    rows: int = 0
-    bytes: int = 0
-    dropped: int = 0
-    lost: int = 0
-    commits: int = 0
-    errors: int = 0
-    queue_bytes_max: int = 0
 
 
 def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
@@ -93,6 +82,8 @@ class StoreWriter:
         policy: what to do if the queue is full.
         queue_bytes: limit of the queue, bytes.
         cores: processor cores for the thread; None for those of the creating thread.
+        ceiling: largest size of the store, bytes: the oldest rows without a label make room for new
+            ones (:mod:`.upkeep`). None for none.
     """
 
     def __init__(
@@ -103,6 +94,7 @@ class StoreWriter:
         policy: FullPolicy = "block",
         queue_bytes: int = QUEUE_BYTES,
         cores: Collection[int] | None = None,
+        ceiling: int | None = None,
     ) -> None:
         self._cores = cores
         self._environment = environment.acquire(path, create=True)
@@ -110,8 +102,12 @@ class StoreWriter:
         self._watch = ReaderWatch(self._environment)
         self._policy = policy
         self._limit = queue_bytes
+        self._ceiling = None if ceiling is None else Ceiling.of(ceiling)
         self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
+        if self._ceiling is not None:
+            self._commit_bytes = min(self._commit_bytes, self._ceiling.commit_bytes)
         self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
+        self._upkeep = Upkeep(self._environment, self._mutations, self.id, self._ceiling)
         self.stats = WriterStats()
         self._identity = {
             "role": role,
@@ -120,13 +116,19 @@ class StoreWriter:
             "host": socket.gethostname(),
             "started": time.time(),
         }
-        self._queue: deque[_Item] = deque()
+        self._queue: deque[Item] = deque()
+        # Captures that their threads wait to put into the queue.
+        self._waiting: list[Capture | Later] = []
+        self._writing: list[Document | Capture] = []
+        self._forget: GiveUp | None = None
         self._queued = 0
         self._submitted = self._written = 0
         self._urgent = self._closing = False
         self._deadline = float("inf")
         self._last_logged = float("-inf")
         self._wake = threading.Condition()
+        self.planning = self._wake
+        """Held by whoever decides which stored rows a capture refers to, until it has been put."""
         self._thread = threading.Thread(target=self._run, name="activation-writer", daemon=True)
         self._thread.start()
         _writers.add(self)
@@ -138,15 +140,34 @@ class StoreWriter:
 
     @property
     def record(self) -> dict[str, Any]:
-        """This writer's record: identity and counters."""
-        return {**self._identity, **dataclasses.asdict(self.stats)}
+        """This writer's record: identity and counters.
+
+        Besides :class:`WriterStats`, it counts as ``pruned`` the entries whose rows were removed
+        to stay below the ceiling.
+        """
+        return self._record(self.stats)
+
+    def _record(self, stats: WriterStats) -> dict[str, Any]:
+        pruned = {"pruned": self._upkeep.pruned}
+        return {**self._identity, **dataclasses.asdict(stats), **pruned}
+
+    def share(self, give_up: GiveUp) -> None:
+        """Name the one whose captures may refer to this writer's segments again.
+
+        Without it, unused segments stay until the writer stops.
+
+        Args:
+            give_up: called with unused segments while :attr:`planning` is held: forget them, and
+                return those that nothing which is still to be put refers to.
+        """
+        self._forget = give_up
 
     def put_entry(self, document: Document | Callable[[], Document]) -> None:
         """Queue an entry, or a function that builds it in the writer's thread.
 
         Entries are never dropped: they are small, and they say what happened to the rows.
         """
-        self._submit(document if callable(document) else lambda: document, _DOCUMENT_BYTES)
+        self._submit(document if callable(document) else lambda: document, DOCUMENT_BYTES)
 
     def put_capture(self, capture: Capture) -> bool:
         """Queue a request's rows. If the queue is full, wait or drop them.
@@ -159,19 +180,41 @@ class StoreWriter:
         if capture.dropped:
             self._drop(capture, capture.dropped)
             return False
+        if capture.unkept:
+            self._submit(capture, DOCUMENT_BYTES)
+            return False
+        return self._put(capture, capture)
 
-        size = capture.nbytes + _DOCUMENT_BYTES
+    def put_later(self, bare: Capture, later: Later) -> bool:
+        """Queue a request of which it is not known yet whether its rows are kept.
+
+        Args:
+            bare: its capture without rows, which is stored if they are dropped.
+            later: makes the capture; or none, if that has been put otherwise.
+
+        Returns:
+            False if the rows were dropped, as for :meth:`put_capture`.
+        """
+        return self._put(bare, later)
+
+    def _put(self, capture: Capture, item: Capture | Later) -> bool:
+        size = size_of(item)
 
         def fits() -> bool:
             return not self._queued or self._queued + size <= self._limit
 
+        if self._ceiling is not None and size > self._ceiling.largest:
+            self._drop(capture, f"its rows have {item.nbytes} bytes, {_TOO_LARGE}")
+            return False
         with self._wake:
             if self._policy == "block":
+                self._waiting.append(item)
                 self._wake.wait_for(lambda: fits() or self._closing)
+                self._waiting.remove(item)
             elif not fits():
                 self._drop(capture, "the write queue was full")
                 return False
-            self._submit(capture, size)
+            self._submit(item, size)
             return True
 
     def flush(self, timeout: float | None = 60.0) -> None:
@@ -204,6 +247,7 @@ class StoreWriter:
             self._wake.notify_all()
         self._thread.join(timeout + _RETRY_S)
         _writers.discard(self)
+        self._forget = None
         if self._thread.is_alive():
             logger.error(
                 "%d records for %s were not written within %g s of shutdown",
@@ -215,9 +259,9 @@ class StoreWriter:
     def _drop(self, capture: Capture, reason: str) -> None:
         with self._wake:
             self.stats.dropped += reason != NEVER_RAN
-            self._submit(_without_rows(capture, reason), _DOCUMENT_BYTES)
+            self._submit(without_rows(capture, reason), DOCUMENT_BYTES)
 
-    def _submit(self, item: _Item, size: int) -> None:
+    def _submit(self, item: Item, size: int) -> None:
         with self._wake:
             if self._closing:
                 raise StoreError("this writer has been closed")
@@ -234,12 +278,16 @@ class StoreWriter:
             os.sched_setaffinity(0, self._cores)
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._queue or self._closing)
-                if not self._queue:
+                self._wake.wait_for(lambda: self._queue or self._closing, self._upkeep.patience_s)
+                if self._queue:
+                    self._wake.wait_for(self._has_reason_to_commit, GATHER_S)
+                elif self._closing:
                     break
-                self._wake.wait_for(self._has_reason_to_commit, GATHER_S)
                 items, size = self._take()
-            self._write(self._build(items))
+            if items:
+                self._writing = self._build(items)
+                self._write(self._writing)
+                self._writing = []
             with self._wake:
                 self._queued -= size
                 self._written += len(items)
@@ -247,28 +295,45 @@ class StoreWriter:
                 self._wake.notify_all()
             del items
             self._watch.look()
+            self._upkeep.look(self._give_up)
         self._record_shutdown()
+
+    def _give_up(self, segments: Sequence[bytes]) -> Sequence[bytes]:
+        """Those of some unused segments that nobody can refer to any more."""
+        with self._wake:
+            on_their_way = [*self._writing, *self._queue, *self._waiting]
+            wanted = {
+                part.segment
+                for item in on_their_way
+                if isinstance(item, Capture)
+                for part in item.slices
+            }
+            free = [name for name in segments if name not in wanted]
+            return () if self._forget is None else self._forget(free)
 
     def _has_reason_to_commit(self) -> bool:
         return self._urgent or self._closing or self._queued >= self._commit_bytes
 
-    def _take(self) -> tuple[list[_Item], int]:
-        items: list[_Item] = []
+    def _take(self) -> tuple[list[Item], int]:
+        items: list[Item] = []
         size = 0
         while self._queue and (not items or size < self._commit_bytes):
             item = self._queue.popleft()
             items.append(item)
-            size += _DOCUMENT_BYTES + (item.nbytes if isinstance(item, Capture) else 0)
+            size += size_of(item)
         return items, size
 
-    def _build(self, items: Sequence[_Item]) -> list[Document | Capture]:
+    def _build(self, items: Sequence[Item]) -> list[Document | Capture]:
         built: list[Document | Capture] = []
         for item in items:
             try:
-                built.append(item if isinstance(item, Capture) else schema.document(item()))
+                if isinstance(item, Later):
+                    built += filter(None, [item.make()])
+                else:
+                    built.append(item if isinstance(item, Capture) else schema.document(item()))
             except Exception:  # noqa: PERF203 - one failure must not lose the other entries
                 self._lose(1)
-                logger.exception("an entry could not be built and is lost")
+                logger.exception("a record could not be built and is lost")
         return built
 
     def _write(self, batch: Sequence[Document | Capture]) -> None:
@@ -281,6 +346,13 @@ class StoreWriter:
                 self._commit(batch)
             except _PERMANENT as error:
                 self._write_one_by_one(batch, error)
+            except StoreFull:
+                nbytes = sum(map(size_of, batch))
+                made = self._upkeep.make_room(nbytes, self._give_up)
+                if made or self._waits_after(self._upkeep.full()):
+                    continue
+                self._lose(len(batch))
+                logger.error("%d records were lost at shutdown", len(batch))  # noqa: TRY400
             except _TRANSIENT as error:
                 if self._waits_after(error):
                     continue
@@ -296,7 +368,7 @@ class StoreWriter:
                 self._write([item])
             return
         if isinstance(error, RowsMissing) and isinstance(batch[0], Capture):
-            bare = _without_rows(batch[0], str(error))
+            bare = without_rows(batch[0], str(error))
             # Scores come from where the rows do, and may be missing, too.
             self._write([bare if batch[0].segments else dataclasses.replace(bare, scores={})])
             with self._wake:
@@ -313,8 +385,11 @@ class StoreWriter:
                 stats.captures += 1
                 stats.rows += item.num_rows
                 stats.bytes += item.nbytes
+                stats.unkept += item.unkept is not None
             else:
                 stats.entries += 1
+
+        has_rows = any(isinstance(item, Capture) and item.segments for item in batch)
 
         def action(txn: Any) -> None:
             for item in batch:
@@ -322,11 +397,9 @@ class StoreWriter:
                     self._mutations.put_capture(txn, item, writer=self.id)
                 else:
                     self._mutations.put_entry(txn, {**item, "writer": self.id})
-            self._mutations.put_writer(
-                txn, self.id, {**self._identity, **dataclasses.asdict(stats)}
-            )
+            self._mutations.put_writer(txn, self.id, self._record(stats))
 
-        self._mutations.transact(action)
+        self._mutations.transact(action, within_limit=has_rows)
         with self._wake:
             # Other threads count these two meanwhile.
             stats.dropped = self.stats.dropped
@@ -356,16 +429,13 @@ class StoreWriter:
 
         def action(txn: Any) -> None:
             self._mutations.put_writer(txn, self.id, record)
-            self._mutations.delete_unused_segments(txn, self.id)
+            segments = self._mutations.segments
+            segments.delete_unused(txn, segments.unused(txn, self.id))
 
         try:
             self._mutations.transact(action)
         except _TRANSIENT as error:
             logger.error("cannot write to %s: %s", self._environment.path, error)  # noqa: TRY400
-
-
-def _without_rows(capture: Capture, reason: str) -> Capture:
-    return dataclasses.replace(capture, segments=(), slices=(), dropped=reason)
 
 
 _writers: weakref.WeakSet[StoreWriter] = weakref.WeakSet()

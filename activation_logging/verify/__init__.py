@@ -174,14 +174,14 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
 
 
 def entry_problems(entry: Entry) -> Iterator[str]:
-    """The problems of one entry, a sentence each. The rows of a pending one are not checked.
+    """The problems of one entry, a sentence each. A pending or unkept one has no rows to check.
 
     Raises:
         StoreCorrupt: a record is invalid.
     """
     yield from _record_problems(entry)
     status = entry.status
-    if status == "pending":
+    if status in ("pending", "unkept"):
         return
     if entry.status_reason == NEVER_RAN:
         return

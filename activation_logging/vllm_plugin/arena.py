@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from threading import Lock
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -225,7 +226,18 @@ class RowArena:
         for rows in self._rows.values():
             rows.index_copy_(0, target, rows.index_select(0, source))
 
-    def read(self, slots: npt.NDArray[np.int64], codes: Iterable[int]) -> SlotRows:
+    def now(self) -> Moment:
+        """The moment when all is written that the device has been told so far.
+
+        The call waits for nothing. It belongs into the thread that runs the model.
+        """
+        if self._device.type != "cuda":
+            return Moment(None)
+        return Moment(torch.cuda.current_stream(self._device).record_event())
+
+    def read(
+        self, slots: npt.NDArray[np.int64], codes: Iterable[int], at: Moment | None = None
+    ) -> SlotRows:
         """The rows of some slots, after all that the device has been told to write so far.
 
         Nothing is copied yet, and the call waits for nothing. Before a slot is written again,
@@ -234,11 +246,10 @@ class RowArena:
         Args:
             slots: slots in the order wanted, int64 ``[rows]``.
             codes: the sites wanted.
+            at: an earlier moment, when these slots had their rows already; it suffices to wait for
+                that.
         """
-        written = None
-        if self._device.type == "cuda":
-            written = torch.cuda.current_stream(self._device).record_event()
-        return SlotRows({code: self._host[code] for code in codes}, slots, written)
+        return SlotRows({code: self._host[code] for code in codes}, slots, at or self.now())
 
     def fill(self, slots: npt.NDArray[np.int64], value: float) -> None:
         """Overwrite the rows of some slots, of all sites, with one value."""
@@ -280,6 +291,18 @@ class RowArena:
         return tensor.to(self._device) if self._device.type == "cuda" else tensor
 
 
+@dataclass(frozen=True)
+class Moment:
+    """A moment in what the device does; None where it has done it at once."""
+
+    event: torch.cuda.Event | None
+
+    def wait(self) -> None:
+        """Wait until then."""
+        if self.event is not None:
+            self.event.synchronize()
+
+
 class SlotRows(Mapping[int, npt.NDArray[Any]]):
     """The rows of some slots, by the site's code: copied when they are first asked for.
 
@@ -290,7 +313,7 @@ class SlotRows(Mapping[int, npt.NDArray[Any]]):
         self,
         host: Mapping[int, torch.Tensor],
         slots: npt.NDArray[np.int64],
-        written: torch.cuda.Event | None,
+        written: Moment,
     ) -> None:
         self._host = host
         self._slots = slots
@@ -306,8 +329,7 @@ class SlotRows(Mapping[int, npt.NDArray[Any]]):
     def __getitem__(self, code: int) -> npt.NDArray[Any]:
         with self._lock:
             if code not in self._found:
-                if self._written is not None:
-                    self._written.synchronize()
+                self._written.wait()
                 # Numpy's, because torch would start threads of its own for the thread that asks.
                 self._found[code] = _as_numpy(self._host[code]).take(self._slots, axis=0)
             return self._found[code]
@@ -320,20 +342,27 @@ class SlotRows(Mapping[int, npt.NDArray[Any]]):
 
 
 class Unread:
-    """Which rows that were asked for lie in which blocks, and were perhaps not copied yet."""
+    """Which rows that were asked for lie in which blocks, and were perhaps not copied yet.
+
+    Two threads may use it at once.
+    """
 
     def __init__(self) -> None:
+        self._lock = Lock()
         self._by_block: dict[int, list[weakref.ref[SlotRows]]] = {}
 
     def add(self, rows: SlotRows, blocks: Iterable[int]) -> None:
         """Note that these blocks hold these rows."""
-        for block in blocks:
-            known = [ref for ref in self._by_block.get(block, ()) if ref() is not None]
-            self._by_block[block] = [*known, weakref.ref(rows)]
+        with self._lock:
+            for block in blocks:
+                known = [ref for ref in self._by_block.get(block, ()) if ref() is not None]
+                self._by_block[block] = [*known, weakref.ref(rows)]
 
     def gather(self, block: int) -> None:
         """Copy what lies in a block, because its slots are about to be written again."""
-        for ref in self._by_block.pop(block, ()):
+        with self._lock:
+            found = self._by_block.pop(block, ())
+        for ref in found:
             rows = ref()
             if rows is not None:
                 rows.gather()

@@ -98,11 +98,14 @@ def _create_engine_config(original: Callable[..., VllmConfig], *args: Any, **kwa
 def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> None:
     """Set our worker class, and reject an invalid store before the model loads."""
     from activation_logging.store import open_store
+    from activation_logging.store.upkeep import check_index
     from activation_logging.vllm_plugin import shared_probes
     from activation_logging.vllm_plugin.probe_desk import checked_folder
 
     path = Path(settings.lmdb_path).expanduser().resolve()
-    open_store(path, writable=True).close()
+    with open_store(path, writable=True) as store:
+        if settings.ceiling is not None:
+            check_index(store.environment, "ACTIVATION_MAX_SIZE")
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit
     # only the variables whose prefixes are listed.
     os.environ["ACTIVATION_LMDB_PATH"] = str(path)
@@ -132,6 +135,10 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
         settings.dtype,
         path,
     )
+    if not settings.keeping.everything:
+        logger.info("keeping the rows of answers for which %s holds", settings.keep)
+    if settings.ceiling is not None:
+        logger.info("the store stays below %s", settings.max_size)
     if probes:
         logger.info("scoring every token with %s", ", ".join(map(str, probes)))
 

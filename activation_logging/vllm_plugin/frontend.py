@@ -73,6 +73,7 @@ class _Accepted:
     arrival_time: float
     index: int
     choices: int
+    kept: bool
     multimodal: bool
 
 
@@ -96,6 +97,9 @@ class FrontEndTap:
         self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
         # Requests that ended without a token: the worker may never have received them.
         self._unseen: list[str] = []
+        # Whether the reason of a request's end keeps its rows, where nothing else has before.
+        self._reasons: dict[str, bool] = {}
+        self._keep = settings.keeping
         self.live = start_scores(settings, engine.vllm_config)
         self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
@@ -105,13 +109,13 @@ class FrontEndTap:
         self._processor.__class__ = TappedOutputProcessor
         self._processor.tap = self
 
-    def accept(self, request: EngineCoreRequest, index: int, choices: int) -> None:
+    def accept(self, request: EngineCoreRequest, index: int, parent: ParentRequest | None) -> None:
         """Register an incoming request, and mark it for the worker.
 
         Args:
             request: the engine's request.
             index: index of the choice within its prompt.
-            choices: number of choices of the prompt.
+            parent: the request that it is a choice of; None where the prompt has one choice.
 
         Raises:
             VLLMValidationError: the ``activation_*`` arguments are invalid, or the prompt comes in
@@ -137,14 +141,17 @@ class FrontEndTap:
         if self.live is not None:
             num_prompt = len(request.prompt_token_ids or ())
             self.live.accept(request.request_id, num_prompt, options.scores)
-        mark_accepted(params, arguments, self.live.address if self.live else None)
+        name = parent.request_id if parent else request.request_id
+        kept = self._keep.on_arrival(name, options.tags)
+        mark_accepted(params, arguments, self.live.address if self.live else None, kept=kept)
         self._accepted[request.request_id] = _Accepted(
             http=http,
             options=options,
             sampling=params,
             arrival_time=request.arrival_time,
             index=index,
-            choices=choices,
+            choices=parent.n if parent else 1,
+            kept=kept,
             multimodal=bool(request.mm_features),
         )
 
@@ -173,6 +180,9 @@ class FrontEndTap:
         stopped = self.live.finish(state.request_id, num_tokens) if self.live else None
         if not num_tokens and stopped is None:
             self._unseen.append(state.request_id)
+            self._settle_soon()
+        if self._keep.finish and not accepted.kept:
+            self._reasons[state.request_id] = reason in self._keep.finish
             self._settle_soon()
         self.writer.put_entry(lambda: self._document(state, accepted, reason, error, stopped))
 
@@ -219,14 +229,18 @@ class FrontEndTap:
         for state in list(self._processor.request_states.values()):
             self.finish(state, "abort")
 
-    def _take_finished(self) -> tuple[list[str], list[str]]:
-        finished, unseen = list(self._finished), self._unseen
+    def _take_finished(self) -> tuple[list[str], list[str], dict[str, bool]]:
+        finished = list(self._finished)
         self._finished.clear()
-        self._unseen = []
-        return finished, unseen
+        return finished, *self._take_unsettled()
+
+    def _take_unsettled(self) -> tuple[list[str], dict[str, bool]]:
+        unseen, self._unseen = self._unseen, []
+        reasons, self._reasons = self._reasons, {}
+        return unseen, reasons
 
     def _settle_soon(self) -> None:
-        """Tell the worker about unseen requests. Offline, the next flush does that."""
+        """Tell the worker what only the front end knows. Offline, the next flush does that."""
         if self.offline or self._settling is not None:
             return
         with suppress(RuntimeError):  # during a server's shutdown no event loop runs
@@ -237,10 +251,10 @@ class FrontEndTap:
         # then will never reach it.
         await asyncio.sleep(GATHER_S)
         self._settling = None
-        engine, unseen, self._unseen = self._engine(), self._unseen, []
-        if engine is not None and unseen:
+        engine, unsettled = self._engine(), self._take_unsettled()
+        if engine is not None and any(unsettled):
             with suppress(EngineGone):
-                call = engine.collective_rpc("settle_activations", args=(unseen,))
+                call = engine.collective_rpc("settle_activations", args=unsettled)
                 await answer_or_engine_gone(engine, call)
 
     def _document(
@@ -306,7 +320,7 @@ class TappedOutputProcessor(OutputProcessor):
         queue: Any = None,
     ) -> None:
         if request.request_id not in self.request_states:
-            self.tap.accept(request, request_index, parent_req.n if parent_req else 1)
+            self.tap.accept(request, request_index, parent_req)
             super().add_request(request, prompt, parent_req, request_index, queue)
             self.tap.watch(self.request_states[request.request_id], queue)
             return

@@ -212,7 +212,28 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
             "pipeline stages must keep the rows of the same requests, so none of them may drop "
             f"some: set ACTIVATION_FULL_POLICY=block or ACTIVATION_LAYERS=last, {_OFF}"
         )
+    if parallel.pipeline_parallel_size > 1:
+        _check_stages(settings, inner=inner)
     return sites
+
+
+def _check_stages(settings: Settings, *, inner: bool) -> None:
+    """Refuse what only the last pipeline stage would know, for what all of them must agree on.
+
+    Raises:
+        UnsupportedEngineError: names the setting and the remedy.
+    """
+    keep = settings.keeping
+    if keep.scores or keep.finish:
+        raise UnsupportedEngineError(
+            "pipeline stages must keep the rows of the same requests, and only one of them knows "
+            f"how an answer ends: give ACTIVATION_KEEP no score: and no finish: term, {_OFF}"
+        )
+    if inner and settings.ceiling is not None:
+        raise UnsupportedEngineError(
+            "pipeline stages must know which rows are stored, and only the last one removes some: "
+            f"unset ACTIVATION_MAX_SIZE or set ACTIVATION_LAYERS=last, {_OFF}"
+        )
 
 
 def _envs() -> Any:

@@ -17,13 +17,18 @@ if TYPE_CHECKING:
 
 _MARK = "_activation_logging_accepted"
 _SCORES_TO = "_activation_logging_scores_to"
+_KEPT = "_activation_logging_kept"
 SELF_TEST = "_activation_logging_warmup_"
 """Id of the request of :mod:`.self_test`."""
 _WARM_UP = re.compile(r"_\w*warmup_")
 
 
 def mark_accepted(
-    params: SamplingParams, options: Mapping[str, Any], scores_to: str | None = None
+    params: SamplingParams,
+    options: Mapping[str, Any],
+    scores_to: str | None = None,
+    *,
+    kept: bool = True,
 ) -> None:
     """Mark a request as ours, and set the ``activation_*`` options that apply to it.
 
@@ -31,19 +36,27 @@ def mark_accepted(
         params: the request's.
         options: see above.
         scores_to: the address of this front end's :class:`.ScoreInbox`, if it has probes.
+        kept: whether its rows are kept, whatever the answer will be.
     """
-    mark = {_MARK: True} if scores_to is None else {_MARK: True, _SCORES_TO: scores_to}
+    mark: dict[str, Any] = {_MARK: True, _KEPT: kept}
+    if scores_to is not None:
+        mark[_SCORES_TO] = scores_to
     params.extra_args = {**(params.extra_args or {}), **options, **mark}
 
 
 def is_own(name: str) -> bool:
     """Whether an extra argument of a request belongs to this package."""
-    return name.startswith("activation_") or name in {_MARK, _SCORES_TO}
+    return name.startswith("activation_") or name in {_MARK, _SCORES_TO, _KEPT}
 
 
 def is_accepted(extra_args: Mapping[str, Any] | None) -> bool:
     """Whether our front end has accepted a request with these arguments."""
     return bool(extra_args and extra_args.get(_MARK))
+
+
+def is_kept(extra_args: Mapping[str, Any] | None) -> bool:
+    """Whether the rows of a request with these arguments are kept, whatever the answer will be."""
+    return bool((extra_args or {}).get(_KEPT))
 
 
 def scores_to(extra_args: Mapping[str, Any] | None) -> str | None:

@@ -125,6 +125,8 @@ class RowSender:
         self._link = link
         self._queue: deque[Capture | None] = deque()
         self._wake = threading.Condition()
+        self.planning = threading.RLock()
+        """As of a store's writer: here only one thread plans."""
         self._broken = False
         self._thread = threading.Thread(target=self._run, name="activation-sender", daemon=True)
         self._thread.start()

@@ -95,6 +95,11 @@ class LiveScores(Mapping[str, LiveScore]):
         self._columns = columns
         self._first = first
 
+    def answers(self) -> dict[str, float]:
+        """What each probe says of the whole answer, by its name; NaN if it says nothing."""
+        values = self._columns.values
+        return {name: served.answer(values) for name, served in self._columns.served.items()}
+
     @cached_property
     def _scores(self) -> dict[str, LiveScore]:
         return {

@@ -185,7 +185,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("RequestOutputCollector", "aggregate output put(output) get() get_nowait()"),
         "OutputProcessorOutput.reqs_to_abort",
     ),
-    "vllm.v1.engine.parallel_sampling": ("ParentRequest.n",),
+    "vllm.v1.engine.parallel_sampling": _of("ParentRequest", "n request_id"),
     "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),
     "vllm.v1.kv_cache_interface": (
         "AttentionSpec.tokens_per_state",

@@ -221,6 +221,7 @@ class ActivationWorker(Worker):
             self._settings.lmdb_path,
             role=f"worker of engine {self.vllm_config.parallel_config.data_parallel_index}",
             policy=self._settings.full_policy,
+            ceiling=self._settings.ceiling,
             cores=self._writer_cores(),
         )
         if not away:
@@ -273,16 +274,25 @@ class ActivationWorker(Worker):
             self._collector.hold_all()
         super().sleep(level)
 
-    def flush_activations(self, finished: Sequence[str], unseen: Sequence[str]) -> None:
-        """Write these requests and commit everything. The front end calls this."""
+    def flush_activations(
+        self, finished: Sequence[str], unseen: Sequence[str], reasons: Mapping[str, bool]
+    ) -> None:
+        """Write these requests and commit everything. The front end calls this.
+
+        The arguments are those of :meth:`.RowCollector.flush`.
+        """
         if self._collector is not None:
-            self._collector.flush(finished, unseen)
+            self._collector.flush(finished, unseen, reasons)
             if self._sender is not None:
                 self._sender.send(self._collector.scores_due())
 
-    def settle_activations(self, unseen: Sequence[str]) -> None:
-        """Settle requests that ended, perhaps before they came here. The front end calls this."""
+    def settle_activations(self, unseen: Sequence[str], reasons: Mapping[str, bool]) -> None:
+        """Settle requests that ended, perhaps before they came here. The front end calls this.
+
+        The arguments are those of :meth:`.RowCollector.flush`.
+        """
         if self._collector is not None:
+            self._collector.hear(reasons)
             self._collector.settle(unseen)
 
     def check_activation_probes(self, parcel: bytes) -> str | None:
@@ -306,6 +316,7 @@ class ActivationWorker(Worker):
             found = unpack(parcel)
             found.check_model(name_of(model), self._num_layers)
             found.parts(self._with_columns(self._all_shapes))
+            self._settings.keeping.check_probes(found)
         except ActivationLoggingError as error:
             return str(error)
         self._checked = found

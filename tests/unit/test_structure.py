@@ -16,9 +16,9 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "asgi", "console", "errors", "exposure", "extras", "files", "lazy", "memory", "moved",
-        "printable", "probe_list", "progress", "records", "registry", "score_options", "settings",
-        "sites", "strict_json", "tags", "text",
+        "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy", "memory",
+        "moved", "printable", "probe_list", "progress", "records", "registry", "score_options",
+        "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""

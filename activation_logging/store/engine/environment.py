@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lmdb
 
-from activation_logging.errors import StoreCorrupt, StoreError, StoreInUse, StoreVersionError
+from activation_logging.errors import (
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreInUse,
+    StoreVersionError,
+)
 from activation_logging.store import layout
 from activation_logging.store.engine.address_space import MAP_SIZE, fitting_map_size
 from activation_logging.store.engine.opening import (
@@ -86,6 +92,8 @@ class Environment:
         self.remaps = 0
         """How often the map has moved."""
         self._waiting = 0
+        self.limit: int | None = None
+        """How large what is written within the limit may make the file, bytes."""
         if self.writable:
             self.free_dead_readers()
 
@@ -118,6 +126,11 @@ class Environment:
     def last_commit(self) -> int:
         """Number of the latest commit."""
         return self._info("last_txnid")
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file up to its last page that was ever used, bytes."""
+        return (self._info("last_pgno") + 1) * self._env.stat()["psize"]
 
     def _info(self, what: str) -> int:
         # LMDB reads this from the map, which another thread could be remapping.
@@ -174,19 +187,34 @@ class Environment:
         """The error to raise if LMDB finds a damaged page."""
         return StoreCorrupt(f"{self.path} is damaged: {error}; see `activation-logging verify`")
 
-    def transact(self, action: Callable[[Any], T]) -> T:
+    def limit_to(self, nbytes: int) -> None:
+        """Keep what is written within the limit from making the file larger than so many bytes.
+
+        LMDB itself refuses what does not fit into its map, so the map becomes that small. A file
+        that is larger already stays as it is, and grows no more.
+
+        Raises:
+            StoreError: transactions stayed open.
+        """
+        self.limit = nbytes - nbytes % self._env.stat()["psize"]
+        self._remap(0, self.remaps)
+
+    def transact(self, action: Callable[[Any], T], *, within_limit: bool = False) -> T:
         """Run ``action`` in a write transaction. If the map is full, grow it and run it again.
 
         ``action`` may run several times. Only its last run is committed.
 
         Raises:
             StoreCorrupt: LMDB finds the file damaged. StoreReadOnly: the store is read-only.
+            StoreFull: with ``within_limit``: the file would become larger than the limit.
         """
         while True:
             try:
                 with self.write() as txn:
                     return action(txn)
             except lmdb.MapFullError:  # noqa: PERF203 - trying again is the point
+                if within_limit and self.limit is not None:
+                    raise StoreFull(f"{self.path} may not become larger") from None
                 self._grow()
             except DatabaseMissing as missing:
                 self._make_database(missing.name)
@@ -283,7 +311,7 @@ class Environment:
     def _remap(self, more: int, remaps: int) -> None:
         """Enlarge the map by at least ``more`` bytes, and to at least the file's used size.
 
-        It becomes far larger if there is address space for that.
+        Without a limit on the file it becomes far larger, if there is address space for that.
 
         This waits until no transaction of this process is open. It returns early if another thread
         has remapped meanwhile: ``remaps`` is the count from before the caller's error.
@@ -307,8 +335,12 @@ class Environment:
             info = self._env.info()
             have = info["map_size"]
             used = (info["last_pgno"] + 1) * self._env.stat()["psize"]
+            least, wanted = max(used, have + more), MAP_SIZE
+            if self.limit is not None:
+                least = least if more else used
+                wanted = max(least, self.limit)
             try:
-                size = fitting_map_size(max(used, have + more), have=have)
+                size = min(fitting_map_size(least, wanted=wanted, have=have), wanted)
             except StoreError as error:
                 raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
             self._env.set_mapsize(size)
