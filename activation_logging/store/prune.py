@@ -102,6 +102,7 @@ def plan_prune(
                 continue
             snapshot = store.snapshot()
             rows = sizes.freed_with(snapshot, entry)
+            freed += sum(map(_pages, rows))
             if entries:
                 freed += _text_bytes(snapshot, entry)
         except (EntryNotFound, StoreCorrupt):
@@ -109,8 +110,7 @@ def plan_prune(
             plan.kept["cannot be read"] += 1
             continue
         plan.keys.append(entry.key)
-        plan.nbytes += rows
-        freed += _pages(rows)
+        plan.nbytes += sum(rows)
     plan.everything = bool(plan.keys) and not left and not plan.kept
     return plan
 
@@ -201,10 +201,10 @@ class _Sizes:
     def __init__(self) -> None:
         self._uses: dict[bytes, int] = {}
 
-    def freed_with(self, snapshot: Snapshot, entry: Entry) -> int:
-        """Remove the references of one more entry. Returns the bytes that come free with it."""
+    def freed_with(self, snapshot: Snapshot, entry: Entry) -> list[int]:
+        """Remove the references of one more entry. Returns the sizes of what comes free with it."""
         record = entry.capture_record(snapshot)
-        freed = 0
+        freed: list[int] = []
         for name in {part.segment for part in slices_of(record)} if record else ():
             if name not in self._uses:
                 raw = snapshot.get(layout.SEGMENTS, name)
@@ -214,7 +214,7 @@ class _Sizes:
             if self._uses[name] <= 0:
                 del self._uses[name]
                 rows = snapshot.starting_with(layout.ROWS, name)
-                freed += sum(len(raw) for key, raw in rows if layout.rows_segment(key) == name)
+                freed += [len(raw) for key, raw in rows if layout.rows_segment(key) == name]
         return freed
 
 

@@ -30,12 +30,13 @@ from activation_logging.store.index import Bounds, Index, term
 from activation_logging.store.indexing import Totals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from activation_logging.records import Status
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.mutations import Mutations
+    from activation_logging.store.queued import GiveUp
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -124,8 +125,6 @@ class Upkeep:
         environment: the store's.
         mutations: its changes.
         writer: the writer's id.
-        give_up: makes whoever may refer to some of the writer's segments forget them, and returns
-            those that nobody can refer to any more.
         ceiling: the largest size; None for none.
 
     Raises:
@@ -137,13 +136,11 @@ class Upkeep:
         environment: Environment,
         mutations: Mutations,
         writer: str,
-        give_up: Callable[[Sequence[bytes]], Sequence[bytes]],
         ceiling: Ceiling | None,
     ) -> None:
         self._environment = environment
         self._mutations = mutations
         self._writer = writer
-        self._give_up = give_up
         self._ceiling = ceiling
         self._rows = Walk("complete", "failed")
         self._texts = Walk("unkept", "dropped")
@@ -156,25 +153,29 @@ class Upkeep:
             check_index(environment, "ACTIVATION_MAX_SIZE")
             environment.limit_to(ceiling.rows)
 
-    def look(self) -> None:
+    def look(self, give_up: GiveUp) -> None:
         """Between two commits: remove unused rows and, near the ceiling, some of the oldest.
 
         An error is logged, and the next look is a minute later.
+
+        Args:
+            give_up: makes whoever may refer to some of the writer's segments forget them, and
+                returns those that nobody can refer to any more.
         """
         if time.monotonic() < self._look_at:
             return
         try:
-            self._sweep()
+            self._sweep(give_up)
             excess = self._excess()
             is_behind = excess > 0 and self._remove_oldest(min(excess, _BYTES_PER_LOOK))
             self.patience_s = 0.0 if is_behind else SWEEP_S
             if is_behind:
-                self._sweep()
+                self._sweep(give_up)
         except _PROBLEMS as error:
             self._put_off(error)
 
-    def make_room(self, nbytes: int) -> bool:
-        """Remove old rows, because ``nbytes`` do not fit below the ceiling.
+    def make_room(self, nbytes: int, give_up: GiveUp) -> bool:
+        """Remove old rows, because ``nbytes`` do not fit below the ceiling; see :meth:`look`.
 
         Returns:
             False if nothing was removed: all that has rows is labelled, or was a moment ago, or a
@@ -184,7 +185,7 @@ class Upkeep:
             if self._late_reader() is not None and not self._excess():
                 return False
             made = self._remove_oldest(2 * nbytes)
-            self._sweep()
+            self._sweep(give_up)
             # LMDB uses freed pages again two commits later.
             self._mutations.transact(self._touch)
         except _PROBLEMS as error:
@@ -202,13 +203,13 @@ class Upkeep:
         meta = self._environment.database(layout.META)
         txn.put(layout.FORMAT_KEY, bytes(txn.get(layout.FORMAT_KEY, db=meta)), db=meta)
 
-    def _sweep(self) -> None:
+    def _sweep(self, give_up: GiveUp) -> None:
         """Remove unused rows: this writer's own, and those of writers that are gone."""
         marked = [name for name, _ in self._unused(self._environment.snapshot())]
         if not marked:
             return
         prefix = bytes.fromhex(self._writer)
-        own = self._give_up([name for name in marked if name.startswith(prefix)])
+        own = give_up([name for name in marked if name.startswith(prefix)])
         others = [name for name in marked if not name.startswith(prefix)]
 
         def action(txn: Any) -> None:

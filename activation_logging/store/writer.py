@@ -117,9 +117,7 @@ class StoreWriter:
         if self._ceiling is not None:
             self._commit_bytes = min(self._commit_bytes, self._ceiling.commit_bytes)
         self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
-        self._upkeep = Upkeep(
-            self._environment, self._mutations, self.id, self._give_up, self._ceiling
-        )
+        self._upkeep = Upkeep(self._environment, self._mutations, self.id, self._ceiling)
         self.stats = WriterStats()
         self._identity = {
             "role": role,
@@ -259,6 +257,7 @@ class StoreWriter:
             self._wake.notify_all()
         self._thread.join(timeout + _RETRY_S)
         _writers.discard(self)
+        self._forget = None
         if self._thread.is_alive():
             logger.error(
                 "%d records for %s were not written within %g s of shutdown",
@@ -306,7 +305,7 @@ class StoreWriter:
                 self._wake.notify_all()
             del items
             self._watch.look()
-            self._upkeep.look()
+            self._upkeep.look(self._give_up)
         self._record_shutdown()
 
     def _give_up(self, segments: Sequence[bytes]) -> Sequence[bytes]:
@@ -359,7 +358,8 @@ class StoreWriter:
                 self._write_one_by_one(batch, error)
             except StoreFull:
                 nbytes = sum(map(size_of, batch))
-                if self._upkeep.make_room(nbytes) or self._waits_after(self._upkeep.full()):
+                made = self._upkeep.make_room(nbytes, self._give_up)
+                if made or self._waits_after(self._upkeep.full()):
                     continue
                 self._lose(len(batch))
                 logger.error("%d records were lost at shutdown", len(batch))  # noqa: TRY400

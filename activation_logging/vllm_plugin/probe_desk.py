@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from starlette.applications import Starlette
-    from vllm.engine.protocol import EngineClient
+    from vllm.v1.engine.async_llm import AsyncLLM
 
     from activation_logging.vllm_plugin.scored_outputs import LiveScores
 
@@ -84,7 +84,7 @@ class ProbeDesk:
         return [] if self._folder is None else [n for n in names_in(self._folder) if _is_file(n)]
 
     async def change(
-        self, engine: EngineClient, new: Mapping[str, Wanted], removed: Sequence[str]
+        self, engine: AsyncLLM, new: Mapping[str, Wanted], removed: Sequence[str]
     ) -> None:
         """Set some probes and remove others, on all workers at once.
 
@@ -116,7 +116,7 @@ class ProbeDesk:
 
     async def _change(
         self,
-        engine: EngineClient,
+        engine: AsyncLLM,
         live: LiveScores,
         changed: Callable[[ServedProbes], ServedProbes],
     ) -> None:
@@ -178,12 +178,12 @@ def checked_folder(path: str) -> Path:
     return folder
 
 
-def engine_of(app: Starlette) -> EngineClient | None:
+def engine_of(app: Starlette) -> AsyncLLM | None:
     """The engine behind an application; None without a model."""
     return getattr(app.state, "engine_client", None)
 
 
-def live_of(engine: EngineClient | None) -> LiveScores | None:
+def live_of(engine: AsyncLLM | None) -> LiveScores | None:
     """The scores of an engine's requests; None without a model, or without probes."""
     tap = getattr(getattr(engine, "output_processor", None), "tap", None)
     return None if tap is None else tap.live
@@ -239,7 +239,7 @@ def _is_file(name: str) -> bool:
     return _FILE.fullmatch(name) is not None
 
 
-async def _use(engine: EngineClient, served: ServedProbes) -> None:
+async def _use(engine: AsyncLLM, served: ServedProbes) -> None:
     """Have all workers check the probes, and then use them."""
     calls: dict[str, tuple[Any, ...]] = {
         "check_activation_probes": (pack(served),),

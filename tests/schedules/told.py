@@ -1,4 +1,4 @@
-"""What clients are told of the scores of their answers, and what the store has of them."""
+"""What clients are told of scores while they are answered, and what the store has of them."""
 
 from __future__ import annotations
 

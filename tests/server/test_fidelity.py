@@ -16,6 +16,7 @@ from activation_logging.verify import verify
 from tests.fixtures.offline import SEVERAL_WORKERS
 from tests.fixtures.server import RunningServer, as_on_gpu
 from tests.server.reference import Fidelity
+from tests.server.told import ALL, Stream, asking, check_told, client
 
 
 def story(length: int, seed: int) -> str:
@@ -90,6 +91,24 @@ class Modes:
         answer = serving.chat("Name three animals.", max_tokens=30)
         check(f"{self.name}, chat", serving.entries_of(answer))
 
+    def test_what_clients_are_told(self, serving: RunningServer, check: Fidelity) -> None:
+        """Scores of a stream with choices, and of an answer that a probe ends."""
+        usual: dict[str, Any] = {"model": serving.model, "stream": True, "max_tokens": 12}
+        create = client(serving).completions.create
+        prompts = [story(5 + 20 * i, seed=40 + i) for i in range(4)]
+        found = Stream(create(prompt=prompts, n=2, seed=1, extra_body=asking(), **usual))
+        stop = {"probe": "mean", "above": 0, "tokens": 4}
+        stopped = Stream(create(prompt=story(9, seed=50), extra_body=asking(stop), **usual))
+        assert stopped.reasons == {0: ("stop", "activation:mean")}
+        serving.flush()
+        for stream, choices in ((found, 8), (stopped, 1)):
+            entries = serving.store().for_request(stream.id)
+            assert len(entries) == choices
+            for entry in entries:
+                check_told(stream.told[entry.choice], entry)
+            check(f"{self.name}, with scores", entries)
+        assert len(entries[0].response_token_ids) == 4
+
     def test_client_leaves(self, serving: RunningServer, check: Fidelity) -> None:
         # A quick model may be done before a busy machine tells it that the client has left.
         for attempt in range(ATTEMPTS):
@@ -153,9 +172,13 @@ class Tight(Modes):
     def test_preemption(self, serving: RunningServer, check: Fidelity) -> None:
         prompts = [story(self.words + i, seed=200 + i) for i in range(14)]
         # In one request, so that all are there at once: one by one, the first may end before.
-        answer = serving.complete(prompts, max_tokens=self.max_tokens, ignore_eos=True)
+        answer = serving.complete(
+            prompts, max_tokens=self.max_tokens, ignore_eos=True, vllm_xargs=ALL
+        )
         entries = serving.entries_of(answer)
         assert len(entries) == len(prompts)
+        for entry in entries:
+            check_told(answer["choices"][entry.choice]["activation_scores"], entry)
         assert serving.metric("vllm:num_preemptions_total") > 0, "nothing was preempted"
         check(f"{self.name}, preemption", entries)
 

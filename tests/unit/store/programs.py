@@ -7,11 +7,18 @@ import resource
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from activation_logging.errors import StoreError
-from activation_logging.store import StoreWriter, open_store, upgrade
+from activation_logging.store import StoreWriter, open_store, prune, upgrade
 from activation_logging.store.compact import compact
-from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
+from tests.fixtures.answers import (
+    HIDDEN,
+    make_capture,
+    make_document,
+    make_segment,
+    put_answer,
+)
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,6 +45,43 @@ def write_until_killed(path: str, prefix: str) -> None:
         writer.flush()
         print(number, flush=True)
         number += 1
+
+
+LARGE = 100 * 40 * HIDDEN * 4
+"""Bytes of rows of :func:`put_large`."""
+
+
+def put_large(writer: StoreWriter, name: str, **fields: Any) -> None:
+    """Queue an answer of a hundred rows of forty layers, in a segment of the writer's own."""
+    layers = range(1, 41)
+    segment = make_segment(name, 100, layers=layers, owner=writer)
+    writer.put_capture(make_capture(name, [segment], layers=layers))
+    writer.put_entry(make_document(name, prompt=name, prompt_ids=[1] * 99, **fields))
+
+
+def write_below_until_killed(path: str, ceiling: str) -> None:
+    """Write large answers below a ceiling for ever, and print a line after every thirty."""
+    writer = StoreWriter(path, role="child", ceiling=int(ceiling))
+    writer.share(list)
+    number = 0
+    while True:
+        number += 1
+        put_large(writer, f"{writer.id}-{number}")
+        if number % 30 == 0:
+            print(number, flush=True)
+
+
+def prune_slowly(path: str) -> None:
+    """Remove the rows of a few entries per commit, and print a line after each entry."""
+    prune._PER_COMMIT = 3
+
+    def told(_what: str, number: int, _total: int) -> None:
+        print(number, flush=True)
+        time.sleep(0.01)
+
+    with open_store(path, writable=True) as store:
+        keys = prune.plan_prune(store, before=time.time()).keys
+        prune.prune(store, keys, "test", progress=told)
 
 
 def hold(path: str) -> None:

@@ -81,13 +81,14 @@ def state(token: int, layer: int) -> list[float]:
 class Machine:
     """A collector, its arena and its store, and the block tables that it is told of.
 
-    ``probes`` are those of the server. ``settings`` are its settings.
+    ``probes`` are those of the server, ``settings`` its other settings.
     """
 
     def __init__(self, path: Path, probes: ServedProbes | None = None, **settings: Any) -> None:
         self.path = path
         self.writer = StoreWriter(path, role="worker")
         scored = dict.fromkeys(SCORED, SHAPE) if probes is not None else {}
+        listed = ",".join(f"{name}=files" for name in probes or ())
         self.arena = RowArena(
             dict.fromkeys(LAYERS, SHAPE),
             num_slots=BLOCK * BLOCKS,
@@ -95,7 +96,7 @@ class Machine:
             scored=scored,
         )
         self.collector = RowCollector(
-            Settings(layers="1,last", **settings),
+            Settings(layers="1,last", probes=listed, **settings),
             shapes=self.arena.shapes,
             arena=self.arena,
             writer=self.writer,

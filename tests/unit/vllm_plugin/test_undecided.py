@@ -47,8 +47,7 @@ def make_scored(make: Make) -> Make:
     """The same with a probe of tokens, whose log-odds are the token less :data:`HIGH`."""
     tensors = {"weight": np.eye(HIDDEN)[0], "bias": np.array([-float(HIGH)])}
     served = serve(high=probe(tensors=tensors, num_layers=NUM_LAYERS))
-    listed = {"served": served, "probes": "high=somewhere"}
-    return lambda keep, **options: make(keep, **listed, **options)
+    return lambda keep: make(keep, probes=served)
 
 
 def unkept(entry: Entry) -> None:
