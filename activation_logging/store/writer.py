@@ -319,7 +319,8 @@ class StoreWriter:
                 for part in item.slices
             }
             free = [name for name in segments if name not in wanted]
-            return () if self._forget is None else self._forget(free)
+            forget = self._forget
+            return () if forget is None else forget(free)
 
     def _has_reason_to_commit(self) -> bool:
         return self._urgent or self._closing or self._queued >= self._commit_bytes

@@ -29,26 +29,28 @@ if TYPE_CHECKING:
     from activation_logging.vllm_plugin.arena import Moment, RowArena
     from activation_logging.vllm_plugin.pipeline import RowReceiver
     from activation_logging.vllm_plugin.scorer import Scorer
-    from activation_logging.vllm_plugin.undecided import Verdict
+    from activation_logging.vllm_plugin.undecided import Word
 
 
 @dataclass
 class Request:
     """One request in flight: its block table, and the number of computed positions.
 
-    ``scored`` says whether probes apply: not to an adapter, which is another model. ``verdict`` is
-    whether the rows are kept. ``bare`` is the capture without rows, and ``columns`` what probes
-    need of the answer, once these were made. ``held`` is the capture from the moment when vLLM took
-    the blocks away, of ``held_bytes``. It is None once the request has been computed as far again
-    (``held_computed`` positions).
+    ``scored`` says whether probes apply: not to an adapter, which is another model. ``kept`` says
+    whether the rows are kept, as far as that is known; ``word`` is what the front end has said of
+    its end. ``bare`` is the capture without rows, and ``columns`` what probes need of the answer,
+    once these were made. ``held`` is the capture from the moment when vLLM took the blocks away, of
+    ``held_bytes``. It is None once the request has been computed as far again (``held_computed``
+    positions).
     """
 
     options: RequestOptions
     prompt_len: int
     blocks: list[int]
     scored: bool
-    verdict: Verdict
+    kept: bool
     bare: Capture
+    word: Word | None = None
     columns: Columns | None = None
     computed: int = 0
     held: Capture | None = None

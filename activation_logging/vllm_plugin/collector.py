@@ -30,7 +30,7 @@ from activation_logging.vllm_plugin.captures import Captures, Request
 from activation_logging.vllm_plugin.origin import is_accepted, is_kept, is_warm_up, scores_to
 from activation_logging.vllm_plugin.score_sender import Listeners
 from activation_logging.vllm_plugin.scorer import Columns, LiveScores
-from activation_logging.vllm_plugin.undecided import FINISH, SCORE, Ended, Undecided, Verdict
+from activation_logging.vllm_plugin.undecided import Ended, Undecided, Word
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -167,66 +167,77 @@ class RowCollector:
             request.bare = self._captures.bare(name, request)
         request.held = None
         ended = Ended(name, request, self._arena.now(), held, held_bytes)
-        if not isinstance(request.bare.scores, LiveScores):
-            request.verdict.hear(SCORE, keeps=False)
-        if request.verdict.is_final:
+        waits = not request.kept and bool(self._keep.finish or self._keep.scores)
+        if not waits:
             self._put(ended)
             return
         self._undecided.add(ended)
-        if SCORE in request.verdict.pending and isinstance(self._writer, StoreWriter):
-            later = Later(lambda: self._judge(ended), self._captures.most_bytes(request))
-            if not self._writer.put_later(request.bare, later):
-                self._undecided.remove(ended)
-                self._held_bytes -= ended.held_bytes
+        if request.word is not None:
+            self._decide(ended, request.word)
+
+    def hear(self, words: Mapping[str, tuple[bool, int]]) -> None:
+        """Take what the front end says of answers that have ended.
+
+        Args:
+            words: by the names of requests, see :class:`.Word`. vLLM may not have told this worker
+                yet that they have ended. Unknown requests are skipped.
+        """
+        with self._writer.planning:
+            for name, word in words.items():
+                request, ended = self._requests.get(name), self._undecided.get(name)
+                if request is not None:
+                    request.word = Word(*word)
+                elif ended is not None:
+                    self._decide(ended, Word(*word))
+
+    def _decide(self, ended: Ended, word: Word) -> None:
+        """Decide whether the rows of an answer are kept, or have the writer's thread do so."""
+        request = ended.request
+        scores = request.bare.scores
+        request.kept = request.kept or word.keeps
+        if request.kept or not (self._keep.scores and isinstance(scores, LiveScores)):
+            self._put(ended)
+            return
+        assert isinstance(self._writer, StoreWriter)
+        later = Later(
+            lambda: self._judge(ended, scores, word.states), self._captures.most_bytes(request)
+        )
+        if not self._writer.put_later(request.bare, later):
+            self._undecided.remove(ended)
+            self._held_bytes -= ended.held_bytes
+
+    def _judge(self, ended: Ended, scores: LiveScores, states: int) -> Capture | None:
+        """In the writer's thread: the capture of an answer that probes decide on.
+
+        None if that has been put meanwhile, because too much was held.
+        """
+        keeps = self._keep.by_scores(scores.answers(states))
+        with self._writer.planning:
+            if self._undecided.get(ended.name) is not ended:
+                return None
+            ended.request.kept = keeps
+            capture, plan = self._decided(ended)
+            if plan is not None:
+                self._captures.stored.update(plan.full_blocks)
+            return capture
 
     def _put(self, ended: Ended) -> None:
-        """Queue an answer whose verdict is final."""
+        """Queue an answer that is decided."""
         capture, plan = self._decided(ended)
         if self._writer.put_capture(capture) and plan is not None:
             self._captures.stored.update(plan.full_blocks)
 
     def _decided(self, ended: Ended) -> tuple[Capture, Plan | None]:
-        """The capture of an answer whose verdict is final, and the plan that was made for it."""
+        """The capture of an answer that is decided, and the plan that was made for it."""
         self._undecided.remove(ended)
         self._held_bytes -= ended.held_bytes
-        if not ended.request.verdict.kept:
+        if not ended.request.kept:
             reason = f"no term of ACTIVATION_KEEP={self._keep.text} holds"
             return replace(ended.request.bare, unkept=reason), None
         if ended.held is not None:
             return ended.held, None
         plan = self._captures.plan(ended.request)
         return self._captures.with_rows(ended.request.bare, plan, ended.written), plan
-
-    def _judge(self, ended: Ended) -> Capture | None:
-        """In the writer's thread: what probes say of an answer. None if that decides nothing."""
-        scores, verdict = ended.request.bare.scores, ended.request.verdict
-        assert isinstance(scores, LiveScores)
-        keeps = self._keep.by_scores(scores.answers())
-        with self._writer.planning:
-            verdict.hear(SCORE, keeps=keeps)
-            if self._undecided.get(ended.name) is not ended or not verdict.is_final:
-                return None
-            capture, plan = self._decided(ended)
-            if plan is not None:
-                self._captures.stored.update(plan.full_blocks)
-            return capture
-
-    def hear(self, finished: Mapping[str, bool]) -> None:
-        """Take what the front end says: whether the reason of an answer's end keeps its rows.
-
-        Args:
-            finished: by the names of requests that have ended. vLLM may not have told this worker
-                yet. Others are skipped.
-        """
-        with self._writer.planning:
-            for name, keeps in finished.items():
-                request, ended = self._requests.get(name), self._undecided.get(name)
-                if request is not None:
-                    request.verdict.hear(FINISH, keeps=keeps)
-                elif ended is not None:
-                    ended.request.verdict.hear(FINISH, keeps=keeps)
-                    if ended.request.verdict.is_final:
-                        self._put(ended)
 
     def give_up(self, segments: Sequence[bytes]) -> Sequence[bytes]:
         """Forget where some rows are stored that no entry has any more.
@@ -303,9 +314,9 @@ class RowCollector:
     def close(self) -> None:
         """Write the rows of all requests in flight, and wait for the store."""
         self.finish(list(self._requests))
-        # Nobody will say any more why these have ended.
-        left = [one.name for one in self._undecided if FINISH in one.request.verdict.pending]
-        self.hear(dict.fromkeys(left, True))
+        # Nobody will say any more how these have ended.
+        left = [one.name for one in self._undecided if one.request.word is None]
+        self.hear(dict.fromkeys(left, (True, 0)))
         self._writer.close()
         if self._others is not None:
             self._others.close()
@@ -314,16 +325,16 @@ class RowCollector:
         self,
         finished: Iterable[str],
         unseen: Iterable[str] = (),
-        reasons: Mapping[str, bool] = MappingProxyType({}),
+        words: Mapping[str, tuple[bool, int]] = MappingProxyType({}),
     ) -> None:
         """Write the rows of these requests, and return when everything is committed.
 
         Args:
             finished: requests that have ended. vLLM may not have told this worker yet.
             unseen: requests that ended and may never have reached this worker; see :meth:`settle`.
-            reasons: whether the reasons of their ends keep rows; see :meth:`hear`.
+            words: what the front end says of answers; see :meth:`hear`.
         """
-        self.hear(reasons)
+        self.hear(words)
         self.finish(finished)
         self.settle(unseen)
         self._writer.flush()
@@ -344,9 +355,8 @@ class RowCollector:
             )
         scored = new.lora_request is None
         kept = is_kept(arguments) or self._keep.everything
-        verdict = Verdict.at_first(self._keep, kept=kept)
         empty = self._captures.empty(new.req_id)
-        request = Request(options, new.prompt_len, blocks, scored, verdict, empty)
+        request = Request(options, new.prompt_len, blocks, scored, kept, empty)
         self._requests[new.req_id] = request
         to = scores_to(arguments)
         if scored and to is not None:
@@ -382,7 +392,7 @@ class RowCollector:
         plan = self._captures.plan(ended.request)
         size = self._captures.nbytes(plan)
         if self._held_bytes + size > HELD_BYTES:
-            ended.request.verdict.kept = True
+            ended.request.kept = True
             self._put(ended)
             return
         ended.held = self._captures.with_rows(ended.request.bare, plan, ended.written)

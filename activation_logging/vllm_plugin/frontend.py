@@ -15,7 +15,7 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import vllm
 from vllm import SamplingParams
@@ -56,11 +56,17 @@ _MIN_LOGPROB = -9999.0
 """Replaces minus infinity in JSON, as in vLLM's own answers."""
 _MAX_FLUSHED = 10_000
 _DRAIN_S = 30.0
+_TELL_S = 0.5
+"""How long words for the worker are gathered, seconds: each call costs the engine a pause."""
 _POLL_S = 0.5
 _ENGINE_DIED = (
     "vLLM's engine has died; rows that it had not written yet are lost, and `activation-logging "
     "repair` removes the unmatched records"
 )
+
+
+Words: TypeAlias = dict[str, tuple[bool, int]]
+"""What a worker must hear of answers; see :meth:`.RowCollector.hear`."""
 
 
 @dataclass(frozen=True)
@@ -97,8 +103,8 @@ class FrontEndTap:
         self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
         # Requests that ended without a token: the worker may never have received them.
         self._unseen: list[str] = []
-        # Whether the reason of a request's end keeps its rows, where nothing else has before.
-        self._reasons: dict[str, bool] = {}
+        # What the worker needs in order to decide whether rows are kept.
+        self._words: Words = {}
         self._keep = settings.keeping
         self.live = start_scores(settings, engine.vllm_config)
         self._settling: asyncio.Task[None] | None = None
@@ -181,8 +187,9 @@ class FrontEndTap:
         if not num_tokens and stopped is None:
             self._unseen.append(state.request_id)
             self._settle_soon()
-        if self._keep.finish and not accepted.kept:
-            self._reasons[state.request_id] = reason in self._keep.finish
+        if not accepted.kept and (self._keep.finish or self._keep.scores):
+            states = num_tokens + (stopped is not None)
+            self._words[state.request_id] = reason in self._keep.finish, states
             self._settle_soon()
         self.writer.put_entry(lambda: self._document(state, accepted, reason, error, stopped))
 
@@ -229,15 +236,15 @@ class FrontEndTap:
         for state in list(self._processor.request_states.values()):
             self.finish(state, "abort")
 
-    def _take_finished(self) -> tuple[list[str], list[str], dict[str, bool]]:
+    def _take_finished(self) -> tuple[list[str], list[str], Words]:
         finished = list(self._finished)
         self._finished.clear()
         return finished, *self._take_unsettled()
 
-    def _take_unsettled(self) -> tuple[list[str], dict[str, bool]]:
+    def _take_unsettled(self) -> tuple[list[str], Words]:
         unseen, self._unseen = self._unseen, []
-        reasons, self._reasons = self._reasons, {}
-        return unseen, reasons
+        words, self._words = self._words, {}
+        return unseen, words
 
     def _settle_soon(self) -> None:
         """Tell the worker what only the front end knows. Offline, the next flush does that."""
@@ -249,7 +256,7 @@ class FrontEndTap:
     async def _settle(self) -> None:
         # Meanwhile vLLM reports the end to its engine. A request that the worker does not know by
         # then will never reach it.
-        await asyncio.sleep(GATHER_S)
+        await asyncio.sleep(_TELL_S if self._words else GATHER_S)
         self._settling = None
         engine, unsettled = self._engine(), self._take_unsettled()
         if engine is not None and any(unsettled):

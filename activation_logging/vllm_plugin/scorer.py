@@ -95,9 +95,9 @@ class LiveScores(Mapping[str, LiveScore]):
         self._columns = columns
         self._first = first
 
-    def answers(self) -> dict[str, float]:
-        """What each probe says of the whole answer, by its name; NaN if it says nothing."""
-        values = self._columns.values
+    def answers(self, states: int) -> dict[str, float]:
+        """What each probe says of the answer that has so many states; NaN if it says nothing."""
+        values = self._columns.values[:states]
         return {name: served.answer(values) for name, served in self._columns.served.items()}
 
     @cached_property

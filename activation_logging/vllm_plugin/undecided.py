@@ -1,50 +1,34 @@
 """Answers that have ended, and of which it is not known yet whether their rows are kept.
 
-Two things decide late. What a probe says of an answer is known when the device has computed its
-last state: the store's writer waits for that, and no step does. Why an answer ended is known to the
-front end alone. Until then the rows stay where they are, and cost nothing. If vLLM gives one of
-their blocks to another request before, they are copied and *held*.
+Why an answer ended, and which of its tokens was the last, is known to the front end alone: the
+worker may be a step ahead of a stop string. So the front end tells the worker, many at a time.
+Until then the rows stay where they are, and cost nothing. If vLLM gives one of their blocks to
+another request before, they are copied and *held*. What probes say of an answer is then found out
+in the thread of the store's writer, which may wait for the device; no step does.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from activation_logging.keep import Keep
     from activation_logging.records import Capture
     from activation_logging.vllm_plugin.arena import Moment
     from activation_logging.vllm_plugin.captures import Request
 
-SCORE, FINISH = "score", "finish"
-"""What may still decide: a probe, or the reason why the answer ended."""
 
+class Word(NamedTuple):
+    """What the front end says of an answer that has ended.
 
-@dataclass
-class Verdict:
-    """Whether the rows of a request are kept. ``pending`` is what may still decide for it."""
+    ``keeps``: whether the reason keeps its rows. ``states`` is the number of its states, from the
+    one that the first token was predicted from.
+    """
 
-    kept: bool
-    pending: set[str] = field(default_factory=set)
-
-    @classmethod
-    def at_first(cls, keep: Keep, *, kept: bool) -> Verdict:
-        """What is known when a request arrives."""
-        late = {SCORE: keep.scores, FINISH: keep.finish}
-        return cls(kept, set() if kept else {what for what, terms in late.items() if terms})
-
-    @property
-    def is_final(self) -> bool:
-        """Whether nothing can change it any more."""
-        return self.kept or not self.pending
-
-    def hear(self, what: str, *, keeps: bool) -> None:
-        """Take what one of the pending ones says."""
-        self.pending.discard(what)
-        self.kept = self.kept or keeps
+    keeps: bool
+    states: int
 
 
 @dataclass
@@ -66,7 +50,7 @@ class Ended:
 
 
 class Undecided:
-    """The answers whose verdict is not final, by name and by block."""
+    """The answers that are not decided, by name and by block."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Ended] = {}

@@ -275,24 +275,26 @@ class ActivationWorker(Worker):
         super().sleep(level)
 
     def flush_activations(
-        self, finished: Sequence[str], unseen: Sequence[str], reasons: Mapping[str, bool]
+        self, finished: Sequence[str], unseen: Sequence[str], words: Mapping[str, tuple[bool, int]]
     ) -> None:
         """Write these requests and commit everything. The front end calls this.
 
         The arguments are those of :meth:`.RowCollector.flush`.
         """
         if self._collector is not None:
-            self._collector.flush(finished, unseen, reasons)
+            self._collector.flush(finished, unseen, words)
             if self._sender is not None:
                 self._sender.send(self._collector.scores_due())
 
-    def settle_activations(self, unseen: Sequence[str], reasons: Mapping[str, bool]) -> None:
+    def settle_activations(
+        self, unseen: Sequence[str], words: Mapping[str, tuple[bool, int]]
+    ) -> None:
         """Settle requests that ended, perhaps before they came here. The front end calls this.
 
         The arguments are those of :meth:`.RowCollector.flush`.
         """
         if self._collector is not None:
-            self._collector.hear(reasons)
+            self._collector.hear(words)
             self._collector.settle(unseen)
 
     def check_activation_probes(self, parcel: bytes) -> str | None:

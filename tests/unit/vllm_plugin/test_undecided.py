@@ -89,7 +89,8 @@ class TestByReason:
         machine = make("finish:length")
         machine.new("a", [1, 2], [3])
         machine.new("b", [3, 4], [5])
-        machine.collector.hear({"a": True, "b": False, "unknown": True})
+        say(machine, b=2)
+        say(machine, keeps=True, a=2, unknown=2)
         machine.end(["a", "b"])
         check(machine.entry("a", [1, 2]), [1, 2])
         unkept(machine.entry("b", [3, 4]))
@@ -100,7 +101,8 @@ class TestByReason:
         machine.new("b", [3, 4], [5])
         machine.end(["a", "b"])
         assert machine.entry("a", [1, 2]).status == "pending"
-        machine.collector.hear({"a": True, "b": False})
+        say(machine, b=2)
+        say(machine, keeps=True, a=2)
         machine.writer.flush()
         with open_store(machine.path) as store:
             check(store.for_request("a")[0], [1, 2])
@@ -112,7 +114,7 @@ class TestByReason:
         machine.new("b", [6, 7, 8, 9], [3], finished_req_ids={"a"}, options=KEPT)
         assert machine.collector._held_bytes == 5 * ROW
         machine.go_on("b", [10, 11], 4, [7])
-        machine.collector.hear({"a": True})
+        say(machine, keeps=True, a=5)
         machine.end(["b"])
         check(machine.entry("a", [1, 2, 3, 4, 5]), [1, 2, 3, 4, 5])
         check(machine.entry("b", [6, 7, 8, 9, 10, 11]), [6, 7, 8, 9, 10, 11])
@@ -126,7 +128,7 @@ class TestByReason:
         machine.new("a", [1, 2, 3, 4, 5], [3, 7])
         machine.new("b", [6], [3], finished_req_ids={"a"})
         machine.end(["b"])
-        machine.collector.hear({"a": False, "b": False})
+        say(machine, a=5, b=1)
         check(machine.entry("a", [1, 2, 3, 4, 5]), [1, 2, 3, 4, 5])
         unkept(machine.entry("b", [6]))
 
@@ -135,7 +137,7 @@ class TestByReason:
         machine.new("a", [1, 2, 3, 4, 5], [3, 7])
         machine.new("b", [8], [3, 5], computed=4)
         machine.end(["a", "b"])
-        machine.collector.hear({"a": True, "b": True})
+        say(machine, keeps=True, a=5, b=5)
         check(machine.entry("a", [1, 2, 3, 4, 5]), [1, 2, 3, 4, 5])
         check(machine.entry("b", [1, 2, 3, 4, 8]), [1, 2, 3, 4, 8])
         assert machine.writer.stats.bytes == (5 + 1) * ROW
@@ -150,12 +152,18 @@ class TestByReason:
             check(store.for_request("a")[0], [1, 2])
 
 
+def say(machine: Machine, keeps: bool = False, **states: int) -> None:
+    """What the front end says of answers: the reasons of their ends, and the numbers of states."""
+    machine.collector.hear({name: (keeps, number) for name, number in states.items()})
+
+
 class TestByScore:
     def test_above_and_below(self, make_scored: Make) -> None:
         machine = make_scored("score:high>0.8")
         machine.new("a", [1, 2, 90, 3], [3], prompt=2)
         machine.new("b", [1, 90, 3, 4], [5], prompt=2)
         machine.end(["a", "b"])
+        say(machine, a=3, b=3)
         low, entry = machine.entry("b", [1, 90, 3, 4]), machine.entry("a", [1, 2, 90, 3])
         check(entry, [1, 2, 90, 3])
         unkept(low)
@@ -163,10 +171,19 @@ class TestByScore:
         assert low.scores["high"][1] == 1
         assert machine.writer.stats.bytes == 4 * ROW
 
+    def test_a_step_too_many_does_not_count(self, make_scored: Make) -> None:
+        """The worker ran on, because it knows no stop strings."""
+        machine = make_scored("score:high>0.8")
+        machine.new("a", [1, 2, 90], [3], prompt=1)
+        say(machine, a=2)
+        machine.end(["a"])
+        unkept(machine.entry("a", [1, 2]))
+
     def test_a_prompt_by_itself_says_nothing(self, make_scored: Make) -> None:
         machine = make_scored("score:high>0.8")
         machine.new("a", [90, 90], [3], prompt=3)
         machine.end(["a"])
+        say(machine, a=0)
         unkept(machine.entry("a", [90, 90]))
 
     def test_one_that_was_kept_on_arrival_needs_no_score(self, make_scored: Make) -> None:
@@ -180,6 +197,7 @@ class TestByScore:
         machine = make_scored("score:high>0.8")
         with machine.writer.planning:  # the writer cannot judge meanwhile
             machine.new("a", [1, token, 2, 3], [3], prompt=1)
+            say(machine, a=4)
             machine.new("b", [4, 5, 6, 7], [3], finished_req_ids={"a"}, options=KEPT)
             machine.end(["b"])
         entry = machine.entry("a", [1, token, 2, 3])
@@ -195,12 +213,13 @@ class TestByScore:
         for number, name in enumerate(("high", "long", "neither")):
             machine.new(name, [1, 90 if name == "high" else 3], [number], prompt=1)
         machine.end(["high", "long", "neither"])
-        check(machine.entry("high", [1, 90]), [1, 90])
-        assert machine.entry("long", [1, 3]).status == "pending"
-        machine.collector.hear({"high": False, "long": True, "neither": False})
+        assert machine.entry("high", [1, 90]).status == "pending"
+        say(machine, high=2, neither=2)
+        say(machine, keeps=True, long=2)
         machine.writer.flush()
         with open_store(machine.path) as store:
-            check(store.for_request("long")[0], [1, 3])
+            check(store.for_request("high")[0], [1, 90])
+        check(machine.entry("long", [1, 3]), [1, 3])
         unkept(machine.entry("neither", [1, 3]))
 
     def test_a_full_queue_drops_what_is_not_judged(self, make_scored: Make) -> None:
@@ -210,6 +229,7 @@ class TestByScore:
             for name in ("a", "b"):
                 machine.new(name, [1, 90], [3 if name == "a" else 4], prompt=1)
                 machine.end([name])
+            say(machine, a=2, b=2)
         check(machine.entry("a", [1, 90]), [1, 90])
         assert machine.entry("b", [1, 90]).status == "dropped"
         assert not list(machine.collector._undecided)
