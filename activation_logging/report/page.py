@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 
 from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
-from activation_logging.report.marking import marked
+from activation_logging.report.marking import marked, shade
 from activation_logging.strict_json import dumps
 from activation_logging.text import ranges
 
@@ -56,6 +56,7 @@ def render_page(document: Mapping[str, Any]) -> str:
             levels=LEVELS,
             rates=list(document["detectors"][0]["recall_at"]),
             pick_js=_trusted("pick.js"),
+            tokens_js=_trusted("tokens.js"),
             js=_trusted("page.js"),
             plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
         )
@@ -97,6 +98,7 @@ def _environment() -> Environment:
         ranges=_ranges,
         on_axis=_on_axis,
         marked=marked,
+        shade=shade,
         place=_place,
         where=_where,
         percent=_percent,

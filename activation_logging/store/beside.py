@@ -189,6 +189,14 @@ class WritesBeside:
             written += len(some)
         return written
 
+    def delete_evaluation(self, key: str, name: str) -> bool:
+        """Remove one evaluator's label of an entry. Returns False if there is none.
+
+        Raises:
+            StoreReadOnly: the store was opened for reading.
+        """
+        return self.transact(lambda change, txn: change.delete_evaluation(txn, key, name))
+
     def put_derived(self, items: Iterable[Derived]) -> int:
         """Write arrays beside entries, many per commit, and return how many.
 
