@@ -36,7 +36,9 @@ if TYPE_CHECKING:
 
 ROWS = 6
 BLOCK = np.ones((ROWS, 8), np.uint16)
-WORDS = [a + b + c for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u") for c in "bdgklmnprst"]
+WORDS = [
+    a + b + c for a in "bdfgklmnprst" for b in ("a", "e", "i", "o", "u") for c in "bdgklmnprst"
+]
 LABELS = ("correct", "correct", "correct", "hallucinated", "refused")
 
 
@@ -91,7 +93,7 @@ def pages(keys: list[str]) -> dict[str, str]:
     return {
         "the list": "",
         "one label": "?label=facts%3Dhallucinated",
-        "a label, a tag and a model": "?label=facts%3Drefused&tag=domain%3Ddomain+7&model=org%2Frare",
+        "a label, a tag, a model": "?label=facts%3Drefused&tag=domain%3Ddomain+7&model=org%2Frare",
         "by score, highest first": "?score=score%2Fmade_up&sort=highest",
         "a range of scores, lowest first": "?score=score%2Fmade_up&low=0.5&high=0.6&sort=lowest",
         "a search for a rare word": "?q=bab",

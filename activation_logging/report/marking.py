@@ -89,9 +89,7 @@ def marked(example: Mapping[str, Any]) -> list[Marked]:
             for a, b in pairwise(places)
         ]
         level = token.get("level")
-        found.append(
-            Marked(token["score"], token["logprob"], pieces, touching, level, index)
-        )
+        found.append(Marked(token["score"], token["logprob"], pieces, touching, level, index))
     return found
 
 

@@ -1,6 +1,12 @@
-"""Addresses of answers that stay: the key, whose ``#`` a browser would take for itself."""
+"""Addresses that stay: of the pages, and of answers by their keys.
+
+A browser would take the ``#`` of a key for itself.
+"""
 
 from __future__ import annotations
+
+PREFIX = "/activations"
+"""What the addresses of all pages begin with."""
 
 
 def address(key: str) -> str:

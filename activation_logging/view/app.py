@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse, Response
 
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
 from activation_logging.view.pages import answers, entry, judge, key, selection
 from activation_logging.view.state import ViewState, error_page
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.saved_probe import SavedProbe
 
-PREFIX = "/activations"
 PAGES = (answers, selection, entry, judge, key)
 """Every module of pages; its ``router`` has their addresses."""
 
@@ -53,7 +53,10 @@ def make_app(
         hosts: the names in addresses that are answered; None for any.
     """
     app = FastAPI(title="activation-logging", openapi_url=None)
-    app.state.view = mount(app, path, probes=probes, server=server, keys=keys, hosts=hosts)
+    # Nothing logs these addresses, so the key may come in one.
+    app.state.view = mount(
+        app, path, probes=probes, server=server, keys=keys, hosts=hosts, key_in_address=True
+    )
 
     @app.get("/")
     def start() -> Response:
@@ -70,6 +73,7 @@ def mount(
     server: str | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
+    key_in_address: bool = False,
 ) -> ViewState:
     """Give an application the pages of a store below ``/activations``.
 
@@ -80,8 +84,9 @@ def mount(
         server: see there.
         keys: see there.
         hosts: see there.
+        key_in_address: whether ``?token=KEY`` opens the pages, too.
     """
-    guard = {"keys": tuple(keys), "hosts": hosts}
+    guard = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
     pages = FastAPI(openapi_url=None, middleware=[Middleware(Guard, **guard)])
     pages.state.view = ViewState(path, probes or {}, server)
     pages.state.guard = Guard(pages, **guard)

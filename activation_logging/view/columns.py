@@ -76,8 +76,8 @@ class Columns:
         chunk = slot // CHUNK
         for name, column in self._arrays.items():
             value = values.get(name, _absent(name))
-            before = column[slot]
-            if value != before and not (value != value and before != before):  # NaN is itself here
+            # NaN is never equal to itself; here it is.
+            if column[slot] != value and not (np.isnan(value) and np.isnan(column[slot])):
                 column[slot] = value
                 self._dirty.add((name, chunk))
         return refused

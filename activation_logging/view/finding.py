@@ -78,14 +78,14 @@ class Search:
         return cls(**lists, **single)
 
     def link(self, **changes: Any) -> str:
-        """The query of an address for this search, from its first page unless ``after`` is given."""
+        """The query of an address for this search, from its first page unless told otherwise."""
         changed = replace(self, **{"after": "", **changes})
         pairs = []
         for name in self.__dataclass_fields__:
             value = getattr(changed, name)
             if name in _SEVERAL:
                 pairs += [(name, one) for one in value]
-            elif value and value != self.__dataclass_fields__[name].default:
+            elif value and value != _DEFAULTS[name]:
                 pairs.append((name, value))
         return urlencode(pairs, errors="replace")
 
@@ -98,10 +98,13 @@ class Search:
     @property
     def narrowed(self) -> bool:
         """Whether it asks for anything but an order."""
-        return any(getattr(self, name) for name in (*_SEVERAL, "q", "since", "until", "low", "high"))
+        return any(
+            getattr(self, name) for name in (*_SEVERAL, "q", "since", "until", "low", "high")
+        )
 
 
 _SEVERAL = ("model", "status", "label", "tag")
+_DEFAULTS = {name: one.default for name, one in Search.__dataclass_fields__.items()}
 
 
 class Value(NamedTuple):
@@ -348,9 +351,7 @@ def _facets(
     for name in columns.names("label"):
         numbers = counted(f"label/{name}")
         given = {**LABEL_CODES, UNLABELLED: 0}
-        yield Facet(
-            f"label: {name}", "label", _of_codes(numbers, given, search.label, f"{name}=")
-        )
+        yield Facet(f"label: {name}", "label", _of_codes(numbers, given, search.label, f"{name}="))
     for name in columns.names("tag"):
         if int(columns[f"tag/{name}"].max(initial=0)) >= 0:
             values = _of_words(index, counted(f"tag/{name}"), search.tag, f"{name}=")

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse, RedirectResponse
+
+from activation_logging.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,12 +50,20 @@ class Guard:
     Args:
         app: the pages.
         keys: any of which opens them; none if they are open to all who reach them.
-        hosts: names by which they may be reached; None for any.
+        hosts: names by which they may be reached; None for any, but without a key for addresses
+            of numbers and ``localhost``: a site can make a name of its own lead here.
+        key_in_address: whether ``?token=KEY`` opens them, too. A server would log it.
     """
 
     def __init__(
-        self, app: ASGIApp, keys: Sequence[str] = (), hosts: Sequence[str] | None = None
+        self,
+        app: ASGIApp,
+        keys: Sequence[str] = (),
+        hosts: Sequence[str] | None = None,
+        *,
+        key_in_address: bool = False,
     ) -> None:
+        self._key_in_address = key_in_address
         self._app = app
         self._keys = tuple(keys)
         self._hosts = None if hosts is None else frozenset(hosts)
@@ -84,16 +94,31 @@ class Guard:
 
     def _refusal(self, scope: Scope, headers: Headers) -> ASGIApp | None:
         host = headers.get("host", "")
-        if self._hosts is not None and (urlsplit(f"//{host}").hostname or "") not in self._hosts:
+        if not self._answers_to(host):
             return _refuse(
-                421, f"these pages are not at {host[:80]!r}; open them as the command printed"
+                421,
+                f"these pages are not at {printable(host[:80])}: open them by the address that was "
+                "printed, or of a server without a key by its number",
             )
-        if scope["method"] not in {"GET", "HEAD"}:
-            site, origin = headers.get("sec-fetch-site"), headers.get("origin")
-            other = site is not None and site not in {"same-origin", "none"}
-            if other or (origin is not None and urlsplit(origin).netloc != host):
-                return _refuse(403, "this form was sent by another site")
+        other = headers.get("sec-fetch-site") in {"cross-site", "same-site"}
+        reads = scope["method"] in {"GET", "HEAD"}
+        # A link of another site may lead here. Its scripts may not look, even where a server
+        # around these pages allows them to.
+        if other and not (reads and headers.get("sec-fetch-mode") == "navigate"):
+            return _refuse(403, "another site has asked for this")
+        origin = headers.get("origin")
+        if not reads and origin is not None and urlsplit(origin).netloc != host:
+            return _refuse(403, "this form was sent by another site")
         return None
+
+    def _answers_to(self, host: str) -> bool:
+        try:
+            name = urlsplit(f"//{host}").hostname or ""
+        except ValueError:
+            return False
+        if self._hosts is not None:
+            return name in self._hosts
+        return bool(self._keys) or name == "localhost" or _is_number(name)
 
     def _without_key(
         self, scope: Scope, headers: Headers, cookies: dict[str, str]
@@ -104,7 +129,7 @@ class Guard:
         path, root = scope["path"], scope.get("root_path", "")
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
         given = [value for name, value in pairs if name == TOKEN]
-        if given and scope["method"] == "GET" and self.opens(given[0]):
+        if given and self._key_in_address and scope["method"] == "GET" and self.opens(given[0]):
             # Out of the address, so that it is not shared, shown or logged with it.
             rest = urlencode([pair for pair in pairs if pair[0] != TOKEN])
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
@@ -120,7 +145,7 @@ class Guard:
             return None
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             return RedirectResponse(f"{root}/key", 303)
-        return _refuse(401, "these pages need the key: open them with ?token=KEY, or log in")
+        return _refuse(401, "these pages need the key: open them in a browser, which asks for it")
 
     def opens(self, key: str) -> bool:
         """Whether this is one of the keys."""
@@ -139,7 +164,16 @@ def _pass(*keys: str) -> str:
 
 def _any_equal(given: str, known: Sequence[str]) -> bool:
     raw = given.encode("utf-8", "surrogatepass")
-    return any([secrets.compare_digest(raw, one.encode()) for one in known])
+    # With every one, so that the timing says nothing of which.
+    return sum(secrets.compare_digest(raw, one.encode()) for one in known) > 0
+
+
+def _is_number(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
 
 
 def _is_random(text: str) -> bool:
@@ -147,14 +181,8 @@ def _is_random(text: str) -> bool:
 
 
 def _cookies(headers: Headers) -> dict[str, str]:
-    found: SimpleCookie = SimpleCookie()
-    for raw in headers.getlist("cookie"):
-        for part in raw.split(";"):
-            try:
-                found.load(part.strip())
-            except CookieError:
-                continue
-    return {name: one.value for name, one in found.items()}
+    parts = (part.partition("=") for raw in headers.getlist("cookie") for part in raw.split(";"))
+    return {name.strip(): value.strip() for name, _, value in parts}
 
 
 def _set(name: str, value: str, scope: Scope) -> str:

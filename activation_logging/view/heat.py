@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from activation_logging.dataset.layers import Source
 from activation_logging.detectors.forms import form_of
-from activation_logging.errors import DatasetError, ViewError
+from activation_logging.errors import ViewError
 from activation_logging.report.colours import own_states
 from activation_logging.report.marking import LEVELS
 from activation_logging.store.derived import REPLAY
@@ -63,9 +63,7 @@ def maps(entry: Entry, probes: Mapping[str, SavedProbe]) -> list[Choice]:
     return found
 
 
-def make_map(
-    entry: Entry, of: str, probes: Mapping[str, SavedProbe], start: int = 0
-) -> HeatMap:
+def make_map(entry: Entry, of: str, probes: Mapping[str, SavedProbe], start: int = 0) -> HeatMap:
     """A heat map of some tokens of an answer.
 
     Raises:
@@ -87,7 +85,10 @@ def make_map(
     stop = min(start + MOST_TOKENS, values.shape[1])
     texts = entry.response_tokens or [f"#{token}" for token in entry.response_token_ids]
     rows = [
-        (name, [_cell(*each, kind) for each in zip(row[start:stop], share[start:stop], strict=True)])
+        (
+            name,
+            [_cell(*each, kind) for each in zip(row[start:stop], share[start:stop], strict=True)],
+        )
         for name, row, share in zip(names, values, shares, strict=True)
     ]
     following = stop if stop < values.shape[1] else None
@@ -105,18 +106,11 @@ def _layer_of(probe: SavedProbe) -> int | None:
     return source.site.layer if is_layer else None
 
 
-def _by_probe(
-    entry: Entry, probe: SavedProbe
-) -> tuple[list[str], npt.NDArray[np.float64], str]:
+def _by_probe(entry: Entry, probe: SavedProbe) -> tuple[list[str], npt.NDArray[np.float64], str]:
     width = form_of(probe.form).width(probe.tensors)
     if entry.hidden_size != width or entry.num_layers != probe.num_layers:
         raise ViewError("the probe was fitted on a model of another size")
-    values = []
-    for layer in entry.layers:
-        try:
-            values.append(own_states(entry, probe.of_tokens(entry.layer(layer))))
-        except DatasetError as error:
-            raise ViewError(str(error)) from None
+    values = [own_states(entry, probe.of_tokens(entry.layer(layer))) for layer in entry.layers]
     own = _layer_of(probe)
     names = [f"layer {k}{' (its own)' if k == own else ''}" for k in entry.layers]
     note = (

@@ -100,6 +100,16 @@ class SearchIndex:
         self._meta: dict[str, Any] = {}
         self._connection = self._open()
 
+    def close(self) -> None:
+        """Close the file. The store stays open."""
+        with self._lock:
+            self._connection.close()
+
+    def remove(self) -> None:
+        """Close and delete the file, which is broken."""
+        self.close()
+        _remove(self.path)
+
     # --- reading ---------------------------------------------------------------------
 
     @property
@@ -133,10 +143,12 @@ class SearchIndex:
             try:
                 found = self._connection.execute(
                     "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
-                    (asked, MOST_FOUND),
+                    (_utf8(asked), MOST_FOUND),
                 ).fetchall()
             except sqlite3.OperationalError as error:
-                raise ViewError(f"the search {query[:80]!r} cannot be understood: {error}") from None
+                raise ViewError(
+                    f"the search {query[:80]!r} cannot be understood: {error}"
+                ) from None
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
     def word(self, text: str) -> int:
@@ -166,7 +178,9 @@ class SearchIndex:
         """The keys of the answers in these slots; those that are gone are left out."""
         with self._lock:
             ask = self._connection.execute
-            rows = (ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in slots)
+            rows = (
+                ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in slots
+            )
             return [row[0] for row in rows if row is not None and row[0]]
 
     def slot_of(self, sequence: int) -> int | None:

@@ -45,9 +45,9 @@ class Next(NamedTuple):
 def next_answer(
     index: SearchIndex,
     search: Search,
+    *,
     by: str,
     order: str,
-    *,
     threshold: float = 0.5,
     after: str = "",
 ) -> Next:
@@ -63,7 +63,7 @@ def next_answer(
         mine = f"label/{by}"
         if mine in columns:
             slots = slots[columns[mine][slots] == 0]
-        keys = _urgency(columns, slots, search, by, order, threshold)
+        keys = _urgency(columns, slots, search, by=by, order=order, threshold=threshold)
         known = np.isfinite(keys)
         slots, keys = slots[known], keys[known]
         if after:
@@ -81,6 +81,7 @@ def _urgency(
     columns: Columns,
     slots: npt.NDArray[np.int64],
     search: Search,
+    *,
     by: str,
     order: str,
     threshold: float,
@@ -111,9 +112,9 @@ def give(
     index: SearchIndex,
     store: Store,
     key: str,
+    *,
     by: str,
     label: Label,
-    *,
     spans: Sequence[Span] | None = None,
 ) -> None:
     """Save one person's label of an answer at once, and remember what was there.

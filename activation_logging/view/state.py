@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+import sqlite3
 import threading
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,8 +85,12 @@ class ViewState:
             ActivationLoggingError: reading the store has failed.
         """
         index = self.index
-        if index.ready and index.keep_up(AT_ONCE):
-            return True
+        try:
+            if index.ready and index.keep_up(AT_ONCE):
+                return True
+        except sqlite3.DatabaseError as error:
+            self._start_anew(index, error)
+            return False
         with self._lock:
             failed, self._failed = self._failed, None
             if failed is not None:
@@ -96,6 +101,16 @@ class ViewState:
                 )
                 self._reader.start()
         return False
+
+    def _start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
+        """Give up a search index that is broken; the next page begins another."""
+        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+            raise ViewError("another process reads the store into the index; try again") from None
+        logger.warning("%s is broken (%s); reading the store anew", index.path, error)
+        with self._lock:
+            if self._index is index:
+                index.remove()
+                self._index = None
 
     def _read(self, index: SearchIndex) -> None:
         try:

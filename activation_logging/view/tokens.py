@@ -221,9 +221,8 @@ def _facts(entry: Entry, probes: Mapping[str, SavedProbe], count: int) -> list[s
         if probe.model == entry.model:
             with suppress(ViewError):
                 numbers[f"probe {name}"] = _by_probe(entry, probe)
-    for what, values in {"rank": ranks(entry), "entropy at least": entropies(entry)}.items():
-        if values is not None:
-            numbers[what] = values
+    of_alternatives = {"rank": ranks(entry), "entropy at least": entropies(entry)}
+    numbers |= {what: values for what, values in of_alternatives.items() if values is not None}
     for what, values in numbers.items():
         for i in np.flatnonzero(np.isfinite(values[:count])):
             lines[i].append(f"{what}: {values[i]:.4g}")

@@ -29,7 +29,6 @@ from activation_logging.view.state import Form, State, base_of, page
 
 if TYPE_CHECKING:
     from activation_logging.records import Label
-    from activation_logging.view.state import ViewState
 
 router = APIRouter()
 Text = Annotated[str, Query(max_length=300)]
@@ -44,9 +43,12 @@ def label(
     threshold: float = 0.5,
     after: Text = "",
     key: Text = "",
-    colour: Text | None = None,
+    colour: Text = "",
 ) -> Response:
-    """The next answer to label, or the one with this key; first, who labels."""
+    """The next answer to label, or the one with this key; first, who labels.
+
+    What probes and others say of it is not shown: it would be said again.
+    """
     state.up_to_date()
     index = state.index
     if not index.ready:
@@ -69,14 +71,14 @@ def label(
     queue = urlencode(
         [("by", by), ("order", order), ("threshold", f"{threshold:g}"), *pairs], errors="replace"
     )
-    following = next_answer(index, search, by, order, threshold=threshold, after=after)
+    following = next_answer(index, search, by=by, order=order, threshold=threshold, after=after)
     entry = index.entry(following.slot) if following.slot is not None else None
     if key:
         entry = state.store[key_of(key)]
     if entry is None:
         return page(request, state, "done.html.j2", **common, queue=queue, skipped=bool(after))
     mine = entry.evaluations.get(by)
-    parts = answer_parts(state, entry, colour, by if mine is not None else None)
+    parts = answer_parts(state, entry, colour, by)
     return page(
         request,
         state,
@@ -114,7 +116,7 @@ def save(request: Request, state: State, form: Form) -> Response:
             given = mine.label if mine is not None else "hallucinated" if wrong else "correct"
         if given not in LABELS:
             raise ViewError(f"label: {given[:80]!r} is not one of {', '.join(LABELS)}")
-        give(state.index, store, key, by, cast("Label", given), spans=spans)
+        give(state.index, store, key, by=by, label=cast("Label", given), spans=spans)
     return _back(request, fields, key if spans is not None else "")
 
 
