@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
     from activation_logging.view.columns import Columns
 
-PAGE = 50
 FACET_VALUES = 12
 """So many values of a tag are listed, the most frequent ones."""
 MOST_VALUES = 2000
@@ -145,7 +144,7 @@ class Found:
     cut: bool = False
 
 
-def find(index: SearchIndex, search: Search, *, size: int = PAGE) -> Found:
+def find(index: SearchIndex, search: Search, *, size: int = 50) -> Found:
     """One page of the answers that match, with the counts of all of them.
 
     Raises:

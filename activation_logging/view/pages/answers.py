@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 _KEY = re.compile(r"[0-9a-f]{8,64}([#.]\d+)?")
+PAGE_SIZE = 50
 _BRIEF = 240
 
 
@@ -44,7 +45,7 @@ def answers(request: Request, state: State) -> Response:
         return page(request, state, "reading.html.j2", **reading(index))
     if (found_one := _named(state, search.q.strip())) is not None:
         return RedirectResponse(f"{base_of(request)}/entry/{address(found_one)}", 303)
-    found = find(index, search)
+    found = find(index, search, size=PAGE_SIZE)
     return page(
         request,
         state,
