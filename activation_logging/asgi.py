@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics"})
 """Paths that need no API key for GET: the server's health and metrics."""
 
+WHOLE_APP = "activation_logging.whole_app"
+"""In the scope of a request: the application around the one that has got it, if there is one."""
+
 
 class AsciiJson(JSONResponse):
     """Strict JSON with ASCII escapes. Any text or number is valid, so one entry breaks no list."""

@@ -25,6 +25,7 @@ from starlette.routing import Match
 
 from activation_logging.asgi import (
     OPEN_PATHS,
+    WHOLE_APP,
     KeyGuard,
     dump_object,
     is_preflight,
@@ -196,7 +197,7 @@ class SwitchingApp:
         elif scope.get("method") == "POST" and self._path(scope) in self._may_name_a_model:
             await self._post(scope, receive, send)
         else:
-            await self._other(scope, receive, send)
+            await self._other({**scope, WHOLE_APP: self}, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that may name a model; another model is loaded first."""

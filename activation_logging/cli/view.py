@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,7 +30,10 @@ def view(
     *,
     server: Annotated[
         str | None,
-        typer.Option(help="A server to chat with, such as http://localhost:8000/v1."),
+        typer.Option(
+            help="A server to chat with, such as http://localhost:8000/v1. Its key is read from "
+            "VLLM_API_KEY.",
+        ),
     ] = None,
     probe: Annotated[
         list[str] | None,
@@ -52,15 +56,17 @@ def view(
     The first time, every answer is read once into a search index beside the store. A server may
     write to the store meanwhile. Stop with Ctrl-C.
     """
-    require("view", "fastapi", "jinja2", "python_multipart", "uvicorn")
+    require("view", "fastapi", "httpx", "jinja2", "python_multipart", "uvicorn")
     from activation_logging.view.app import LOOPBACK, PREFIX, make_app
+    from activation_logging.view.server_link import ServerLink
     from activation_logging.view.serving import listen, run
 
+    link = ServerLink(server, os.environ.get("VLLM_API_KEY")) if server else None
     probes = _probes(probe or ())
     local = is_loopback(host)
     token = None if local else secrets.token_urlsafe(24)
     names = (*LOOPBACK, host.strip("[]")) if local else None
-    app = make_app(path, probes=probes, server=server, keys=(token,) if token else (), hosts=names)
+    app = make_app(path, probes=probes, server=link, keys=(token,) if token else (), hosts=names)
     with show_progress() as progress:
         app.state.view.index.build(progress)
     with listen(host, port) as socket:

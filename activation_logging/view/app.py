@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
-from activation_logging.view.pages import answers, entry, judge, key, selection
+from activation_logging.view.pages import answers, chat, entry, judge, key, selection
 from activation_logging.view.state import ViewState, error_page
 
 if TYPE_CHECKING:
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.view.server_link import ServerLink
 
-PAGES = (answers, selection, entry, judge, key)
+PAGES = (answers, selection, entry, judge, chat, key)
 """Every module of pages; its ``router`` has their addresses."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -31,6 +32,8 @@ _STATIC = {
     "view.css": ("activation_logging.view", "text/css"),
     "view.js": ("activation_logging.view", "text/javascript"),
     "judge.js": ("activation_logging.view", "text/javascript"),
+    "chat.css": ("activation_logging.view", "text/css"),
+    "chat.js": ("activation_logging.view", "text/javascript"),
     "htmx.min.js": ("activation_logging.view", "text/javascript"),
 }
 
@@ -39,7 +42,7 @@ def make_app(
     path: str | os.PathLike[str],
     *,
     probes: Mapping[str, SavedProbe] | None = None,
-    server: str | None = None,
+    server: ServerLink | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = LOOPBACK,
 ) -> FastAPI:
@@ -48,7 +51,7 @@ def make_app(
     Args:
         path: the store's folder.
         probes: saved probes by the names that they are shown under.
-        server: the address of a server to chat with.
+        server: a server to chat with.
         keys: any of which opens the pages.
         hosts: the names in addresses that are answered; None for any.
     """
@@ -70,7 +73,7 @@ def mount(
     path: str | os.PathLike[str],
     *,
     probes: Mapping[str, SavedProbe] | None = None,
-    server: str | None = None,
+    server: ServerLink | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     key_in_address: bool = False,

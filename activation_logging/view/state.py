@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.view.server_link import ServerLink
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -34,14 +35,14 @@ class ViewState:
     Args:
         path: the store's folder; it may not be there yet.
         probes: saved probes by the names that they are shown under.
-        server: the address of a server to chat with, for pages that do.
+        server: a server to chat with.
     """
 
     def __init__(
         self,
         path: str | os.PathLike[str],
         probes: Mapping[str, SavedProbe],
-        server: str | None = None,
+        server: ServerLink | None = None,
     ) -> None:
         self.path = path
         self.probes = dict(probes)
@@ -160,7 +161,6 @@ def page(
         base=base_of(request),
         form_token=request.state.form_token,
         store_path=str(state.path),
-        chat=state.server is not None,
         **names,
     )
     # Lone surrogates of a store become question marks: UTF-8 has none.

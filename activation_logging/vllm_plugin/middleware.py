@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def extend_app(
-    app: FastAPI, num_layers: int | None = None, keys: Sequence[str] = ()
-) -> None:
+def extend_app(app: FastAPI, num_layers: int | None = None, keys: Sequence[str] = ()) -> None:
     """Add the middleware, the ``/v1/activations`` routes and the pages to vLLM's application.
 
     Args:
@@ -67,8 +65,10 @@ def _add_pages(app: FastAPI, lmdb_path: str, keys: Sequence[str]) -> None:
     if find_spec("jinja2") is None or find_spec("python_multipart") is None:
         return
     from activation_logging.view.app import mount
+    from activation_logging.view.server_link import ServerLink
 
-    mount(app, lmdb_path, keys=keys)
+    link = ServerLink("this server", next(iter(keys), None), app)
+    mount(app, lmdb_path, server=link, keys=keys)
 
 
 def _warn_of_others(app: FastAPI) -> None:
