@@ -206,15 +206,9 @@ class Told:
             tokens = _plain_tokens(choice.get("logprobs") or {})
         else:
             thoughts = delta.get("reasoning") or delta.get("reasoning_content") or ""
-            text, thought = (
-                (delta.get("content") or "", False) if not thoughts else (thoughts, True)
-            )
+            text, thought = thoughts or delta.get("content") or "", bool(thoughts)
             tokens = [
-                (
-                    one["token"],
-                    one["logprob"],
-                    [(t["token"], t["logprob"]) for t in one["top_logprobs"]],
-                )
+                (one["token"], one["logprob"], _top(one))
                 for one in (choice.get("logprobs") or {}).get("content") or ()
             ]
         # A token may end within a letter: its text comes with a later one.
@@ -249,6 +243,10 @@ class Told:
                     of = Marked(found[field], None, (), ())
                     one = [round(found[field], 6), shade(of, "probe").strip()]
                     told.setdefault(field, {})[name] = one
+
+
+def _top(token: Mapping[str, Any]) -> list[tuple[str, float]]:
+    return [(one["token"], one["logprob"]) for one in token.get("top_logprobs") or ()]
 
 
 def _plain_tokens(logprobs: Mapping[str, Any]) -> list[tuple[str, float | None, list[Any]]]:

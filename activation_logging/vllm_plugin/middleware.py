@@ -62,7 +62,7 @@ def extend_app(app: FastAPI, num_layers: int | None = None, keys: Sequence[str] 
 
 def _add_pages(app: FastAPI, lmdb_path: str, keys: Sequence[str]) -> None:
     """Add the pages below ``/activations``, where the extra ``view`` is installed."""
-    if find_spec("jinja2") is None or find_spec("python_multipart") is None:
+    if not all(map(find_spec, ("httpx", "jinja2", "python_multipart"))):
         return
     from activation_logging.view.app import mount
     from activation_logging.view.server_link import ServerLink

@@ -4,7 +4,7 @@
 
 const form = document.getElementById("ask");
 const talk = document.getElementById("talk");
-const status = document.getElementById("said-status");
+const statusLine = document.getElementById("said-status");
 const note = document.getElementById("server-note");
 const field = form?.elements;
 let messages = [];
@@ -232,11 +232,11 @@ async function ask(text) {
       const said = await response.json().catch(() => ({}));
       throw new Error(said.error ?? `the page's process refuses this (HTTP ${response.status}): reload the page`);
     }
-    status.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how ?? "its end was not told"}.`;
+    statusLine.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how ?? "its end was not told"}.`;
   } catch (error) {
     if (error.name === "AbortError") {
       answer.after.append(make("span", "", "ended by you"));
-      status.textContent = "You have ended the answer.";
+      statusLine.textContent = "You have ended the answer.";
     } else {
       answer.failed(error.message);
       if (!answer.tokens.length) field.question.value ||= text;
@@ -261,7 +261,7 @@ function anew() {
   answers.length = 0;
   for (const item of talk.querySelectorAll("li:not(#first)")) item.remove();
   document.getElementById("first").hidden = false;
-  status.textContent = "";
+  statusLine.textContent = "";
   field.question.focus();
 }
 
