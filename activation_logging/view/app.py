@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
-from activation_logging.view.pages import answers, chat, entry, judge, key, selection
+from activation_logging.view.pages import answers, chat, entry, judge, key, selection, studies
 from activation_logging.view.state import ViewState, error_page
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.view.server_link import ServerLink
 
-PAGES = (answers, selection, entry, judge, chat, key)
+PAGES = (answers, selection, entry, judge, chat, studies, key)
 """Every module of pages; its ``router`` has their addresses."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")

@@ -38,7 +38,7 @@ ARROWS: dict[str, set[str]] = {
     "detectors": {"dataset", "store"},
     "export": {"dataset", "store"},
     "report": {"detectors", "dataset", "store"},
-    "view": {"dataset", "detectors", "report", "store"},
+    "view": {"dataset", "detectors", "process", "report", "store"},
     "benchmarks": {"judges", "packages", "store"},
     "follow_up": {"benchmarks", "detectors", "store"},
     "vllm_plugin": {"routes", "store", "view"},
