@@ -36,9 +36,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def extend_app(
-    app: FastAPI, num_layers: int | None = None, keys: Sequence[str] = ()
-) -> None:
+def extend_app(app: FastAPI, num_layers: int | None = None, keys: Sequence[str] = ()) -> None:
     """Add the middleware, the ``/v1/activations`` routes and the pages to vLLM's application.
 
     Args:
