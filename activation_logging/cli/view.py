@@ -57,7 +57,8 @@ def view(
     write to the store meanwhile. Stop with Ctrl-C.
     """
     require("view", "fastapi", "httpx", "jinja2", "python_multipart", "uvicorn")
-    from activation_logging.view.app import LOOPBACK, PREFIX, make_app
+    from activation_logging.view.addresses import PREFIX
+    from activation_logging.view.app import LOOPBACK, make_app
     from activation_logging.view.server_link import ServerLink
     from activation_logging.view.serving import listen, run
 

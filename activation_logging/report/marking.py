@@ -32,7 +32,7 @@ class Piece(NamedTuple):
 class Marked(NamedTuple):
     """A token with its pieces, and the indices of the spans that it touches.
 
-    ``level`` is what else colours it, from 0 to 1.
+    ``level`` is what else colours it, from 0 to 1; ``place`` is its index in the answer.
     """
 
     score: float | None
@@ -40,7 +40,7 @@ class Marked(NamedTuple):
     pieces: Sequence[Piece]
     spans: Sequence[int]
     level: float | None = None
-    index: int = 0
+    place: int = 0
 
 
 def shade(of: Marked, by: str) -> str:

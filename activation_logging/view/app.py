@@ -89,7 +89,7 @@ def mount(
         hosts: see there.
         key_in_address: whether ``?token=KEY`` opens the pages, too.
     """
-    guard = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
+    guard: dict[str, Any] = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
     pages = FastAPI(openapi_url=None, middleware=[Middleware(Guard, **guard)])
     pages.state.view = ViewState(path, probes or {}, server)
     pages.state.guard = Guard(pages, **guard)

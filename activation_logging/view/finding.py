@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from activation_logging.errors import SettingsError, ViewError
 from activation_logging.store.query import parse_time
-from activation_logging.view.index import LABEL_CODES, MOST_FOUND, STATUS_CODES, SearchIndex
+from activation_logging.view.facts import LABEL_CODES, STATUS_CODES
+from activation_logging.view.index import MOST_FOUND, SearchIndex
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +65,7 @@ class Search:
     @classmethod
     def of(cls, pairs: Iterable[tuple[str, str]]) -> Search:
         """From the pairs of an address's query; unknown names and empty values are left out."""
-        single: dict[str, str] = {}
+        single: dict[str, Any] = {}
         several: dict[str, list[str]] = {}
         for name, value in pairs:
             if not value:
@@ -111,7 +112,7 @@ class Value(NamedTuple):
 
     text: str
     value: str
-    count: int
+    answers: int
     chosen: bool
 
 
@@ -205,12 +206,12 @@ def _conditions(
     if until is not None:
         found["until"] = columns["created"] < until
     if search.low or search.high or search.sort in ("highest", "lowest"):
-        numbers = _scores(columns, search)
-        known = ~np.isnan(numbers)
+        scores = _scores(columns, search)
+        known = ~np.isnan(scores)
         if search.low:
-            known &= numbers >= np.float32(_number(search.low))
+            known &= scores >= np.float32(_number(search.low))
         if search.high:
-            known &= numbers <= np.float32(_number(search.high))
+            known &= scores <= np.float32(_number(search.high))
         found["score"] = known
     return found
 
@@ -349,7 +350,7 @@ def _facets(
     yield Facet("model", "model", _of_words(index, counted("model"), search.model, ""))
     for name in columns.names("label"):
         numbers = counted(f"label/{name}")
-        given = {**LABEL_CODES, UNLABELLED: 0}
+        given: dict[str, int] = {**LABEL_CODES, UNLABELLED: 0}
         yield Facet(f"label: {name}", "label", _of_codes(numbers, given, search.label, f"{name}="))
     for name in columns.names("tag"):
         if int(columns[f"tag/{name}"].max(initial=0)) >= 0:

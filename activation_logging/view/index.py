@@ -20,18 +20,18 @@ import threading
 from contextlib import contextmanager, suppress
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
 from activation_logging.progress import Progress, silent
-from activation_logging.records import LABELS, STATUSES
 from activation_logging.store import layout
 from activation_logging.store.index import Change, Index
 from activation_logging.view import columns
 from activation_logging.view.columns import Columns
+from activation_logging.view.facts import read_record, utf8
 from activation_logging.view.words import matching
 
 if TYPE_CHECKING:
@@ -44,12 +44,6 @@ logger = logging.getLogger(f"vllm.{__name__}")
 VERSION = 1
 MOST_FOUND = 300_000
 """A search looks at so many answers with its words, the newest."""
-MOST_CHARACTERS = 100_000
-"""So much of each prompt and each answer is searched."""
-
-STATUS_CODES = {name: code for code, name in enumerate((*STATUSES, "unreadable"), 1)}
-LABEL_CODES = {name: code for code, name in enumerate(LABELS, 1)}
-
 _PER_BATCH = 500
 _PER_READ = 5000
 _SCHEMA = f"""
@@ -65,15 +59,6 @@ CREATE VIRTUAL TABLE texts USING fts5(
 {columns.SCHEMA}
 """
 _MAX_WORDS = 200_000
-
-
-class Record(NamedTuple):
-    """What the index keeps of one answer; without a key it could not be read."""
-
-    key: str
-    prompt: str
-    response: str
-    facts: dict[str, Any]
 
 
 class SearchIndex:
@@ -143,7 +128,7 @@ class SearchIndex:
             try:
                 found = self._connection.execute(
                     "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
-                    (_utf8(asked), MOST_FOUND),
+                    (utf8(asked), MOST_FOUND),
                 ).fetchall()
             except sqlite3.OperationalError as error:
                 raise ViewError(
@@ -155,7 +140,7 @@ class SearchIndex:
         """The number of a word in the columns of models and tags; -1 if no answer has it."""
         with self._lock:
             row = self._connection.execute(
-                "SELECT id FROM words WHERE text = ?", (_utf8(text),)
+                "SELECT id FROM words WHERE text = ?", (utf8(text),)
             ).fetchone()
         return -1 if row is None else int(row[0])
 
@@ -262,7 +247,7 @@ class SearchIndex:
         with snapshot.reading():
             cursor = snapshot.cursor(layout.LOG)
             found = cursor.set_range(layout.sequence_key(start))
-            batch = []
+            batch: list[int] = []
             while found and len(batch) < _PER_READ:
                 batch.append(layout.sequence_number(bytes(cursor.key())))
                 found = cursor.next()
@@ -275,7 +260,7 @@ class SearchIndex:
         for sequence in sorted(sequences):
             row = ask("SELECT slot, key FROM slots WHERE sequence = ?", (sequence,)).fetchone()
             slot, key = row or (self.columns.size, None)
-            found = self._record(sequence)
+            found = read_record(self.store, sequence, self._number)
             if found is None and row is None:
                 continue
             if found is None or found.key != key:
@@ -294,37 +279,11 @@ class SearchIndex:
             # One more, so that 0 is what is not there.
             self.left_out.update(self.columns.put(slot, {"sequence": sequence + 1, **facts}))
 
-    def _record(self, sequence: int) -> Record | None:
-        try:
-            entry = self.store.at(layout.place(0, sequence))
-            return None if entry is None else self._read(entry)
-        except StoreCorrupt:
-            return Record("", "", "", {"status": STATUS_CODES["unreadable"]})
-
-    def _read(self, entry: Entry) -> Record:
-        facts: dict[str, Any] = {
-            "created": entry.created,
-            "status": STATUS_CODES[entry.status],
-            "model": self._number(entry.model),
-        }
-        for name, value in entry.tags.items():
-            facts[f"tag/{name}"] = self._number(value)
-        for name, found in entry.evaluations.items():
-            facts[f"label/{name}"] = LABEL_CODES[found.label]
-            if found.score is not None:
-                facts[f"judged/{name}"] = np.float32(found.score)
-        for name, scores in entry.scores.items():
-            known = scores[np.isfinite(scores)]
-            if len(known):
-                facts[f"score/{name}"] = known.max()
-        texts = (_utf8(text[:MOST_CHARACTERS]) for text in (entry.prompt, entry.response))
-        return Record(entry.key, *texts, facts)
-
     def _number(self, word: str) -> int:
         """The number of a word, which is added if it is new."""
         known = self._words.get(word)
         if known is None:
-            text = _utf8(word)
+            text = utf8(word)
             self._connection.execute("INSERT OR IGNORE INTO words (text) VALUES (?)", (text,))
             known = self.word(text)
             if len(self._words) > _MAX_WORDS:
@@ -452,8 +411,3 @@ def index_path(store: Path) -> Path:
 def _remove(path: Path) -> None:
     for ending in ("", "-wal", "-shm"):
         path.with_name(path.name + ending).unlink(missing_ok=True)
-
-
-def _utf8(text: str) -> str:
-    """The text with what SQLite cannot hold replaced: lone surrogates and NUL."""
-    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

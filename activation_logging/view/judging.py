@@ -12,8 +12,8 @@ from activation_logging.errors import EntryNotFound, ViewError
 from activation_logging.records import LABELS, Evaluation
 from activation_logging.store.statistics import counts
 from activation_logging.strict_json import dumps
+from activation_logging.view.facts import LABEL_CODES
 from activation_logging.view.finding import largest, matching_slots, parse_place, place_text
-from activation_logging.view.index import LABEL_CODES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,10 @@ ORDERS = {
 
 
 class Next(NamedTuple):
-    """What a person labels next: its slot, what skips it, and how many there are with it."""
+    """What a person labels next: its slot, what skips it, and how many are left with it.
+
+    Those that were skipped are among them.
+    """
 
     slot: int | None
     after: str
@@ -66,15 +69,16 @@ def next_answer(
         keys = _urgency(columns, slots, search, by=by, order=order, threshold=threshold)
         known = np.isfinite(keys)
         slots, keys = slots[known], keys[known]
+        left = len(slots)
         if after:
             value, slot = parse_place(after)
             later = (keys < value) | ((keys == value) & (slots < slot))
             slots, keys = slots[later], keys[later]
         first = largest(keys, slots, 1)
         if not len(first):
-            return Next(None, "", 0)
+            return Next(None, "", left)
         slot = int(slots[first[0]])
-        return Next(slot, place_text(float(keys[first[0]]), slot), len(slots))
+        return Next(slot, place_text(float(keys[first[0]]), slot), left)
 
 
 def _urgency(

@@ -203,7 +203,7 @@ def entropies(entry: Entry) -> Numbers | None:
         return None
     found = []
     for each in top:
-        p = np.exp(np.array([one for one in each.values() if one is not None], np.float64))
+        p = np.exp(np.array(list(each.values()), np.float64))
         p = np.append(p, max(1 - p.sum(), 0.0))
         p = p[p > 0]
         found.append(float(-(p * np.log(p)).sum()))

@@ -19,7 +19,8 @@ def matching(text: str) -> str | None:
     >>> matching('eiffel "was born" -answer:par*')
     '("eiffel" AND "was born") NOT (response : "par" *)'
     """
-    wanted, unwanted = [], []
+    wanted: list[str] = []
+    unwanted: list[str] = []
     for found in _PART.finditer(text):
         word = found["phrase"] if found["phrase"] is not None else found["word"]
         begins = found["phrase"] is None and word.endswith("*")

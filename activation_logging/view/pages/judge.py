@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -26,9 +26,6 @@ from activation_logging.view.judging import (
 from activation_logging.view.pages.answers import evaluators, reading, scores_of
 from activation_logging.view.pages.entry import answer_parts
 from activation_logging.view.state import Form, State, base_of, page
-
-if TYPE_CHECKING:
-    from activation_logging.records import Label
 
 router = APIRouter()
 Text = Annotated[str, Query(max_length=300)]
@@ -55,7 +52,7 @@ def label(
         return page(request, state, "reading.html.j2", **reading(index))
     pairs = [pair for pair in request.query_params.multi_items() if pair[0] in _NARROWING]
     search = Search.of(pairs)
-    common = {
+    common: dict[str, Any] = {
         "by": by,
         "order": order,
         "orders": ORDERS,
@@ -116,7 +113,7 @@ def save(request: Request, state: State, form: Form) -> Response:
             given = mine.label if mine is not None else "hallucinated" if wrong else "correct"
         if given not in LABELS:
             raise ViewError(f"label: {given[:80]!r} is not one of {', '.join(LABELS)}")
-        give(state.index, store, key, by=by, label=cast("Label", given), spans=spans)
+        give(state.index, store, key, by=by, label=given, spans=spans)
     return _back(request, fields, key if spans is not None else "")
 
 

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 
     from activation_logging.view.state import ViewState
 
-HOSTILE = "</p><script>window.taken = 1</script><img src=x onerror='window.taken=1'>\u202e\"' {{7*7}}"
+HOSTILE = (
+    "</p><script>window.taken = 1</script><img src=x onerror='window.taken=1'>\u202e\"' {{7*7}}"
+)
 NUMBER = 12
 
 
@@ -48,7 +50,10 @@ def build(path: Path) -> None:
             response_ids=(4, 5, 6, 7, 8),
             logprobs=[-0.1, -0.5, -2.0, -0.01, -9999.0],
             top_logprobs=[{4: -0.1, 9: -2.5}, {9: -0.1, 5: -0.5}, {6: -2.0}, {7: -0.01}, {8: -1.0}],
-            tags={"dataset": "even" if i % 2 == 0 else "odd", "sample": HOSTILE if i == 5 else f"{i}"},
+            tags={
+                "dataset": "even" if i % 2 == 0 else "odd",
+                "sample": HOSTILE if i == 5 else f"{i}",
+            },
             model=HOSTILE if i == 6 else "org/model",
             created=1_700_000_000.0 + i,
         )
@@ -70,7 +75,11 @@ def build(path: Path) -> None:
             Span(6, 30, "contradicted", claim="number", gold=HOSTILE),
         ]
         store.put_evaluation(
-            entry.key, name=f"spans {HOSTILE}"[:100], label="hallucinated", judge=HOSTILE, spans=spans
+            entry.key,
+            name=f"spans {HOSTILE}"[:100],
+            label="hallucinated",
+            judge=HOSTILE,
+            spans=spans,
         )
 
 
@@ -97,9 +106,7 @@ class Pages:
     def post(self, address: str, status: int = 200, *, forged: bool = False, **fields: object):
         self.client.get("/activations/static/view.css")
         token = "x" * 32 if forged else self.client.cookies["activations_form"]
-        answer = self.client.post(
-            f"/activations/{address}", data={"form_token": token, **fields}
-        )
+        answer = self.client.post(f"/activations/{address}", data={"form_token": token, **fields})
         assert answer.status_code == status, answer.text[-2000:]
         return answer
 

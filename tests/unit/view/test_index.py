@@ -11,10 +11,11 @@ from activation_logging import Derived, open_store
 from activation_logging.errors import StoreVersionError
 from activation_logging.store import StoreWriter
 from activation_logging.store.upgrade import upgrade
-from activation_logging.view.columns import CHUNK, MOST, Columns
-from activation_logging.view.index import LABEL_CODES, STATUS_CODES, SearchIndex, index_path
-from tests.fixtures.answers import make_document, put_answer
+from activation_logging.view.columns import CHUNK, MOST, SCHEMA, Columns
+from activation_logging.view.facts import LABEL_CODES, STATUS_CODES
+from activation_logging.view.index import SearchIndex, index_path
 from bench.version_1 import make_version_1
+from tests.fixtures.answers import make_document, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER
 
 
@@ -229,7 +230,9 @@ def test_an_entry_that_cannot_be_read_is_listed_as_such(store, index):
     key = next(iter(store))
     store.transact(
         lambda change, txn: txn.put(
-            layout.beside_key(key, "broken"), b"{", db=store.environment.database(layout.EVALUATIONS)
+            layout.beside_key(key, "broken"),
+            b"{",
+            db=store.environment.database(layout.EVALUATIONS),
         )
     )
     store.put_evaluation(key, name="hand", label="correct")
@@ -279,7 +282,7 @@ class TestColumns:
 
     def test_they_grow_and_are_read_back(self):
         database = sqlite3.connect(":memory:")
-        database.executescript("CREATE TABLE columns (name TEXT, chunk INTEGER, revision INTEGER, data BLOB, PRIMARY KEY (name, chunk))")
+        database.executescript(SCHEMA)
         columns = Columns()
         for slot in (0, CHUNK - 1, CHUNK, 3 * CHUNK + 7):
             columns.put(slot, {"status": 1, "score/a": slot})
@@ -294,7 +297,7 @@ class TestColumns:
 
     def test_a_change_writes_one_chunk(self):
         database = sqlite3.connect(":memory:")
-        database.executescript("CREATE TABLE columns (name TEXT, chunk INTEGER, revision INTEGER, data BLOB, PRIMARY KEY (name, chunk))")
+        database.executescript(SCHEMA)
         columns = Columns()
         for slot in (0, 5 * CHUNK):
             columns.put(slot, {"status": 1, "created": 1.0})

@@ -39,7 +39,9 @@ def queue(index, order, by="ada", **options):
 
 
 def test_the_newest_come_first(store, index):
-    assert [e.key for e in queue(index, "newest")] == [e.key for e in store.entries(newest_first=True)]
+    assert [e.key for e in queue(index, "newest")] == [
+        e.key for e in store.entries(newest_first=True)
+    ]
 
 
 def test_what_one_has_labelled_is_not_asked_again(store, index):
@@ -100,7 +102,10 @@ def test_labels_are_taken_back_one_by_one(store, index):
     assert store[keys[1]].evaluations["bob"].label == "correct"
     assert before["ada"].spans == (span,)
     assert take_back(index, store, "ada") == keys[0]
-    assert (store[keys[0]].evaluations["ada"].label, store[keys[0]].evaluations["ada"].spans) == ("correct", ())
+    assert (store[keys[0]].evaluations["ada"].label, store[keys[0]].evaluations["ada"].spans) == (
+        "correct",
+        (),
+    )
     assert take_back(index, store, "ada") == keys[0]
     assert "ada" not in store[keys[0]].evaluations
     with pytest.raises(ViewError, match="nothing that could be taken back"):

@@ -1,4 +1,4 @@
-"""The pages as a browser without scripts gets them: every one, with the worst texts in all places."""
+"""The pages as a browser without scripts gets them, with the worst texts in all places."""
 
 from __future__ import annotations
 
@@ -148,7 +148,11 @@ def test_repetitions_are_shown_beside_each_other(pages, entries):
 
 
 def classes(page):
-    return [one["class"] for one in Elements(page).all("span") if "token" in (one.get("class") or "").split()]
+    return [
+        one["class"]
+        for one in Elements(page).all("span")
+        if "token" in (one.get("class") or "").split()
+    ]
 
 
 def test_tokens_are_coloured_by_what_is_chosen(path, entries):
@@ -167,7 +171,12 @@ def test_tokens_are_coloured_by_what_is_chosen(path, entries):
     by_logprob = classes(pages.get(f"{where}?colour=logprob"))
     assert by_logprob == ["token", "token unlikely level-2", "token unlikely level-8", "token"]
     # The second token was the second choice; the others were the first.
-    assert classes(pages.get(f"{where}?colour=rank")) == ["token", "token unlikely level-5", "token", "token"]
+    assert classes(pages.get(f"{where}?colour=rank")) == [
+        "token",
+        "token unlikely level-5",
+        "token",
+        "token",
+    ]
     rows = np.linalg.norm(entries["request-2"].layer(2).astype(np.float64), axis=1)[3:7]
     levels = np.round(20 * (rows - rows.min()) / (rows.max() - rows.min()))
     by_norm = classes(pages.get(f"{where}?colour=norm/resid@2"))
@@ -315,7 +324,9 @@ def test_a_text_is_no_formula(path):
 
 
 def test_a_selection_is_labelled(pages, path):
-    pages.post("selection", all="1", query="tag=dataset%3Deven", action="label", by="ada", label="invalid")
+    pages.post(
+        "selection", all="1", query="tag=dataset%3Deven", action="label", by="ada", label="invalid"
+    )
     with open_store(path) as store:
         labelled = {e.tags["dataset"] for e in store.entries() if "ada" in e.evaluations}
         assert labelled == {"even"}
@@ -376,7 +387,9 @@ def test_scripts_of_another_site_see_nothing(pages):
         assert pages.client.get("/activations/", headers=headers).status_code == status
 
 
-@pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "[::", "127.0.0.1.evil.example:80"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "localhost.evil.example", "", "[::", "127.0.0.1.evil.example:80"]
+)
 def test_another_name_for_this_machine_is_refused(pages, host):
     assert pages.client.get("/activations/", headers={"host": host}).status_code == 421
 

@@ -20,14 +20,24 @@ TEXTS = {
 @pytest.fixture(scope="module")
 def texts():
     made = sqlite3.connect(":memory:")
-    made.execute('CREATE VIRTUAL TABLE t USING fts5(prompt, response, tokenize="unicode61 remove_diacritics 2")')
-    made.executemany("INSERT INTO t (rowid, prompt, response) VALUES (?, ?, ?)", [(n, *pair) for n, pair in TEXTS.items()])
+    made.execute(
+        "CREATE VIRTUAL TABLE t USING fts5("
+        'prompt, response, tokenize = "unicode61 remove_diacritics 2")'
+    )
+    made.executemany(
+        "INSERT INTO t (rowid, prompt, response) VALUES (?, ?, ?)",
+        [(n, *pair) for n, pair in TEXTS.items()],
+    )
     return made
 
 
 def found(texts, query):
     asked = matching(query)
-    return None if asked is None else {row[0] for row in texts.execute("SELECT rowid FROM t WHERE t MATCH ?", (asked,))}
+    return (
+        None
+        if asked is None
+        else {row[0] for row in texts.execute("SELECT rowid FROM t WHERE t MATCH ?", (asked,))}
+    )
 
 
 @pytest.mark.parametrize(
