@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 OPEN_PATHS = frozenset({"/health", "/ping", "/metrics"})
 """Paths that need no API key for GET: the server's health and metrics."""
 
+WHOLE_APP = "activation_logging.whole_app"
+"""In the scope of a request: the application around the one that has got it, if there is one."""
+
 
 class AsciiJson(JSONResponse):
     """Strict JSON with ASCII escapes. Any text or number is valid, so one entry breaks no list."""
@@ -101,16 +104,24 @@ def replay(raw: bytes, receive: Receive) -> Receive:
 class KeyGuard:
     """Requires the API key in front of an ASGI application, except for :data:`OPEN_PATHS`.
 
+    Below ``except_below`` the application asks for the key itself, as browsers can give it.
+
     vLLM's own guard lists the path prefixes that it protects. This one lists the few open paths, so
     no other spelling of a path and no new route bypasses it.
     """
 
-    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Sequence[str], *, except_below: str = "") -> None:
         self._app = app
+        self._except_below = except_below
         self._keys = [_digest(key) for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan" or _is_open(scope) or self._has_key(scope):
+        if (
+            scope["type"] == "lifespan"
+            or _is_open(scope)
+            or self._has_guard_of_its_own(scope)
+            or self._has_key(scope)
+        ):
             await self._app(scope, receive, send)
             return
         response = openai_error(
@@ -119,6 +130,10 @@ class KeyGuard:
             kind="AuthenticationError",
         )
         await response(scope, receive, send)
+
+    def _has_guard_of_its_own(self, scope: Scope) -> bool:
+        below = self._except_below
+        return bool(below) and scope["type"] == "http" and route_path(scope).startswith(f"{below}/")
 
     def _has_key(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:

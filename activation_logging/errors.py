@@ -31,6 +31,7 @@
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
     ├── LabelsFileError (ValueError)        a file of labels made elsewhere that cannot be read
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
+    ├── ViewError (ValueError)              a page that cannot be shown as it was asked for
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
     ├── PluginError (ImportError)           another package's entry point cannot be used
     └── DemoModelError                      a model could not be prepared
@@ -186,6 +187,10 @@ class LabelsFileError(ActivationLoggingError, ValueError):
 
 class ServerFailed(ActivationLoggingError, RuntimeError):
     """A server that this package started did not become healthy; the text ends with its log."""
+
+
+class ViewError(ActivationLoggingError, ValueError):
+    """A page that cannot be shown as it was asked for, or a selection that cannot be changed."""
 
 
 class UnknownName(ActivationLoggingError, LookupError):

@@ -25,6 +25,7 @@ from starlette.routing import Match
 
 from activation_logging.asgi import (
     OPEN_PATHS,
+    WHOLE_APP,
     KeyGuard,
     dump_object,
     is_preflight,
@@ -38,6 +39,7 @@ from activation_logging.errors import ActivationLoggingError, RequestOptionError
 from activation_logging.exposure import uvicorn_host, warn_if_open, without_token
 from activation_logging.routes import PREFIX
 from activation_logging.settings import TOKEN_FIELD, ServerSettings, check_token
+from activation_logging.view.addresses import PREFIX as PAGES
 from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
@@ -52,6 +54,7 @@ logger = logging.getLogger("uvicorn.error")
 _MAX_ERROR = 300
 _MAX_SEARCHED = 10_000
 _HUB_TIMEOUT_S = 10.0
+_OURS = (PREFIX, f"{PAGES}/")
 _NEED_NO_MODEL = OPEN_PATHS | {"/version", "/docs", "/redoc", "/openapi.json"}
 
 
@@ -194,7 +197,7 @@ class SwitchingApp:
         elif scope.get("method") == "POST" and self._path(scope) in self._may_name_a_model:
             await self._post(scope, receive, send)
         else:
-            await self._other(scope, receive, send)
+            await self._other({**scope, WHOLE_APP: self}, receive, send)
 
     async def _post(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that may name a model; another model is loaded first."""
@@ -229,7 +232,7 @@ class SwitchingApp:
         if scope["type"] == "http":
             app = self._instead(scope, model) or app
         keeps = scope["type"] == "websocket" or scope["method"] == "POST"
-        if model is None or not keeps or self._path(scope).startswith(PREFIX):
+        if model is None or not keeps or self._path(scope).startswith(_OURS):
             await app(scope, receive, send)
         else:
             async with self._switch.hold():
@@ -251,7 +254,7 @@ class SwitchingApp:
                 kind="MethodNotAllowedError",
             )
         path = self._path(scope)
-        if model is not None or path in _NEED_NO_MODEL or path.startswith(PREFIX):
+        if model is not None or path in _NEED_NO_MODEL or path.startswith(_OURS):
             return None
         if path == "/v1/models":
             return self._list_models()
@@ -422,7 +425,9 @@ def _make_app() -> ASGIApp:
     check_plugin_is_loaded()
     settings = ServerSettings.from_env()
     application = SwitchingApp(settings)
-    return KeyGuard(application, settings.api_keys) if settings.api_keys else application
+    if not settings.api_keys:
+        return application
+    return KeyGuard(application, settings.api_keys, except_below=PAGES)
 
 
 app = _make_app()

@@ -19,6 +19,7 @@ from activation_logging.cli import (
     probe_upkeep,
     replay,
     serve,
+    view,
 )
 from activation_logging.cli.terminal import errors
 from activation_logging.console import sentence
@@ -40,7 +41,7 @@ def _group() -> None:
 
 
 for group in (
-    serve, browse, check, change, evaluation, label, follow_up, replay, learn, probe,
+    serve, browse, view, check, change, evaluation, label, follow_up, replay, learn, probe,
     probe_upkeep,
 ):  # fmt: skip
     group.register(_app)

@@ -5,7 +5,25 @@
 Needs the extra ``detect``: ``pip install 'activation-logging[detect]'``.
 """
 
-from activation_logging.report.build import ReportResult, TableRow, build_report
-from activation_logging.report.comparison import ComparisonResult, build_comparison
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from activation_logging.lazy import lazy_names
+
+if TYPE_CHECKING:
+    from activation_logging.report.build import ReportResult, TableRow, build_report
+    from activation_logging.report.comparison import ComparisonResult, build_comparison
 
 __all__ = ["ComparisonResult", "ReportResult", "TableRow", "build_comparison", "build_report"]
+
+__getattr__, __dir__ = lazy_names(
+    __name__,
+    {
+        "ComparisonResult": ".comparison",
+        "ReportResult": ".build",
+        "TableRow": ".build",
+        "build_comparison": ".comparison",
+        "build_report": ".build",
+    },
+)

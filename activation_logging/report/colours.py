@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from activation_logging.store.statistics import counts
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
+
+    import numpy.typing as npt
 
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.store import Entry, Store
@@ -91,10 +93,20 @@ def _scored(probe: SavedProbe, entry: Entry) -> Coloured | None:
         rows = probe.score_rows(entry)
     except (RowsMissing, InputMissing):
         return None
-    # Token i is at position P + i; its own state is there, if it was logged.
-    places = entry.num_tokens[0] - int(entry.positions[0]) + np.arange(entry.num_tokens[1])
-    there = (places >= 0) & (places < len(rows))
-    own = np.where(there, rows[np.where(there, places, 0)], np.nan)
-    scores = [None if np.isnan(score) else float(score) for score in own]
+    scores = [None if np.isnan(score) else float(score) for score in own_states(entry, rows)]
     prompt = np.uint64(int(entry.key[:16], 16))
     return Coloured("fitted probe" if prompt in probe.prompts else "probe", scores)
+
+
+def own_states(entry: Entry, rows: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    """What a value per row, ``[rows]``, says of each response token's own state, ``[R]``.
+
+    Token i is at position P + i; its own state is there, if it was logged, else NaN.
+    """
+    positions = entry.positions
+    first = int(positions[0]) if len(positions) else 0
+    places = entry.num_tokens[0] - first + np.arange(entry.num_tokens[1])
+    there = (places >= 0) & (places < len(rows))
+    own = np.full(len(places), np.nan)
+    own[there] = rows[places[there]]
+    return own

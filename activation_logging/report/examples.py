@@ -71,7 +71,7 @@ def example(
         "expected": next((entry.tags[n] for n in (ANSWER, GOLD) if n in entry.tags), None),
         "coloured_by": coloured.by,
         "tokens": _tokens(entry, coloured.scores),
-        "spans": [_span(entry, span, coloured.scores) for span in verdict.spans],
+        "spans": [shown_span(entry, span, coloured.scores) for span in verdict.spans],
         "texts_logged": entry.response_tokens is not None,
         "exact": "".join(entry.response_tokens or ()) == entry.response,
         "cut": len(entry.response_token_ids) > MAX_TOKENS,
@@ -119,7 +119,7 @@ def _tokens(entry: Entry, scores: Sequence[float | None]) -> list[dict[str, Any]
     return tokens
 
 
-def _span(entry: Entry, span: Span, scores: Sequence[float | None]) -> dict[str, Any]:
+def shown_span(entry: Entry, span: Span, scores: Sequence[float | None]) -> dict[str, Any]:
     """A span with its text, its tokens, and the highest of their scores.
 
     ``tokens`` is None where the places of the tokens are not known.

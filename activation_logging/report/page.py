@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from datetime import datetime, timezone
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from plotly.offline import get_plotlyjs
 
 from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
-from activation_logging.report.marking import marked
+from activation_logging.report.marking import marked, shade
 from activation_logging.strict_json import dumps
 from activation_logging.text import ranges
 
@@ -55,11 +57,23 @@ def render_page(document: Mapping[str, Any]) -> str:
             css=_trusted("page.css"),
             levels=LEVELS,
             rates=list(document["detectors"][0]["recall_at"]),
-            pick_js=_trusted("pick.js"),
-            js=_trusted("page.js"),
-            plotly_js=Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
+            scripts=_scripts(),
         )
     )
+
+
+def _scripts() -> list[Markup]:
+    """What runs in a page, in this order."""
+    return [
+        Markup(get_plotlyjs()),  # noqa: S704 - a library's code, no text of a prompt
+        *(_trusted(name) for name in ("pick.js", "tokens.js", "page.js")),
+    ]
+
+
+def script_hashes() -> list[str]:
+    """The scripts of a page as a Content Security Policy names them: nothing else need run."""
+    digests = (hashlib.sha256(script.encode()).digest() for script in _scripts())
+    return [f"sha256-{base64.b64encode(digest).decode()}" for digest in digests]
 
 
 def render_comparison(document: Mapping[str, Any]) -> str:
@@ -100,6 +114,7 @@ def _environment() -> Environment:
         ranges=_ranges,
         on_axis=_on_axis,
         marked=marked,
+        shade=shade,
         place=_place,
         where=_where,
         percent=_percent,

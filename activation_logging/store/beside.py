@@ -236,6 +236,14 @@ class WritesBeside:
             written += self.transact(partial(_put_labels, some, skip_deleted))
         return written
 
+    def delete_evaluation(self, key: str, name: str) -> bool:
+        """Remove one evaluator's label of an entry. Returns False if there is none.
+
+        Raises:
+            StoreReadOnly: the store was opened for reading.
+        """
+        return self.transact(lambda change, txn: change.delete_evaluation(txn, key, name))
+
     def put_derived(self, items: Iterable[Derived], *, skip_deleted: bool = False) -> int:
         """Write arrays beside entries, many per commit, and return how many.
 

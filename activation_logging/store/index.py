@@ -12,6 +12,9 @@ Terms are readable: the kind, NUL, and a JSON array::
     judge ["refusal", "rules"]     an evaluator, and its judge
     span ["facts", "supported"]    an evaluator, and the label of one of its spans
 
+One more list, under :data:`CHANGED`, is of changes instead: whatever has followed a store, such as
+the search index of the page, reads there what it has to look at again (:meth:`Index.changes`).
+
 LMDB keeps the places of a term sorted and knows their number. Counting therefore needs no walk, and
 a combination of terms needs a walk over the rarest one only.
 """
@@ -78,6 +81,10 @@ EVERY = term("time")
 """The list of all entries."""
 
 
+CHANGED = term("changed")
+"""The list of changes: an entry that was written, labelled, given an array, or deleted."""
+
+
 def terms_of(document: Mapping[str, Any]) -> list[bytes]:
     """The terms of an entry that never change: time, model and tags."""
     tags = schema.tags(document.get("tags"))
@@ -111,6 +118,16 @@ class Bounds(NamedTuple):
             b"" if since is None else layout.place(since, 0),
             None if until is None else layout.place(until, 0),
         )
+
+
+class Change(NamedTuple):
+    """One change: its number, which only rises, and the sequence number of the changed entry.
+
+    Numbers are microseconds since the epoch, or one more than the last one.
+    """
+
+    number: int
+    sequence: int
 
 
 class Index:
@@ -148,6 +165,37 @@ class Index:
         with self._snapshot.reading():
             cursor = self._snapshot.cursor(layout.INDEX)
             return int(cursor.count()) if cursor.set_key(key) else 0
+
+    def changes(self, after: Change | None, limit: int) -> list[Change] | None:
+        """The next changes in the order in which they were made, oldest first.
+
+        An entry may occur several times, and may be gone.
+
+        Args:
+            after: the last change that is known; None for the first.
+            limit: largest number of changes.
+
+        Returns:
+            None if ``after`` is not in the list: this is another store, or its index was rebuilt.
+        """
+        with self._snapshot.reading():
+            cursor = self._snapshot.cursor(layout.INDEX)
+            if after is None:
+                found = cursor.set_key(CHANGED)
+            elif cursor.set_key_dup(CHANGED, layout.change(*after)):
+                found = cursor.next_dup()
+            else:
+                return None
+            listed = cursor.iternext_dup() if found else ()
+            return [Change(*layout.change_of(bytes(raw))) for raw in islice(listed, limit)]
+
+    def last_change(self) -> Change | None:
+        """The latest change; None if there is none."""
+        with self._snapshot.reading():
+            cursor = self._snapshot.cursor(layout.INDEX)
+            if not (cursor.set_key(CHANGED) and cursor.last_dup()):
+                return None
+            return Change(*layout.change_of(bytes(cursor.value())))
 
     def walk(
         self,

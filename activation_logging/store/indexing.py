@@ -6,6 +6,7 @@ one without the other. A store of version 1 has no index; there these methods do
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import StoreCorrupt
 from activation_logging.records import STATUSES, Status
 from activation_logging.store import layout, schema
-from activation_logging.store.index import term, terms_of, terms_of_label
+from activation_logging.store.index import CHANGED, term, terms_of, terms_of_label
 from activation_logging.store.status import rows_stored, status_of
 
 if TYPE_CHECKING:
@@ -78,15 +79,18 @@ class Indexing:
         self._enabled = environment.has_index
         self._change = Totals()
         self._added: dict[str, Mapping[str, Any]] = {}
+        self._changed: dict[int, None] = {}
 
     def begin(self) -> None:
         """Begin a transaction, or begin it again after it failed."""
         self._change = Totals()
         # Captures of this transaction. Most of their entries are part of it, too.
         self._added = {}
+        self._changed = {}
 
     def end(self, txn: Any) -> None:
-        """Store the totals, before the transaction is committed."""
+        """Store the totals and the changes, before the transaction is committed."""
+        self._list_changes(txn)
         if not (self._change.rows or self._change.sizes):
             return
         database = self._database(layout.META)
@@ -95,11 +99,31 @@ class Indexing:
         totals.sizes.update(self._change.sizes)
         txn.put(layout.TOTALS_KEY, totals.dump(), db=database)
 
+    def _list_changes(self, txn: Any) -> None:
+        """List each entry that this transaction has changed once, in the order of its changes."""
+        if not self._changed:
+            return
+        database = self._database(layout.INDEX)
+        cursor = txn.cursor(database)
+        number = time.time_ns() // 1000
+        if cursor.set_key(CHANGED) and cursor.last_dup():
+            # The clock may have been set back.
+            number = max(number, layout.change_of(bytes(cursor.value()))[0] + 1)
+        for sequence in self._changed:
+            txn.put(CHANGED, layout.change(number, sequence), db=database)
+            number += 1
+
+    def _touch(self, head: Head) -> None:
+        sequence = layout.sequence_of(head.place)
+        self._changed.pop(sequence, None)
+        self._changed[sequence] = None
+
     def entry_added(self, txn: Any, record: Mapping[str, Any]) -> None:
         """Index an entry that has been written."""
         if not self._enabled:
             return
         head = layout.head_of(record)
+        self._touch(head)
         self._add(txn, terms_of(record), head.place)
         self._put_status(txn, head, self._capture(txn, head.capture))
 
@@ -108,6 +132,7 @@ class Indexing:
         if not self._enabled:
             return
         head = layout.head_of(record)
+        self._touch(head)
         self._remove(txn, terms_of(record) + self._label_terms(txn, record["key"]), head.place)
         self._forget_status(txn, head, rows_stored(self._capture(txn, head.capture)))
 
@@ -140,6 +165,7 @@ class Indexing:
             head = self.head(txn, key)
             # This database also holds request ids.
             if head is not None and head.capture == name:
+                self._touch(head)
                 self._set_status(txn, head, rows_before, after)
 
     def label_changed(
@@ -148,14 +174,22 @@ class Indexing:
         key: bytes,
         name: str,
         before: Mapping[str, Any] | None,
-        after: Mapping[str, Any],
+        after: Mapping[str, Any] | None,
     ) -> None:
-        """Index an evaluator's new label, in place of its label ``before``."""
+        """Index an evaluator's new label, in place of its label ``before``; None: without one."""
         head = self.head(txn, key) if self._enabled else None
         if head is not None:
+            self._touch(head)
             if before is not None:
                 self._remove(txn, terms_of_label(name, before), head.place)
-            self._add(txn, terms_of_label(name, after), head.place)
+            if after is not None:
+                self._add(txn, terms_of_label(name, after), head.place)
+
+    def array_changed(self, txn: Any, key: bytes) -> None:
+        """Note that an array beside an entry has been written."""
+        head = self.head(txn, key) if self._enabled else None
+        if head is not None:
+            self._touch(head)
 
     def bytes_changed(self, sizes: Mapping[int, int]) -> None:
         """Add to the totals the change in bytes of rows, by the code of their site."""
@@ -172,6 +206,7 @@ class Indexing:
             if found is not None:
                 record, terms, capture = found
                 head = layout.head_of(record)
+                self._touch(head)
                 if not record.keys() >= layout.HEAD_ONLY:
                     record = layout.with_head(record, record["sequence"])
                     txn.put(key.encode(), layout.dump(record), db=self._database(layout.MAIN))

@@ -273,6 +273,23 @@ def sequence_of(where: bytes) -> int:
     return int.from_bytes(where[8:], "big")
 
 
+def change(number: int, sequence: int) -> bytes:
+    """A change of an entry as the index lists it; they sort by number."""
+    return struct.pack(">QQ", number, sequence)
+
+
+def change_of(raw: bytes) -> tuple[int, int]:
+    """The reverse of :func:`change`.
+
+    Raises:
+        StoreCorrupt: it is invalid.
+    """
+    if len(raw) != _PLACE_BYTES:
+        raise StoreCorrupt("the index has an invalid change")
+    number, sequence = struct.unpack(">QQ", raw)
+    return number, sequence
+
+
 def dump(value: Mapping[str, Any]) -> bytes:
     """Strict JSON with ASCII escapes. Any text survives, including lone surrogates and NUL.
 

@@ -150,6 +150,17 @@ class Mutations:
         txn.put(place, layout.dump(record), db=self._db(layout.EVALUATIONS))
         self._index.label_changed(txn, raw_key, evaluation.name, before, record)
 
+    def delete_evaluation(self, txn: Any, key: str, name: str) -> bool:
+        """Remove one evaluator's label of an entry. Returns False if there is none."""
+        raw_key = layout.entry_key(key)
+        place = layout.beside_key(key, name)
+        raw = None if raw_key is None else txn.pop(place, db=self._db(layout.EVALUATIONS))
+        if raw_key is None or raw is None:
+            return False
+        before = layout.load(raw, "a label")
+        self._index.label_changed(txn, raw_key, name, before, None)
+        return True
+
     def put_derived(self, txn: Any, key: str, name: str, record: bytes | memoryview) -> None:
         """Add or replace an array beside an entry; see :func:`.derived.encode`.
 
@@ -160,6 +171,7 @@ class Mutations:
         if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
             raise EntryNotFound(f"there is no entry {key[:100]!r} to put {name} beside")
         txn.put(layout.beside_key(key, name), record, db=self._db(layout.DERIVED))
+        self._index.array_changed(txn, raw_key)
 
     def delete_stray(self, txn: Any, place: bytes) -> bool:
         """Remove an array without an entry. Returns False if it is gone or has an entry."""

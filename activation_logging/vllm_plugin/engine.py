@@ -254,10 +254,12 @@ def _build_app(
     app = original(args, supported_tasks, model_config)
     if Settings.from_env().enabled:
         _extend_request_paths()
-        extend_app(app, num_layers=None if model_config is None else gate.depth_of(model_config))
+        # As vLLM itself: the flag comes before the environment.
+        keys = [key for key in args.api_key or [os.environ.get("VLLM_API_KEY")] if key]
+        depth = None if model_config is None else gate.depth_of(model_config)
+        extend_app(app, num_layers=depth, keys=keys)
         if args.uds is None:
-            has_key = bool(args.api_key or os.environ.get("VLLM_API_KEY"))
-            warn_if_open(args.host, has_key=has_key, logger=logger)
+            warn_if_open(args.host, has_key=bool(keys), logger=logger)
     return app
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -34,18 +35,21 @@ from activation_logging.vllm_plugin.scored_outputs import check_scores
 logger = logging.getLogger(f"vllm.{__name__}")
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 
-def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
-    """Add the middleware and the ``/v1/activations`` routes to vLLM's application.
+def extend_app(app: FastAPI, num_layers: int | None = None, keys: Sequence[str] = ()) -> None:
+    """Add the middleware, the ``/v1/activations`` routes and the pages to vLLM's application.
 
     Args:
         app: the result of vLLM's ``build_app``.
         num_layers: number of the model's decoder layers; None without a model. A request for a
             higher layer is rejected.
+        keys: the keys that vLLM asks for under ``/v1``; any of them opens the pages.
     """
     settings = Settings.from_env()
     desk = ProbeDesk(checked_folder(settings.probe_folder) if settings.probe_folder else None)
@@ -56,11 +60,23 @@ def extend_app(app: FastAPI, num_layers: int | None = None) -> None:
     _warn_of_others(app)
     probe_routes.add_to(app, desk)
     routes.add_to(app, settings.lmdb_path)
+    _add_pages(app, settings.lmdb_path, keys)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
     app.router.routes.insert(0, Route("/metrics", _metrics))
     # vLLM has built the middleware stack already, and Starlette does not build it again by itself.
     app.middleware_stack = app.build_middleware_stack()
+
+
+def _add_pages(app: FastAPI, lmdb_path: str, keys: Sequence[str]) -> None:
+    """Add the pages below ``/activations``, where the extra ``view`` is installed."""
+    if not all(map(find_spec, ("httpx", "jinja2", "python_multipart"))):
+        return
+    from activation_logging.view.app import mount
+    from activation_logging.view.server_link import ServerLink
+
+    link = ServerLink("this server", next(iter(keys), None), app)
+    mount(app, lmdb_path, server=link, keys=keys)
 
 
 def _warn_of_others(app: FastAPI) -> None:

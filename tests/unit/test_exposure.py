@@ -29,7 +29,7 @@ PATHS = (
 )  # fmt: skip
 
 
-def ask(scope):
+def ask(scope, **options):
     """The status with which a guarded application answers; 200 is the application's own."""
     sent = []
 
@@ -40,7 +40,7 @@ def ask(scope):
         sent.append(message)
 
     whole = {"type": "http", "method": "GET", "root_path": "", "headers": [], **scope}
-    asyncio.run(KeyGuard(application, ["another", KEY])(whole, None, send))
+    asyncio.run(KeyGuard(application, ["another", KEY], **options)(whole, None, send))
     assert sent[0]["type"].endswith("http.response.start")
     return sent[0]["status"]
 
@@ -79,6 +79,23 @@ class TestKeyGuard:
         assert ask({"path": "/v1/models", "method": "OPTIONS", "headers": asks}) == 200
         assert ask({"path": "/v1/models", "method": "OPTIONS", "headers": asks[:1]}) == 401
         assert ask({"path": "/v1/models", "method": "POST", "headers": asks}) == 401
+
+    def test_what_has_a_guard_of_its_own(self):
+        for path, status in {
+            "/activations/": 200,
+            "/activations/entry/x": 200,
+            "/activations": 401,
+            "/activationsx/": 401,
+            "//activations/": 401,
+            "/Activations/": 401,
+            "/v1/activations/": 401,
+            "/v1/../activations/": 401,
+            "/x/activations/": 401,
+        }.items():
+            assert ask({"path": path}, except_below="/activations") == status, path
+        assert ask({"path": "/activations/"}) == 401
+        scope = {"type": "websocket", "method": None, "path": "/activations/"}
+        assert ask(scope, except_below="/activations") == 401
 
 
 class TestToken:

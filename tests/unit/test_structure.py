@@ -39,17 +39,18 @@ ARROWS: dict[str, set[str]] = {
     "detectors": {"dataset", "store"},
     "export": {"dataset", "store"},
     "report": {"detectors", "dataset", "store"},
+    "view": {"dataset", "detectors", "process", "report", "store"},
     "benchmarks": {"judges", "packages", "store"},
     "follow_up": {"benchmarks", "detectors", "store"},
-    "vllm_plugin": {"detectors", "routes", "store", "store_metrics"},
+    "vllm_plugin": {"detectors", "routes", "store", "store_metrics", "view"},
     "vllm_serve": {"vllm_plugin"},
-    "server": {"routes", "vllm_plugin"},
+    "server": {"routes", "view", "vllm_plugin"},
     "generate": {"store", "vllm_plugin"},
     "bench": {"process", "store"},
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "follow_up", "generate",
-        "large_model", "packages", "replay", "report", "store", "verify", "vllm_serve",
+        "large_model", "packages", "replay", "report", "store", "verify", "view", "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -68,7 +69,7 @@ ALLOWED_FOREIGN = {
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
-    "fastapi": {"routes", "server", "vllm_plugin"},
+    "fastapi": {"routes", "server", "view", "vllm_plugin"},
 }
 """Libraries that only some parts may import."""
 

@@ -135,7 +135,7 @@ def test_the_page_asks_no_network_for_anything(report):
 def test_texts_of_clients_are_shown_and_never_markup(report):
     page = Page(report.page.read_text("utf-8"))
     assert {tag for tag, _ in page.elements if tag in {"script", "img", "a"}} == {"script", "a"}
-    assert len(page.scripts) == 4
+    assert len(page.scripts) == 5
     assert not any(name.startswith("on") for _, at in page.elements for name in at)
     # The question and the first token of each answer, the model twice, and the tags.
     assert page.text.count(f"{HOSTILE}?") >= 2 * len(report.document["examples"])

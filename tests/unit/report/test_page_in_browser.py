@@ -80,7 +80,7 @@ def test_a_browser_draws_every_chart_and_colours_tokens(store, tmp_path):
     assert all('data-drawn="yes"' in element for element in asked)
     assert page.count("main-svg") >= len(asked)
     # By the model's log-probabilities, since no token was judged.
-    assert len(re.findall(r'class="token"[^>]*style="[^"]*--unlikely', page)) > 20
+    assert len(re.findall(r'class="token unlikely level-\d+"', page)) > 20
     assert "data-score" not in page
 
 

@@ -1,12 +1,16 @@
-"""Another plugin that answers under our prefix is named when the server starts."""
+"""What is added to vLLM's application, and another plugin that answers under our prefix."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin import middleware
+from tests.fixtures.answers import put_answer
 
 
 def test_it_is_named(our_log: pytest.LogCaptureFixture) -> None:
@@ -28,3 +32,22 @@ def test_alone_nothing_is_said(our_log: pytest.LogCaptureFixture) -> None:
     app.get("/v1/activations_of_another")(lambda: "x")
     middleware.extend_app(app)
     assert not our_log.records
+
+
+def test_the_pages_are_added_behind_the_keys(
+    store_path: Path, store_writer: StoreWriter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_answer(store_writer, "a", prompt="Who?")
+    store_writer.flush()
+    monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(store_path))
+    app = FastAPI()
+    middleware.extend_app(app, keys=["one", "two"])
+    with TestClient(app, base_url="http://any.example") as client:
+        assert client.get("/activations/").status_code == 401
+        for key in ("one", "two"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert "activation-logging" in client.get("/activations/", headers=headers).text
+        form = {"form_token": client.cookies["activations_form"], "key": "two"}
+        # A form goes through the middleware that reads the bodies of requests.
+        assert client.post("/activations/key", data=form).status_code == 200
+        assert client.get("/activations/").status_code == 200

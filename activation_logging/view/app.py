@@ -1,0 +1,118 @@
+"""The application of pages, alone or below the address of a server."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI, Request
+from starlette.middleware import Middleware
+from starlette.responses import RedirectResponse, Response
+
+from activation_logging.errors import ActivationLoggingError
+from activation_logging.view.addresses import PREFIX
+from activation_logging.view.guard import Guard
+from activation_logging.view.pages import answers, chat, entry, judge, key, selection, studies
+from activation_logging.view.state import ViewState, error_page
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Mapping, Sequence
+
+    from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.view.server_link import ServerLink
+
+PAGES = (answers, selection, entry, judge, chat, studies, key)
+"""Every module of pages; its ``router`` has their addresses."""
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
+_STATIC = {
+    "page.css": ("activation_logging.report", "text/css"),
+    "tokens.js": ("activation_logging.report", "text/javascript"),
+    "view.css": ("activation_logging.view", "text/css"),
+    "view.js": ("activation_logging.view", "text/javascript"),
+    "judge.js": ("activation_logging.view", "text/javascript"),
+    "chat.css": ("activation_logging.view", "text/css"),
+    "chat.js": ("activation_logging.view", "text/javascript"),
+    "htmx.min.js": ("activation_logging.view", "text/javascript"),
+}
+
+
+def make_app(
+    path: str | os.PathLike[str],
+    *,
+    probes: Mapping[str, SavedProbe] | None = None,
+    server: ServerLink | None = None,
+    keys: Sequence[str] = (),
+    hosts: Sequence[str] | None = LOOPBACK,
+) -> FastAPI:
+    """The pages of one store as an application of their own, below ``/activations``.
+
+    Args:
+        path: the store's folder.
+        probes: saved probes by the names that they are shown under.
+        server: a server to chat with.
+        keys: any of which opens the pages.
+        hosts: the names in addresses that are answered; None for any.
+    """
+    app = FastAPI(title="activation-logging", openapi_url=None)
+    # Nothing logs these addresses, so the key may come in one.
+    app.state.view = mount(
+        app, path, probes=probes, server=server, keys=keys, hosts=hosts, key_in_address=True
+    )
+
+    @app.get("/")
+    def start() -> Response:
+        return RedirectResponse(f"{PREFIX}/")
+
+    return app
+
+
+def mount(
+    app: Any,
+    path: str | os.PathLike[str],
+    *,
+    probes: Mapping[str, SavedProbe] | None = None,
+    server: ServerLink | None = None,
+    keys: Sequence[str] = (),
+    hosts: Sequence[str] | None = None,
+    key_in_address: bool = False,
+) -> ViewState:
+    """Give an application the pages of a store below ``/activations``.
+
+    Args:
+        app: any application of FastAPI or Starlette.
+        path: the store's folder; it may not be there yet.
+        probes: see :func:`make_app`, as for the rest.
+        server: see there.
+        keys: see there.
+        hosts: see there.
+        key_in_address: whether ``?token=KEY`` opens the pages, too.
+    """
+    guard: dict[str, Any] = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
+    pages = FastAPI(openapi_url=None, middleware=[Middleware(Guard, **guard)])
+    pages.state.view = ViewState(path, probes or {}, server)
+    pages.state.guard = Guard(pages, **guard)
+    for module in PAGES:
+        pages.include_router(module.router)
+    pages.add_api_route("/static/{name}", _static)
+    pages.add_exception_handler(ActivationLoggingError, _refused)
+    app.mount(PREFIX, pages)
+    state: ViewState = pages.state.view
+    return state
+
+
+def _static(name: str) -> Response:
+    if name not in _STATIC:
+        return Response("there is no such file\n", 404, media_type="text/plain")
+    package, kind = _STATIC[name]
+    folder = files(package)
+    file = folder / name if package.endswith("report") else folder / "static" / name
+    return Response(
+        file.read_bytes(), media_type=kind, headers={"cache-control": "max-age=300, private"}
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ActivationLoggingError)
+    return error_page(request, error)

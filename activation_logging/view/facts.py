@@ -1,0 +1,71 @@
+"""What the search index keeps of one answer: its texts, and a number for each column."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from activation_logging.errors import StoreCorrupt
+from activation_logging.records import LABELS, STATUSES
+from activation_logging.store import layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from activation_logging.store import Entry, Store
+
+MOST_CHARACTERS = 100_000
+"""So much of each prompt and each answer is searched."""
+
+STATUS_CODES = {name: code for code, name in enumerate((*STATUSES, "unreadable"), 1)}
+LABEL_CODES: dict[str, int] = {name: code for code, name in enumerate(LABELS, 1)}
+
+
+class Record(NamedTuple):
+    """One answer; without a key it could not be read. ``facts`` are by the names of columns."""
+
+    key: str
+    prompt: str
+    response: str
+    facts: dict[str, Any]
+
+
+def read_record(store: Store, sequence: int, number: Callable[[str], int]) -> Record | None:
+    """The answer with this number in the order of writing; None if it is gone.
+
+    Args:
+        store: an open store.
+        sequence: the answer's number.
+        number: gives each word of a tag or model a number.
+    """
+    try:
+        entry = store.at(layout.place(0, sequence))
+        return None if entry is None else _read(entry, number)
+    except StoreCorrupt:
+        return Record("", "", "", {"status": STATUS_CODES["unreadable"]})
+
+
+def _read(entry: Entry, number: Callable[[str], int]) -> Record:
+    facts: dict[str, Any] = {
+        "created": entry.created,
+        "status": STATUS_CODES[entry.status],
+        "model": number(entry.model),
+    }
+    for name, value in entry.tags.items():
+        facts[f"tag/{name}"] = number(value)
+    for name, found in entry.evaluations.items():
+        facts[f"label/{name}"] = LABEL_CODES[found.label]
+        if found.score is not None:
+            facts[f"judged/{name}"] = np.float32(found.score)
+    for name, scores in entry.scores.items():
+        known = scores[np.isfinite(scores)]
+        if len(known):
+            facts[f"score/{name}"] = known.max()
+    prompt, response = (utf8(text[:MOST_CHARACTERS]) for text in (entry.prompt, entry.response))
+    return Record(entry.key, prompt, response, facts)
+
+
+def utf8(text: str) -> str:
+    """The text with what SQLite cannot hold replaced: lone surrogates and NUL."""
+    return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

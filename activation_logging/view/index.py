@@ -1,0 +1,413 @@
+"""The search index of a store: a SQLite file beside it, made of the store and made again at will.
+
+It holds the texts of prompts and answers for full-text search (FTS5), and the :mod:`.columns` for
+filters, counts and order. It follows the store by the list of changes that the store's own index
+keeps (:meth:`.store.index.Index.changes`). So it may be behind, also beside a server that writes,
+but never wrong about what it has read. What is shown of an answer is always read from the store.
+
+Several processes may use one index: SQLite lets one of them write, and the others load what that
+one has written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import threading
+from contextlib import contextmanager, suppress
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
+from activation_logging.progress import Progress, silent
+from activation_logging.store import layout
+from activation_logging.store.index import Change, Index
+from activation_logging.view import columns
+from activation_logging.view.columns import Columns
+from activation_logging.view.facts import read_record, utf8
+from activation_logging.view.words import matching
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from activation_logging.store import Entry, Store
+
+logger = logging.getLogger(f"vllm.{__name__}")
+
+VERSION = 1
+MOST_FOUND = 300_000
+"""A search looks at so many answers with its words, the newest."""
+_PER_BATCH = 500
+_PER_READ = 5000
+_SCHEMA = f"""
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
+CREATE TABLE slots (sequence INTEGER PRIMARY KEY, slot INTEGER UNIQUE, key TEXT);
+CREATE TABLE IF NOT EXISTS history (
+  id INTEGER PRIMARY KEY, evaluator TEXT, key TEXT, before TEXT
+);
+CREATE VIRTUAL TABLE texts USING fts5(
+  prompt, response, tokenize = "unicode61 remove_diacritics 2"
+);
+{columns.SCHEMA}
+"""
+_MAX_WORDS = 200_000
+
+
+class SearchIndex:
+    """The index of one store. Threads may share it.
+
+    Args:
+        store: the store, open for reading.
+        path: the index's file; beside the store, or in the user's cache, if left out.
+    """
+
+    def __init__(self, store: Store, path: Path | None = None) -> None:
+        if Index.of(store.snapshot()) is None:
+            raise StoreVersionError(
+                f"{store.path} has no index, or an unfinished one: run `activation-logging upgrade "
+                f"{store.path}` and come back"
+            )
+        self.store = store
+        self.path = path or index_path(store.path)
+        self.columns = Columns()
+        self.left_out: set[str] = set()
+        """Names of tags, evaluators and probes for which there was no column left."""
+        self._lock = threading.RLock()
+        self._words: dict[str, int] = {}
+        self._meta: dict[str, Any] = {}
+        self._connection = self._open()
+
+    def close(self) -> None:
+        """Close the file. The store stays open."""
+        with self._lock:
+            self._connection.close()
+
+    def remove(self) -> None:
+        """Close and delete the file, which is broken."""
+        self.close()
+        _remove(self.path)
+
+    # --- reading ---------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether every entry has been read once."""
+        return self._meta["next"] is None
+
+    @property
+    def read(self) -> int:
+        """How many entries have been read."""
+        return self.columns.size
+
+    @contextmanager
+    def reading(self) -> Iterator[Columns]:
+        """The columns, which do not change meanwhile."""
+        with self._lock:
+            yield self.columns
+
+    def matching(self, query: str) -> npt.NDArray[np.int64] | None:
+        """Slots of the newest answers that a search finds; None where it asks for nothing.
+
+        There are :data:`MOST_FOUND` at most.
+
+        Raises:
+            ViewError: the search cannot be understood.
+        """
+        asked = matching(query)
+        if asked is None:
+            return None
+        with self._lock:
+            try:
+                found = self._connection.execute(
+                    "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
+                    (utf8(asked), MOST_FOUND),
+                ).fetchall()
+            except sqlite3.OperationalError as error:
+                raise ViewError(
+                    f"the search {query[:80]!r} cannot be understood: {error}"
+                ) from None
+        return np.fromiter(chain.from_iterable(found), np.int64, len(found))
+
+    def word(self, text: str) -> int:
+        """The number of a word in the columns of models and tags; -1 if no answer has it."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT id FROM words WHERE text = ?", (utf8(text),)
+            ).fetchone()
+        return -1 if row is None else int(row[0])
+
+    def texts(self, numbers: Iterable[int]) -> list[str]:
+        """The words with these numbers."""
+        with self._lock:
+            ask = self._connection.execute
+            return [
+                ask("SELECT text FROM words WHERE id = ?", (int(number),)).fetchone()[0]
+                for number in numbers
+            ]
+
+    def entry(self, slot: int) -> Entry | None:
+        """The answer in a slot, as the store has it now; None if it is gone or unreadable."""
+        with suppress(StoreCorrupt):
+            return self.store.at(layout.place(0, int(self.columns["sequence"][slot]) - 1))
+        return None
+
+    def keys(self, slots: Iterable[int]) -> list[str]:
+        """The keys of the answers in these slots; those that are gone are left out."""
+        with self._lock:
+            ask = self._connection.execute
+            rows = (
+                ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in slots
+            )
+            return [row[0] for row in rows if row is not None and row[0]]
+
+    def slot_of(self, sequence: int) -> int | None:
+        """The slot of an entry by its number in the order of writing."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT slot FROM slots WHERE sequence = ?", (sequence,)
+            ).fetchone()
+        return None if row is None else int(row[0])
+
+    # --- what was labelled by hand, to be taken back ------------------------------------
+
+    def remember(self, evaluator: str, key: str, before: str | None) -> None:
+        """Note what an evaluator's label of an answer was before it was changed, as JSON."""
+        with self._lock:
+            self._connection.execute(
+                "INSERT INTO history (evaluator, key, before) VALUES (?, ?, ?)",
+                (evaluator, key, before),
+            )
+
+    def last_changed(self, evaluator: str) -> tuple[int, str, str | None] | None:
+        """The number, key and earlier label of an evaluator's latest change; None without one."""
+        with self._lock:
+            row = self._connection.execute(
+                "SELECT id, key, before FROM history WHERE evaluator = ? ORDER BY id DESC LIMIT 1",
+                (evaluator,),
+            ).fetchone()
+        return None if row is None else (row[0], row[1], row[2])
+
+    def forget_change(self, number: int) -> None:
+        """Remove a change that was taken back."""
+        with self._lock:
+            self._connection.execute("DELETE FROM history WHERE id = ?", (number,))
+
+    # --- following the store ---------------------------------------------------------
+
+    def build(self, progress: Progress = silent) -> None:
+        """Read every entry that has not been read. Broken off, it goes on where it was."""
+        while not self.ready:
+            with self._lock, self._writing():
+                if not self.ready:
+                    self._read_more()
+            progress("reading", self.read, max(len(self.store), self.read))
+
+    def keep_up(self, limit: int = 1 << 62) -> bool:
+        """Read what has changed in the store, ``limit`` changes at most.
+
+        Returns:
+            Whether the index now shows all of the store.
+        """
+        done = 0
+        while done < limit:
+            index = Index(self.store.snapshot())
+            if self.ready and index.last_change() == self._change:
+                return True
+            with self._lock, self._writing():
+                if not self.ready:
+                    return False
+                found = index.changes(self._change, min(_PER_BATCH, limit - done))
+                if found is None:
+                    logger.warning("%s: another store, or a rebuilt one; reading anew", self.path)
+                    self._forget()
+                    return False
+                self._put({one.sequence for one in found})
+                if found:
+                    self._meta["change"] = list(found[-1])
+                done += max(len(found), 1)
+        return False
+
+    @property
+    def _change(self) -> Change | None:
+        known = self._meta["change"]
+        return None if known is None else Change(*known)
+
+    def _read_more(self) -> None:
+        """Read the next batch in the order of writing."""
+        start = self._meta["next"]
+        snapshot = self.store.snapshot()
+        with snapshot.reading():
+            cursor = snapshot.cursor(layout.LOG)
+            found = cursor.set_range(layout.sequence_key(start))
+            batch: list[int] = []
+            while found and len(batch) < _PER_READ:
+                batch.append(layout.sequence_number(bytes(cursor.key())))
+                found = cursor.next()
+        del cursor, snapshot
+        self._put(batch)
+        self._meta["next"] = batch[-1] + 1 if len(batch) == _PER_READ else None
+
+    def _put(self, sequences: Iterable[int]) -> None:
+        ask = self._connection.execute
+        for sequence in sorted(sequences):
+            row = ask("SELECT slot, key FROM slots WHERE sequence = ?", (sequence,)).fetchone()
+            slot, key = row or (self.columns.size, None)
+            found = read_record(self.store, sequence, self._number)
+            if found is None and row is None:
+                continue
+            if found is None or found.key != key:
+                if key is not None:
+                    ask("DELETE FROM texts WHERE rowid = ?", (slot,))
+                ask(
+                    "INSERT OR REPLACE INTO slots VALUES (?, ?, ?)",
+                    (sequence, slot, None if found is None else found.key),
+                )
+                if found is not None:
+                    ask(
+                        "INSERT INTO texts (rowid, prompt, response) VALUES (?, ?, ?)",
+                        (slot, found.prompt, found.response),
+                    )
+            facts = {} if found is None else found.facts
+            # One more, so that 0 is what is not there.
+            self.left_out.update(self.columns.put(slot, {"sequence": sequence + 1, **facts}))
+
+    def _number(self, word: str) -> int:
+        """The number of a word, which is added if it is new."""
+        known = self._words.get(word)
+        if known is None:
+            text = utf8(word)
+            self._connection.execute("INSERT OR IGNORE INTO words (text) VALUES (?)", (text,))
+            known = self.word(text)
+            if len(self._words) > _MAX_WORDS:
+                self._words.clear()
+            self._words[word] = known
+        return known
+
+    # --- the file --------------------------------------------------------------------
+
+    def _open(self) -> sqlite3.Connection:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return self._try_open()
+        except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):
+                raise ViewError(f"{self.path} is in use by another process: {error}") from None
+            logger.warning("%s is broken (%s); reading the store anew", self.path, error)
+            _remove(self.path)
+            return self._try_open()
+
+    def _try_open(self) -> sqlite3.Connection:
+        self._connection = sqlite3.connect(
+            self.path, timeout=30, isolation_level=None, check_same_thread=False
+        )
+        # What it holds is as private as the store.
+        self.path.chmod((self.store.path / "data.mdb").stat().st_mode & 0o666)
+        ask = self._connection.execute
+        ask("PRAGMA journal_mode = WAL")
+        # After a power cut it may be behind or broken; then the store is read again.
+        ask("PRAGMA synchronous = NORMAL")
+        ask("PRAGMA cache_size = -65536")
+        with self._exclusively():
+            made = ask("SELECT count(*) FROM sqlite_master WHERE name = 'columns'").fetchone()[0]
+            if not made:
+                self._make()
+        self._load()
+        if self._meta.get("version") != VERSION or self._meta["store"] != self._identity():
+            with self._exclusively():
+                self._forget()
+            self._load()
+        return self._connection
+
+    def _identity(self) -> float | None:
+        raw = self.store.snapshot().get(layout.META, layout.FORMAT_KEY)
+        return None if raw is None else layout.load(raw, "the format record").get("created")
+
+    def _make(self) -> None:
+        for line in _SCHEMA.split(";\n"):
+            self._connection.execute(line)
+        # What changes while the entries are read is read again.
+        last = Index(self.store.snapshot()).last_change()
+        self._meta = {
+            "version": VERSION,
+            "store": self._identity(),
+            "change": None if last is None else list(last),
+            "next": 0,
+            "size": 0,
+            "revision": 1,
+        }
+        self.columns = Columns()
+        self._words.clear()
+        self._save()
+
+    def _forget(self) -> None:
+        for name in ("meta", "words", "slots", "texts", "columns"):
+            self._connection.execute(f"DROP TABLE IF EXISTS {name}")
+        self._make()
+
+    @contextmanager
+    def _exclusively(self) -> Iterator[None]:
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._connection.execute("ROLLBACK")
+            raise
+        self._connection.execute("COMMIT")
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction, which begins with what other processes have written."""
+        try:
+            with self._exclusively():
+                self._load()
+                yield
+                self._save()
+        except BaseException:
+            # What is in memory is of a transaction that never was.
+            self._words.clear()
+            self.columns, self._meta = Columns(), {}
+            self._load()
+            raise
+
+    def _load(self) -> None:
+        rows = self._connection.execute("SELECT name, value FROM meta").fetchall()
+        found = {name: json.loads(value) for name, value in rows}
+        known = self._meta.get("revision", 0)
+        if found.get("revision", 0) != known:
+            if found["revision"] < known:
+                self.columns, known = Columns(), 0
+            self.columns.load(self._connection, found["size"], known)
+        self._meta = found
+
+    def _save(self) -> None:
+        self._meta["size"] = self.columns.size
+        self._meta["revision"] += 1
+        self.columns.save(self._connection, self._meta["revision"])
+        self._connection.executemany(
+            "INSERT OR REPLACE INTO meta VALUES (?, ?)",
+            [(name, json.dumps(value)) for name, value in self._meta.items()],
+        )
+
+
+def index_path(store: Path) -> Path:
+    """Where the index of a store is: beside it, or in the user's cache where nobody may write."""
+    resolved = store.resolve()
+    beside = resolved.with_name(f"{resolved.name}.view.sqlite")
+    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return beside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
+    return cache / "activation-logging" / f"{name}.view.sqlite"
+
+
+def _remove(path: Path) -> None:
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -1,0 +1,307 @@
+"use strict";
+// The chat: sends a question to the page's own process, and shows the lines of its answer.
+// Everything becomes text of an element: what a model wrote is never markup.
+
+const form = document.getElementById("ask");
+const talk = document.getElementById("talk");
+const statusLine = document.getElementById("said-status");
+const note = document.getElementById("server-note");
+const field = form?.elements;
+let messages = [];
+let probes = [];
+let logs = false;
+let running = null;
+let turns = 0;
+
+function make(kind, classes, text = "") {
+  const made = document.createElement(kind);
+  made.className = classes;
+  made.textContent = text;
+  return made;
+}
+function options(select, found) {
+  const before = select.value;
+  select.replaceChildren(...found.map(([value, text]) => new Option(text, value)));
+  if (found.some(([value]) => value === before)) select.value = before;
+}
+
+// --- What the server has ---------------------------------------------------------------
+
+const ofTokens = (probe) => probe.kind === "token";
+const beforeAnswer = (probe) => ofTokens(probe) || probe.position === "prompt_last";
+
+async function learn() {
+  const again = document.getElementById("again");
+  let found;
+  try {
+    found = await (await fetch(form.action.replace(/say$/, "server"))).json();
+  } catch (error) {
+    found = { error: `these pages do not answer: ${error.message}` };
+  }
+  again.hidden = !found.error;
+  note.classList.toggle("failed", Boolean(found.error));
+  if (found.error) {
+    note.textContent = found.error;
+    return;
+  }
+  ({ probes, logs } = found);
+  options(field.model, found.models.map((name) => [name, name]));
+  options(field.colour, [
+    ...probes.filter(ofTokens).map(({ name }) => [name, `probe ${name}`]),
+    ["logprob", "log-probability"],
+  ]);
+  field.colour.value = probes.find(ofTokens)?.name ?? "logprob";
+  for (const option of field.stop.options) option.disabled = option.value !== "" && !probes.length;
+  stopping();
+  note.textContent = probes.length
+    ? `Its probes: ${probes.map(({ name, positive, negative }) => `${name} (${positive} or ${negative})`).join(", ")}.`
+    : logs
+      ? "The server has no probes, so tokens are coloured by log-probability. Start it with --activation-probe NAME=PATH."
+      : "The server does not log activations: it has no probes, and no answer of it comes into the store.";
+}
+
+function stopping() {
+  const kind = field.stop.value;
+  for (const label of form.querySelectorAll("[data-stops]")) {
+    label.hidden = !label.dataset.stops.split(" ").includes(kind);
+  }
+  const able = probes.filter(kind === "prompt" ? beforeAnswer : ({ position }) => position !== "prompt_last");
+  options(field.stop_probe, able.map(({ name }) => [name, name]));
+}
+
+// --- One answer ------------------------------------------------------------------------
+
+class Answer {
+  constructor(item) {
+    this.tokens = [];
+    this.text = "";
+    turns += 1;
+    this.card = make("article", "card answer");
+    this.card.id = `said-${turns}`;
+    this.card.setAttribute("aria-busy", "true");
+    this.card.setAttribute("aria-label", `Answer ${turns}`);
+    this.before = make("p", "facts");
+    this.said = make("p", "said");
+    this.said.dir = "auto";
+    this.said.setAttribute("role", "group");
+    this.said.setAttribute("aria-label", "The answer; arrow keys go from token to token");
+    this.legend = make("ul", "legend");
+    this.after = make("p", "facts");
+    this.card.append(this.before, this.said, this.legend, this.after);
+    item.append(this.card);
+    this.colour();
+  }
+  take(told) {
+    for (const one of told.tokens ?? []) this.add(one);
+    for (const [name, found] of Object.entries(told.scores ?? {})) {
+      for (const [at, score, shade] of found) this.score(name, at, score, shade);
+    }
+    if (told.prompt) this.gauges(this.before, "before the first word", told.prompt);
+    if (told.answer) this.gauges(this.after, "the answer", told.answer);
+    if (told.ended) this.ended(told.ended);
+    if ("stored" in told) this.stored(told.stored);
+  }
+  add({ text, logprob, shade, more, thought }) {
+    const token = make("span", "token", text);
+    token.tabIndex = this.said.childElementCount ? -1 : 0;
+    if (logprob !== null) token.dataset.logprob = logprob;
+    if (more) token.dataset.more = more;
+    token.shades = { logprob: shade };
+    token.thought = Boolean(thought);
+    if (!thought) this.text += text;
+    this.tokens.push(token);
+    this.paint(token);
+    this.said.append(token);
+  }
+  score(name, at, score, shade) {
+    const token = this.tokens[at];
+    if (!token) return;
+    token.shades[name] = shade;
+    const line = `probe ${name}: ${score.toFixed(3)}`;
+    token.dataset.more = token.dataset.more ? `${line}\n${token.dataset.more}` : line;
+    this.paint(token);
+  }
+  paint(token) {
+    token.className = `token ${token.shades[field.colour.value] ?? ""}${token.thought ? " thought" : ""}`.trim();
+  }
+  colour() {
+    for (const token of this.tokens) this.paint(token);
+    const by = probes.find(({ name }) => name === field.colour.value);
+    const scale = make("span", by ? "scale" : "scale unlikely");
+    const line = make("li", "");
+    line.append(by ? by.negative : "likely", scale, by ? by.positive : "unlikely to the model itself");
+    this.legend.replaceChildren(line);
+  }
+  gauges(place, title, found) {
+    place.append(make("span", "", `${title}:`));
+    for (const [name, [score, shade]] of Object.entries(found)) {
+      const probe = probes.find((one) => one.name === name);
+      const gauge = make("span", `gauge ${shade}`, `${name} ${score.toFixed(2)}`);
+      if (probe) gauge.title = `the probability of ${probe.positive}, by the probe ${name}`;
+      place.append(gauge);
+    }
+  }
+  ended({ by, reason }) {
+    const stop = String(reason ?? "");
+    const probe = stop.startsWith("activation:") ? stop.slice("activation:".length) : null;
+    this.how = probe !== null
+      ? `ended by the probe ${probe}`
+      : by === "length" ? "ended at the longest length" : `ended by ${by}`;
+    this.after.append(make("span", probe === null ? "" : "ended-by", this.how));
+    if (probe !== null && !this.tokens.length) this.said.append(make("span", "soft", "(no word)"));
+  }
+  stored(address) {
+    if (address === null) {
+      this.after.append(make("span", "", logs ? "the store of these pages does not have it" : "not logged"));
+      return;
+    }
+    const link = make("a", "", "open it in the store");
+    link.href = address;
+    this.after.append(link);
+  }
+  failed(text) {
+    const line = make("p", "failed", text);
+    line.setAttribute("role", "alert");
+    this.card.append(line);
+  }
+  done() {
+    this.card.setAttribute("aria-busy", "false");
+    if (!this.tokens.length) this.legend.hidden = true;
+  }
+}
+const answers = [];
+
+// --- Asking ----------------------------------------------------------------------------
+
+function asked(text) {
+  document.getElementById("first").hidden = true;
+  const item = make("li", "");
+  const card = make("article", "card asked");
+  card.setAttribute("aria-label", "Question");
+  const said = make("p", "text", text);
+  said.dir = "auto";
+  card.append(said);
+  item.append(card);
+  talk.append(item);
+  return item;
+}
+
+async function* lines(response) {
+  const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
+  let rest = "";
+  for (;;) {
+    const { done, value } = await reader.read();
+    if (done) break;
+    const parts = (rest + value).split("\n");
+    rest = parts.pop();
+    for (const part of parts) yield JSON.parse(part);
+  }
+}
+
+function toSend(conversation) {
+  const sent = new FormData();
+  for (const name of ["form_token", "model", "stop", "stop_probe", "above", "tokens", "max_tokens", "temperature", "seed"]) {
+    sent.set(name, field[name].value);
+  }
+  if (field.plain.checked) sent.set("plain", "1");
+  if (logs) sent.set("logs", "1");
+  sent.set("probes", probes.map(({ name }) => name).join(","));
+  const system = field.system.value ? [{ role: "system", content: field.system.value }] : [];
+  sent.set("messages", JSON.stringify([...system, ...conversation]));
+  return sent;
+}
+
+async function ask(text) {
+  const item = asked(text);
+  const answer = new Answer(item);
+  answers.push(answer);
+  const conversation = field.plain.checked ? [{ role: "user", content: text }] : [...messages, { role: "user", content: text }];
+  running = new AbortController();
+  busy(true);
+  item.scrollIntoView({ block: "nearest" });
+  try {
+    const response = await fetch(form.action, { method: "POST", body: toSend(conversation), signal: running.signal });
+    if (response.headers.get("content-type")?.startsWith("application/x-ndjson")) {
+      for await (const told of lines(response)) {
+        if (told.error) throw new Error(told.error);
+        const low = window.innerHeight + window.scrollY >= document.body.scrollHeight - 40;
+        answer.take(told);
+        if (low) window.scrollTo(0, document.body.scrollHeight);
+      }
+    } else {
+      const said = await response.json().catch(() => ({}));
+      throw new Error(said.error ?? `the page's process refuses this (HTTP ${response.status}): reload the page`);
+    }
+    statusLine.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how ?? "its end was not told"}.`;
+  } catch (error) {
+    if (error.name === "AbortError") {
+      answer.after.append(make("span", "", "ended by you"));
+      statusLine.textContent = "You have ended the answer.";
+    } else {
+      answer.failed(error.message);
+      if (!answer.tokens.length) field.question.value ||= text;
+    }
+  }
+  answer.done();
+  // A question without an answer is not part of the conversation.
+  if (answer.tokens.length) messages = [...conversation, { role: "assistant", content: answer.text }];
+  running = null;
+  busy(false);
+}
+
+function busy(is) {
+  document.getElementById("send").disabled = is;
+  document.getElementById("halt").disabled = !is;
+  if (!is && document.activeElement === document.body) field.question.focus();
+}
+
+function anew() {
+  running?.abort();
+  messages = [];
+  answers.length = 0;
+  for (const item of talk.querySelectorAll("li:not(#first)")) item.remove();
+  document.getElementById("first").hidden = false;
+  statusLine.textContent = "";
+  field.question.focus();
+}
+
+function begin() {
+  const earlier = JSON.parse(talk.dataset.earlier);
+  const system = earlier.filter(({ role }) => role === "system");
+  field.system.value = system.map(({ content }) => content).join("\n");
+  const rest = earlier.filter(({ role }) => role !== "system");
+  const last = rest.at(-1)?.role === "user" ? rest.pop() : null;
+  if (last) field.question.value = last.content;
+  messages = rest;
+  for (const { role, content } of rest) asked(role === "user" ? content : `(answer) ${content}`);
+}
+
+if (form) {
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const text = field.question.value;
+    if (running || !text.trim()) return;
+    field.question.value = "";
+    ask(text);
+  });
+  field.question.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    form.requestSubmit();
+  });
+  document.addEventListener("keydown", (event) => {
+    if (event.key === "Escape") running?.abort();
+  });
+  document.getElementById("halt").addEventListener("click", () => running?.abort());
+  document.getElementById("anew").addEventListener("click", anew);
+  document.getElementById("again").addEventListener("click", learn);
+  document.getElementById("examples").addEventListener("click", ({ target }) => {
+    if (target.tagName !== "BUTTON" || running) return;
+    field.question.value = target.textContent;
+    form.requestSubmit();
+  });
+  field.colour.addEventListener("change", () => answers.forEach((answer) => answer.colour()));
+  field.stop.addEventListener("change", stopping);
+  begin();
+  learn();
+}

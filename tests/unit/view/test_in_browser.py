@@ -1,0 +1,184 @@
+"""The pages in a real browser, used as a person would: typing, clicking, keys, the mouse."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from activation_logging import open_store
+from activation_logging.view.addresses import address
+from tests.unit.view.conftest import NUMBER
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
+WAIT_MS = 60_000
+
+
+@pytest.fixture
+def served(path):
+    """The address of the command's pages."""
+    code = "from activation_logging.cli import app; app()"
+    command = [sys.executable, "-c", code, "view", str(path), "--port", "0"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().strip()
+        process.terminate()
+
+
+@pytest.fixture
+def tab(served):
+    """A page of the browser, which must say nothing of errors or of refused scripts."""
+    said = []
+    with playwright.sync_playwright() as tools:
+        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        opened = browser.new_page(viewport={"width": 1440, "height": 900})
+        opened.set_default_timeout(WAIT_MS)
+        opened.on("console", lambda message: said.append(message.text))
+        opened.on("pageerror", lambda error: said.append(str(error)))
+        opened.goto(served)
+        yield opened
+        assert opened.evaluate("window.taken") is None
+        browser.close()
+    assert said == []
+
+
+@pytest.fixture
+def entries(path):
+    with open_store(path) as store:
+        yield {entry.request_id: entry for entry in store.entries()}
+
+
+def test_search_narrow_down_and_open(tab, entries):
+    cards = tab.locator(".card.row")
+    assert cards.count() == NUMBER
+    tab.get_by_label("Search prompts and answers").fill("answer:9")
+    tab.wait_for_url("**/activations/?q=answer%3A9*")
+    playwright.expect(cards).to_have_count(1)
+    tab.get_by_role("link", name="show all").click()
+    playwright.expect(cards).to_have_count(NUMBER)
+    tab.get_by_role("link", name="even").click()
+    playwright.expect(cards).to_have_count(NUMBER // 2)
+    tab.get_by_label("Sort").select_option("lowest")
+    playwright.expect(cards.first).to_contain_text("number 0")
+    assert "tag=dataset%3Deven" in tab.url
+    tab.go_back()
+    playwright.expect(cards.first).to_contain_text("number 10")
+    cards.first.get_by_role("link").click()
+    tab.wait_for_url(f"**/entry/{address(entries['request-10'].key)}")
+
+
+def test_tokens_by_mouse_and_keys(tab, served, entries):
+    tab.goto(f"{served}entry/{address(entries['request-4'].key)}")
+    tokens, tip = tab.locator("#answer .token"), tab.locator("#tip")
+    tokens.nth(1).hover()
+    playwright.expect(tip).to_contain_text("log-probability -0.500")
+    playwright.expect(tip).to_contain_text("rank: 2")
+    tokens.first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("ArrowRight")
+    playwright.expect(tokens.nth(2)).to_be_focused()
+    playwright.expect(tip).to_contain_text("token 3 of 5")
+    tab.keyboard.press("Escape")
+    playwright.expect(tip).to_be_hidden()
+    # The claims of the hostile evaluator are underlined.
+    line = (
+        tokens.nth(1)
+        .locator(".judged")
+        .first.evaluate("e => getComputedStyle(e).textDecorationLine")
+    )
+    assert line == "underline"
+
+
+def test_colours_and_the_heat_map(tab, served, entries):
+    tab.goto(f"{served}entry/{address(entries['request-2'].key)}")
+    colour = "e => getComputedStyle(e).backgroundColor"
+    third = tab.locator("#answer .token").nth(2)
+    tab.get_by_label("Colour tokens by").select_option("logprob")
+    tab.wait_for_url("**colour=logprob*")
+    playwright.expect(third).to_have_class("token unlikely level-8")
+    assert re.fullmatch(r"rgba\(140, 90, 190, 0\.2\d*\)", third.evaluate(colour))
+    cells = tab.locator("#map tbody td")
+    playwright.expect(cells).to_have_count(2 * 5)
+    assert tab.locator("header.bar").count() == 1
+    assert cells.first.evaluate("e => e.getBoundingClientRect().width") >= 18
+    # The address is a link to what is shown.
+    shown = tab.url
+    tab.goto(served)
+    tab.goto(shown)
+    playwright.expect(third).to_have_class("token unlikely level-8")
+
+
+def test_labels_by_keys(tab, path, entries):
+    def labels():
+        with open_store(path) as store:
+            found = {e.request_id: e.evaluations.get("ada") for e in store.entries()}
+            return {name: one.label for name, one in found.items() if one is not None}
+
+    tab.get_by_role("link", name="Label", exact=True).click()
+    tab.get_by_label("Your labels are called").fill("ada")
+    tab.get_by_label("newest first").check()
+    tab.get_by_role("button", name="Begin").click()
+    said = tab.locator("#answer .said")
+    for number, key in ((11, "h"), (10, "c"), (9, "r"), (8, "i")):
+        playwright.expect(said).to_contain_text(f"number {number}")
+        tab.keyboard.press(key)
+    playwright.expect(said).to_contain_text("number 7")
+    given = {
+        "request-11": "hallucinated",
+        "request-10": "correct",
+        "request-9": "refused",
+        "request-8": "invalid",
+    }
+    assert labels() == given
+    tab.keyboard.press("n")
+    playwright.expect(said).to_contain_text("number 6")
+    tab.keyboard.press("u")
+    playwright.expect(said).to_contain_text("number 8")
+    del given["request-8"]
+    assert labels() == given
+    playwright.expect(tab.get_by_role("status").first).to_have_text("9 to go")
+
+
+def test_spans_by_the_mouse(tab, served, path, entries):
+    entry = entries["request-4"]
+    tab.goto(f"{served}label?by=ada&key={address(entry.key)}")
+    tab.keyboard.press("x")
+    playwright.expect(tab.locator("#span-note")).to_have_text("Select a part of the answer first.")
+    tab.locator("#answer .token").nth(1).dblclick()
+    chosen = tab.evaluate("String(getSelection())").strip()
+    assert chosen == "is"
+    tab.keyboard.press("x")
+    playwright.expect(tab.locator("#answer .judged.contradicted").first).to_be_visible()
+    with open_store(path) as store:
+        (span,) = store[entry.key].evaluations["ada"].spans
+    assert span.label == "contradicted"
+    assert entry.response[span.start : span.end].strip() == "is"
+    tab.keyboard.press("d")
+    playwright.expect(tab.locator("#answer .judged")).to_have_count(0)
+
+
+def test_a_selection_is_deleted_after_a_question(tab, path):
+    for box in tab.get_by_label("Select this answer").all()[:2]:
+        box.check()
+    tab.get_by_role("button", name="Delete…").click()
+    tab.get_by_role("heading", name="Delete 2 answers?").wait_for()
+    tab.get_by_role("button", name="Delete").click()
+    playwright.expect(tab.locator(".card.row")).to_have_count(NUMBER - 2)
+    with open_store(path) as store:
+        assert len(store) == NUMBER - 2
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1440, "dark")])
+def test_no_page_is_wider_than_the_screen(tab, served, entries, width, scheme):
+    tab.set_viewport_size({"width": width, "height": 844})
+    tab.emulate_media(color_scheme=scheme)
+    key = address(entries["request-4"].key)
+    for where in ("", f"entry/{key}", "label", f"label?by=ada&key={key}", "agreement"):
+        tab.goto(served + where)
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width, where
+        paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert (sum(map(int, re.findall(r"\d+", paper))) < 300) == (scheme == "dark")
