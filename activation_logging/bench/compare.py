@@ -19,7 +19,7 @@ from activation_logging.bench.ratios import Comparison, Measurement, Pair
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.errors import SettingsError
 from activation_logging.progress import Progress, silent
-from activation_logging.store.writer import WriterStats
+from activation_logging.store.queued import WriterStats
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence

@@ -279,10 +279,10 @@ class Mutations:
             a label, or waits for its rows.
         """
         raw_key = layout.entry_key(key)
-        entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
-        if entry is None or self.is_labelled(txn, key):
+        head = None if raw_key is None else self._index.head(txn, raw_key)
+        if raw_key is None or head is None or self.is_labelled(txn, key):
             return None
-        size, head = len(entry), self._index.head(txn, raw_key)
+        size = len(txn.get(raw_key, db=self._db(layout.MAIN)))
         capture = self._capture_record(txn, head.capture)
         if capture is None or slices_of(layout.load(capture, f"capture of {key}")):
             return None

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from activation_logging.records import Capture, Segment
 from activation_logging.sites import RESID, Site
-from activation_logging.vllm_plugin.arena import COLUMNS, Unread, row_bytes
+from activation_logging.vllm_plugin.arena import COLUMNS, SlotRows, Unread, row_bytes
 from activation_logging.vllm_plugin.pipeline import JoinedRows, RowSender
 from activation_logging.vllm_plugin.plan import Plan, StoredBlocks
 from activation_logging.vllm_plugin.scorer import Columns, LiveScores
@@ -147,6 +147,7 @@ class Captures:
         """What this stage has of the columns of some slots. They are read later."""
         assert self._scorer is not None
         found = self._scorer.read(slots)
+        assert isinstance(found.rows, SlotRows)
         self.unread.add(found.rows, np.unique(slots // self._block_size).tolist())
         return found
 

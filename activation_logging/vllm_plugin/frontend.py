@@ -167,12 +167,13 @@ class FrontEndTap:
         if self.live is None or accepted is None:
             return
         http, choices = accepted.http, accepted.choices
+        asked = None if http is None else http.scores
 
         def note(output: Any, part: bool) -> None:
-            for one in output.outputs if http is not None and http.scores is not None else ():
+            for one in output.outputs if asked is not None else ():
                 choice = place_of(http, output.request_id, one.index, choices).choice
-                if choice is not None:
-                    http.scores.add(choice, output.request_id, scores_of(one), part=part)
+                if asked is not None and choice is not None:
+                    asked.add(choice, output.request_id, scores_of(one), part=part)
 
         self.live.attach(state, queue, note)
 

@@ -45,12 +45,12 @@ class _Listener:
 
 
 class Due(NamedTuple):
-    """Some positions of a request: ``count`` from ``first`` on go ``to`` its front end."""
+    """Some positions of a request: ``length`` from ``first`` on go ``to`` its front end."""
 
     to: str
     request: str
     first: int
-    count: int
+    length: int
 
 
 class Ended(NamedTuple):
@@ -88,9 +88,9 @@ class StepScores(NamedTuple):
         if self.columns is not None:
             digest, values, at = self.columns.served.digest, self.columns.values, 0
             blocks = defaultdict(list)
-            for to, request, first, count in self.due:
-                blocks[to].append(Block(request, first, values[at : at + count]))
-                at += count
+            for to, request, first, length in self.due:
+                blocks[to].append(Block(request, first, values[at : at + length]))
+                at += length
             for to, found in blocks.items():
                 yield to, Message(digest, part, parts, ended=False, blocks=found)
         for to, request, first, columns in self.ended:

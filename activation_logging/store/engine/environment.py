@@ -130,7 +130,7 @@ class Environment:
     @property
     def file_bytes(self) -> int:
         """Size of the file up to its last page that was ever used, bytes."""
-        return (self._info("last_pgno") + 1) * self._env.stat()["psize"]
+        return (self._info("last_pgno") + 1) * int(self._env.stat()["psize"])
 
     def _info(self, what: str) -> int:
         # LMDB reads this from the map, which another thread could be remapping.
