@@ -14,6 +14,7 @@ from activation_logging.dataset.examples import select_examples
 from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors import metrics
 from activation_logging.detectors.answer_scores import FITTED
+from activation_logging.detectors.fitted_on import claims_fitted_on, fitted_on, subjects_among
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.probe_controls import (
@@ -21,11 +22,6 @@ from activation_logging.detectors.probe_controls import (
     beside,
     rivals_of_answers,
     rivals_of_tokens,
-)
-from activation_logging.detectors.saved_probe import (
-    claims_fitted_on,
-    fitted_on,
-    subjects_among,
 )
 from activation_logging.detectors.splits import refuse_small
 from activation_logging.detectors.tokens.scored import highest_of

@@ -11,6 +11,7 @@ import numpy as np
 from activation_logging.dataset.features import read_blocks
 from activation_logging.detectors import metrics
 from activation_logging.detectors.drift import Reference
+from activation_logging.detectors.fitted_on import fitted_on, prompts_of, subjects_among
 from activation_logging.detectors.held_out import split
 from activation_logging.detectors.linear import LINEAR_PROBE, LinearProbe
 from activation_logging.detectors.metrics import Bootstrap, Interval
@@ -20,12 +21,7 @@ from activation_logging.detectors.operating import (
     operating_points,
 )
 from activation_logging.detectors.results import Options
-from activation_logging.detectors.saved_probe import (
-    SavedProbe,
-    fitted_on,
-    prompts_of,
-    subjects_among,
-)
+from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.study import select_answers
 from activation_logging.detectors.sweep import Cell, Scores, cross_validate, fit_sweep
 from activation_logging.detectors.text import TEXT_ONLY

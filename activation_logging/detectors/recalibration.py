@@ -21,15 +21,10 @@ from activation_logging.dataset.groups import join_groups, subjects_of
 from activation_logging.detectors import metrics
 from activation_logging.detectors.answer_scores import answer_said, own_rows, scored_answers
 from activation_logging.detectors.drift import Reference
+from activation_logging.detectors.fitted_on import fitted_on, prompts_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.operating import SMALLEST_SLOPE, calibrate, operating_points
-from activation_logging.detectors.saved_probe import (
-    Calibration,
-    SavedProbe,
-    fitted_on,
-    probability_of,
-    prompts_of,
-)
+from activation_logging.detectors.saved_probe import Calibration, SavedProbe, probability_of
 from activation_logging.detectors.splits import make_folds, refuse_small
 from activation_logging.errors import DatasetError, InputMissing, ProbeError
 from activation_logging.extras import require

@@ -22,7 +22,6 @@ import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_rows, read_vector
-from activation_logging.dataset.groups import named_subjects
 from activation_logging.dataset.layers import Source
 from activation_logging.dataset.positions import parse_position, rows_at
 from activation_logging.detectors.forms import form_of
@@ -39,9 +38,8 @@ from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from activation_logging.dataset import Tokens
     from activation_logging.store import Entry
 
 Floats = npt.NDArray[np.float64]
@@ -422,48 +420,6 @@ def probability_of(log_odds: Floats, calibration: Calibration) -> Floats:
     x = calibration.a * log_odds + calibration.b
     with np.errstate(invalid="ignore"):
         return np.exp(-np.logaddexp(0, -x))
-
-
-def fitted_on(keys: Iterable[str], labels: Iterable[Any]) -> dict[str, Any]:
-    """What :attr:`SavedProbe.data` says of entries and their labels: a digest, and how many.
-
-    The same entries with the same labels have the same digest, in any order.
-    """
-    lines = sorted(f"{key}\t{label}" for key, label in zip(keys, labels, strict=True))
-    digest = hashlib.sha256("\n".join(lines).encode()).hexdigest()
-    return {"digest": digest, "answers": len(lines)}
-
-
-def claims_fitted_on(tokens: Tokens) -> dict[str, Any]:
-    """The same of the judged claims of answers: a digest, and how many answers and claims."""
-    spans = tokens.spans
-    names = np.where(spans.y == 1, "contradicted", "supported")
-    keys = [tokens.keys[answer] for answer in spans.answer]
-    places = [f"{key} {a}-{b}" for key, a, b in zip(keys, spans.start, spans.end, strict=True)]
-    told = fitted_on(places, names)
-    return {"digest": told["digest"], "answers": len(tokens.keys), "claims": told["answers"]}
-
-
-def prompts_of(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
-    """:attr:`SavedProbe.prompts` of entries: each prompt once, sorted."""
-    return np.unique(np.array([int(key[:16], 16) for key in keys], np.uint64))
-
-
-def subjects_among(
-    tags: Iterable[Mapping[str, str]], group: Sequence[str]
-) -> npt.NDArray[np.uint64]:
-    """:attr:`SavedProbe.subjects` of answers with these tags: each subject once, sorted.
-
-    Args:
-        tags: of each answer.
-        group: names of the tags that say what an answer is about.
-    """
-    names = {subject for own in tags for subject in named_subjects(own, group)}
-    return np.sort(np.array([_start_of_hash(name) for name in names], np.uint64))
-
-
-def _start_of_hash(text: str) -> int:
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8], "big")
 
 
 def _joined(parts: list[npt.NDArray[Any]], axis: int) -> npt.NDArray[np.float32]:

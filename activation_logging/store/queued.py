@@ -6,10 +6,17 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
+from activation_logging import memory
 from activation_logging.records import Capture
 
 DOCUMENT_BYTES = 2048
 """Size of a record without its rows, by and large."""
+
+_QUEUE_BYTES = 512 << 20
+"""The least that a queue holds, bytes."""
+_QUEUE_SHARE = 32
+"""A queue holds the 32nd part of the memory that is free at start, if that is more. Hundreds of
+answers that end together take gigabytes at once, and the step after would wait for the disk."""
 
 Document: TypeAlias = Mapping[str, Any]
 GiveUp: TypeAlias = Callable[[Sequence[bytes]], Sequence[bytes]]
@@ -45,6 +52,11 @@ class WriterStats:
     commits: int = 0
     errors: int = 0
     queue_bytes_max: int = 0
+
+
+def queue_limit() -> int:
+    """How much a queue holds on this machine, bytes."""
+    return max(_QUEUE_BYTES, (memory.available() or 0) // _QUEUE_SHARE)
 
 
 def size_of(item: Item | Document) -> int:

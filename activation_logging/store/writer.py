@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 import lmdb
 
-from activation_logging import memory
 from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError, StoreFull
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
@@ -36,6 +35,7 @@ from activation_logging.store.queued import (
     Item,
     Later,
     WriterStats,
+    queue_limit,
     size_of,
     without_rows,
 )
@@ -48,11 +48,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
-QUEUE_BYTES = 512 << 20
-"""The least that a queue holds, bytes."""
-QUEUE_SHARE = 32
-"""A queue holds the 32nd part of the memory that is free at start, if that is more. Hundreds of
-answers that end together take gigabytes at once, and the step after would wait for the disk."""
 COMMIT_BYTES = 64 << 20
 GATHER_S = 0.1
 """How long the writer waits for more records before it commits, seconds."""
@@ -64,11 +59,6 @@ _TOO_LARGE = "which is too much for a store that ACTIVATION_MAX_SIZE keeps small
 # Errors of the record itself, for which a retry is useless, and errors that may pass.
 _PERMANENT = (lmdb.BadValsizeError, StoreCorrupt, RowsMissing)
 _TRANSIENT = (lmdb.Error, OSError, StoreError)
-
-
-def queue_limit() -> int:
-    """How much a queue holds on this machine, bytes."""
-    return max(QUEUE_BYTES, (memory.available() or 0) // QUEUE_SHARE)
 
 
 def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:

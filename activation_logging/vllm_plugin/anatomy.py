@@ -30,7 +30,7 @@ from vllm.distributed.parallel_state import (
 )
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.vllm_plugin.gate import depth_of
+from activation_logging.vllm_plugin.served_model import depth_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

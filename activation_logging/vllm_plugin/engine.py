@@ -27,6 +27,7 @@ from activation_logging.probe_list import absolute, parse_probes
 from activation_logging.settings import Settings
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin import gate
+from activation_logging.vllm_plugin.served_model import depth_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Sequence
@@ -123,7 +124,7 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     os.environ.setdefault("VLLM_WORKER_SHUTDOWN_TIMEOUT_SECONDS", str(round(_WRITE_S)))
     parallel = config.parallel_config
     parallel.worker_cls = f"{gate.PACKAGE}.{gate.WORKERS[parallel.worker_cls]}"
-    last = Site(RESID, gate.depth_of(config.model_config))
+    last = Site(RESID, depth_of(config.model_config))
     if sites != (last,) and isinstance(config.additional_config, dict):
         # A graph that keeps inner sites compiles differently: give it a cache key of its own.
         config.additional_config["activation_sites"] = [str(site) for site in sites]
@@ -256,7 +257,7 @@ def _build_app(
         _extend_request_paths()
         # As vLLM itself: the flag comes before the environment.
         keys = [key for key in args.api_key or [os.environ.get("VLLM_API_KEY")] if key]
-        depth = None if model_config is None else gate.depth_of(model_config)
+        depth = None if model_config is None else depth_of(model_config)
         extend_app(app, num_layers=depth, keys=keys)
         if args.uds is None:
             warn_if_open(args.host, has_key=bool(keys), logger=logger)

@@ -27,10 +27,10 @@ from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
-from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.scored_outputs import check_scores, scores_of, start_scores
+from activation_logging.vllm_plugin.served_model import depth_of, name_of
 from activation_logging.vllm_plugin.text import (
     prompt_text,
     response_pieces,

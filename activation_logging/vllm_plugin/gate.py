@@ -13,15 +13,17 @@ from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import UnsupportedEngineError
-from activation_logging.settings import Settings, resolve_sites
+from activation_logging.settings import Settings
 from activation_logging.sites import RESID, Site
+from activation_logging.vllm_plugin.served_model import depth_of
+from activation_logging.vllm_plugin.server_probes import sites_to_read
 from activation_logging.vllm_plugin.symbols import minor_of, missing_modules, missing_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from vllm.config import ModelConfig, VllmConfig
+    from vllm.config import VllmConfig
 
     from activation_logging.vllm_plugin.symbols import Version
 
@@ -34,9 +36,7 @@ __all__ = [
     "check_symbols",
     "check_version",
     "check_worker",
-    "depth_of",
     "is_logged",
-    "name_of",
     "warn_if_untested",
 ]
 
@@ -173,17 +173,6 @@ def check_worker(config: VllmConfig) -> None:
         )
 
 
-def depth_of(model: ModelConfig) -> int:
-    """The number of decoder layers of a model."""
-    return int(model.hf_text_config.num_hidden_layers)
-
-
-def name_of(model: ModelConfig) -> str:
-    """What entries call a model: the first name that it is served under."""
-    served = model.served_model_name
-    return str((served[0] if isinstance(served, list) else served) or model.model)
-
-
 def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
     """The sites to read. Refuse modes in which rows would be missing or ambiguous.
 
@@ -201,11 +190,7 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
             f"CUDA, {_OFF}"
         )
     depth = depth_of(config.model_config)
-    sites = resolve_sites(settings, depth)
-    if settings.probes:
-        from activation_logging.vllm_plugin.server_probes import sites_to_read
-
-        sites = sites_to_read(settings, config.model_config)
+    sites = sites_to_read(settings, config.model_config)
     inner = sites != (Site(RESID, depth),)
     if inner and parallel.pipeline_parallel_size > 1 and settings.full_policy == "drop":
         raise UnsupportedEngineError(

@@ -36,13 +36,13 @@ from activation_logging.vllm_plugin.capture import (
 )
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.compat import kv_cache_groups
-from activation_logging.vllm_plugin.gate import depth_of, name_of
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
 from activation_logging.vllm_plugin.score_link import ScoreOutbox
 from activation_logging.vllm_plugin.score_sender import ScoreSender
 from activation_logging.vllm_plugin.scorer import Scorer
 from activation_logging.vllm_plugin.self_test import check_one_request
+from activation_logging.vllm_plugin.served_model import depth_of, name_of
 from activation_logging.vllm_plugin.server_probes import load_probes, sites_to_read
 from activation_logging.vllm_plugin.stack import with_room_below
 

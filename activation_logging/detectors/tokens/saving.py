@@ -9,15 +9,15 @@ import numpy as np
 
 from activation_logging.detectors import metrics
 from activation_logging.detectors.drift import Reference
-from activation_logging.detectors.metrics import Bootstrap
-from activation_logging.detectors.operating import calibrate, operating_points
-from activation_logging.detectors.saved_probe import (
-    SavedProbe,
+from activation_logging.detectors.fitted_on import (
     claims_fitted_on,
     fitted_on,
     prompts_of,
     subjects_among,
 )
+from activation_logging.detectors.metrics import Bootstrap
+from activation_logging.detectors.operating import calibrate, operating_points
+from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.tokens.answers import (
     KINDS,
     Chosen,

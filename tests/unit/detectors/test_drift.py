@@ -20,7 +20,8 @@ from activation_logging.detectors.drift import (
     compare,
     stability_index,
 )
-from activation_logging.detectors.saved_probe import SavedProbe, prompts_of
+from activation_logging.detectors.fitted_on import prompts_of
+from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.store_drift import drift_in
 from activation_logging.detectors.store_scores import score_store
 from activation_logging.errors import DatasetError, ProbeError

@@ -14,6 +14,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from activation_logging import Span, open_store
 from activation_logging.detectors import Options, SavedProbe, fit_answer_probe, fit_probe, run_study
 from activation_logging.detectors.drift import Reference
+from activation_logging.detectors.fitted_on import prompts_of
 from activation_logging.detectors.metrics import Bootstrap
 from activation_logging.detectors.operating import (
     SMALLEST_SLOPE,
@@ -22,7 +23,6 @@ from activation_logging.detectors.operating import (
     operating_points,
 )
 from activation_logging.detectors.probe_evaluation import evaluate_probe
-from activation_logging.detectors.saved_probe import prompts_of
 from activation_logging.errors import DatasetError, ProbeError
 from tests.fixtures.planted import build
 

@@ -13,13 +13,12 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from activation_logging import open_store
+from activation_logging.detectors.fitted_on import fitted_on, prompts_of
 from activation_logging.detectors.saved_probe import (
     Calibration,
     OperatingPoint,
     SavedProbe,
     find_probes,
-    fitted_on,
-    prompts_of,
 )
 from activation_logging.errors import InputMissing, OutputExists, ProbeError, RowsMissing
 from activation_logging.sites import Site
