@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from activation_logging.bench.compare import Plan, Results, Storage
+from activation_logging.bench.compare import COUNTERS, Plan, Results, Storage
 from activation_logging.bench.load import Load, Timing, requests_for
 from activation_logging.bench.machine import cpu_times, describe
 from activation_logging.bench.ratios import RATIOS, Comparison, Measurement, Pair, Spread
@@ -188,9 +188,7 @@ def test_tables_name_all_servers_and_every_counter(capsys: pytest.CaptureFixture
         Pair(measurement("plain", 100.0), measurement(candidate.name, speed))
         for candidate, speed in zip(candidates, (98.0, 95.5), strict=True)
     ]
-    counters = dict.fromkeys(
-        ("entries", "captures", "rows", "bytes", "dropped", "lost", "commits", "errors"), 7
-    )
+    counters = dict.fromkeys(COUNTERS, 7)
     storage = Storage(1000, 2_000_000, 1_152_000, {"front end": {**counters, "queue_bytes_max": 9}})
     plan = Plan(ServerOptions("m"), candidates=candidates, concurrencies=(4,), rounds=1)
     comparisons = tuple(
