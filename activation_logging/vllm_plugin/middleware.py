@@ -27,7 +27,7 @@ from activation_logging.settings import TOKEN_FIELD, RequestOptions, Settings, r
 from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.live_scores import shown_names
 from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer
-from activation_logging.vllm_plugin.scored_outputs import check_scores
+from activation_logging.vllm_plugin.scored_outputs import check_scores, refuse_adapter
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -123,6 +123,9 @@ def _scores(body: dict[str, Any], scope: Scope) -> AnswerScores | None:
     tap = getattr(getattr(engine, "output_processor", None), "tap", None)
     live = None if tap is None else tap.live
     check_scores(options, live)
+    models, model = getattr(scope["app"].state, "openai_serving_models", None), body.get("model")
+    if isinstance(model, str) and model in getattr(models, "lora_requests", ()):
+        refuse_adapter(model)
     if body.get("use_beam_search"):
         raise RequestOptionError("use_beam_search", "beams have no scores; ask without one of both")
     names = options.scored(shown_names(live.served))

@@ -45,12 +45,12 @@ class _Listener:
 
 
 class Due(NamedTuple):
-    """Some positions of a request: ``count`` from ``first`` on go ``to`` its front end."""
+    """Some positions of a request: from ``first`` to ``stop``, exclusive, ``to`` its front end."""
 
     to: str
     request: str
     first: int
-    count: int
+    stop: int
 
 
 class Ended(NamedTuple):
@@ -88,9 +88,10 @@ class StepScores(NamedTuple):
         if self.columns is not None:
             digest, values, at = self.columns.served.digest, self.columns.values, 0
             blocks = defaultdict(list)
-            for to, request, first, count in self.due:
-                blocks[to].append(Block(request, first, values[at : at + count]))
-                at += count
+            for to, request, first, stop in self.due:
+                end = at + stop - first
+                blocks[to].append(Block(request, first, values[at:end]))
+                at = end
             for to, found in blocks.items():
                 yield to, Message(digest, part, parts, ended=False, blocks=found)
         for to, request, first, columns in self.ended:
@@ -119,7 +120,7 @@ class Listeners:
         if one is None or not one.live or then <= one.first:
             return
         start = max(min(one.next, computed), one.first)
-        self._due.append(Due(one.to, request, start, then - start))
+        self._due.append(Due(one.to, request, start, then))
         one.next = then
 
     def end(self, request: str, columns: Columns | None) -> None:
