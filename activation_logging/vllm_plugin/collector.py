@@ -245,7 +245,7 @@ class RowCollector:
         """What goes to front ends, after the device has been told of the step."""
 
         def read(due: Sequence[Due]) -> Columns:
-            slots = [self._slots(self._requests[one.request], one.first, one.stop) for one in due]
+            slots = [self._slots(self._requests[one.request], one.first, one.count) for one in due]
             return self._columns(np.concatenate(slots))
 
         return self._listeners.take(read)
@@ -380,7 +380,7 @@ class RowCollector:
         count = self._num_scored(request)
         if scorer is None or not count:
             return capture
-        request.columns = columns = self._columns(self._slots(request, first, first + count))
+        request.columns = columns = self._columns(self._slots(request, first, count))
         if isinstance(self._writer, RowSender):
             return replace(capture, segments=(*capture.segments, Segment(b"", columns.rows, 0)))
         if self._others is not None:
@@ -388,9 +388,9 @@ class RowCollector:
             columns = Columns(scorer.layout, rows, count)
         return replace(capture, scores=LiveScores(columns, first))
 
-    def _slots(self, request: _Request, first: int, stop: int) -> npt.NDArray[np.int64]:
-        """The slots of the positions from ``first`` to ``stop``, exclusive, of a request."""
-        positions = np.arange(first, stop)
+    def _slots(self, request: _Request, first: int, count: int) -> npt.NDArray[np.int64]:
+        """The slots of some positions of a request."""
+        positions = np.arange(first, first + count)
         blocks = np.array(request.blocks, np.int64)[positions // self._block_size]
         return blocks * self._block_size + positions % self._block_size
 

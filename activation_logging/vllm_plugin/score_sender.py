@@ -44,13 +44,14 @@ class _Listener:
     next: int
 
 
-class Due(NamedTuple):
-    """Some positions of a request: from ``first`` to ``stop``, exclusive, ``to`` its front end."""
+@dataclass(frozen=True)
+class Due:
+    """Some positions of a request: ``count`` from ``first`` on go ``to`` its front end."""
 
     to: str
     request: str
     first: int
-    stop: int
+    count: int
 
 
 class Ended(NamedTuple):
@@ -88,15 +89,15 @@ class StepScores(NamedTuple):
         if self.columns is not None:
             digest, values, at = self.columns.served.digest, self.columns.values, 0
             blocks = defaultdict(list)
-            for to, request, first, stop in self.due:
-                end = at + stop - first
-                blocks[to].append(Block(request, first, values[at:end]))
-                at = end
+            for one in self.due:
+                block = Block(one.request, one.first, values[at : at + one.count])
+                blocks[one.to].append(block)
+                at += one.count
             for to, found in blocks.items():
                 yield to, Message(digest, part, parts, ended=False, blocks=found)
         for to, request, first, columns in self.ended:
-            block = Block(request, first, columns.values)
-            yield to, Message(columns.served.digest, part, parts, ended=True, blocks=[block])
+            whole = Block(request, first, columns.values)
+            yield to, Message(columns.served.digest, part, parts, ended=True, blocks=[whole])
 
 
 class Listeners:
@@ -120,7 +121,7 @@ class Listeners:
         if one is None or not one.live or then <= one.first:
             return
         start = max(min(one.next, computed), one.first)
-        self._due.append(Due(one.to, request, start, then))
+        self._due.append(Due(one.to, request, start, then - start))
         one.next = then
 
     def end(self, request: str, columns: Columns | None) -> None:

@@ -166,7 +166,7 @@ class LiveScores:
         Returns:
             The requests that end without the engine's knowing.
         """
-        self._collect()
+        self.collect()
         expected = []
         for output in outputs if self._answers else ():
             answer, state = self._answers.get(output.request_id), states.get(output.request_id)
@@ -214,9 +214,16 @@ class LiveScores:
                 for answer in missing:
                     answer.late = True
                 return
-            self._collect(left)
+            self.collect(left)
 
-    def _collect(self, timeout_s: float = 0.0) -> None:
+    def collect(self, timeout_s: float = 0.0) -> None:
+        """Take the messages that have arrived, in the thread that also takes outputs.
+
+        The last one of an answer comes a step after its end, so when nothing runs it waits here.
+
+        Args:
+            timeout_s: time to wait for one where there is none, seconds.
+        """
         for message in self._inbox.receive(timeout_s):
             for block in message.blocks:
                 if message.ended:
