@@ -58,6 +58,8 @@ class Beside:
         def num_rows_expected(self) -> int: ...
         @property
         def positions(self) -> npt.NDArray[np.int64]: ...
+        @property
+        def created(self) -> float: ...
         def capture_record(self) -> dict[str, Any] | None: ...
 
     @property
@@ -67,7 +69,10 @@ class Beside:
 
     @property
     def derived_names(self) -> list[str]:
-        """Names of the arrays beside the entry, sorted; see :meth:`derived`."""
+        """Names of the arrays beside the entry, sorted; see :meth:`derived`.
+
+        What a server's probes have said while the model answered is among them.
+        """
         return list(self.derived_headers())
 
     def derived(self, name: str) -> Derived:
@@ -78,9 +83,12 @@ class Beside:
             StoreCorrupt: the record is invalid.
         """
         raw = self._store.snapshot().get(layout.DERIVED, self._place(name))
-        if raw is None:
+        if raw is not None:
+            return decode(self._key, name, raw, self._what(name))
+        live = self._live_scores()
+        if name not in live:
             raise KeyError(f"entry {self._key} has no {name}")
-        return decode(self._key, name, raw, self._what(name))
+        return live[name]
 
     @property
     def scores(self) -> dict[str, npt.NDArray[np.float32]]:
@@ -93,7 +101,7 @@ class Beside:
         Raises:
             StoreCorrupt: a record is invalid.
         """
-        found = self._live_scores()
+        found = {name[len(SCORE) :]: live.values for name, live in self._live_scores().items()}
         for name, header, raw in self.derived_records(self._store.snapshot(), SCORE):
             if header.dtype != "float32" or len(header.shape) != 1:
                 raise StoreCorrupt(f"{self._what(name)} is not float32 [rows]")
@@ -104,29 +112,38 @@ class Beside:
     @property
     def score_digests(self) -> dict[str, str | None]:
         """By the name of the probe, the digest of the weights that gave its scores."""
-        live = (self.capture_record() or {}).get("scores", {})
-        return {name: score["digest"] for name, score in live.items()} | {
+        return {
             name[len(SCORE) :]: schema.text(header.details.get("digest"))
             for name, header in self.derived_headers(SCORE).items()
         }
 
-    def _live_scores(self) -> dict[str, npt.NDArray[np.float32]]:
+    def _live_scores(self) -> dict[str, Derived]:
+        """What probes said while the model answered, as arrays beside the entry."""
         record = self.capture_record()
         if record is None or not record.get("scores"):
             return {}
         count = len(self.positions) if record["slices"] else self.num_rows_expected
         last = sum(self.num_tokens) - 1 - self.num_unread
         scores = decode_scores(record, f"entry {self._key}")
-        return {
-            name: in_rows(score, record["first"], count, last) for name, score in scores.items()
-        }
+        found = {}
+        for name, score in scores.items():
+            values = in_rows(score, record["first"], count, last)
+            details = {"digest": score.digest, "live": True}
+            found[SCORE + name] = Derived(self._key, SCORE + name, values, details, self.created)
+        return found
 
     # --- for the other modules of the package; no part of the contract ------------------
 
     def derived_headers(self, start: str = "") -> dict[str, Header]:
         """What is known of the arrays whose names begin so, without reading them."""
-        found = self.derived_records(self._store.snapshot(), start)
-        return {name: header for name, header, _ in found}
+        found = {
+            name: Header("float32", live.values.shape, dict(live.details), self.created)
+            for name, live in self._live_scores().items()
+            if name.startswith(start)
+        }
+        later = self.derived_records(self._store.snapshot(), start)
+        found |= {name: header for name, header, _ in later}
+        return dict(sorted(found.items()))
 
     def evaluations_in(self, snapshot: Snapshot) -> dict[str, Evaluation]:
         """The labels that one view shows, by evaluator name."""

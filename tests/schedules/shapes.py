@@ -73,9 +73,24 @@ class Memory(NamedTuple):
 
 
 def measure(
-    name: str, store: Path, *, tp: int = 1, rank: int = 0, group: Path | None = None
+    name: str,
+    store: Path,
+    *,
+    tp: int = 1,
+    rank: int = 0,
+    group: Path | None = None,
+    probe: bool = False,
 ) -> Memory:
-    """Let our worker divide the memory of a model of this shape, on one rank of several."""
+    """Let our worker divide the memory of a model of this shape, on one rank of several.
+
+    Args:
+        name: of the shape.
+        store: its folder, which is not made.
+        tp: how many ranks.
+        rank: which of them.
+        group: the file that they meet under.
+        probe: whether a probe reads the last layer.
+    """
     os.environ.update(ACTIVATION_LOGGING="0", ACTIVATION_LMDB_PATH=str(store))
     os.environ.update(HF_HUB_OFFLINE="1", VLLM_LOGGING_LEVEL="ERROR")
     from vllm.config import set_current_vllm_config
@@ -83,8 +98,13 @@ def measure(
     from vllm.v1.core.kv_cache_utils import get_kv_cache_configs
 
     from tests.schedules import worker
+    from tests.schedules.probes import make_probe
 
     shape = SHAPES[name]
+    if probe:
+        path = store.with_name("probe")
+        make_probe("highest", 0, shape.hidden).save(path)
+        os.environ["ACTIVATION_PROBES"] = f"highest={path}"
     config = EngineArgs(
         model=str(demo_model_path()),
         dtype="bfloat16",
@@ -111,4 +131,5 @@ def measure(
         made.initialize_from_config(cache)
     arena = made._arena.nbytes if made._arena else 0
     made.shutdown()
+    os.environ.pop("ACTIVATION_PROBES", None)
     return Memory(shape.available_gib * GIB, left, arena)

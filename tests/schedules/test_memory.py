@@ -20,6 +20,14 @@ def test_what_is_set_aside_is_what_the_arena_takes(
     assert found.set_aside == pytest.approx(found.arena, rel=0.01)
 
 
+def test_columns_are_set_aside_too(pool: ProcessPoolExecutor, tmp_path: Path) -> None:
+    plain = pool.submit(measure, "Llama-3.1-8B", tmp_path / "a").result()
+    found = pool.submit(measure, "Llama-3.1-8B", tmp_path / "b", probe=True).result()
+    assert found.set_aside == pytest.approx(found.arena, rel=0.01)
+    # 512 bytes for each row of 8,192.
+    assert found.arena == pytest.approx(plain.arena * (8192 + 512) / 8192, rel=0.01)
+
+
 def test_only_the_rank_that_has_the_arena_gives_it_up(tmp_path: Path) -> None:
     with processes(2) as pool:
         ranks = [

@@ -76,7 +76,8 @@ def serve(
         folder = tmp_path_factory.mktemp("server")
         logged = {"ACTIVATION_LAYERS": LAYERS[model]}
         if model in live.SHAPES:
-            logged["ACTIVATION_PROBES"] = live.save_probes(model, folder / "probes")
+            probes = live.make_probes(model, live.SHAPES[model])
+            logged["ACTIVATION_PROBES"] = live.save(probes, folder / "probes")
         return running(command, folder, model=model, env={**logged, **(env or {})})
 
     return start

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from activation_logging import Entry
 from activation_logging.sites import SITES, Site
-from tests.server.live import LiveScores
+from tests.server.live import SHAPES, LiveScores, make_probes
 
 TOLERANCE = 2e-5
 SITE_TOLERANCE = 5e-5
@@ -83,7 +83,8 @@ class Fidelity:
 
     def note(self, mode: str, entry: Entry) -> dict[int, float]:
         """The worst errors of one entry, noted but not judged. Its live scores are judged."""
-        self.live.check(entry)
+        if entry.model in SHAPES:
+            self.live.check(entry, make_probes(entry.model, SHAPES[entry.model]))
         errors = self._reference_of(entry.model).worst_errors(entry)
         worst = self._worst.setdefault(mode, errors)
         assert worst.keys() == errors.keys(), f"{mode}: other layers than before in {entry}"

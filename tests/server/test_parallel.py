@@ -13,7 +13,8 @@ from activation_logging.sites import Site
 from tests.fixtures.architectures import LAYERS, make
 from tests.fixtures.offline import SEVERAL_WORKERS, execute, usual
 from tests.fixtures.offline import ask as ask_offline
-from tests.server.reference import EVERYTHING, SiteTable, SiteTables, check_sites
+from tests.server import live
+from tests.server.reference import EVERYTHING, Reference, SiteTable, SiteTables, check_sites
 
 FALCON = {
     "new_decoder_architecture": False,
@@ -29,9 +30,12 @@ def table(site_tables: SiteTables) -> SiteTable:
     return site_tables["parallel"]
 
 
-def ask(model: Path, tmp_path: Path, sites: str = EVERYTHING, **options: Any) -> list[Entry]:
+def ask(
+    model: Path, tmp_path: Path, sites: str = EVERYTHING, probes: str = "", **options: Any
+) -> list[Entry]:
     engine = usual(model, **{"enforce_eager": True, **options})
-    return ask_offline(tmp_path / "s.lmdb", sites, engine, env=SEVERAL_WORKERS)
+    env = {**SEVERAL_WORKERS, "ACTIVATION_PROBES": probes}
+    return ask_offline(tmp_path / "s.lmdb", sites, engine, env=env)
 
 
 class TestTensorParallel:
@@ -79,11 +83,22 @@ class TestPipeline:
 
     @staticmethod
     def crowd(model: Path, tmp_path: Path, **options: Any) -> dict[str, float]:
-        """Requests are preempted and aborted; those that never ran have no rows."""
+        """Requests are preempted and aborted; those that never ran have no rows.
+
+        Probes read a head and a layer of the first stage, and the last layer.
+        """
         options |= {"pipeline_parallel_size": 2, "crowd": True, **TIGHT}
-        entries = ask(model, tmp_path, **options)
+        shape = live.Shape(LAYERS, 192, "heads@1.2", 1)
+        probes = live.make_probes(str(model), shape, head=192 // 6)
+        listed = live.save(probes, tmp_path / "probes")
+        entries = ask(model, tmp_path, probes=listed, **options)
         ran = [entry for entry in entries if entry.status_reason != NEVER_RAN]
         assert {entry.finish_reason for entry in ran} == {"length", "abort"}
+        reference = Reference(model)
+        scores = live.LiveScores(lambda _, ids: reference.states(ids))
+        for entry in ran:
+            scores.check(entry, probes)
+        assert scores.counts["scores"] > 10 * len(ran)
         return check_sites(ran, model)
 
     def test_sites_of_the_first_stage_alone(self, tmp_path: Path) -> None:

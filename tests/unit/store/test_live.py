@@ -102,7 +102,24 @@ class TestReading:
             digests = {name: score.digest for name, score in SCORES.items()}
             assert entry(store).score_digests == digests
             assert (entry(store, "none").scores, entry(store, "none").score_digests) == ({}, {})
-            assert entry(store).derived_names == []
+            assert entry(store, "none").derived_names == []
+
+    def test_they_are_listed_among_the_arrays(self, path: Path) -> None:
+        with open_store(path) as store:
+            found = entry(store)
+            assert found.derived_names == ["score/pool", "score/prompt", "score/token"]
+            header = found.derived_headers()["score/pool"]
+            assert (header.dtype, header.shape, header.created) == (
+                "float32",
+                (ROWS,),
+                found.created,
+            )
+            assert header.details == {"digest": POOL.digest, "live": True}
+            one = found.derived("score/token")
+            assert same({"token": one.values}, {"token": EXPECTED["token"]})
+            assert found.derived_headers("replay/") == {}
+            with pytest.raises(KeyError, match="has no score/other"):
+                found.derived("score/other")
 
     def test_a_later_one_takes_its_place(self, path: Path) -> None:
         later = np.linspace(0, 1, ROWS, dtype=np.float32)
@@ -111,6 +128,7 @@ class TestReading:
             store.put_derived([Derived(key, "score/token", later, {"digest": "d"})])
             assert same(entry(store).scores, {**EXPECTED, "token": later})
             assert entry(store).score_digests["token"] == "d"
+            assert entry(store).derived("score/token").details == {"digest": "d"}
             assert entry(store).score_digests["pool"] == POOL.digest
 
     @pytest.mark.parametrize(
