@@ -20,6 +20,7 @@ from activation_logging.errors import (
     RequestOptionError,
     SettingsError,
 )
+from activation_logging.probe_list import parse_probes
 from activation_logging.progress import Progress, silent
 from activation_logging.records import ANSWERED
 from activation_logging.settings import RequestOptions, Settings
@@ -176,7 +177,8 @@ def generate(
     Args:
         path: the prompts, see :func:`read_prompts`.
         model: what vLLM is to load.
-        sampling: fields of vLLM's ``SamplingParams``, the same for every line.
+        sampling: fields of vLLM's ``SamplingParams``, the same for every line. ``extra_args`` may
+            hold ``activation_stop``.
         run: name of the run, under which it is resumed; see :func:`run_name`.
         vllm_args: flags as for ``vllm serve``, for the engine.
         progress: told when the engine starts, and how many prompts have an answer.
@@ -189,6 +191,7 @@ def generate(
     if not settings.enabled:
         raise SettingsError("ACTIVATION_LOGGING=0 is set: nothing would be logged; unset it")
     check_plugin_is_loaded()
+    _check_scores(sampling, settings)
     lines = read_prompts(path)
     outcome = Outcome(run or run_name(path, model, sampling))
     with open_store(settings.lmdb_path, writable=True) as store:
@@ -261,7 +264,8 @@ class _Engine:
 
     def _ask(self, line: PromptLine) -> None:
         tags = {**line.tags, RUN_TAG: self._outcome.run, LINE_TAG: line.id}
-        params = _sampling_params({**self._sampling, "extra_args": {"activation_tags": tags}})
+        extra = {**(self._sampling.get("extra_args") or {}), "activation_tags": tags}
+        params = _sampling_params({**self._sampling, "extra_args": extra})
         if line.messages is None:
             self._llm.enqueue(line.prompt, params, use_tqdm=False)
         else:
@@ -272,6 +276,13 @@ def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
     from vllm import SamplingParams
 
     return SamplingParams(**values)
+
+
+def _check_scores(sampling: Mapping[str, Any], settings: Settings) -> None:
+    """Refuse a stop on a probe that is not served, before the engine starts."""
+    options = RequestOptions.parse(sampling.get("extra_args"), settings=settings)
+    shown = [probe.name for probe in parse_probes(settings.probes) if not probe.shadow]
+    options.scores.check(shown)
 
 
 def _check_sampling(sampling: Mapping[str, Any]) -> None:

@@ -138,6 +138,22 @@ def generate(  # noqa: PLR0917 - the command's options
     dtype: Annotated[
         str | None, typer.Option("--activation-dtype", help="As in ACTIVATION_DTYPE.")
     ] = None,
+    probes: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--activation-probe",
+            help="Probe that scores every answer, NAME=PATH, as in ACTIVATION_PROBES. Its scores "
+            "are kept with the entries. May be repeated.",
+        ),
+    ] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option(
+            "--activation-stop",
+            help='When a probe ends an answer, as JSON: {"probe": NAME, "above": 0.9, "tokens": 3} '
+            'or {"probe": NAME, "prompt_above": 0.8}, or a list of both.',
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a file of prompts with no server, and log every answer.
@@ -157,6 +173,7 @@ def generate(  # noqa: PLR0917 - the command's options
         "ACTIVATION_SITES": sites,
         "ACTIVATION_TOKENS": tokens,
         "ACTIVATION_DTYPE": dtype,
+        "ACTIVATION_PROBES": ",".join(probes) if probes else None,
     }
     os.environ.update({name: value for name, value in given.items() if value is not None})
     # Standard output is for what this command has found out.
@@ -167,6 +184,7 @@ def generate(  # noqa: PLR0917 - the command's options
         "top_p": top_p,
         "seed": seed,
         "logprobs": logprobs,
+        "extra_args": None if stop is None else {"activation_stop": stop},
     }
     with show_progress() as progress:
         outcome = run_generate(

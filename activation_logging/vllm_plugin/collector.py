@@ -298,7 +298,7 @@ class RowCollector:
 
         def read(due: Sequence[Due]) -> Columns:
             slots = [
-                self._captures.slots(self._requests[one.request], one.first, one.length)
+                self._captures.slots(self._requests[one.request], one.first, one.count)
                 for one in due
             ]
             return self._captures.columns(np.concatenate(slots))

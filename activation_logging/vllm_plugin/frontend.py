@@ -29,7 +29,12 @@ from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
-from activation_logging.vllm_plugin.scored_outputs import check_scores, scores_of, start_scores
+from activation_logging.vllm_plugin.scored_outputs import (
+    check_scores,
+    refuse_adapter,
+    scores_of,
+    start_scores,
+)
 from activation_logging.vllm_plugin.served_model import depth_of, name_of
 from activation_logging.vllm_plugin.text import (
     prompt_text,
@@ -137,6 +142,8 @@ class FrontEndTap:
                 arguments, settings=self._settings, num_layers=self._num_layers
             )
             check_scores(options.scores, self.live)
+            if options.scores and request.lora_request is not None:
+                refuse_adapter(request.lora_request.lora_name)
         except RequestOptionError as error:
             # vLLM's server answers its own class of error with HTTP 400.
             raise VLLMValidationError(str(error), parameter=error.parameter) from None

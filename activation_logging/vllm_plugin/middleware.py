@@ -30,7 +30,7 @@ from activation_logging.vllm_plugin.context import HttpRequest, http_request
 from activation_logging.vllm_plugin.live_scores import shown_names
 from activation_logging.vllm_plugin.probe_desk import ProbeDesk, checked_folder, engine_of, live_of
 from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer
-from activation_logging.vllm_plugin.scored_outputs import check_scores
+from activation_logging.vllm_plugin.scored_outputs import check_scores, refuse_adapter
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -152,6 +152,12 @@ class RequestMiddleware:
         if not options:
             return None
         check_scores(options, live)
+        models, model = (
+            getattr(scope["app"].state, "openai_serving_models", None),
+            body.get("model"),
+        )
+        if isinstance(model, str) and model in getattr(models, "lora_requests", ()):
+            refuse_adapter(model)
         if body.get("use_beam_search"):
             raise RequestOptionError(
                 "use_beam_search", "beams have no scores; ask without one of both"

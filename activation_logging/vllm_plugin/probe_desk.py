@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from starlette.applications import Starlette
     from vllm.v1.engine.async_llm import AsyncLLM
 
+    from activation_logging.vllm_plugin.score_metrics import Moved
     from activation_logging.vllm_plugin.scored_outputs import LiveScores
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -73,7 +74,7 @@ class ProbeDesk:
             live.on_unknown = lambda: self.learn(live)
         news = None if self._shared is None else self._shared.news()
         if news is not None:
-            live.load(news)
+            self._take(live, news)
 
     def files(self) -> list[str]:
         """The names of the probes that may be loaded.
@@ -129,12 +130,21 @@ class ProbeDesk:
                 served = await asyncio.to_thread(changed, live.served)
                 live.expect(served)
                 await _use(engine, served)
-                live.load(served)
+                self._take(live, served)
                 if self._shared is not None:
                     self._shared.put(served)
             finally:
                 lock.__exit__(None, None, None)
         logger.info("the probes are now: %s", ", ".join(served) or "none")
+
+    def _take(self, live: LiveScores, served: ServedProbes) -> None:
+        """Use these probes for the requests to come; what a new one says counts from here."""
+        live.load(served)
+        self._moved(live)
+
+    def _moved(self, live: LiveScores) -> dict[str, Moved]:
+        told = told_by(get_prometheus_registry().collect())
+        return self._window.moved(live.served, told, time.monotonic())
 
     def told(self, live: LiveScores) -> Iterator[dict[str, Any]]:
         """What is to be known of each probe, for JSON."""
@@ -161,9 +171,7 @@ class ProbeDesk:
 
     def metrics(self, live: LiveScores) -> bytes:
         """The metrics that are computed when they are asked for, in Prometheus's format."""
-        told = told_by(get_prometheus_registry().collect())
-        moved = self._window.moved(live.served, told, time.monotonic())
-        return gauges(live.served, moved)
+        return gauges(live.served, self._moved(live))
 
 
 def checked_folder(path: str) -> Path:

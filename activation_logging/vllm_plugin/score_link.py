@@ -13,7 +13,6 @@ key is not listened to.
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import shutil
 import tempfile
@@ -99,7 +98,7 @@ class ScoreInbox:
             host = f"[{host}]"
         self._socket.bind(f"tcp://{host}:*" if host else f"ipc://{self._folder}/columns")
         self._key = secrets.token_bytes(_KEY_BYTES)
-        endpoint = self._socket.get_string(zmq.LAST_ENDPOINT).rstrip("\0")
+        endpoint = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
         self.address = f"{self._key.hex()}@{endpoint}"
         """What a worker needs to know to reach this inbox."""
 
@@ -109,7 +108,7 @@ class ScoreInbox:
         Args:
             timeout_s: time to wait for one where there is none, seconds.
         """
-        if timeout_s > 0 and not self._socket.poll(math.ceil(timeout_s * 1000)):
+        if timeout_s > 0 and not self._socket.poll(round(timeout_s * 1000)):
             return
         while True:
             try:

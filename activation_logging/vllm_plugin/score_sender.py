@@ -44,13 +44,14 @@ class _Listener:
     next: int
 
 
-class Due(NamedTuple):
-    """Some positions of a request: ``length`` from ``first`` on go ``to`` its front end."""
+@dataclass(frozen=True)
+class Due:
+    """Some positions of a request: ``count`` from ``first`` on go ``to`` its front end."""
 
     to: str
     request: str
     first: int
-    length: int
+    count: int
 
 
 class Ended(NamedTuple):
@@ -88,14 +89,15 @@ class StepScores(NamedTuple):
         if self.columns is not None:
             digest, values, at = self.columns.served.digest, self.columns.values, 0
             blocks = defaultdict(list)
-            for to, request, first, length in self.due:
-                blocks[to].append(Block(request, first, values[at : at + length]))
-                at += length
+            for one in self.due:
+                block = Block(one.request, one.first, values[at : at + one.count])
+                blocks[one.to].append(block)
+                at += one.count
             for to, found in blocks.items():
                 yield to, Message(digest, part, parts, ended=False, blocks=found)
         for to, request, first, columns in self.ended:
-            block = Block(request, first, columns.values)
-            yield to, Message(columns.served.digest, part, parts, ended=True, blocks=[block])
+            whole = Block(request, first, columns.values)
+            yield to, Message(columns.served.digest, part, parts, ended=True, blocks=[whole])
 
 
 class Listeners:

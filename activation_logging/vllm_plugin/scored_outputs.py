@@ -23,7 +23,9 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from activation_logging.detectors.served_probes import ServedProbes
+from activation_logging.errors import RequestOptionError
 from activation_logging.score_options import ScoreOptions
+from activation_logging.text import shown
 from activation_logging.vllm_plugin.live_scores import LiveAnswer, check_options, finals
 from activation_logging.vllm_plugin.score_link import ScoreInbox
 from activation_logging.vllm_plugin.scored_answers import join
@@ -81,6 +83,19 @@ def check_scores(options: ScoreOptions, live: LiveScores | None) -> None:
         RequestOptionError: it has none, or none of such a name.
     """
     check_options(options, ServedProbes() if live is None else live.served)
+
+
+def refuse_adapter(name: str) -> None:
+    """Refuse scores of an adapter's answers.
+
+    Raises:
+        RequestOptionError: always.
+    """
+    raise RequestOptionError(
+        "model",
+        f"probes belong to the model that they were fitted on, and {shown(name)} is an adapter: "
+        "ask the model itself, or leave activation_scores and activation_stop out",
+    )
 
 
 class LiveScores:

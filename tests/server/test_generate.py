@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from activation_logging import open_store
 from activation_logging.generate import LINE_TAG, RUN_TAG
+from tests.server import live
 
 # With a finalizer registered before vLLM is imported, as many a program has, Python's exit would
 # wait forever for an engine that nobody has shut down.
@@ -88,6 +90,23 @@ def test_answers_are_logged_and_not_asked_again(model: Path, tmp_path: Path) -> 
     assert (code, outcome["answered"], outcome["resumed"]) == (0, 1, 2), err
     with open_store(path) as store:
         assert len(store) == 4
+
+
+@pytest.mark.server
+def test_probes_score_answers_and_end_them(model: Path, tmp_path: Path) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "The capital of France is"}])
+    probes = [part for one in live.save_probes("tiny", tmp_path).split(",")
+              for part in ("--activation-probe", one)]  # fmt: skip
+    stop = json.dumps({"probe": "token", "above": 0, "tokens": 3})
+    flags = (*probes, "--activation-stop", stop, "--served-model-name", "tiny", "--json")
+    code, outcome, err = finish(start(model, prompts, tmp_path / "s.lmdb", *flags))
+    assert (code, outcome["answered"]) == (0, 1), err
+    with open_store(tmp_path / "s.lmdb") as store:
+        (entry,) = store.entries()
+        assert (entry.status, entry.stop_reason) == ("complete", "activation:token")
+        assert len(entry.response_token_ids) == 3
+        probe = live.make_probes("tiny")["token"]
+        assert np.array_equal(entry.scores["token"], probe.score_rows(entry), equal_nan=True)
 
 
 @pytest.mark.server

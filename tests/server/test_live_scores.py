@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
@@ -72,21 +72,6 @@ class TestChat:
         body = {"vllm_xargs": {"activation_scores": "prompt, token"}}
         scores = chat(server, extra_body=body).choices[0].model_extra["activation_scores"]
         assert list(scores) == ["prompt", "token"]
-
-    def test_tool_calls(self, server: RunningServer) -> None:
-        function = {"name": "tell", "parameters": {"type": "object", "properties": {}}}
-        options: dict[str, Any] = {
-            "tools": [{"type": "function", "function": function}],
-            "tool_choice": {"type": "function", "function": {"name": "tell"}},
-            "max_tokens": 12,
-        }
-        found = Stream(chat(server, stream=True, extra_body=asking(), **options))
-        (entry,) = entries(server, found.id)
-        check_told(found.told[0], entry)
-        answer = chat(server, extra_body=asking(), **options)
-        assert answer.choices[0].message.tool_calls is not None
-        (entry,) = entries(server, answer.id)
-        check_told(answer.choices[0].model_extra["activation_scores"], entry)
 
 
 class TestCompletions:
@@ -277,12 +262,13 @@ class TestBadInput:
 
 
 BODIES: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/completions", {"prompt": [PROMPT, "Water is"], "logprobs": 2}),
+    ("/v1/completions", {"prompt": [PROMPT, "Water is"]}),
+    ("/v1/completions", {"prompt": PROMPT, "logprobs": 2}),
     (
         "/v1/completions",
         {"prompt": PROMPT, "stream": True, "stream_options": {"include_usage": True}},
     ),
-    ("/v1/chat/completions", {"messages": CHAT, "logprobs": True, "top_logprobs": 2}),
+    ("/v1/chat/completions", {"messages": CHAT}),
     ("/v1/chat/completions", {"messages": CHAT, "stream": True}),
     ("/v1/responses", {"input": "Hello"}),
     ("/v1/responses", {"input": "Hello", "stream": True}),
@@ -311,12 +297,28 @@ def test_who_does_not_ask_gets_the_same_bytes(
             assert ours == theirs, (path, body)
 
 
-def test_a_server_without_probes_says_so(serve: Callable[..., Any]) -> None:
-    with serve(env={"ACTIVATION_PROBES": ""}) as bare:
-        for arguments in (
-            {"activation_scores": "all"},
-            {"activation_stop": {"probe": "a", "above": 1}},
-        ):
-            with pytest.raises(openai.BadRequestError, match="this server has no probes; start it"):
-                complete(bare, extra_body={"vllm_xargs": arguments})
-        assert complete(bare).choices[0].finish_reason == "length"
+class TestTools:
+    """Two API servers, each of which gets the scores of its own requests."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def tools(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        flags = ("--enable-auto-tool-choice", "--tool-call-parser", "hermes")
+        with serve(*flags, "--api-server-count", "2", model="tiny") as started:
+            yield started
+
+    @pytest.mark.parametrize("number", range(3))
+    def test_calls(self, tools: RunningServer, number: int) -> None:
+        function = {"name": "tell", "parameters": {"type": "object", "properties": {}}}
+        options: dict[str, Any] = {
+            "tools": [{"type": "function", "function": function}],
+            "tool_choice": {"type": "function", "function": {"name": "tell"}},
+            "max_tokens": 12 + number,
+        }
+        found = Stream(chat(tools, stream=True, extra_body=asking(), **options))
+        answer = chat(tools, extra_body=asking(), **options)
+        assert answer.choices[0].message.tool_calls is not None
+        told = answer.choices[0].model_extra["activation_scores"]
+        for name, scores in ((found.id, found.told[0]), (answer.id, told)):
+            (entry,) = entries(tools, name)
+            check_told(scores, entry)

@@ -82,7 +82,7 @@ def check_told(told: Told, entry: Entry) -> None:
     prompt, response = entry.num_tokens
     first, stored = int(entry.positions[0]), entry.scores
     for name, scores in told.items():
-        assert list(scores) == ["prompt", "tokens", "answer"]
+        assert scores.keys() == {"prompt", "tokens", "answer"}
         assert len(scores["tokens"]) == response, (name, scores, entry.key)
         at = dict(enumerate(stored[name], first))
         _same(scores["tokens"], [at.get(prompt + i, np.nan) for i in range(response)], name)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from activation_logging import open_store
-from activation_logging.errors import ActivationLoggingError, SettingsError
+from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
 from activation_logging.generate import (
     LINE_TAG,
     RUN_TAG,
@@ -123,3 +123,15 @@ def test_logging_switched_off_is_refused(tmp_path: Path, monkeypatch: pytest.Mon
     path = write(tmp_path / "p.jsonl", {"prompt": "a"})
     with pytest.raises(SettingsError, match="ACTIVATION_LOGGING=0"):
         generate(path, model="m", sampling={})
+
+
+def test_a_stop_on_a_probe_that_is_not_served_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "p.jsonl", {"prompt": "a"})
+    sampling = {"extra_args": {"activation_stop": {"probe": "b", "above": 0.5}}}
+    with pytest.raises(RequestOptionError, match="no probes; start it with --activation-probe"):
+        generate(path, model="m", sampling=sampling)
+    monkeypatch.setenv("ACTIVATION_PROBES", "a=x,b=y:shadow")
+    with pytest.raises(RequestOptionError, match="no probe 'b'; choose among a"):
+        generate(path, model="m", sampling=sampling)

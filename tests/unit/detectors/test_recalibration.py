@@ -20,6 +20,7 @@ from activation_logging.detectors.recalibration import (
 )
 from activation_logging.detectors.saved_probe import Calibration, OperatingPoint, SavedProbe
 from activation_logging.errors import DatasetError
+from activation_logging.records import Evaluation
 from tests.fixtures.claims import Claims, build_claims
 from tests.fixtures.planted import HIDDEN, build
 from tests.unit.detectors.test_saved_probe import answers, make
@@ -35,20 +36,18 @@ def scored(path: Path, probe: SavedProbe, *, name: str = "p", seed: int = 0) -> 
     rng = np.random.default_rng(seed)
     odds = rng.normal(size=N) * 3
     wrong = rng.random(N) < 1 / (1 + np.exp(-(TRUE.a * odds + TRUE.b)))
-    build(
-        path,
-        n=N,
-        without_rows=frozenset(range(N)),
-        label_of=lambda i: "hallucinated" if wrong[i] else "correct",
-    )
+    build(path, n=N, without_rows=frozenset(range(N)), label_of=lambda i: None)
     with open_store(path, writable=True) as store:
-        items = []
+        items, labels = [], []
         for i, p in enumerate(probe.probability(odds)):
             (entry,) = store.for_request(f"req-{i}-0")
             rows = np.full(entry.num_rows_expected, np.nan, np.float32)
             rows[-1] = p
+            label = "hallucinated" if wrong[i] else "correct"
+            labels.append((entry.key, Evaluation.checked("facts", label)))
             items.append(Derived(entry.key, f"score/{name}", rows, {"digest": probe.digest}))
         store.put_derived(items)
+        store.put_evaluations(labels)
     return wrong
 
 

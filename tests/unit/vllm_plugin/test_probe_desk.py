@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -11,7 +12,11 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
 from activation_logging.errors import ProbeError, SettingsError
+from activation_logging.vllm_plugin import probe_routes
 from activation_logging.vllm_plugin.probe_desk import ProbeDesk, Wanted, changed, checked_folder
 from activation_logging.vllm_plugin.shared_probes import SharedProbes
 from tests.fixtures.live_probes import probe, serve
@@ -106,6 +111,24 @@ class TestChanges:
     def test_a_folder_that_is_none(self, tmp_path: Path) -> None:
         with pytest.raises(SettingsError, match=r"ACTIVATION_PROBE_FOLDER: .* is not a folder"):
             checked_folder(str(tmp_path / "none"))
+
+
+class TestWithoutAModel:
+    """As `server:app` is before the first request, and a server that may load none."""
+
+    def test_nothing_is_served_yet(self, folder: Path) -> None:
+        app = FastAPI()
+        probe_routes.add_to(app, ProbeDesk(folder))
+        with TestClient(app) as client:
+            answer = client.get("/v1/activations/probes")
+            assert answer.json() == {"object": "list", "data": [], "files": ["new"]}
+            refused = client.post("/v1/activations/probes", json={"set": {"two": "new"}})
+        assert refused.status_code == 503
+        assert "no model is loaded" in refused.json()["detail"]
+
+    def test_no_folder_no_change(self) -> None:
+        with pytest.raises(SettingsError, match="may not load probes: start it with --activation-"):
+            asyncio.run(ProbeDesk(None).change(None, {}, ["one"]))
 
 
 class TestSharing:

@@ -7,9 +7,12 @@ import json
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from hypothesis import given
 from hypothesis import strategies as st
 
+from activation_logging.settings import Settings
+from activation_logging.vllm_plugin.middleware import RequestMiddleware
 from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer, join
 
 JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
@@ -230,3 +233,51 @@ class TestOtherRoutes:
         assert first["activation_scores"]["a"] == {"prompt": 0.5, "tokens": [0.75, None]}
         assert last["activation_scores"]["a"] == {"tokens": [], "answer": 0.75}
         assert other == {"type": "x"}
+
+
+class TestMiddleware:
+    """A request for scores that a server cannot give is refused before anything is streamed."""
+
+    def passed(self, body: dict[str, Any]) -> tuple[int, bytes, Any]:
+        """Status and body of the answer, and what the application answered through."""
+        sent: list[Any] = []
+        given: list[Any] = []
+
+        async def application(scope: Any, receive: Any, send: Any) -> None:
+            given.append(send)
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"vLLM's own"})
+
+        async def receive() -> dict[str, Any]:
+            raw = json.dumps(body).encode()
+            return {"type": "http.request", "body": raw, "more_body": False}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/completions",
+            "headers": [],
+            "app": FastAPI(),
+        }
+        asyncio.run(RequestMiddleware(application, Settings(), 30)(scope, receive, send))
+        found = b"".join(message.get("body", b"") for message in sent)
+        return sent[0]["status"], found, given and given[0] is send
+
+    @pytest.mark.parametrize("stream", [False, True])
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [("activation_scores", "all"), ("activation_stop", {"probe": "a", "above": 0.5})],
+    )
+    def test_a_server_without_probes_says_so(self, name: str, value: Any, stream: bool) -> None:
+        status, body, _ = self.passed({"stream": stream, "vllm_xargs": {name: value}})
+        assert status == 400
+        error = json.loads(body)["error"]
+        assert error["param"] == name
+        assert "this server has no probes; start it with --activation-probe" in error["message"]
+
+    @pytest.mark.parametrize("extra", [{}, {"vllm_xargs": {"activation_tags": {"a": "b"}}}])
+    def test_nothing_stands_between_others_and_their_answers(self, extra: Any) -> None:
+        assert self.passed({"prompt": "x", **extra}) == (200, b"vLLM's own", True)
