@@ -98,7 +98,9 @@ def score_store(
         found = _all(store, run, scored, progress)
         if keep:
             details = {"digest": probe.digest, "probe": file}
-            arrays = (Derived(key, called, rows, details) for key, rows in found)
+            arrays = (
+                Derived(key, called, rows, {**details, **answer}) for key, rows, answer in found
+            )
             store.put_derived(arrays, skip_deleted=True)
         else:
             for _ in found:
@@ -162,14 +164,14 @@ class _Run:
 
 def _all(
     store: Store, run: _Run, scored: list[Scored], progress: Progress
-) -> Iterator[tuple[str, npt.NDArray[np.float32]]]:
-    """Keys with the scores of rows; the scores of answers go into ``scored``."""
+) -> Iterator[tuple[str, npt.NDArray[np.float32], dict[str, float]]]:
+    """Keys, the scores of rows, and that of the answer; the latter also go into ``scored``."""
     for entry in track(store.entries(), "scoring", len(store), progress):
         rows, answer = run.score(entry)
         if answer is not None:
             scored.append(answer)
         if rows is not None:
-            yield entry.key, rows
+            yield entry.key, rows, {} if answer is None else {"answer": answer.probability}
 
 
 def label_of(probe: SavedProbe, probability: float) -> str:

@@ -21,6 +21,7 @@ import numpy as np
 from activation_logging.errors import EntryNotFound, SettingsError, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
 from activation_logging.store import layout, schema
+from activation_logging.store.derived import SCORE
 from activation_logging.store.mutations import slices_of
 from activation_logging.store.query import select
 from activation_logging.store.upkeep import check_index
@@ -180,18 +181,23 @@ def why_kept(entry: Entry, keep: Keep) -> str | None:
 def answer_scores(entry: Entry) -> dict[str, float]:
     """What each probe says of the whole answer.
 
-    A server and `activation-logging score` write that down. Of scores without it, the largest of
-    all rows counts.
+    `activation-logging score` writes that down. Of other scores, the largest of the answer's rows
+    counts; of those that there are for the prompt only, the prompt's.
     """
     found = {}
-    headers = entry.derived_headers("score/")
+    headers = entry.derived_headers(SCORE)
+    prompt = entry.num_tokens[0] - int(entry.positions[0])
     for name, values in entry.scores.items():
-        answer = headers[f"score/{name}"].details.get("answer")
-        finite = values[np.isfinite(values)]
+        header = headers.get(SCORE + name)
+        answer = None if header is None else header.details.get("answer")
         if isinstance(answer, (int, float)):
             found[name] = float(answer)
-        elif finite.size:
-            found[name] = float(finite.max())
+            continue
+        for part in (values[max(prompt, 0) :], values):
+            finite = part[np.isfinite(part)]
+            if finite.size:
+                found[name] = float(finite.max())
+                break
     return found
 
 
