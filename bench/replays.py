@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -93,7 +94,9 @@ def row(found: dict[str, Any]) -> list[str]:
     """One line of the table."""
     first = [f"`{found['name']}`", found["family"]]
     if "error" in found:
-        return [*first, *[""] * 5, found["error"].split("Error: ", 1)[-1][:200]]
+        differs = re.search(r"a row differs by \S+?(?=,)", found["error"])
+        why = f"refused: {differs[0]}" if differs else found["error"].split("Error: ", 1)[-1][:200]
+        return [*first, *[""] * 5, why]
     kinds = [kind for kind in WHICH[0] if kind not in found["kept"]]
     why = found["refused"][:1] or ([", ".join(kinds)] if kinds else [])
     figures = [f"{found[key]:.0e}" if found[key] is not None else "" for key in ("median", "worst")]
