@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import os
+import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
@@ -42,8 +43,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(f"vllm.{__name__}")
 
 VERSION = 1
-MOST_FOUND = 300_000
+MOST_FOUND = 200_000
 """A search looks at so many answers with its words, the newest."""
+_SEARCHES = 8
+"""So many searches are remembered, until the index changes."""
 _PER_BATCH = 500
 _PER_READ = 5000
 _SCHEMA = f"""
@@ -82,6 +85,7 @@ class SearchIndex:
         """Names of tags, evaluators and probes for which there was no column left."""
         self._lock = threading.RLock()
         self._words: dict[str, int] = {}
+        self._found: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._meta: dict[str, Any] = {}
         self._connection = self._open()
 
@@ -125,15 +129,22 @@ class SearchIndex:
         if asked is None:
             return None
         with self._lock:
-            try:
-                found = self._connection.execute(
-                    "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
-                    (utf8(asked), MOST_FOUND),
-                ).fetchall()
-            except sqlite3.OperationalError as error:
-                raise ViewError(
-                    f"the search {query[:80]!r} cannot be understood: {error}"
-                ) from None
+            known = self._found.get((asked, self._meta["revision"]))
+            if known is None:
+                known = self._look_for(asked)
+                # The next page of a list, or one more condition, asks for the same words.
+                kept = list(self._found.items())[-_SEARCHES:]
+                self._found = {**dict(kept), (asked, self._meta["revision"]): known}
+        return known
+
+    def _look_for(self, asked: str) -> npt.NDArray[np.int64]:
+        try:
+            found = self._connection.execute(
+                "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
+                (utf8(asked), MOST_FOUND),
+            ).fetchall()
+        except sqlite3.OperationalError as error:
+            raise ViewError(f"the search {asked[:80]!r} cannot be made: {error}") from None
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
     def word(self, text: str) -> int:
@@ -338,6 +349,7 @@ class SearchIndex:
         self._meta = {
             "version": VERSION,
             "store": self._identity(),
+            "made": secrets.token_hex(8),
             "change": None if last is None else list(last),
             "next": 0,
             "size": 0,
@@ -345,6 +357,7 @@ class SearchIndex:
         }
         self.columns = Columns()
         self._words.clear()
+        self._found.clear()
         self._save()
 
     def _forget(self) -> None:
@@ -380,10 +393,12 @@ class SearchIndex:
     def _load(self) -> None:
         rows = self._connection.execute("SELECT name, value FROM meta").fetchall()
         found = {name: json.loads(value) for name, value in rows}
+        if found.get("made") != self._meta.get("made"):
+            self.columns, self._meta = Columns(), {}
+            self._words.clear()
+            self._found.clear()
         known = self._meta.get("revision", 0)
         if found.get("revision", 0) != known:
-            if found["revision"] < known:
-                self.columns, known = Columns(), 0
             self.columns.load(self._connection, found["size"], known)
         self._meta = found
 

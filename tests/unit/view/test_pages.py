@@ -161,7 +161,8 @@ def test_tokens_are_coloured_by_what_is_chosen(path, entries):
     where = f"entry/{address(entries['request-2'].key)}"
     options = [one["value"] for one in Elements(pages.get(where)).all("option")]
     assert options == [
-        "", "probe/claims", "score/made_up", "logprob", "rank", "entropy", "norm/resid@2", "norm/resid@4",
+        "", "probe/claims", "score/made_up", "logprob", "rank", "entropy",
+        "norm/resid@2", "norm/resid@4",
     ]  # fmt: skip
     scores = probe().score_rows(entries["request-2"])[3:]
     by_probe = classes(pages.get(f"{where}?colour=probe/claims"))
