@@ -13,7 +13,8 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.upgrade import upgrade
 from activation_logging.view.columns import CHUNK, MOST, SCHEMA, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES
-from activation_logging.view.index import SearchIndex, index_path
+from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import index_path
 from bench.version_1 import make_version_1
 from tests.fixtures.answers import make_document, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER
