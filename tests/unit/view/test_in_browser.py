@@ -120,7 +120,7 @@ def test_labels_by_keys(tab, path, entries):
 
     tab.get_by_role("link", name="Label", exact=True).click()
     tab.get_by_label("Your labels are called").fill("ada")
-    tab.get_by_label("newest first").check()
+    tab.get_by_label("the newest").check()
     tab.get_by_role("button", name="Begin").click()
     said = tab.locator("#answer .said")
     for number, key in ((11, "h"), (10, "c"), (9, "r"), (8, "i")):

@@ -13,7 +13,8 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.upgrade import upgrade
 from activation_logging.view.columns import CHUNK, MOST, SCHEMA, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES
-from activation_logging.view.index import SearchIndex, index_path
+from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import index_path
 from bench.version_1 import make_version_1
 from tests.fixtures.answers import make_document, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER
@@ -222,6 +223,21 @@ def test_two_processes_share_one_file(store, index):
     assert known(index) == expected(store)
     other.keep_up()
     assert known(other) == expected(store)
+
+
+def test_another_process_has_made_it_anew(path, store, index):
+    """What one knows of the file before is given up, however much has been written since."""
+    assert len(found(index, "number")) == NUMBER
+    other = SearchIndex(store)
+    with other._exclusively():
+        other._forget()
+    other.build()
+    for number in range(8):
+        store.put_evaluation(next(iter(store)), name="hand", label="invalid", score=number)
+        other.keep_up()
+    index.keep_up()
+    assert known(index) == known(other) == expected(store)
+    assert len(found(index, "number")) == NUMBER
 
 
 def test_an_entry_that_cannot_be_read_is_listed_as_such(store, index):
