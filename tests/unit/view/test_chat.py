@@ -48,7 +48,7 @@ def test_an_answer_comes_with_scores_and_its_place_in_the_store(pages, server):
     assert told[0]["prompt"]["known"] == [0.875, "positive level-15"]
     scores = [one for line in told for one in line.get("scores", {}).get("claims", ())]
     assert [(at, score) for at, score, _ in scores] == list(enumerate(SCORES[:3]))
-    assert "&lt;script&gt;" in pages.get(told[-1]["stored"].removeprefix("/activations/"))
+    assert "chatcmpl-1" in pages.get(told[-1]["stored"].removeprefix("/activations/"))
     with open_store(server.path) as store:
         assert next(iter(store.entries())).response == "".join(TOKENS)
     assert server.asked[0]["vllm_xargs"]["activation_scores"] == "known,claims"
