@@ -22,6 +22,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 TOKENS = ["Ada", " was", f" {HOSTILE}", " and", " more"]
 SCORES = [0.05, 0.95, 0.99, 0.5, 0.2]
 AXE = "axe-core@4.14.1"
+playwright.expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture
