@@ -164,8 +164,12 @@ class SearchIndex:
 
     def entry(self, slot: int) -> Entry | None:
         """The answer in a slot, as the store has it now; None if it is gone or unreadable."""
+        with self._lock:
+            if slot >= self.columns.size:  # another process has made the index anew
+                return None
+            sequence = int(self.columns["sequence"][slot]) - 1
         with suppress(StoreCorrupt):
-            return self.store.at(layout.place(0, int(self.columns["sequence"][slot]) - 1))
+            return self.store.at(layout.place(0, sequence))
         return None
 
     def keys(self, slots: Iterable[int]) -> list[str]:
