@@ -28,7 +28,7 @@ from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.index import Change, Index
 from activation_logging.view.columns import Columns
-from activation_logging.view.facts import read_record, utf8
+from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
 from activation_logging.view.index_file import SCHEMA, TABLES, index_path, remove_files
 from activation_logging.view.words import matching
 
@@ -164,8 +164,12 @@ class SearchIndex:
 
     def entry(self, slot: int) -> Entry | None:
         """The answer in a slot, as the store has it now; None if it is gone or unreadable."""
+        with self._lock:
+            if slot >= self.columns.size:  # another process has made the index anew
+                return None
+            sequence = int(self.columns["sequence"][slot]) - 1
         with suppress(StoreCorrupt):
-            return self.store.at(layout.place(0, int(self.columns["sequence"][slot]) - 1))
+            return self.store.at(layout.place(0, sequence))
         return None
 
     def keys(self, slots: Iterable[int]) -> list[str]:
@@ -342,7 +346,7 @@ class SearchIndex:
             if not made:
                 self._make()
         self._load()
-        if self._meta.get("version") != VERSION or self._meta["store"] != self._identity():
+        if self._meta.get("version") != _version() or self._meta["store"] != self._identity():
             with self._exclusively():
                 self._forget()
             self._load()
@@ -358,7 +362,7 @@ class SearchIndex:
         # What changes while the entries are read is read again.
         last = Index(self.store.snapshot()).last_change()
         self._meta = {
-            "version": VERSION,
+            "version": _version(),
             "store": self._identity(),
             "made": secrets.token_hex(8),
             "change": None if last is None else list(last),
@@ -424,3 +428,8 @@ class SearchIndex:
             "INSERT OR REPLACE INTO meta VALUES (?, ?)",
             [(name, json.dumps(value)) for name, value in self._meta.items()],
         )
+
+
+def _version() -> list[Any]:
+    """What an index must have been made with: also the codes, which a later release adds to."""
+    return [VERSION, list(STATUS_CODES), list(LABEL_CODES)]

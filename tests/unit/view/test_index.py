@@ -203,6 +203,16 @@ def test_the_index_of_another_store_is_not_used(tmp_path, store, index):
         assert known(again) == expected(other)
 
 
+def test_an_index_with_other_codes_is_not_used(store, index, monkeypatch):
+    shifted = {"new": 1, **{name: code + 1 for name, code in STATUS_CODES.items()}}
+    for module in ("index", "facts"):
+        monkeypatch.setattr(f"activation_logging.view.{module}.STATUS_CODES", shifted)
+    again = SearchIndex(store)
+    again.build()
+    with again.reading() as columns:
+        assert set(columns["status"].tolist()) == {shifted["complete"]}
+
+
 def test_a_rebuilt_index_of_the_store_is_read_anew(path, store, index):
     store.close()
     upgrade(path, rebuild=True)
