@@ -38,6 +38,7 @@ TRIALS = {
     "eval": [[*TESTS, "tests/unit/benchmarks"]],
     "detect": [[*TESTS, "tests/unit/dataset", "tests/unit/detectors", "tests/unit/report"]],
     "export": [[*TESTS, "tests/unit/export"]],
+    "view": [[*TESTS, "tests/unit/view"]],
     "bench": [[*TESTS, "tests/unit/bench/test_bench.py"]],
     "demo": [["-c", "from activation_logging.cli import app; app()", "demo-model"]],
     "dev": [[*TESTS, "tests/unit/store"], ["-m", "ruff", "check"]],
@@ -83,6 +84,12 @@ for benchmark in BENCHMARKS:
     parts = next(iter(benchmark.experiments.values()))
     assert benchmark.questions(parts, 3, 0), benchmark.name
 """
+VIEW = """
+from activation_logging.view.app import make_app
+state = make_app("store.lmdb").state.view
+state.index.build()
+assert state.index.read == 60 and len(state.index.matching("paris"))
+"""
 SERVE = """
 import os, sys
 from pathlib import Path
@@ -107,13 +114,16 @@ USES: dict[str, list[list[str]]] = {
     "eval": [["python", "-c", QUESTIONS]],
     "detect": [_REPORT],
     "export": [[*_EXPORT, "parquet"], [*_EXPORT, "zarr", "--format", "zarr"]],
+    "view": [["activation-logging", "view", "--help"], ["python", "-c", VIEW]],
     "vllm": [
         ["python", "-m", "activation_logging.vllm_serve", "--help"],
         ["python", "-c", SERVE, str(ROOT)],
         ["activation-logging", "stats", "served.lmdb"],
     ],
 }
-USES["all"] = [command for name in ("", "eval", "detect", "export") for command in USES[name]]
+USES["all"] = [
+    command for name in ("", "eval", "detect", "export", "view") for command in USES[name]
+]
 
 
 def run(*command: str | Path, cwd: Path = ROOT, quiet: bool = False, **environment: str) -> str:

@@ -8,6 +8,8 @@
                index.py      the search index: FTS5 and columns.py, follows the store
                finding.py    which answers a list shows, in which order, and counts
                tokens.py     what is known of each token, and what colours it
+               talk.py       a question to a server and its answer; server_link.py reaches it
+               studies.py    reports in processes of their own (study_process.py)
             -> templates/, static/
 
 To add a page: write ``pages/NAME.py`` with a ``router``, a template that extends ``base.html.j2``,

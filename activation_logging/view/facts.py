@@ -23,12 +23,16 @@ LABEL_CODES: dict[str, int] = {name: code for code, name in enumerate(LABELS, 1)
 
 
 class Record(NamedTuple):
-    """One answer; without a key it could not be read. ``facts`` are by the names of columns."""
+    """One answer; without a key it could not be read.
+
+    ``facts`` are by the names of columns. ``pieces`` are texts by the numbers of its tokens.
+    """
 
     key: str
     prompt: str
     response: str
     facts: dict[str, Any]
+    pieces: dict[int, str]
 
 
 def read_record(store: Store, sequence: int, number: Callable[[str], int]) -> Record | None:
@@ -43,7 +47,7 @@ def read_record(store: Store, sequence: int, number: Callable[[str], int]) -> Re
         entry = store.at(layout.place(0, sequence))
         return None if entry is None else _read(entry, number)
     except StoreCorrupt:
-        return Record("", "", "", {"status": STATUS_CODES["unreadable"]})
+        return Record("", "", "", {"status": STATUS_CODES["unreadable"]}, {})
 
 
 def _read(entry: Entry, number: Callable[[str], int]) -> Record:
@@ -63,7 +67,14 @@ def _read(entry: Entry, number: Callable[[str], int]) -> Record:
         if len(known):
             facts[f"score/{name}"] = known.max()
     prompt, response = (utf8(text[:MOST_CHARACTERS]) for text in (entry.prompt, entry.response))
-    return Record(entry.key, prompt, response, facts)
+    texts = entry.response_tokens or ()
+    # The first one may lack a blank, and one without a text is a part of a character, or omitted.
+    pieces = {
+        token: utf8(text)
+        for token, text in zip(entry.response_token_ids[1:], texts[1:], strict=False)
+        if text
+    }
+    return Record(entry.key, prompt, response, facts, pieces)
 
 
 def utf8(text: str) -> str:

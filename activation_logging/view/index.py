@@ -11,15 +11,13 @@ one has written.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
+import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,35 +27,27 @@ from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.index import Change, Index
-from activation_logging.view import columns
 from activation_logging.view.columns import Columns
-from activation_logging.view.facts import read_record, utf8
+from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
+from activation_logging.view.index_file import SCHEMA, TABLES, index_path, remove_files
 from activation_logging.view.words import matching
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
 
     from activation_logging.store import Entry, Store
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
 VERSION = 1
-MOST_FOUND = 300_000
+MOST_FOUND = 200_000
 """A search looks at so many answers with its words, the newest."""
+_SEARCHES = 8
+"""So many searches are remembered, until the index changes."""
 _PER_BATCH = 500
 _PER_READ = 5000
-_SCHEMA = f"""
-CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
-CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
-CREATE TABLE slots (sequence INTEGER PRIMARY KEY, slot INTEGER UNIQUE, key TEXT);
-CREATE TABLE IF NOT EXISTS history (
-  id INTEGER PRIMARY KEY, evaluator TEXT, key TEXT, before TEXT
-);
-CREATE VIRTUAL TABLE texts USING fts5(
-  prompt, response, tokenize = "unicode61 remove_diacritics 2"
-);
-{columns.SCHEMA}
-"""
+_PIECE = "SELECT text FROM pieces WHERE model = ? AND token = ?"
 _MAX_WORDS = 200_000
 
 
@@ -82,6 +72,8 @@ class SearchIndex:
         """Names of tags, evaluators and probes for which there was no column left."""
         self._lock = threading.RLock()
         self._words: dict[str, int] = {}
+        self._known: set[tuple[int, int]] = set()
+        self._found: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
         self._meta: dict[str, Any] = {}
         self._connection = self._open()
 
@@ -93,7 +85,7 @@ class SearchIndex:
     def remove(self) -> None:
         """Close and delete the file, which is broken."""
         self.close()
-        _remove(self.path)
+        remove_files(self.path)
 
     # --- reading ---------------------------------------------------------------------
 
@@ -125,15 +117,22 @@ class SearchIndex:
         if asked is None:
             return None
         with self._lock:
-            try:
-                found = self._connection.execute(
-                    "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
-                    (utf8(asked), MOST_FOUND),
-                ).fetchall()
-            except sqlite3.OperationalError as error:
-                raise ViewError(
-                    f"the search {query[:80]!r} cannot be understood: {error}"
-                ) from None
+            known = self._found.get((asked, self._meta["revision"]))
+            if known is None:
+                known = self._look_for(asked)
+                # The next page of a list, or one more condition, asks for the same words.
+                kept = list(self._found.items())[-_SEARCHES:]
+                self._found = {**dict(kept), (asked, self._meta["revision"]): known}
+        return known
+
+    def _look_for(self, asked: str) -> npt.NDArray[np.int64]:
+        try:
+            found = self._connection.execute(
+                "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
+                (utf8(asked), MOST_FOUND),
+            ).fetchall()
+        except sqlite3.OperationalError as error:
+            raise ViewError(f"the search {asked[:80]!r} cannot be made: {error}") from None
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
     def word(self, text: str) -> int:
@@ -153,10 +152,24 @@ class SearchIndex:
                 for number in numbers
             ]
 
+    def pieces(self, model: str, tokens: Iterable[int]) -> dict[int, str]:
+        """Texts of a model's tokens by number, as far as an answer has had them."""
+        number = self.word(model)
+        with self._lock:
+            ask = self._connection.execute
+            rows = (
+                (token, ask(_PIECE, (number, token)).fetchone()) for token in dict.fromkeys(tokens)
+            )
+            return {token: row[0] for token, row in rows if row is not None}
+
     def entry(self, slot: int) -> Entry | None:
         """The answer in a slot, as the store has it now; None if it is gone or unreadable."""
+        with self._lock:
+            if slot >= self.columns.size:  # another process has made the index anew
+                return None
+            sequence = int(self.columns["sequence"][slot]) - 1
         with suppress(StoreCorrupt):
-            return self.store.at(layout.place(0, int(self.columns["sequence"][slot]) - 1))
+            return self.store.at(layout.place(0, sequence))
         return None
 
     def keys(self, slots: Iterable[int]) -> list[str]:
@@ -276,8 +289,21 @@ class SearchIndex:
                         (slot, found.prompt, found.response),
                     )
             facts = {} if found is None else found.facts
+            if found is not None:
+                self._learn(facts.get("model", 0), found.pieces)
             # One more, so that 0 is what is not there.
             self.left_out.update(self.columns.put(slot, {"sequence": sequence + 1, **facts}))
+
+    def _learn(self, model: int, pieces: Mapping[int, str]) -> None:
+        """Keep the texts of tokens that no answer has had before."""
+        new = {token: text for token, text in pieces.items() if (model, token) not in self._known}
+        self._connection.executemany(
+            "INSERT OR IGNORE INTO pieces VALUES (?, ?, ?)",
+            [(model, token, text) for token, text in new.items()],
+        )
+        if len(self._known) > _MAX_WORDS:
+            self._known.clear()
+        self._known.update((model, token) for token in new)
 
     def _number(self, word: str) -> int:
         """The number of a word, which is added if it is new."""
@@ -301,7 +327,7 @@ class SearchIndex:
             if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):
                 raise ViewError(f"{self.path} is in use by another process: {error}") from None
             logger.warning("%s is broken (%s); reading the store anew", self.path, error)
-            _remove(self.path)
+            remove_files(self.path)
             return self._try_open()
 
     def _try_open(self) -> sqlite3.Connection:
@@ -320,7 +346,7 @@ class SearchIndex:
             if not made:
                 self._make()
         self._load()
-        if self._meta.get("version") != VERSION or self._meta["store"] != self._identity():
+        if self._meta.get("version") != _version() or self._meta["store"] != self._identity():
             with self._exclusively():
                 self._forget()
             self._load()
@@ -331,13 +357,14 @@ class SearchIndex:
         return None if raw is None else layout.load(raw, "the format record").get("created")
 
     def _make(self) -> None:
-        for line in _SCHEMA.split(";\n"):
+        for line in SCHEMA.split(";\n"):
             self._connection.execute(line)
         # What changes while the entries are read is read again.
         last = Index(self.store.snapshot()).last_change()
         self._meta = {
-            "version": VERSION,
+            "version": _version(),
             "store": self._identity(),
+            "made": secrets.token_hex(8),
             "change": None if last is None else list(last),
             "next": 0,
             "size": 0,
@@ -345,10 +372,12 @@ class SearchIndex:
         }
         self.columns = Columns()
         self._words.clear()
+        self._known.clear()
+        self._found.clear()
         self._save()
 
     def _forget(self) -> None:
-        for name in ("meta", "words", "slots", "texts", "columns"):
+        for name in TABLES:
             self._connection.execute(f"DROP TABLE IF EXISTS {name}")
         self._make()
 
@@ -373,6 +402,7 @@ class SearchIndex:
         except BaseException:
             # What is in memory is of a transaction that never was.
             self._words.clear()
+            self._known.clear()
             self.columns, self._meta = Columns(), {}
             self._load()
             raise
@@ -380,10 +410,13 @@ class SearchIndex:
     def _load(self) -> None:
         rows = self._connection.execute("SELECT name, value FROM meta").fetchall()
         found = {name: json.loads(value) for name, value in rows}
+        if found.get("made") != self._meta.get("made"):
+            self.columns, self._meta = Columns(), {}
+            self._words.clear()
+            self._known.clear()
+            self._found.clear()
         known = self._meta.get("revision", 0)
         if found.get("revision", 0) != known:
-            if found["revision"] < known:
-                self.columns, known = Columns(), 0
             self.columns.load(self._connection, found["size"], known)
         self._meta = found
 
@@ -397,17 +430,6 @@ class SearchIndex:
         )
 
 
-def index_path(store: Path) -> Path:
-    """Where the index of a store is: beside it, or in the user's cache where nobody may write."""
-    resolved = store.resolve()
-    beside = resolved.with_name(f"{resolved.name}.view.sqlite")
-    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
-        return beside
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    name = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
-    return cache / "activation-logging" / f"{name}.view.sqlite"
-
-
-def _remove(path: Path) -> None:
-    for ending in ("", "-wal", "-shm"):
-        path.with_name(path.name + ending).unlink(missing_ok=True)
+def _version() -> list[Any]:
+    """What an index must have been made with: also the codes, which a later release adds to."""
+    return [VERSION, list(STATUS_CODES), list(LABEL_CODES)]

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
 HAND = "hand"
 """The judge of labels that a person gave."""
 ORDERS = {
-    "unlabelled": "nobody has labelled, first",
-    "disagreement": "others disagree about, first",
-    "threshold": "near the threshold of a score, first",
-    "newest": "newest first",
+    "unlabelled": "what nobody has labelled, then the rest",
+    "disagreement": "what others disagree about, and nothing else",
+    "threshold": "what is nearest to a threshold of a score",
+    "newest": "the newest",
 }
 
 

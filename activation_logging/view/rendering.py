@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
 
 from activation_logging.printable import printable
 from activation_logging.report.marking import shade
+from activation_logging.strict_json import dumps
 from activation_logging.text import brief
 from activation_logging.view.addresses import address
 
@@ -29,12 +31,17 @@ def environment() -> Environment:
     made.filters.update(
         address=address,
         brief=brief,
+        json=_json,
         moment=_moment,
         printable=printable,
         shade=shade,
         thousands="{:,}".format,
     )
     return made
+
+
+def _json(value: Any) -> str:
+    return dumps(value, indent=1, ascii_only=False)
 
 
 def _moment(seconds: float) -> str:

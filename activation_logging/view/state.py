@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import Depends, Request
 from starlette.responses import HTMLResponse
 
-from activation_logging.errors import ActivationLoggingError, StoreNotFound, ViewError
+from activation_logging.errors import (
+    ActivationLoggingError,
+    EntryNotFound,
+    StoreNotFound,
+    StoreReadOnly,
+    ViewError,
+)
 from activation_logging.store import Store, open_store
 from activation_logging.view.index import SearchIndex
 from activation_logging.view.rendering import environment
@@ -169,8 +175,14 @@ def page(
 
 def error_page(request: Request, error: ActivationLoggingError) -> HTMLResponse:
     """What a page says that cannot be shown."""
-    from activation_logging.errors import EntryNotFound, StoreReadOnly
-
-    missing = isinstance(error, (EntryNotFound, StoreNotFound))
+    no_store = isinstance(error, StoreNotFound)
+    missing = no_store or isinstance(error, EntryNotFound)
     status = 404 if missing else 403 if isinstance(error, StoreReadOnly) else 400
-    return page(request, state_of(request), "error.html.j2", status=status, error=str(error))
+    return page(
+        request,
+        state_of(request),
+        "error.html.j2",
+        status=status,
+        error=str(error),
+        no_store=no_store,
+    )

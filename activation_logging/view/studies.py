@@ -36,6 +36,8 @@ _LOG_LINES = 5
 REQUEST, PROGRESS, LOG, PAGE = "request.json", "progress.json", "log.txt", "index.html"
 _STOPPED = "stopped"
 _OURS = frozenset({REQUEST, PROGRESS})
+_ASKED = ("store", "label", "model", "positive", "negative", "layers", "tags", "transfer_by")
+_TOLD = ("pid", "what", "done", "of", "headline", "error", "scripts", "started", "ended")
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Study:
         asked: what is studied, as :func:`.report.build_report` takes it, and ``store``.
         state: ``running``, ``done``, ``failed`` or ``stopped``.
         progress: what it has written of itself: ``what``, ``done``, ``of``, ``headline``,
-            ``error``, ``scripts``, ``started``, ``ended``; any may be missing.
+            ``error``, ``scripts``, ``started``, ``ended``; any may be None.
     """
 
     name: str
@@ -196,6 +198,8 @@ class Studies:
         asked, progress = _json(folder / REQUEST), _json(folder / PROGRESS)
         if not asked:
             return None
+        asked = dict.fromkeys(_ASKED) | asked
+        progress = dict.fromkeys(_TOLD) | progress
         if name == running:
             state = "running"
         elif progress.get("ended"):

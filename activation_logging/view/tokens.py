@@ -18,7 +18,7 @@ from activation_logging.report.colours import own_states
 from activation_logging.report.marking import marked
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.store import Entry
@@ -90,9 +90,15 @@ def named(site: Any) -> str:
 
 
 def make_tokens(
-    entry: Entry, by: str, probes: Mapping[str, SavedProbe], spans: Sequence[Mapping[str, Any]]
+    entry: Entry,
+    by: str,
+    probes: Mapping[str, SavedProbe],
+    spans: Sequence[Mapping[str, Any]],
+    pieces: Callable[[Iterable[int]], Mapping[int, str]],
 ) -> Tokens:
     """An answer's tokens, coloured by one of :func:`choices`; ``""`` for no colour.
+
+    ``pieces`` gives the texts of tokens, as far as they are known.
 
     Raises:
         ViewError: nothing of that name can colour it, and why.
@@ -115,7 +121,7 @@ def make_tokens(
     return Tokens(
         tokens=marked({"tokens": tokens, "spans": spans, "exact": exact}),
         by=kind,
-        facts=_facts(entry, probes, count),
+        facts=_facts(entry, probes, pieces, count),
         legend=legend,
         cut=entry.num_tokens[1] > count,
     )
@@ -210,7 +216,12 @@ def entropies(entry: Entry) -> Numbers | None:
     return np.array(found)
 
 
-def _facts(entry: Entry, probes: Mapping[str, SavedProbe], count: int) -> list[str]:
+def _facts(
+    entry: Entry,
+    probes: Mapping[str, SavedProbe],
+    pieces: Callable[[Iterable[int]], Mapping[int, str]],
+    count: int,
+) -> list[str]:
     """Lines about each token but its text and log-probability, which its element has anyway."""
     lines: list[list[str]] = [[f"token {i + 1} of {entry.num_tokens[1]}"] for i in range(count)]
     numbers: dict[str, Numbers] = {}
@@ -226,18 +237,18 @@ def _facts(entry: Entry, probes: Mapping[str, SavedProbe], count: int) -> list[s
     for what, values in numbers.items():
         for i in np.flatnonzero(np.isfinite(values[:count])):
             lines[i].append(f"{what}: {values[i]:.4g}")
-    for i, text in enumerate(_alternatives(entry)[:count]):
+    for i, text in enumerate(_alternatives(entry, pieces)[:count]):
         if text:
             lines[i].append(f"instead: {text}")
     return ["\n".join(each) for each in lines]
 
 
-def _alternatives(entry: Entry) -> list[str]:
-    """At each token the likeliest others; by number, where the answer does not have them itself."""
-    own = entry.response_token_ids
-    texts = dict(zip(own, entry.response_tokens or (), strict=False))
+def _alternatives(entry: Entry, pieces: Callable[[Iterable[int]], Mapping[int, str]]) -> list[str]:
+    """At each token the likeliest others; by number, where no answer has had them."""
+    own, top = entry.response_token_ids, entry.top_logprobs or ()
+    texts = pieces(token for each in top for token in each)
     found = []
-    for chosen, each in zip(own, entry.top_logprobs or (), strict=False):
+    for chosen, each in zip(own, top, strict=False):
         rest = sorted(((p, t) for t, p in each.items() if t != chosen), reverse=True)
         found.append(
             ", ".join(

@@ -175,7 +175,7 @@ def test_public_names_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["", ".store", ".cli", ".dataset", ".export", ".verify", ".replay.run"]
+    "module", ["", ".store", ".cli", ".dataset", ".export", ".verify", ".replay.run", ".view.app"]
 )
 def test_a_light_import(module: str) -> None:
     heavy = {"torch", "vllm", "sklearn", "inspect_ai", "plotly", "transformers", "pyarrow"}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 router = APIRouter()
 _KEY = re.compile(r"[0-9a-f]{8,64}([#.]\d+)?")
 PAGE_SIZE = 50
-_BRIEF = 240
+_BRIEF = 239
+"""Characters of a text that a list shows."""
+_CUT = 4 * _BRIEF
 
 
 class Row(NamedTuple):
@@ -102,5 +104,8 @@ def _rows(index: SearchIndex, found: Found) -> Any:
         if entry is None:
             yield Row(slot, None, "", "", number)
         else:
-            question, response = entry.question, entry.response
-            yield Row(slot, entry, question[-_BRIEF:], response[:_BRIEF], number)
+            question = entry.question
+            if question == entry.prompt and len(question) > _BRIEF:
+                # What is asked stands at the end of a long text.
+                question = f"…{question[-_BRIEF:]}"
+            yield Row(slot, entry, question[:_CUT], entry.response[:_CUT], number)

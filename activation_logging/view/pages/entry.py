@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import APIRouter, Query, Request, Response
@@ -61,12 +62,13 @@ def answer_parts(
     by = default_colour(found, options) if colour is None else colour
     verdict = _with_spans(labels, spans)
     shown = [] if verdict is None else [shown_span(found, one, ()) for one in verdict.spans]
+    pieces = partial(state.index.pieces, found.model)
     problem = None
     try:
-        tokens = make_tokens(found, by, state.probes, shown)
+        tokens = make_tokens(found, by, state.probes, shown, pieces)
     except ViewError as error:
         problem, by = str(error), ""
-        tokens = make_tokens(found, "", state.probes, shown)
+        tokens = make_tokens(found, "", state.probes, shown, pieces)
     return {
         "entry": found,
         "labels": labels,

@@ -177,7 +177,7 @@ function asked(text) {
   document.getElementById("first").hidden = true;
   const item = make("li", "");
   const card = make("article", "card asked");
-  card.setAttribute("aria-label", "Question");
+  card.setAttribute("aria-label", "You asked");
   const said = make("p", "text", text);
   said.dir = "auto";
   card.append(said);

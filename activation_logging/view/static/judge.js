@@ -1,5 +1,5 @@
 "use strict";
-// Labelling by keys, and claims marked by selecting them with the mouse.
+// Labelling by keys, and claims marked by selecting them: with the mouse, or with Shift and arrows.
 
 function typing(target) {
   return target.closest("input:not([type=hidden]), select, textarea") !== null;
@@ -25,15 +25,45 @@ function place(node, offset) {
   return length(before.toString());
 }
 
+// The token at which a selection with the keys began.
+let anchor = null;
+
+function chosenTokens() {
+  const focused = document.activeElement.closest("#answer .token");
+  if (!focused) return [];
+  const tokens = [...said.querySelectorAll(".token")];
+  const ends = [tokens.indexOf(anchor ?? focused), tokens.indexOf(focused)].sort((a, b) => a - b);
+  return tokens.slice(ends[0], ends[1] + 1);
+}
+
 function selected() {
   const selection = window.getSelection();
-  if (!selection.rangeCount || selection.isCollapsed) return null;
-  const range = selection.getRangeAt(0);
-  if (!said.contains(range.startContainer) || !said.contains(range.endContainer)) return null;
-  const start = place(range.startContainer, range.startOffset);
-  const end = place(range.endContainer, range.endOffset);
-  return start < end ? { start, end } : null;
+  if (selection.rangeCount && !selection.isCollapsed) {
+    const range = selection.getRangeAt(0);
+    if (!said.contains(range.startContainer) || !said.contains(range.endContainer)) return null;
+    const start = place(range.startContainer, range.startOffset);
+    const end = place(range.endContainer, range.endOffset);
+    return start < end ? { start, end } : null;
+  }
+  const tokens = chosenTokens();
+  if (!tokens.length) return null;
+  const end = tokens[tokens.length - 1];
+  return { start: place(tokens[0], 0), end: place(end, end.childNodes.length) };
 }
+
+// Before the arrow moves the focus, so that the anchor is where it was.
+document.addEventListener("keydown", (event) => {
+  if (!event.key.startsWith("Arrow")) return;
+  const token = event.target.closest("#answer .token");
+  anchor = event.shiftKey && token ? (anchor ?? token) : null;
+}, true);
+document.addEventListener("focusin", () => {
+  if (!said) return;
+  const chosen = anchor ? chosenTokens() : [];
+  for (const token of said.querySelectorAll(".token")) {
+    token.classList.toggle("chosen", chosen.includes(token));
+  }
+});
 
 if (form && said) {
   const field = form.elements.spans;
@@ -51,7 +81,7 @@ if (form && said) {
     if (button.dataset.span) {
       const range = selected();
       if (!exact) note.textContent = "The texts of this answer's tokens were not logged, so no place in it can be marked.";
-      else if (!range) note.textContent = "Select a part of the answer first.";
+      else if (!range) note.textContent = "Select a part of the answer first: with the mouse, or its tokens with Tab and Shift and the arrow keys.";
       else save([...spans, { ...range, label: button.dataset.span }]);
     } else if ("unspan" in button.dataset) {
       if (spans.length) save(spans.slice(0, -1));

@@ -6,11 +6,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-
-pytest.importorskip("fastapi", reason="the extra 'view' is not installed")
-pytest.importorskip("jinja2", reason="the extra 'view' is not installed")
-pytest.importorskip("python_multipart", reason="the extra 'view' is not installed")
-
 from starlette.testclient import TestClient
 
 from activation_logging import Derived, Span, open_store

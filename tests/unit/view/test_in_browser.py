@@ -11,7 +11,7 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.view.addresses import address
-from tests.unit.view.conftest import NUMBER
+from tests.unit.view.conftest import HOSTILE, NUMBER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -120,7 +120,7 @@ def test_labels_by_keys(tab, path, entries):
 
     tab.get_by_role("link", name="Label", exact=True).click()
     tab.get_by_label("Your labels are called").fill("ada")
-    tab.get_by_label("newest first").check()
+    tab.get_by_label("the newest").check()
     tab.get_by_role("button", name="Begin").click()
     said = tab.locator("#answer .said")
     for number, key in ((11, "h"), (10, "c"), (9, "r"), (8, "i")):
@@ -147,7 +147,9 @@ def test_spans_by_the_mouse(tab, served, path, entries):
     entry = entries["request-4"]
     tab.goto(f"{served}label?by=ada&key={address(entry.key)}")
     tab.keyboard.press("x")
-    playwright.expect(tab.locator("#span-note")).to_have_text("Select a part of the answer first.")
+    playwright.expect(tab.locator("#span-note")).to_contain_text(
+        "Select a part of the answer first"
+    )
     tab.locator("#answer .token").nth(1).dblclick()
     chosen = tab.evaluate("String(getSelection())").strip()
     assert chosen == "is"
@@ -159,6 +161,21 @@ def test_spans_by_the_mouse(tab, served, path, entries):
     assert entry.response[span.start : span.end].strip() == "is"
     tab.keyboard.press("d")
     playwright.expect(tab.locator("#answer .judged")).to_have_count(0)
+
+
+def test_spans_by_keys(tab, served, path, entries):
+    entry = entries["request-4"]
+    tab.goto(f"{served}label?by=ada&key={address(entry.key)}")
+    tab.locator("#answer .token").first.focus()
+    tab.keyboard.press("ArrowRight")
+    tab.keyboard.press("Shift+ArrowRight")
+    tab.keyboard.press("Shift+ArrowRight")
+    playwright.expect(tab.locator("#answer .token.chosen")).to_have_count(3)
+    tab.keyboard.press("v")
+    playwright.expect(tab.locator("#answer .judged.unverifiable")).to_have_count(3)
+    with open_store(path) as store:
+        (span,) = store[entry.key].evaluations["ada"].spans
+    assert entry.response[span.start : span.end] == f" is number 4{HOSTILE}"
 
 
 def test_a_selection_is_deleted_after_a_question(tab, path):

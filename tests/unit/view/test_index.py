@@ -13,7 +13,8 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.upgrade import upgrade
 from activation_logging.view.columns import CHUNK, MOST, SCHEMA, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES
-from activation_logging.view.index import SearchIndex, index_path
+from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import index_path
 from bench.version_1 import make_version_1
 from tests.fixtures.answers import make_document, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER
@@ -202,6 +203,16 @@ def test_the_index_of_another_store_is_not_used(tmp_path, store, index):
         assert known(again) == expected(other)
 
 
+def test_an_index_with_other_codes_is_not_used(store, index, monkeypatch):
+    shifted = {"new": 1, **{name: code + 1 for name, code in STATUS_CODES.items()}}
+    for module in ("index", "facts"):
+        monkeypatch.setattr(f"activation_logging.view.{module}.STATUS_CODES", shifted)
+    again = SearchIndex(store)
+    again.build()
+    with again.reading() as columns:
+        assert set(columns["status"].tolist()) == {shifted["complete"]}
+
+
 def test_a_rebuilt_index_of_the_store_is_read_anew(path, store, index):
     store.close()
     upgrade(path, rebuild=True)
@@ -222,6 +233,21 @@ def test_two_processes_share_one_file(store, index):
     assert known(index) == expected(store)
     other.keep_up()
     assert known(other) == expected(store)
+
+
+def test_another_process_has_made_it_anew(path, store, index):
+    """What one knows of the file before is given up, however much has been written since."""
+    assert len(found(index, "number")) == NUMBER
+    other = SearchIndex(store)
+    with other._exclusively():
+        other._forget()
+    other.build()
+    for number in range(8):
+        store.put_evaluation(next(iter(store)), name="hand", label="invalid", score=number)
+        other.keep_up()
+    index.keep_up()
+    assert known(index) == known(other) == expected(store)
+    assert len(found(index, "number")) == NUMBER
 
 
 def test_an_entry_that_cannot_be_read_is_listed_as_such(store, index):

@@ -161,8 +161,8 @@ def test_tokens_are_coloured_by_what_is_chosen(path, entries):
     where = f"entry/{address(entries['request-2'].key)}"
     options = [one["value"] for one in Elements(pages.get(where)).all("option")]
     assert options == [
-        "", "probe/claims", "score/made_up", "logprob", "rank", "entropy", "norm/resid@2",
-        "norm/resid@4",
+        "", "probe/claims", "score/made_up", "logprob", "rank", "entropy",
+        "norm/resid@2", "norm/resid@4",
     ]  # fmt: skip
     scores = probe().score_rows(entries["request-2"])[3:]
     by_probe = classes(pages.get(f"{where}?colour=probe/claims"))
@@ -193,6 +193,11 @@ def test_details_of_a_token_are_there(pages, entries):
     assert "rank: 2" in lines
     assert any(line.startswith("score made_up: 0.1") for line in lines)
     assert "instead: #9 90.5%" in lines
+    first = next(one for one in page.all("span") if "data-more" in one)["data-more"]
+    # Of token 9 no answer says the text; the others are known from any answer of the model.
+    assert "instead: #9 8.2%" in first
+    assert pages.state.index.pieces("org/model", [4, 5, 9]) == {5: " is"}
+    assert pages.state.index.pieces("org/other", [5]) == {}
     p = np.exp([-0.1, -0.5])
     p = p[p > 0]
     entropy = -(p * np.log(p)).sum()
@@ -364,7 +369,7 @@ def test_every_form_of_another_site_is_refused(pages, path):
     fields = {
         "by": "ada", "key": key, "label": "correct", "action": "delete", "sure": "1", "all": "",
     }  # fmt: skip
-    assert len(posts(pages)) == 4
+    assert len(posts(pages)) == 8
     for where in posts(pages):
         pages.post(where.lstrip("/"), 400, forged=True, **fields)
         answer = pages.client.post(f"/activations{where}", data=fields)
@@ -459,7 +464,9 @@ def test_an_empty_store_says_what_to_do(tmp_path):
 
 
 def test_a_store_that_is_not_there_is_said(tmp_path):
-    assert "there is no store at" in Pages(tmp_path / "none").get(status=404)
+    page = Pages(tmp_path / "none").get(status=404)
+    assert "there is no store at" in page
+    assert "Ask the server something" in page
     assert not (tmp_path / "none").exists()
 
 

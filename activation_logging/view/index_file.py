@@ -1,0 +1,45 @@
+"""The file of a search index: where it is, and its tables."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from activation_logging.view import columns
+
+SCHEMA = f"""
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
+CREATE TABLE words (id INTEGER PRIMARY KEY, text TEXT UNIQUE);
+CREATE TABLE pieces (model INTEGER, token INTEGER, text TEXT, PRIMARY KEY (model, token))
+  WITHOUT ROWID;
+CREATE TABLE slots (sequence INTEGER PRIMARY KEY, slot INTEGER UNIQUE, key TEXT);
+CREATE TABLE IF NOT EXISTS history (
+  id INTEGER PRIMARY KEY, evaluator TEXT, key TEXT, before TEXT
+);
+CREATE VIRTUAL TABLE texts USING fts5(
+  prompt, response, tokenize = "unicode61 remove_diacritics 2"
+);
+{columns.SCHEMA}
+"""
+"""``history`` is what was labelled by hand; it stays when the rest is made anew."""
+
+TABLES = ("meta", "words", "pieces", "slots", "texts", "columns")
+"""What is made of the store."""
+
+
+def index_path(store: Path) -> Path:
+    """Where the index of a store is: beside it, or in the user's cache where nobody may write."""
+    resolved = store.resolve()
+    beside = resolved.with_name(f"{resolved.name}.view.sqlite")
+    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+        return beside
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    name = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
+    return cache / "activation-logging" / f"{name}.view.sqlite"
+
+
+def remove_files(path: Path) -> None:
+    """Delete an index, with what SQLite keeps beside it."""
+    for ending in ("", "-wal", "-shm"):
+        path.with_name(path.name + ending).unlink(missing_ok=True)

@@ -1,0 +1,111 @@
+"""Studies: in a process of their own, one at a time, stopped, and read as a report."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+
+pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+
+from activation_logging.view.studies import Studies
+from tests.fixtures.planted import build
+from tests.unit.view.conftest import Pages
+
+DEADLINE_S = 240
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("studies") / "s.lmdb", n=60)
+
+
+def wait(studies, name, *states):
+    deadline = time.monotonic() + DEADLINE_S
+    while (study := studies[name]).state not in states:
+        assert time.monotonic() < deadline, study
+        time.sleep(0.1)
+    return study
+
+
+ASKED = {"label": "facts", "positive": "hallucinated", "negative": "correct"}
+
+
+def test_a_study_from_the_form_to_the_report(planted):
+    pages = Pages(planted)
+    assert "Study a label" in pages.get("studies")
+    page = pages.post("studies", **ASKED, layers="2", tags="").text
+    (name,) = re.findall(r'name="name" value="([\d-]+)">Stop it', page)
+    pages.post("studies", 400, **ASKED)  # one at a time
+    pages.post("studies/remove", 400, name=name)
+    # Other pages of the store, as after a restart, know of it too.
+    studies = Studies(planted)
+    assert studies[name].state == "running"
+    study = wait(studies, name, "done", "failed")
+    assert study.state == "done", study.progress
+    page = pages.get("studies")
+    assert "with AUROC" in page
+    assert f"activation-logging report {planted}" in page
+    report = pages.client.get(f"/activations/studies/{name}/")
+    policy = report.headers["content-security-policy"]
+    assert policy.startswith("sandbox allow-scripts")
+    assert "unsafe-inline" not in re.search(r"script-src [^;]*", policy)[0]
+    assert policy.count("sha256-") == 4
+    assert report.content == (study.folder / "index.html").read_bytes()
+    numbers = pages.client.get(f"/activations/studies/{name}/report.json")
+    assert numbers.json()["data"]["label"] == "facts"
+    for wrong in ("request.json", "log.txt", "probe.json.bak", "..%2f..%2fs.lmdb", "nothing.csv"):
+        assert pages.client.get(f"/activations/studies/{name}/{wrong}").status_code in (400, 404)
+    pages.post("studies/remove", name=name)
+    assert not study.folder.exists()
+    assert pages.client.get(f"/activations/studies/{name}/").status_code == 400
+
+
+def test_one_that_is_stopped(planted):
+    studies = Studies(planted)
+    name = studies.start({**ASKED, "draws": 100_000})
+    studies.stop(name)
+    study = wait(studies, name, "stopped", "done", "failed")
+    assert study.state == "stopped"
+    studies.stop(name)
+    assert studies.start({**ASKED, "label": "no such label"}) != name
+
+
+def test_one_that_cannot_be_says_why(planted):
+    studies = Studies(planted)
+    deadline = time.monotonic() + DEADLINE_S
+    while any(one.state == "running" for one in studies.all()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    name = studies.start({**ASKED, "label": "no such label"})
+    study = wait(studies, name, "failed", "done")
+    assert "no such label" in study.progress["error"]
+    assert "no such label" in Pages(planted).get("studies")
+
+
+def test_one_whose_process_was_killed_is_not_taken_for_running(planted):
+    studies = Studies(planted)
+    folder = studies.folder / "20200101-000000"
+    folder.mkdir(parents=True)
+    (folder / "request.json").write_text(json.dumps({"store": str(planted), **ASKED}))
+    (folder / "progress.json").write_text(json.dumps({"pid": 1, "what": "fitting"}))
+    (folder / "log.txt").write_text("Killed\n")
+    study = studies["20200101-000000"]
+    assert (study.state, study.progress["error"]) == ("failed", "its process ended. Killed")
+    studies.stop("20200101-000000")  # no process is sent a signal
+
+
+@pytest.mark.parametrize("name", ["..", "../s.lmdb", "20260101", "", "x" * 300, ".lock"])
+def test_no_name_is_a_path(planted, name):
+    pages = Pages(planted)
+    pages.post("studies/remove", 400, name=name)
+    pages.post("studies/stop", 400, name=name)
+    assert planted.exists()
+
+
+def test_bad_requests_are_refused(planted):
+    pages = Pages(planted)
+    for wrong in ({"positive": "correct"}, {"negative": "x"}, {"tags": "nonsense"}):
+        pages.post("studies", 400, **{**ASKED, **wrong})
