@@ -86,8 +86,10 @@ def reports(
     """Some detectors by reports: their AUROC, and what it has over the best control of each."""
     of_report = [{row["name"]: row for row in one["detectors"]} for one in found]
     titles = {name: row["title"] for each in of_report for name, row in each.items()}
+    several = len({one["data"]["model"] for one in found}) > 1
     columns = [
         "`{}`".format(one["provenance"]["tags"].get("benchmark", one["data"]["label"]))
+        + (f", {one['data']['model']}" if several else "")
         for one in found
     ]
     kept = [row for row in rows or titles if row in titles]
