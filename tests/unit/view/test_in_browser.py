@@ -172,7 +172,7 @@ def test_spans_by_keys(tab, served, path, entries):
     tab.keyboard.press("Shift+ArrowRight")
     playwright.expect(tab.locator("#answer .token.chosen")).to_have_count(3)
     tab.keyboard.press("v")
-    playwright.expect(tab.locator("#answer .judged.unverifiable")).to_have_count(3)
+    playwright.expect(tab.locator("#answer .said .judged.unverifiable")).to_have_count(3)
     with open_store(path) as store:
         (span,) = store[entry.key].evaluations["ada"].spans
     assert entry.response[span.start : span.end] == f" is number 4{HOSTILE}"
