@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.testclient import TestClient
 
+from activation_logging.view.addresses import key_of
 from activation_logging.view.app import make_app
 from activation_logging.view.server_link import ServerLink
 
@@ -36,15 +37,9 @@ def test_an_answer_comes_token_by_token_and_is_stored(server: Any, where: str) -
         answer = client.post("/activations/chat/say", data=fields)
         told = [json.loads(line) for line in answer.text.splitlines()]
         tokens = [token for line in told for token in line.get("tokens", ())]
-        entry = server.store().for_request(_id(told[-1]["stored"], server))[0]
+        entry = server.store()[key_of(told[-1]["stored"].rpartition("/")[2])]
         assert "".join(token["text"] for token in tokens) == entry.response
         assert [token["logprob"] for token in tokens] == pytest.approx(entry.logprobs, abs=1e-4)
         assert entry.tags == {"source": "chat"}
         refused = client.post("/activations/chat/say", data={**fields, "max_tokens": "100000"}).text
         assert "the server says (HTTP 400)" in json.loads(refused)["error"]
-
-
-def _id(address: str, server: Any) -> str:
-    key = address.rpartition("/")[2].replace(".", "#")
-    request_id: str = server.store()[key].request_id
-    return request_id
