@@ -26,6 +26,7 @@ probe that looks at the end there is a *running* score, what it would say if the
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -175,11 +176,13 @@ class ServedProbes(Mapping[str, ServedProbe]):
         probes: name, probe, and whether it is a shadow.
 
     Raises:
-        ProbeError: one of them cannot be served; the text names it.
+        ProbeError: one of them cannot be served, or all together have more columns of a site than
+            :data:`CAPACITY`; the text names the probe.
     """
 
     def __init__(self, probes: Iterable[tuple[str, SavedProbe, bool]] = ()) -> None:
         self._probes: dict[str, ServedProbe] = {}
+        used: Counter[Site] = Counter()
         start = 0
         for name, probe, shadow in probes:
             if probe.kind == "answer" and probe.position not in (None, *_SERVED):
@@ -190,6 +193,15 @@ class ServedProbes(Mapping[str, ServedProbe]):
                 )
             stop = start + form_of(probe.form).columns(probe.tensors).shape[1]
             self._probes[name] = ServedProbe(name, probe, shadow, slice(start, stop))
+            for site in (Source.of(one).site for one in probe.sources):
+                used[site] += stop - start
+                if used[site] > CAPACITY:
+                    raise ProbeError(
+                        f"the probe {name} is one too many: the probes of a server may have "
+                        f"{CAPACITY} columns of one site together (a linear probe has 1, one of "
+                        f"attention 2 a head), and this makes {used[site]} of {site.words}; serve "
+                        "fewer"
+                    )
             start = stop
         self.num_columns = start
 
@@ -259,23 +271,9 @@ class ServedProbes(Mapping[str, ServedProbe]):
             shapes: what a row of each site is, by the site's code: of all sites that are read.
 
         Raises:
-            ProbeError: a site is not read, has another width, or more columns than
-                :data:`CAPACITY` are wanted of it; the text names the probe.
+            ProbeError: a site is not read, or has another width; the text names the probe.
         """
-        found: list[Part] = []
-        used: dict[Site, int] = {}
-        for name, served in self.items():
-            for part in _parts(served, shapes):
-                found.append(part)
-                used[part.site] = used.get(part.site, 0) + part.matrix.shape[1]
-                if used[part.site] > CAPACITY:
-                    raise ProbeError(
-                        f"the probe {name} is one too many: the probes of a server may have "
-                        f"{CAPACITY} columns of one site together (a linear probe has 1, one of "
-                        f"attention 2 a head), and this makes {used[part.site]} of "
-                        f"{part.site.words}; serve fewer"
-                    )
-        return found
+        return [part for served in self.values() for part in _parts(served, shapes)]
 
 
 def _parts(served: ServedProbe, shapes: Mapping[int, RowShape]) -> Iterator[Part]:

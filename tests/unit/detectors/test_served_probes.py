@@ -147,9 +147,8 @@ class TestRefusals:
             served(it=probe(width=2, sources=("heads@2.3",))).parts(SHAPES)
 
     def test_a_thousand(self) -> None:
-        found = ServedProbes((f"p{n}", probe(), False) for n in range(1000))
         with pytest.raises(ProbeError, match=f"p{CAPACITY} is one too many: .* {CAPACITY} columns"):
-            found.parts(SHAPES)
+            ServedProbes((f"p{n}", probe(), False) for n in range(1000))
         # Of other layers there is room.
         few = ServedProbes((f"p{n}", probe(sources=(n % 5,)), False) for n in range(5 * CAPACITY))
         assert len(few.parts(SHAPES)) == 5 * CAPACITY

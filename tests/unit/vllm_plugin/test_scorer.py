@@ -182,11 +182,6 @@ class TestReplacing:
         assert np.array_equal(scorer.read(slots(0)).values, before)
         assert scorer.served["p0"].probe is TOKEN
 
-    def test_too_many_are_refused(self) -> None:
-        _, scorer = make(TOKEN)
-        with pytest.raises(ProbeError, match="one too many"):
-            scorer.load(named(*[varied(number) for number in range(CAPACITY + 1)]))
-
 
 def varied(number: int) -> SavedProbe:
     made: dict[str, Any] = {"weight": np.random.default_rng(number).normal(size=WIDTH)}
