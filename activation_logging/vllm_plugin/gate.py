@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import UnsupportedEngineError
 from activation_logging.settings import Settings, resolve_sites
 from activation_logging.sites import RESID, Site
+from activation_logging.vllm_plugin.served_model import depth_of, name_of
 from activation_logging.vllm_plugin.symbols import minor_of, missing_modules, missing_symbols
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from vllm.config import ModelConfig, VllmConfig
+    from vllm.config import VllmConfig
 
     from activation_logging.vllm_plugin.symbols import Version
 
@@ -171,17 +172,6 @@ def check_worker(config: VllmConfig) -> None:
             "make its configuration with EngineArgs.create_engine_config after vLLM has loaded its "
             f"plugins, {_OFF}"
         )
-
-
-def depth_of(model: ModelConfig) -> int:
-    """The number of decoder layers of a model."""
-    return int(model.hf_text_config.num_hidden_layers)
-
-
-def name_of(model: ModelConfig) -> str:
-    """What entries call a model: the first name that it is served under."""
-    served = model.served_model_name
-    return str((served[0] if isinstance(served, list) else served) or model.model)
 
 
 def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.probe_list import parse_probes
 from activation_logging.settings import Settings, resolve_sites
-from activation_logging.vllm_plugin.gate import depth_of, name_of
+from activation_logging.vllm_plugin.served_model import depth_of, name_of
 
 if TYPE_CHECKING:
     from vllm.config import ModelConfig
