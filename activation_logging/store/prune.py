@@ -186,7 +186,8 @@ def answer_scores(entry: Entry) -> dict[str, float]:
     """
     found = {}
     headers = entry.derived_headers(SCORE)
-    prompt = entry.num_tokens[0] - int(entry.positions[0])
+    # Entries without rows have the scores of those that they would have.
+    prompt = entry.num_tokens[0] - int((entry.capture_record() or {}).get("first", 0))
     for name, values in entry.scores.items():
         header = headers.get(SCORE + name)
         answer = None if header is None else header.details.get("answer")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import logging
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -110,6 +111,7 @@ class FrontEndTap:
         self._unseen: list[str] = []
         # What the worker needs in order to decide whether rows are kept.
         self._words: Words = {}
+        self._tell_at = 0.0
         self._keep = settings.keeping
         self.live = start_scores(settings, engine.vllm_config)
         self._settling: asyncio.Task[None] | None = None
@@ -200,6 +202,15 @@ class FrontEndTap:
             self._words[state.request_id] = reason in self._keep.finish, states
             self._settle_soon()
         self.writer.put_entry(lambda: self._document(state, accepted, reason, error, stopped))
+
+    def tell(self) -> None:
+        """Offline: tell the worker what it needs in order to decide, now and then."""
+        engine, now = self._engine(), time.monotonic()
+        if engine is None or not self._words or now < self._tell_at:
+            return
+        words, self._words = self._words, {}
+        engine.collective_rpc("settle_activations", args=([], words))
+        self._tell_at = now + _TELL_S
 
     def flush(self) -> None:
         """Offline: wait until all finished requests are in the store, rows included."""
@@ -354,8 +365,11 @@ class TappedOutputProcessor(OutputProcessor):
         }
         processed = super().process_outputs(engine_core_outputs, *args, **kwargs)
         processed.reqs_to_abort.extend(ended)
-        if self.tap.offline and self._reasons and not self.request_states:
-            self.tap.flush()
+        if self.tap.offline and self._reasons:
+            if self.request_states:
+                self.tap.tell()
+            else:
+                self.tap.flush()
         return processed
 
     def _finish_request(self, req_state: RequestState) -> None:

@@ -23,6 +23,7 @@ from activation_logging.store import Store, StoreWriter, open_store
 from activation_logging.store.compact import compact
 from activation_logging.store.layout import prompt_key
 from activation_logging.store.merge import merge
+from activation_logging.store.prune import prune
 from activation_logging.store.repair import (
     check_segments,
     find_unmatched,
@@ -74,6 +75,7 @@ class Answer:
     prompt: str
     writer: int
     labels: dict[str, str] = field(default_factory=dict)
+    pruned: bool = False
 
 
 def serve(path: Path, connection: Connection) -> None:
@@ -104,6 +106,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.entries: dict[str, Answer] = {}
         self.captures: dict[str, tuple[str, int]] = {}
         self.repeats: dict[str, int] = {}
+        self.gone: set[str] = set()
         self.sent: list[Half] = []
         self.count = self.writer = 0
         self.start_writer()
@@ -166,7 +169,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     def own_rows(self) -> list[str]:
         return sorted(
-            name for name, (rows, by) in self.captures.items() if by == self.writer and rows == name
+            name
+            for name, (rows, by) in self.captures.items()
+            if by == self.writer and rows == name and name not in self.gone
         )
 
     @rule()
@@ -215,6 +220,19 @@ class StoreMachine(RuleBasedStateMachine):
         for key in self.one_of_them(pick):
             self.store.delete(key)
             self.forget(key)
+        self.compare(self.store)
+
+    @rule(pick=PICK)
+    def prune(self, pick: int) -> None:
+        """Its rows go, and those that another answer shares stay."""
+        self.flush()
+        for key in self.one_of_them(pick):
+            answer = self.entries[key]
+            had_rows = answer.name in self.captures and not answer.pruned
+            assert prune(self.store, [key], "pruned by a test") == had_rows
+            answer.pruned = answer.pruned or had_rows
+            # Their writer does not share them again: it may remove them at any time.
+            self.gone.add(answer.rows)
         self.compare(self.store)
 
     @rule(pick=PICK)
@@ -297,7 +315,9 @@ class StoreMachine(RuleBasedStateMachine):
             entry = store[key]
             assert (entry.request_id, entry.prompt) == (answer.name, answer.prompt)
             assert {n: e.label for n, e in entry.evaluations.items()} == answer.labels
-            if answer.name in self.captures:
+            if answer.pruned:
+                assert (entry.status, entry.status_reason) == ("unkept", "pruned by a test")
+            elif answer.name in self.captures:
                 assert entry.status == "complete"
                 assert np.array_equal(entry.activations, rows_of(answer.rows))
             else:

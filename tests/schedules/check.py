@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from activation_logging import Entry, open_store
+from activation_logging.keep import ScoreTerm
 from activation_logging.store.repair import find_unmatched
 from tests.schedules.probes import Scores
 from tests.schedules.told import Told
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.detectors.saved_probe import SavedProbe
+
+
+KEEPS = ScoreTerm("last", 0.6)
+"""What keeps an answer where a setting does not keep all; and ending by its length."""
 
 
 class Found(NamedTuple):
@@ -57,8 +62,12 @@ def check(path: Path, accepted: int, probes: Mapping[str, SavedProbe], told: Tol
 
 
 def _problem(entry: Entry) -> str | None:
+    if entry.status == "unkept" and "ACTIVATION_KEEP" in (entry.status_reason or ""):
+        scores = entry.scores.get(KEEPS.name, np.empty(0))
+        if entry.finish_reason == "length" or (scores > KEEPS.above).any():
+            return "its rows were to be kept"
     if entry.status != "complete":
-        if entry.status == "dropped" and entry.status_reason:
+        if entry.status in ("dropped", "unkept") and entry.status_reason:
             return None
         return f"{entry.status}: {entry.status_reason}"
     tokens = [*entry.prompt_token_ids, *entry.response_token_ids]

@@ -38,6 +38,8 @@ class Setting:
     layers: Layers = _ONE_LAYER
     worker: str = "worker.LoggingSimWorker"
     options: tuple[tuple[str, Any], ...] = ()
+    keep: str = "all"
+    max_size: str = ""
 
 
 _HYBRID = Layers(block_size=64, mamba=1)
@@ -100,6 +102,8 @@ def running(setting: Setting, store: Path, probes: str, **layers: Any) -> Iterat
         "ACTIVATION_LMDB_PATH": str(store),
         "ACTIVATION_LAYERS": f"{INNER},last",
         "ACTIVATION_PROBES": probes,
+        "ACTIVATION_KEEP": setting.keep,
+        "ACTIVATION_MAX_SIZE": setting.max_size,
         "VLLM_LOGGING_LEVEL": "ERROR",
         "HF_HUB_OFFLINE": "1",
     }

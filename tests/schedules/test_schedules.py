@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 
+from tests.schedules.check import KEEPS
 from tests.schedules.engine import SETTINGS, running
 from tests.schedules.probes import save_probes
 from tests.schedules.run import Outcome, run
@@ -51,6 +53,27 @@ def test_probes_that_are_replaced(pool: ProcessPoolExecutor, name: str) -> None:
     assert outcome.happened["reloaded"] > 3
     assert outcome.scores["scores"] > 10 * outcome.accepted
     assert 0 < outcome.scores["unknown"] < 0.3 * outcome.scores["scores"]
+
+
+@pytest.mark.parametrize("name", ["V1", "V2, async, chunked", "V1, async, full and sliding"])
+def test_only_some_rows_are_kept(pool: ProcessPoolExecutor, name: str) -> None:
+    """By chance, by a probe or by the reason; each answer as its own entry says."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    keep = f"sample:0.2,finish:length,score:{KEEPS.name}>{KEEPS.above}"
+    outcome = pool.submit(run, replace(setting, keep=keep), 500, 11).result()
+    assert outcome.wrong == []
+    assert outcome.statuses["unkept"] > 20
+    assert outcome.statuses["complete"] > 0.3 * outcome.accepted
+    assert set(outcome.statuses) <= {"complete", "dropped", "unkept"}
+
+
+def test_a_store_that_may_not_grow(pool: ProcessPoolExecutor) -> None:
+    """The collector forgets rows that the writer removes, while others share them."""
+    (setting,) = [setting for setting in SETTINGS if setting.name == "V1, async"]
+    outcome = pool.submit(run, replace(setting, max_size="16MB"), 2500, 12).result()
+    assert outcome.wrong == []
+    assert outcome.statuses["unkept"] > 0.3 * outcome.accepted
+    assert outcome.statuses["complete"] > 100
 
 
 def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:

@@ -53,7 +53,9 @@ class Told:
         self.counts["stopped"] += (entry.stop_reason or "").startswith(STOP_REASON)
         prompt, response = entry.num_tokens
         for name, scores in told.items():
-            at = dict(zip(entry.positions.tolist(), entry.scores[name], strict=True))
+            # An entry without rows has scores of those that it would have.
+            first = int((entry.capture_record() or {})["first"])
+            at = dict(enumerate(entry.scores[name], first))
             if len(scores["tokens"]) != response:
                 return f"{len(scores['tokens'])} scores of {response} tokens by {name}"
             expected = [at.get(prompt + i, np.nan) for i in range(response)]

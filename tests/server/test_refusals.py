@@ -47,6 +47,15 @@ FLAGS: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
         {"ACTIVATION_LAYERS": "3", "ACTIVATION_FULL_POLICY": "drop"},
         {"pipeline_parallel_size": 2},
     ),
+    "give ACTIVATION_KEEP no score: and no finish: term": (
+        {"ACTIVATION_KEEP": "sample:0.5,finish:length"},
+        {"pipeline_parallel_size": 2},
+    ),
+    "unset ACTIVATION_MAX_SIZE": (
+        {"ACTIVATION_LAYERS": "3", "ACTIVATION_MAX_SIZE": "1GB"},
+        {"pipeline_parallel_size": 2},
+    ),
+    "this server has none: see ACTIVATION_PROBES": ({"ACTIVATION_KEEP": "score:x>0.8"}, {}),
 }
 """Part of the sentence; the environment and the engine's arguments that it is for."""
 

@@ -89,6 +89,13 @@ JSON: dict[str, Case] = {
     "stats": lambda path, probe, out: [path],
     "verify": lambda path, probe, out: [path],
     "delete": lambda path, probe, out: [path, "--where", "label=correct", "--dry-run"],
+    "prune": lambda path, probe, out: [
+        copy(path, out),
+        "--older-than",
+        "1h",
+        "--keep",
+        "tag:[/tag]=[link=x]v[/]",
+    ],
     "merge": lambda path, probe, out: [path, "-o", out / "[merged]"],
     "compact": lambda path, probe, out: [copy(path, out)],
     "upgrade": lambda path, probe, out: [copy(path, out)],

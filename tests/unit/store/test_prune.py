@@ -123,8 +123,8 @@ class TestCommand:
         assert set(statuses(aged).values()) == {"unkept"}
 
     def test_whole_entries(self, aged: Path) -> None:
-        run("prune", aged, "--older-than", "84h")
-        flags = ("--older-than", "36h", "--entries", "--keep", "labelled")
+        run("prune", aged, "--older-than", "84h", "--keep", "score:probe>0.8")
+        flags = ("--older-than", "36h", "--entries", "--keep", "labelled,score:none>0.5")
         said = run("prune", aged, *flags, "--json")
         assert said["removed"] == 3
         assert statuses(aged) == {"d0": "complete", "d1": "complete", "d2": "complete"}
