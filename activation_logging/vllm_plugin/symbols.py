@@ -141,6 +141,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("SchedulerOutput", "scheduled_new_reqs scheduled_cached_reqs finished_req_ids"),
         *_of("SchedulerOutput", "num_scheduled_tokens total_num_scheduled_tokens"),
         *_of("SchedulerOutput", "preempted_req_ids kv_cache_block_copies make_empty()"),
+        "GrammarOutput",
     ),
     "vllm.v1.engine": (
         *_of("EngineCoreOutput", "request_id new_token_ids new_logprobs new_sampling_mask"),

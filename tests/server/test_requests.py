@@ -287,8 +287,11 @@ class TestSecrets:
 
 def passed_on(body: bytes, path: str) -> tuple[int, bytes]:
     """What the middleware lets through to the application behind it, and the answer's status."""
+    from fastapi import FastAPI
+
     from activation_logging.asgi import read_body
     from activation_logging.vllm_plugin.middleware import RequestMiddleware
+    from activation_logging.vllm_plugin.probe_desk import ProbeDesk
 
     seen, statuses = [], []
 
@@ -302,8 +305,8 @@ def passed_on(body: bytes, path: str) -> tuple[int, bytes]:
     async def send(message: dict[str, Any]) -> None:
         statuses.append(message.get("status"))
 
-    scope = {"type": "http", "method": "POST", "path": path, "headers": []}
-    middleware = RequestMiddleware(application, Settings(layers="all"), 30)
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "app": FastAPI()}
+    middleware = RequestMiddleware(application, Settings(layers="all"), ProbeDesk(None), 30)
     asyncio.run(middleware(scope, receive, send))
     return statuses[0], b"".join(seen)
 

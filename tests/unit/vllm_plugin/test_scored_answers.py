@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from activation_logging.settings import Settings
 from activation_logging.vllm_plugin.middleware import RequestMiddleware
+from activation_logging.vllm_plugin.probe_desk import ProbeDesk
 from activation_logging.vllm_plugin.scored_answers import AnswerScores, ScoredAnswer, join
 
 JSON, EVENTS = "application/json", "text/event-stream; charset=utf-8"
@@ -262,7 +263,9 @@ class TestMiddleware:
             "headers": [],
             "app": FastAPI(),
         }
-        asyncio.run(RequestMiddleware(application, Settings(), 30)(scope, receive, send))
+        asyncio.run(
+            RequestMiddleware(application, Settings(), ProbeDesk(None), 30)(scope, receive, send)
+        )
         found = b"".join(message.get("body", b"") for message in sent)
         return sent[0]["status"], found, given and given[0] is send
 
