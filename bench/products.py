@@ -8,8 +8,8 @@
 
 The first word names the table (a report gives three: NAME, NAME-sweep and NAME-transfer; several
 give NAME and NAME-over, with a column for each). The file is a report's ``report.json``, a run's
-``eval_results.json``, or what ``activation-logging bench`` or ``activation-logging replay`` prints
-with ``--json``. ``python -m bench.docs`` then writes the pages.
+``eval_results.json``, what ``activation-logging bench`` or ``activation-logging replay`` prints
+with ``--json``, or what ``bench/gpu.py`` writes. ``python -m bench.docs`` then writes the pages.
 """
 
 from __future__ import annotations
@@ -176,6 +176,27 @@ def proof(name: str, found: Mapping[str, Any], command: str | None) -> None:
     )
 
 
+def modes(name: str, found: Mapping[str, Any], command: str | None) -> None:
+    """How far a GPU's rows are from transformers, in each mode of the engine."""
+    record_rows(
+        name,
+        [
+            *("mode", "rows", "from transformers", "from its float32"),
+            *("transformers from its float32", "greedy tokens that follow"),
+        ],
+        [
+            [
+                mode,
+                str(each["rows"]),
+                *(f"{each[key]:.1e}" for key in ("worst", "ours", "theirs")),
+                f"{100 * each['aligned']:.2f} %",
+            ]
+            for mode, each in found["modes"].items()
+        ],
+        command=command,
+    )
+
+
 def _rate(found: Mapping[str, float] | None) -> str:
     if found is None:
         return ""
@@ -202,6 +223,7 @@ def main() -> None:
         "groups": benchmark,
         "comparisons": comparison,
         "proof": proof,
+        "modes": modes,
     }
     for key, write in kinds.items():
         if key in found:

@@ -6,6 +6,7 @@ import datetime as dt
 import sys
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -67,6 +68,7 @@ class Plan:
         restarts: how often all servers are started afresh, each time in the other order.
         disturbance: processor cores that others may keep busy; a round that saw more is
             measured again, a few times, and the quietest is kept. None: keep every round.
+        together: start all servers at once, where a machine has cores enough.
     """
 
     options: ServerOptions
@@ -80,6 +82,7 @@ class Plan:
     shared_prefix: int = 0
     requests: int | None = None
     disturbance: float | None = None
+    together: bool = False
 
     def __post_init__(self) -> None:
         positive = {
@@ -224,7 +227,7 @@ def compare(
 def _all_sides(
     plan: Plan, number: int, folder: Path, progress: Progress
 ) -> Iterator[tuple[Side, ...]]:
-    """Baseline and candidates, started one after the other, the other way round every time."""
+    """Baseline and candidates; one after the other, they start the other way round every time."""
     folder.mkdir(parents=True, exist_ok=True)
     kinds = [*plan.candidates]
     if plan.baseline != "unlogged":
@@ -234,9 +237,19 @@ def _all_sides(
         for place, kind in enumerate(kinds)
     ]
     with ExitStack() as stack:
-        for server in reversed(servers) if number % 2 else servers:
-            progress(f"starting a server ({in_words(server.kind.name)})", 0, 0)
-            stack.enter_context(server)
+        if plan.together:
+            progress(f"starting {len(servers)} servers", 0, 0)
+            with ThreadPoolExecutor(len(servers)) as pool:
+                starts = [pool.submit(server.__enter__) for server in servers]
+            for server, start in zip(servers, starts, strict=True):
+                if start.exception() is None:
+                    stack.push(server)
+            for start in starts:
+                start.result()
+        else:
+            for server in reversed(servers) if number % 2 else servers:
+                progress(f"starting a server ({in_words(server.kind.name)})", 0, 0)
+                stack.enter_context(server)
         sides = [Side(server.kind.name, server, {}) for server in servers]
         if plan.baseline == "unlogged":
             sides.insert(0, Side(plan.baseline, servers[0], _UNLOGGED))

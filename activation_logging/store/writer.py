@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import lmdb
 
+from activation_logging import memory
 from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
@@ -36,6 +37,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(f"vllm.{__name__}")
 
 QUEUE_BYTES = 512 << 20
+"""The least that a queue holds, bytes."""
+QUEUE_SHARE = 32
+"""A queue holds the 32nd part of the memory that is free at start, if that is more. Hundreds of
+answers that end together take gigabytes at once, and the step after would wait for the disk."""
 COMMIT_BYTES = 64 << 20
 GATHER_S = 0.1
 """How long the writer waits for more records before it commits, seconds."""
@@ -72,6 +77,11 @@ class WriterStats:
     queue_bytes_max: int = 0
 
 
+def queue_limit() -> int:
+    """How much a queue holds on this machine, bytes."""
+    return max(QUEUE_BYTES, (memory.available() or 0) // QUEUE_SHARE)
+
+
 def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
     """Current records of this process's writers to a store, by writer id.
 
@@ -91,7 +101,7 @@ class StoreWriter:
         path: the store's folder; it is created if it does not exist.
         role: name of this writer in its record.
         policy: what to do if the queue is full.
-        queue_bytes: limit of the queue, bytes.
+        queue_bytes: limit of the queue, bytes; None for :func:`queue_limit`.
         cores: processor cores for the thread; None for those of the creating thread.
     """
 
@@ -101,7 +111,7 @@ class StoreWriter:
         *,
         role: str,
         policy: FullPolicy = "block",
-        queue_bytes: int = QUEUE_BYTES,
+        queue_bytes: int | None = None,
         cores: Collection[int] | None = None,
     ) -> None:
         self._cores = cores
@@ -109,8 +119,8 @@ class StoreWriter:
         self._mutations = Mutations(self._environment)
         self._watch = ReaderWatch(self._environment)
         self._policy = policy
-        self._limit = queue_bytes
-        self._commit_bytes = min(COMMIT_BYTES, queue_bytes // 2)
+        self._limit = queue_limit() if queue_bytes is None else queue_bytes
+        self._commit_bytes = min(COMMIT_BYTES, self._limit // 2)
         self.id = secrets.token_hex(layout.WRITER_ID_BYTES)
         self.stats = WriterStats()
         self._identity = {
