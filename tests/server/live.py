@@ -120,7 +120,9 @@ class LiveScores:
 
     def _near(self, entry: Entry, probe: SavedProbe, found: Any) -> None:
         ids = (*entry.prompt_token_ids, *entry.response_token_ids)
-        (layer,) = probe.sources
+        layer, *others = probe.sources
+        if probe.kind != "token" or others or not isinstance(layer, int):
+            return  # the reference has the residual stream, and this a request that logs a part
         states = self._states(entry.model, ids)[layer][entry.positions]
         there = np.isfinite(found)
         assert there.any(), (probe.sources, entry)
