@@ -112,6 +112,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     ),
     "vllm.logprobs": ("Logprob.logprob",),
     "vllm.lora.layers.base_linear": ("BaseLinearLayerWithLoRA.base_layer",),
+    "vllm.lora.request": ("LoRARequest.lora_name",),
     "vllm.model_executor.layers.attention_layer_base": ("AttentionLayerBase",),
     "vllm.model_executor.layers.linear": ("LinearBase",),
     "vllm.model_executor.models.interfaces_base": (
