@@ -152,10 +152,8 @@ class RequestMiddleware:
         if not options:
             return None
         check_scores(options, live)
-        models, model = (
-            getattr(scope["app"].state, "openai_serving_models", None),
-            body.get("model"),
-        )
+        model = body.get("model")
+        models = getattr(scope["app"].state, "openai_serving_models", None)
         if isinstance(model, str) and model in getattr(models, "lora_requests", ()):
             refuse_adapter(model)
         if body.get("use_beam_search"):
