@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from activation_logging.detectors.probe_parcel import pack
 from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.probe_list import parse_probes
 from tests.schedules.engine import VOCABULARY
@@ -90,8 +91,7 @@ class Traffic:
 
     def _reload(self, listed: str) -> None:
         served = ServedProbes.load(parse_probes(listed))
-        digests = {name: one.probe.digest for name, one in served.items()}
-        assert self._worker.check_activation_probes(listed, digests) is None
+        assert self._worker.check_activation_probes(pack(served)) is None
         self._worker.use_activation_probes()
         self.driven.happened["reloaded"] += 1
 
