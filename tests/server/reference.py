@@ -73,7 +73,7 @@ class Fidelity:
         compared = 0
         for entry in entries:
             assert entry.status == "complete", entry.status_reason
-            expected = len(entry.prompt_token_ids) + len(entry.response_token_ids) - 1
+            expected = sum(entry.num_tokens) - entry.num_unread
             if entry.finish_reason != "abort":
                 assert list(entry.positions) == list(range(expected))
             compared += len(entry.positions)

@@ -11,9 +11,9 @@ from activation_logging import Entry
 from tests.fixtures.server import RunningServer
 
 ALL = {"activation_scores": "all"}
-SHOWN = ("token", "unlogged", "pool", "mean", "prompt")
+SHOWN = ("token", "layer", "pool", "mean", "prompt")
 """The probes of every server; see :mod:`tests.server.live`."""
-KNOW_PROMPT = frozenset({"token", "unlogged", "prompt"})
+KNOW_PROMPT = frozenset({"token", "layer", "prompt"})
 
 Told = dict[str, dict[str, Any]]
 
@@ -89,7 +89,7 @@ def check_told(told: Told, entry: Entry) -> None:
         before = at[prompt - 1] if name in KNOW_PROMPT else np.nan
         _same([scores["prompt"]], [before], name)
         own = stored[name][np.isfinite(stored[name])]
-        if name in {"token", "unlogged"}:
+        if name in {"token", "layer"}:
             own = own[1:]
         _same([scores["answer"]], [own.max() if len(own) else np.nan], name)
 

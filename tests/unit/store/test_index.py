@@ -67,6 +67,9 @@ def make_history(path: Path, seed: int, steps: int = 120) -> None:
         kind = chance.random()
         if kind < 0.1:
             halves[1] = lambda c=capture: writer.put_capture(replace(c, dropped="no room"))
+        elif kind < 0.2:
+            bare = replace(capture, segments=(), slices=(), unkept="not wanted")
+            halves[1] = lambda c=bare: writer.put_capture(c)
         chance.shuffle(halves)
         halves[0]()
         if kind > 0.8:

@@ -70,7 +70,7 @@ def aged(store_path: Path) -> Path:
     with open_store(store_path, writable=True) as store:
         keys = {entry.request_id: entry.key for entry in store.entries()}
         store.put_evaluation(keys["d2"], name="judge", label="correct")
-        values = np.array([np.nan, 0.2, 0.9, 0.1], np.float32)
+        values = np.array([np.nan, 0.2, 0.1, 0.9], np.float32)
         store.put_derived([Derived(keys["d4"], "score/probe", values, {"digest": "x"})])
     return store_path
 
@@ -92,7 +92,7 @@ class TestCommand:
             with pytest.raises(RowsMissing, match="prune"):
                 entry.activations  # noqa: B018 - it raises
             (scored,) = store.for_request("d4")
-            assert scored.scores["probe"][2] == np.float32(0.9)
+            assert scored.scores["probe"][3] == np.float32(0.9)
             assert [one.request_id for one in select(store, status="unkept")] == [
                 f"d{day}" for day in range(2, 6)
             ]
