@@ -227,7 +227,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("arguments", "says"),
         [
-            ({"activation_scores": "nobody"}, "no probe 'nobody'; choose among mean, pool"),
+            ({"activation_scores": "nobody"}, "no probe 'nobody'; choose among layer, mean"),
             ({"activation_stop": {"probe": "nobody", "above": 0.5}}, "no probe 'nobody'"),
             ({"activation_stop": {"probe": "token", "above": 1.5}}, "give a probability, 0 to 1"),
             ({"activation_stop": {"probe": "token", "above": 1, "tokens": 0}}, "at least 1"),
@@ -261,19 +261,19 @@ class TestBadInput:
         )
 
 
+# A prompt that nobody has asked, alone: in a batch, or after a cached prefix, bfloat16 rounds
+# otherwise. No streams: how many tokens a piece has depends on time.
 BODIES: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/completions", {"prompt": [PROMPT, "Water is"]}),
-    ("/v1/completions", {"prompt": PROMPT, "logprobs": 2}),
-    (
-        "/v1/completions",
-        {"prompt": PROMPT, "stream": True, "stream_options": {"include_usage": True}},
-    ),
+    ("/v1/completions", {"prompt": "Rivers of the north are"}),
+    ("/v1/completions", {"prompt": "Seven small birds were", "logprobs": 2}),
     ("/v1/chat/completions", {"messages": CHAT}),
-    ("/v1/chat/completions", {"messages": CHAT, "stream": True}),
     ("/v1/responses", {"input": "Hello"}),
-    ("/v1/responses", {"input": "Hello", "stream": True}),
 ]
-_CHANGING = re.compile(rb'"(created|created_at|completed_at)":[\d.]+|(msg|resp|rs|fc)_\w+')
+_CHANGING = re.compile(
+    rb'"(created|created_at|completed_at)":[\d.]+|"system_fingerprint":"[^"]*"'
+    rb"|(msg|resp|rs|fc)_\w+"
+)
+"""Times, ids, and a hash of the engine's configuration, which names the worker's class."""
 
 
 def answers(server: RunningServer) -> list[tuple[httpx.Headers, bytes]]:
@@ -313,7 +313,7 @@ class TestTools:
         options: dict[str, Any] = {
             "tools": [{"type": "function", "function": function}],
             "tool_choice": {"type": "function", "function": {"name": "tell"}},
-            "max_tokens": 12 + number,
+            "max_tokens": 96 + number,
         }
         found = Stream(chat(tools, stream=True, extra_body=asking(), **options))
         answer = chat(tools, extra_body=asking(), **options)
