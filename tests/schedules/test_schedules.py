@@ -70,10 +70,10 @@ def test_only_some_rows_are_kept(pool: ProcessPoolExecutor, name: str) -> None:
 def test_a_store_that_may_not_grow(pool: ProcessPoolExecutor) -> None:
     """The collector forgets rows that the writer removes, while others share them."""
     (setting,) = [setting for setting in SETTINGS if setting.name == "V1, async"]
-    outcome = pool.submit(run, replace(setting, max_size="16MB"), 2500, 12).result()
+    outcome = pool.submit(run, replace(setting, max_size="24MB"), 2500, 12).result()
     # Where texts take more than half of the room, the oldest entries without rows go whole.
     assert [what for what in outcome.wrong if "have an entry" not in what] == []
-    assert outcome.statuses["unkept"] > 0.3 * outcome.accepted
+    assert outcome.statuses["unkept"] > 0.2 * outcome.accepted
     assert outcome.statuses["complete"] > 100
 
 
