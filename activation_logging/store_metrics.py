@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import StoreNotFound
+from activation_logging.records import STATUSES
 from activation_logging.store import open_store
 from activation_logging.store.statistics import quick_statistics
 from activation_logging.store.writer import live_records
@@ -91,8 +92,8 @@ def _collected(store: Store) -> Iterator[Any]:
     statuses = GaugeMetricFamily(
         "activation_logging_store_status", "Entries in the store, by status.", labels=["status"]
     )
-    for status, number in sorted(quick.statuses.items()):
-        statuses.add_metric([status], number)
+    for status in STATUSES:  # those of which there are none, too: a series must not come and go
+        statuses.add_metric([status], quick.statuses.get(status, 0))
     yield statuses
     roles: dict[str, list[Mapping[str, Any]]] = {}
     for record in found["writers"].values():
