@@ -92,7 +92,8 @@ def _collected(store: Store) -> Iterator[Any]:
     statuses = GaugeMetricFamily(
         "activation_logging_store_status", "Entries in the store, by status.", labels=["status"]
     )
-    for status in STATUSES:  # those of which there are none, too: a series must not come and go
+    # Those of which there are none, too: a series must not come and go. Without an index, none.
+    for status in STATUSES if quick.statuses else ():
         statuses.add_metric([status], quick.statuses.get(status, 0))
     yield statuses
     roles: dict[str, list[Mapping[str, Any]]] = {}
