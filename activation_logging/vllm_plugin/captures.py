@@ -59,7 +59,19 @@ class Request:
 
 
 class Captures:
-    """Makes the captures of requests; the arguments are those of :class:`.RowCollector`.
+    """Makes the captures of requests.
+
+    Args:
+        settings: what the server logs.
+        shapes: what a row of each site is that is logged, of all pipeline stages, by the site's
+            code.
+        arena: holds the rows of all tokens in flight, of this stage's sites.
+        writer: writes to the store, or sends to the last stage.
+        others: has the rows of other stages; None if this one has all, or only sends its own.
+        num_layers: the model's depth.
+        hidden_size: elements of a row of the residual stream.
+        block_size: slots per block of the tracked KV cache group.
+        scorer: applies probes to the rows; None if there are none.
 
     Attributes:
         stored: the blocks whose rows are stored.
@@ -73,35 +85,35 @@ class Captures:
         shapes: Mapping[int, RowShape],
         arena: RowArena,
         writer: StoreWriter | RowSender,
-        others: RowReceiver | None,
+        others: RowReceiver | None = None,
         num_layers: int,
         hidden_size: int,
         block_size: int,
-        scorer: Scorer | None,
+        scorer: Scorer | None = None,
     ) -> None:
-        self._settings = settings
+        self.settings = settings
         self._shapes = shapes
         self._sites = tuple(map(Site.from_code, sorted(shapes)))
-        self._arena = arena
-        self._writer = writer
-        self._others = others
-        self._num_layers = num_layers
+        self.arena = arena
+        self.writer = writer
+        self.others = others
+        self.num_layers = num_layers
         self._hidden_size = hidden_size
-        self._block_size = block_size
-        self._scorer = scorer
+        self.block_size = block_size
+        self.scorer = scorer
         self.stored = StoredBlocks()
         self.unread = Unread()
         self._segment_numbers = count()
 
     def plan(self, request: Request) -> Plan:
         """Decide which of a request's rows are stored already, and which must be gathered."""
-        tokens = request.options.tokens or self._settings.tokens
+        tokens = request.options.tokens or self.settings.tokens
         end = min(request.computed, request.prompt_len) if tokens == "prompt" else request.computed
         first, segment = self._first(request), self._new_segment_id()
         plan = Plan(self._wanted(request.options), first, segment)
         # Only requests that log all of the server's sites share rows.
         shares = len(plan.sites) == len(self._sites)
-        plan.fill(request.blocks, end, self._block_size, self.stored if shares else None)
+        plan.fill(request.blocks, end, self.block_size, self.stored if shares else None)
         return plan
 
     def with_rows(self, bare: Capture, plan: Plan, written: Moment) -> Capture:
@@ -109,13 +121,13 @@ class Captures:
         segments: tuple[Segment, ...] = ()
         if plan.fresh:
             codes = [site.code for site in plan.sites]
-            here = [code for code in codes if code in self._arena.shapes]
-            found = self._arena.read(np.concatenate(plan.fresh), here, written)
+            here = [code for code in codes if code in self.arena.shapes]
+            found = self.arena.read(np.concatenate(plan.fresh), here, written)
             self.unread.add(found, plan.blocks)
             rows: Mapping[int, npt.NDArray[Any]] = found
-            if self._others is not None:
+            if self.others is not None:
                 away = [code for code in codes if code not in here]
-                rows = JoinedRows(found, self._others, bare.id, away, plan.num_fresh)
+                rows = JoinedRows(found, self.others, bare.id, away, plan.num_fresh)
             segments = (Segment(plan.segment, rows, self.nbytes(plan)),)
         return replace(bare, slices=plan.slices, segments=(*segments, *bare.segments))
 
@@ -125,41 +137,41 @@ class Captures:
         A stage that only sends its rows sends its columns like those of a segment.
         """
         capture = self._without_rows(name, self._wanted(request.options), self._first(request))
-        first, scorer = request.prompt_len - 1, self._scorer
+        first, scorer = request.prompt_len - 1, self.scorer
         count = self._num_scored(request)
         if scorer is None or not count:
             return capture
         request.columns = columns = self.columns(self.slots(request, first, count))
-        if isinstance(self._writer, RowSender):
+        if isinstance(self.writer, RowSender):
             return replace(capture, segments=(Segment(b"", columns.rows, 0),))
-        if self._others is not None:
-            rows = JoinedRows(columns.rows, self._others, capture.id, scorer.away, count)
+        if self.others is not None:
+            rows = JoinedRows(columns.rows, self.others, capture.id, scorer.away, count)
             columns = Columns(scorer.layout, rows, count)
         return replace(capture, scores=LiveScores(columns, first))
 
     def slots(self, request: Request, first: int, count: int) -> npt.NDArray[np.int64]:
         """The slots of some positions of a request."""
         positions = np.arange(first, first + count)
-        blocks = np.array(request.blocks, np.int64)[positions // self._block_size]
-        return blocks * self._block_size + positions % self._block_size
+        blocks = np.array(request.blocks, np.int64)[positions // self.block_size]
+        return blocks * self.block_size + positions % self.block_size
 
     def columns(self, slots: npt.NDArray[np.int64]) -> Columns:
         """What this stage has of the columns of some slots. They are read later."""
-        assert self._scorer is not None
-        found = self._scorer.read(slots)
+        assert self.scorer is not None
+        found = self.scorer.read(slots)
         assert isinstance(found.rows, SlotRows)
-        self.unread.add(found.rows, np.unique(slots // self._block_size).tolist())
+        self.unread.add(found.rows, np.unique(slots // self.block_size).tolist())
         return found
 
     def _num_scored(self, request: Request) -> int:
         """At how many positions a request has scores: from the prompt's last on."""
-        if self._scorer is None or not request.scored:
+        if self.scorer is None or not request.scored:
             return 0
         return max(request.computed - request.prompt_len + 1, 0)
 
     def score_bytes(self, request: Request) -> int:
         """Size of the columns of a request, bytes."""
-        sites = 0 if self._scorer is None else len(self._scorer.here) + len(self._scorer.away)
+        sites = 0 if self.scorer is None else len(self.scorer.here) + len(self.scorer.away)
         return self._num_scored(request) * sites * row_bytes(COLUMNS)
 
     def empty(self, name: str) -> Capture:
@@ -168,11 +180,11 @@ class Captures:
 
     def _without_rows(self, name: str, sites: Sequence[Site], first: int) -> Capture:
         layers = tuple(site.layer for site in sites if site.name == RESID)
-        last = self._shapes.get(self._num_layers, next(iter(self._shapes.values())))
+        last = self._shapes.get(self.num_layers, next(iter(self._shapes.values())))
         return Capture(
             id=name,
             layers=layers,
-            num_layers=self._num_layers,
+            num_layers=self.num_layers,
             hidden_size=self._hidden_size,
             dtype=last.dtype,
             first=first,
@@ -191,11 +203,11 @@ class Captures:
 
     def _first(self, request: Request) -> int:
         """The position of a request's first row."""
-        tokens = request.options.tokens or self._settings.tokens
+        tokens = request.options.tokens or self.settings.tokens
         return request.prompt_len - 1 if tokens == "response" else 0
 
     def _wanted(self, options: RequestOptions) -> tuple[Site, ...]:
-        return options.chosen(self._sites, self._num_layers)
+        return options.chosen(self._sites, self.num_layers)
 
     def _new_segment_id(self) -> bytes:
-        return bytes.fromhex(self._writer.id) + next(self._segment_numbers).to_bytes(8, "big")
+        return bytes.fromhex(self.writer.id) + next(self._segment_numbers).to_bytes(8, "big")

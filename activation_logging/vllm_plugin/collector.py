@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from activation_logging.records import NEVER_RAN, Capture
-from activation_logging.settings import RequestOptions, Settings
+from activation_logging.settings import RequestOptions
 from activation_logging.store import StoreWriter
 from activation_logging.store.queued import Later
 from activation_logging.vllm_plugin.captures import Captures, Request
@@ -38,12 +38,8 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import NewRequestData, SchedulerOutput
 
     from activation_logging.detectors.served_probes import ServedProbes
-    from activation_logging.sites import RowShape
-    from activation_logging.vllm_plugin.arena import RowArena
-    from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
     from activation_logging.vllm_plugin.plan import Plan
     from activation_logging.vllm_plugin.score_sender import Due, StepScores
-    from activation_logging.vllm_plugin.scorer import Scorer
 
 HELD_BYTES = 512 << 20
 """Limit for the held rows of requests that have lost their blocks, bytes."""
@@ -58,63 +54,26 @@ class RowCollector:
     """Tracks requests through one worker and writes their rows when they end.
 
     Args:
-        settings: what the server logs.
-        shapes: what a row of each site is that is logged, of all pipeline stages, by the site's
-            code.
-        arena: holds the rows of all tokens in flight, of this stage's sites.
-        writer: writes to the store, or sends to the last stage.
-        others: has the rows of other stages; None if this one has all, or only sends its own.
-        num_layers: the model's depth.
-        hidden_size: elements of a row of the residual stream.
-        block_size: slots per block of the tracked KV cache group.
-        kv_group: index of that group in vLLM's block tables.
+        captures: makes the captures of requests; has the arena and the writer.
+        kv_group: index of the tracked KV cache group in vLLM's block tables.
         accepted_only: log only requests that our front end has accepted.
-        scorer: applies probes to the rows; None if there are none.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        *,
-        shapes: Mapping[int, RowShape],
-        arena: RowArena,
-        writer: StoreWriter | RowSender,
-        others: RowReceiver | None = None,
-        num_layers: int,
-        hidden_size: int,
-        block_size: int,
-        kv_group: int,
-        accepted_only: bool = False,
-        scorer: Scorer | None = None,
-    ) -> None:
-        self._settings = settings
-        self._arena = arena
-        self._writer = writer
-        self._others = others
-        self._num_layers = num_layers
-        self._block_size = block_size
+    def __init__(self, captures: Captures, *, kv_group: int, accepted_only: bool = False) -> None:
+        self._captures = captures
+        self._arena = captures.arena
+        self._writer = captures.writer
+        self._block_size = captures.block_size
         self._kv_group = kv_group
         self._accepted_only = accepted_only
-        self._scorer = scorer
         self._requests: dict[str, Request] = {}
-        self._keep = settings.keeping
-        self._captures = Captures(
-            settings,
-            shapes=shapes,
-            arena=arena,
-            writer=writer,
-            others=others,
-            num_layers=num_layers,
-            hidden_size=hidden_size,
-            block_size=block_size,
-            scorer=scorer,
-        )
+        self._keep = captures.settings.keeping
         self._undecided = Undecided()
         self._held_bytes = 0
         self._listeners = Listeners()
-        if others is None and isinstance(writer, StoreWriter):
+        if captures.others is None and isinstance(self._writer, StoreWriter):
             # Other stages would not know of it, and share other rows.
-            writer.share(self.give_up)
+            self._writer.share(self.give_up)
 
     def before_step(self, step: SchedulerOutput) -> None:
         """Apply a scheduler output, before the step overwrites any slot.
@@ -288,10 +247,11 @@ class RowCollector:
         Raises:
             ProbeError: one does not fit, and the others stay.
         """
-        assert self._scorer is not None
+        scorer = self._captures.scorer
+        assert scorer is not None
         # The columns of every slot are about to change.
         self._captures.unread.gather_all()
-        self._scorer.load(served)
+        scorer.load(served)
 
     def scores_due(self) -> StepScores:
         """What goes to front ends, after the device has been told of the step."""
@@ -318,8 +278,8 @@ class RowCollector:
         left = [one.name for one in self._undecided if one.request.word is None]
         self.hear(dict.fromkeys(left, (True, 0)))
         self._writer.close()
-        if self._others is not None:
-            self._others.close()
+        if self._captures.others is not None:
+            self._captures.others.close()
 
     def flush(
         self,
@@ -351,7 +311,9 @@ class RowCollector:
             options = RequestOptions(enabled=False)
         else:
             options = RequestOptions.parse(
-                arguments, settings=self._settings, num_layers=self._num_layers
+                arguments,
+                settings=self._captures.settings,
+                num_layers=self._captures.num_layers,
             )
         scored = new.lora_request is None
         kept = is_kept(arguments) or self._keep.everything

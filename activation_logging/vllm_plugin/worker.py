@@ -34,6 +34,7 @@ from activation_logging.vllm_plugin.capture import (
     plan_taps,
     remove_taps,
 )
+from activation_logging.vllm_plugin.captures import Captures
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.compat import kv_cache_groups
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
@@ -186,7 +187,7 @@ class ActivationWorker(Worker):
         attach(self.vllm_config, arena, cache.layer_names[0])
         writer, others = self._ways_out()
         self._arena, self._kv_group = arena, group
-        self._collector = RowCollector(
+        captures = Captures(
             self._settings,
             shapes=self._kept(self._all_shapes),
             arena=arena,
@@ -195,10 +196,9 @@ class ActivationWorker(Worker):
             num_layers=self._num_layers,
             hidden_size=self.last_width if self.logs_last_layer else config.get_hidden_size(),
             block_size=block_size,
-            kv_group=group,
-            accepted_only=True,
             scorer=self._scorer,
         )
+        self._collector = RowCollector(captures, kv_group=group, accepted_only=True)
 
     def _score_sender(self) -> ScoreSender | None:
         """Sends this stage's part of the scores to front ends; None if it has none."""

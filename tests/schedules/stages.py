@@ -16,6 +16,7 @@ import torch
 from activation_logging.sites import RowShape
 from activation_logging.vllm_plugin import capture
 from activation_logging.vllm_plugin.arena import COLUMNS, RowArena, columns_code
+from activation_logging.vllm_plugin.captures import Captures
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.pipeline import RowReceiver, RowSender
 from activation_logging.vllm_plugin.score_sender import StepScores
@@ -114,7 +115,7 @@ class StagedSimWorker(LoggingSimWorker):
         last, scored = self._num_layers, self._with_columns(self._all_shapes)
 
         def make(arena: RowArena, writer: Any, others: Any) -> RowCollector:
-            return RowCollector(
+            captures = Captures(
                 self._settings,
                 shapes=self._kept(self._all_shapes),
                 arena=arena,
@@ -123,10 +124,9 @@ class StagedSimWorker(LoggingSimWorker):
                 num_layers=last,
                 hidden_size=self.vllm_config.model_config.get_hidden_size(),
                 block_size=whole._block_size,
-                kv_group=whole._kv_group,
-                accepted_only=True,
                 scorer=Scorer(self._served, scored, arena),
             )
+            return RowCollector(captures, kv_group=whole._kv_group, accepted_only=True)
 
         stages = Stages(arena.shapes, scored, last, arena._num_slots, make, whole._writer)
         group = self.model_runner.kv_cache_config.kv_cache_groups[self._group]

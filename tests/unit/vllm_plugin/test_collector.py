@@ -22,6 +22,7 @@ from activation_logging.sites import RowShape
 from activation_logging.store import StoreWriter
 from activation_logging.vllm_plugin import collector as module
 from activation_logging.vllm_plugin.arena import RowArena
+from activation_logging.vllm_plugin.captures import Captures
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.origin import SELF_TEST
 from activation_logging.vllm_plugin.scorer import Scorer
@@ -95,7 +96,7 @@ class Machine:
             device=torch.device("cpu"),
             scored=scored,
         )
-        self.collector = RowCollector(
+        captures = Captures(
             Settings(layers="1,last", probes=listed, **settings),
             shapes=self.arena.shapes,
             arena=self.arena,
@@ -103,9 +104,9 @@ class Machine:
             num_layers=NUM_LAYERS,
             hidden_size=HIDDEN,
             block_size=BLOCK,
-            kv_group=0,
             scorer=None if probes is None else Scorer(probes, scored, self.arena),
         )
+        self.collector = RowCollector(captures, kv_group=0)
         self.blocks: dict[str, list[int]] = {}
         self.prompts: dict[str, int] = {}
 
