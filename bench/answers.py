@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.progress import track
 
+from activation_logging import open_store
 from activation_logging.records import Capture, Segment, SegmentSlice
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from activation_logging.store.mutations import Mutations
 
 NUM_LAYERS = 30
+_PER_TRANSACTION = 5000
 
 
 def document(number: int, rows: int) -> dict[str, Any]:
@@ -49,6 +56,25 @@ def capture(number: int, layers: Sequence[int], block: np.ndarray) -> Capture:
         slices=(SegmentSlice(segment, 0, len(block)),),
         segments=(Segment(segment, rows, block.nbytes * len(layers)),),
     )
+
+
+def fill(path: Path, entries: int, put: Callable[[Mutations, Any, int], None]) -> None:
+    """Write a store of so many entries, many per transaction.
+
+    Args:
+        path: the store.
+        entries: how many.
+        put: writes one entry with all that belongs to it, given the transaction and its number.
+    """
+    with open_store(path, writable=True) as store:
+        numbers = iter(track(range(entries), "writing", total=entries))
+        while some := list(islice(numbers, _PER_TRANSACTION)):
+
+            def write(change: Mutations, txn: Any, some: list[int] = some) -> None:
+                for number in some:
+                    put(change, txn, number)
+
+            store.transact(write)
 
 
 def to_bfloat16(values: np.ndarray) -> np.ndarray:

@@ -38,7 +38,7 @@ from activation_logging.store.query import select
 from activation_logging.store.statistics import counts
 from activation_logging.store.statistics import statistics as all_statistics
 from activation_logging.strict_json import dumps
-from bench.answers import NUM_LAYERS, capture, document
+from bench.answers import NUM_LAYERS, capture, document, fill
 from bench.docs import add_flag, record, write_figures
 from bench.version_1 import make_version_1
 
@@ -80,20 +80,12 @@ def verdict(number: int) -> Evaluation:
     return Evaluation("short_facts", label, float(label == "hallucinated"), "rules")
 
 
-def fill(path: Path, entries: int) -> None:
-    """Write the answers and labels, many per transaction."""
-    with open_store(path, writable=True) as store:
-        numbers = iter(track(range(entries), "writing", total=entries))
-        while some := list(islice(numbers, 5000)):
-            store.transact(lambda change, txn, some=some: _put(change, txn, some))
-
-
-def _put(change: Mutations, txn: Any, numbers: list[int]) -> None:
-    for number in numbers:
-        change.put_capture(txn, capture(number, (NUM_LAYERS,), BLOCK))
-        key = change.put_entry(txn, answer(number))
-        if number % 100 == 0:
-            change.put_evaluation(txn, key, verdict(number))
+def put(change: Mutations, txn: Any, number: int) -> None:
+    """Write one answer, and its label if it has one."""
+    change.put_capture(txn, capture(number, (NUM_LAYERS,), BLOCK))
+    key = change.put_entry(txn, answer(number))
+    if number % 100 == 0:
+        change.put_evaluation(txn, key, verdict(number))
 
 
 def first_page(**wanted: Any) -> Callable[[Store], Any]:
@@ -266,7 +258,7 @@ def main() -> None:
         path = folder / f"{options.entries}.lmdb"
         if not path.exists():
             started = time.perf_counter()
-            fill(path, options.entries)
+            fill(path, options.entries, put)
             label_four_hundred(path)
             terminal.print(f"made in {time.perf_counter() - started:.0f} s")
         walk = options.entries <= WALKED

@@ -21,14 +21,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.progress import track
 from rich.table import Table
 
 from activation_logging import Evaluation, open_store
 from activation_logging.console import PlainConsole
 from activation_logging.store import Derived
 from activation_logging.store.derived import encode
-from bench.answers import NUM_LAYERS, capture, document
+from bench.answers import NUM_LAYERS, capture, document, fill
 from bench.docs import add_flag, record
 
 if TYPE_CHECKING:
@@ -63,28 +62,20 @@ def answer(number: int) -> dict[str, Any]:
     }
 
 
-def fill(path: Path, entries: int) -> None:
-    """Write answers with rows, labels and scores, many per transaction."""
-    with open_store(path, writable=True) as store:
-        numbers = iter(track(range(entries), "writing", total=entries))
-        while some := list(islice(numbers, 5000)):
-            store.transact(lambda change, txn, some=some: _put(change, txn, some))
-
-
-def _put(change: Mutations, txn: Any, numbers: list[int]) -> None:
-    for number in numbers:
-        change.put_capture(txn, capture(number, (NUM_LAYERS,), BLOCK))
-        key = change.put_entry(txn, answer(number))
-        if number % 2:
-            label = LABELS[number % 7 % 5]
-            change.put_evaluation(txn, key, Evaluation("facts", label, judge="rules"))
-        if number % 10 == 1:
-            change.put_evaluation(txn, key, Evaluation("hand", LABELS[number % 5], judge="hand"))
-        scores = np.full(ROWS, np.nan, np.float32)
-        scores[3:] = np.random.default_rng(number).random(3)
-        details = {"digest": "0" * 64}
-        raw = encode(Derived(key, "score/made_up", scores, details), 1.7e9)
-        change.put_derived(txn, key, "score/made_up", raw)
+def put(change: Mutations, txn: Any, number: int) -> None:
+    """Write one answer with rows, labels and scores."""
+    change.put_capture(txn, capture(number, (NUM_LAYERS,), BLOCK))
+    key = change.put_entry(txn, answer(number))
+    if number % 2:
+        label = LABELS[number % 7 % 5]
+        change.put_evaluation(txn, key, Evaluation("facts", label, judge="rules"))
+    if number % 10 == 1:
+        change.put_evaluation(txn, key, Evaluation("hand", LABELS[number % 5], judge="hand"))
+    scores = np.full(ROWS, np.nan, np.float32)
+    scores[3:] = np.random.default_rng(number).random(3)
+    details = {"digest": "0" * 64}
+    raw = encode(Derived(key, "score/made_up", scores, details), 1.7e9)
+    change.put_derived(txn, key, "score/made_up", raw)
 
 
 def pages(keys: list[str]) -> dict[str, str]:
@@ -124,7 +115,7 @@ def main() -> None:
         path = folder / f"{options.entries}.lmdb"
         if not path.exists():
             started = time.perf_counter()
-            fill(path, options.entries)
+            fill(path, options.entries, put)
             terminal.print(f"store made in {time.perf_counter() - started:.0f} s")
         shown = measure(path, options.rounds, terminal)
         terminal.print(shown)

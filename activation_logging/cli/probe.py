@@ -48,6 +48,9 @@ _CLAIM_CLASSES = {("hallucinated", "correct"), ("contradicted", "supported")}
 
 Draws = Annotated[int, typer.Option(min=100, help="Bootstrap resamples for intervals.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same numbers.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier probe of that name.")
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -104,9 +107,7 @@ def fit(
         bool,
         typer.Option("--skip-broken", help="Leave out answers with missing or NaN activations."),
     ] = False,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier probe of that name.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Fit a probe, and say how good it is on answers that it has not seen.

@@ -12,6 +12,7 @@ from activation_logging.cli.probe import (
     Draws,
     EvaluatorName,
     Group,
+    Overwrite,
     Seed,
     interval_text,
     probe,
@@ -114,9 +115,7 @@ def recalibrate_probe(
     folds: Annotated[int, typer.Option(min=2, help="Parts of the cross-fitting.")] = 5,
     draws: Draws = 1000,
     seed: Seed = 0,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an earlier probe of that name.")
-    ] = False,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
 ) -> None:
     """Move a probe's probabilities and threshold to labels that came later, such as feedback.

@@ -8,18 +8,21 @@ from datetime import datetime, timezone
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
 from activation_logging.report import comparison_data, headline, where_charts
 from activation_logging.report.charts import make_charts
 from activation_logging.report.marking import marked, shade
+from activation_logging.report.templates import environment_of
 from activation_logging.strict_json import dumps
 from activation_logging.text import ranges
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
+
+    from jinja2 import Environment
 
 LEVELS = {
     "span": "A claim, by its highest token",
@@ -102,13 +105,7 @@ def render_comparison(document: Mapping[str, Any]) -> str:
 
 
 def _environment() -> Environment:
-    made = Environment(
-        loader=PackageLoader("activation_logging.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    made = environment_of(PackageLoader("activation_logging.report", "."))
     made.filters.update(
         number=_number,
         ranges=_ranges,

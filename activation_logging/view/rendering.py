@@ -3,31 +3,26 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import ChoiceLoader, Environment, PackageLoader, PrefixLoader, StrictUndefined
+from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
 
 from activation_logging.printable import printable
 from activation_logging.report.marking import shade
+from activation_logging.report.templates import environment_of
 from activation_logging.strict_json import dumps
 from activation_logging.text import brief
 from activation_logging.view.addresses import address
 
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
 
 def environment() -> Environment:
     """Jinja2 with escaping of every text."""
-    made = Environment(
-        loader=ChoiceLoader(
-            [
-                PackageLoader("activation_logging.view", "templates"),
-                PrefixLoader({"report": PackageLoader("activation_logging.report", ".")}),
-            ]
-        ),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    own = PackageLoader("activation_logging.view", "templates")
+    report = PrefixLoader({"report": PackageLoader("activation_logging.report", ".")})
+    made = environment_of(ChoiceLoader([own, report]))
     made.filters.update(
         address=address,
         brief=brief,

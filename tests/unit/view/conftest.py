@@ -11,18 +11,35 @@ from starlette.testclient import TestClient
 from activation_logging import Derived, Span, open_store
 from activation_logging.store import StoreWriter
 from activation_logging.view.app import make_app
+from activation_logging.view.index import SearchIndex
 from tests.fixtures.answers import put_answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from activation_logging import Store
     from activation_logging.view.state import ViewState
 
 HOSTILE = (
     "</p><script>window.taken = 1</script><img src=x onerror='window.taken=1'>\u202e\"' {{7*7}}"
 )
 NUMBER = 12
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[Store]:
+    """The answers, to write to."""
+    with open_store(path, writable=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def index(store: Store) -> SearchIndex:
+    """The index of all answers."""
+    made = SearchIndex(store)
+    made.build()
+    return made
 
 
 def words(i: int) -> list[str]:

@@ -20,19 +20,6 @@ from tests.fixtures.answers import make_document, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER
 
 
-@pytest.fixture
-def store(path):
-    with open_store(path, writable=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def index(store):
-    made = SearchIndex(store)
-    made.build()
-    return made
-
-
 def known(index):
     """All that an index says, by key, in the words of the store."""
     statuses = {code: name for name, code in STATUS_CODES.items()}

@@ -5,25 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from activation_logging import Span, open_store
+from activation_logging import Span
 from activation_logging.errors import EntryNotFound, LabelError, ViewError
 from activation_logging.view.finding import Search
-from activation_logging.view.index import SearchIndex
 from activation_logging.view.judging import agreement, give, next_answer, take_back
 from tests.unit.view.conftest import NUMBER
-
-
-@pytest.fixture
-def store(path):
-    with open_store(path, writable=True) as opened:
-        yield opened
-
-
-@pytest.fixture
-def index(store):
-    made = SearchIndex(store)
-    made.build()
-    return made
 
 
 def queue(index, order, by="ada", **options):
