@@ -181,14 +181,6 @@ class SearchIndex:
             )
             return [row[0] for row in rows if row is not None and row[0]]
 
-    def slot_of(self, sequence: int) -> int | None:
-        """The slot of an entry by its number in the order of writing."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT slot FROM slots WHERE sequence = ?", (sequence,)
-            ).fetchone()
-        return None if row is None else int(row[0])
-
     # --- what was labelled by hand, to be taken back ------------------------------------
 
     def remember(self, evaluator: str, key: str, before: str | None) -> None:
