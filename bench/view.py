@@ -109,6 +109,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     add_flag(parser)
     options = parser.parse_args()
+    if options.rounds < 2:
+        parser.error("--rounds: at least 2, because the first is told apart")
     terminal = PlainConsole(width=120)
     with ExitStack() as stack:
         folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory()))
