@@ -11,9 +11,11 @@ middleware what the route was given (:mod:`.scored_answers`).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections import OrderedDict
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -48,6 +50,11 @@ PATIENCE_S = 0.5
 
 They come by another way, so they may be a little later. Where they do not come at all, the worker
 dropped them, and its answers are not waited for again.
+"""
+_LAST_S = 0.5
+"""Time after the end of an answer at which its last message is looked for, seconds.
+
+It is sent a step later. Where nothing runs, nothing else would look.
 """
 _MAX_SETS = 16
 """Probes that were replaced, and that messages on their way may still be of."""
@@ -114,6 +121,7 @@ class LiveScores:
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._last: dict[str, LiveAnswer] = {}
         self._sets = OrderedDict({served.digest: served})
+        self._timer: asyncio.TimerHandle | None = None
         self.on_final: Callable[[Mapping[str, Final]], None] | None = None
         """Told what every probe said of each answer that has ended."""
         self.on_unknown: Callable[[], None] | None = None
@@ -207,6 +215,7 @@ class LiveScores:
             self._open.remove(request_id)
             self._ended[request_id] = max(num_tokens - (reason is None), 0)
             self._tell_final(request_id)
+            self._collect_soon()
             if len(self._ended) > _MAX_ENDED:
                 oldest, _ = self._ended.popitem(last=False)
                 self._last.pop(oldest, None)
@@ -214,6 +223,8 @@ class LiveScores:
 
     def close(self) -> None:
         """Listen no longer."""
+        if self._timer is not None:
+            self._timer.cancel()
         self._inbox.close()
 
     def _wait(self, expected: list[tuple[LiveAnswer, int]]) -> None:
@@ -230,8 +241,6 @@ class LiveScores:
     def collect(self, timeout_s: float = 0.0) -> None:
         """Take the messages that have arrived, in the thread that also takes outputs.
 
-        The last one of an answer comes a step after its end, so when nothing runs it waits here.
-
         Args:
             timeout_s: time to wait for one where there is none, seconds.
         """
@@ -245,6 +254,17 @@ class LiveScores:
                     else:
                         # Its probes were replaced in the workers: nothing more comes of them.
                         answer.late = True
+
+    def _collect_soon(self) -> None:
+        if self._timer is None:
+            # Offline there may be no loop: then the next output takes the messages.
+            with suppress(RuntimeError):
+                loop = asyncio.get_running_loop()
+                self._timer = loop.call_later(_LAST_S, self._collect_last)
+
+    def _collect_last(self) -> None:
+        self._timer = None
+        self.collect()
 
     def _final(self, message: Columns, block: Block) -> None:
         """Take the rows of an answer that has ended in the workers, and perhaps not here yet."""
