@@ -95,18 +95,20 @@ def test_answers_are_logged_and_not_asked_again(model: Path, tmp_path: Path) -> 
 @pytest.mark.server
 def test_probes_score_answers_and_end_them(model: Path, tmp_path: Path) -> None:
     prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "The capital of France is"}])
-    probes = [part for one in live.save_probes("tiny", tmp_path).split(",")
-              for part in ("--activation-probe", one)]  # fmt: skip
+    made = live.make_probes("tiny", live.SHAPES["tiny"])
+    listed = live.save(made, tmp_path / "probes").split(",")
+    probes = [part for one in listed for part in ("--activation-probe", one)]
+    named = ("--served-model-name", "tiny", "--json")
     stop = json.dumps({"probe": "token", "above": 0, "tokens": 3})
-    flags = (*probes, "--activation-stop", stop, "--served-model-name", "tiny", "--json")
+    flags = (*probes, "--activation-stop", stop, "--activation-layers", "2,last", *named)
     code, outcome, err = finish(start(model, prompts, tmp_path / "s.lmdb", *flags))
     assert (code, outcome["answered"]) == (0, 1), err
     with open_store(tmp_path / "s.lmdb") as store:
         (entry,) = store.entries()
         assert (entry.status, entry.stop_reason) == ("complete", "activation:token")
         assert len(entry.response_token_ids) == 3
-        probe = live.make_probes("tiny")["token"]
-        assert np.array_equal(entry.scores["token"], probe.score_rows(entry), equal_nan=True)
+        rows = made["token"].score_rows(entry)
+        assert np.array_equal(entry.scores["token"], rows, equal_nan=True)
 
 
 @pytest.mark.server

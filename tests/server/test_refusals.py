@@ -55,7 +55,6 @@ FLAGS: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
         {"ACTIVATION_LAYERS": "3", "ACTIVATION_MAX_SIZE": "1GB"},
         {"pipeline_parallel_size": 2},
     ),
-    "this server has none: see ACTIVATION_PROBES": ({"ACTIVATION_KEEP": "score:x>0.8"}, {}),
 }
 """Part of the sentence; the environment and the engine's arguments that it is for."""
 

@@ -106,3 +106,12 @@ class TestSizes:
         settings = Settings.from_env({})
         assert settings.ceiling is None
         assert settings.keeping.everything
+
+
+@pytest.mark.parametrize(
+    ("probes", "says"),
+    [("", "this server has none: see ACTIVATION_PROBES"), ("y=files", "this server has y: see")],
+)
+def test_a_term_needs_its_probe(probes: str, says: str) -> None:
+    with pytest.raises(SettingsError, match=says):
+        Settings(keep="score:x>0.8", probes=probes)

@@ -213,16 +213,15 @@ def test_two_writers_share_it(store_path: Path) -> None:
 
 def test_kills_leave_a_whole_store_below_it(store_path: Path) -> None:
     for _ in range(4):
-        child = subprocess.Popen(
+        with subprocess.Popen(
             command("write_below_until_killed", store_path, CEILING),
             cwd=ROOT,
             stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        for _ in range(4):
-            child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        ) as child:
+            assert child.stdout is not None
+            for _ in range(4):
+                child.stdout.readline()
+            child.send_signal(signal.SIGKILL)
         assert size(store_path) <= CEILING
         assert page_problems(store_path) == []
     write(store_path, numbered(100)).close()

@@ -298,6 +298,7 @@ class TestProcesses:
             for process in writers.values():
                 os.kill(process.pid, signal.SIGKILL)
                 process.wait()
+                process.stdout.close()
         with open_store(path) as store:
             for first, last in flushed.items():
                 for number in range(first, last + 1):

@@ -294,7 +294,7 @@ class TestVersion1:
                 upgrade(path)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
         assert self.version(path)["version"] == 1
 
     def test_killed_at_any_point(self, path: Path) -> None:
@@ -311,7 +311,8 @@ class TestVersion1:
                 if not process.stdout.readline():
                     break
             process.send_signal(signal.SIGKILL)
-            finished += process.wait() == 0
+            process.communicate()
+            finished += process.returncode == 0
             with open_store(path) as store:
                 assert documents(store) == before
                 is_listed = Index.of(store.snapshot()) is not None

@@ -258,14 +258,13 @@ def test_one_that_is_killed_is_repeated(store_path: Path) -> None:
     gc.collect()
     removed = 0
     for lines in (8, 14, 20):
-        child = subprocess.Popen(
+        with subprocess.Popen(
             command("prune_slowly", store_path), cwd=ROOT, stdout=subprocess.PIPE
-        )
-        assert child.stdout is not None
-        for _ in range(lines):
-            child.stdout.readline()
-        child.send_signal(signal.SIGKILL)
-        child.wait()
+        ) as child:
+            assert child.stdout is not None
+            for _ in range(lines):
+                child.stdout.readline()
+            child.send_signal(signal.SIGKILL)
         assert page_problems(store_path) == []
         found = list(statuses(store_path).values())
         now = found.count("unkept")
