@@ -162,5 +162,5 @@ class TestRefusals:
         assert found["a"].probe.digest == probe(kind="token").digest
         with pytest.raises(ProbeError, match=r"the probe x: .*bad\.json cannot be read"):
             ServedProbes.load(parse_probes(f"a={tmp_path}/good,x={tmp_path}/bad"))
-        with pytest.raises(ProbeError, match=r"the probe x: .* there is no"):
+        with pytest.raises(ProbeError, match=r"the probe x: there is no"):
             ServedProbes.load(parse_probes(f"x={tmp_path}/none"))
