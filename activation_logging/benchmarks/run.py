@@ -67,6 +67,11 @@ def run_benchmark(
     is_vllm, judge = True, None
     if options.do_inference:
         is_vllm = check_endpoint(options.base_url, options.model).is_vllm
+        if options.activation_stop and not is_vllm:
+            raise BenchmarkError(
+                f"{options.base_url} is not a vLLM server, so no probe can end its answers; "
+                "leave --activation-stop out"
+            )
     if options.do_eval:
         judge = judge_named(about, options.judge, options.judge_base_url)
     folder = load_folder(path, about, asked, options)
@@ -170,6 +175,7 @@ class _Run:
                 folder.run_id,
                 folder.journal,
                 is_vllm=self.is_vllm,
+                stop=options.activation_stop,
                 replay=not options.do_inference,
                 **session,
             ),
