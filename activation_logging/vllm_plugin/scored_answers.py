@@ -34,14 +34,24 @@ _DELTA = (".delta", "_delta", "-delta")
 
 def join(first: Told, second: Told) -> Told:
     """What was told of an answer in two parts, as one."""
-    joined = dict(first)
-    for name, found in second.items():
-        before = joined.get(name, {})
-        parts = {**found, **before, "tokens": [*before.get("tokens", ()), *found["tokens"]]}
+    joined: Told = {}
+    for told in (first, second):
+        _extend(joined, told)
+    return {
+        name: {field: found[field] for field in _FIELDS if field in found}
+        for name, found in joined.items()
+    }
+
+
+def _extend(joined: Told, told: Told) -> None:
+    """Add what was told next to what was told before; the lists of the latter grow in place."""
+    for name, found in told.items():
+        before = joined.setdefault(name, {"tokens": []})
+        before["tokens"] += found["tokens"]
+        if "prompt" in found:
+            before.setdefault("prompt", found["prompt"])
         if "answer" in found:
-            parts["answer"] = found["answer"]
-        joined[name] = {field: parts[field] for field in _FIELDS if field in parts}
-    return joined
+            before["answer"] = found["answer"]
 
 
 class AnswerScores:
@@ -66,9 +76,12 @@ class AnswerScores:
             part: whether they follow on earlier ones; otherwise they replace them.
         """
         turns = self._whole.setdefault(choice, {})
-        turns[turn] = join(turns.get(turn, {}), told) if part else told
-        if part:
-            self._waiting[choice] = join(self._waiting.get(choice, {}), told)
+        if not part:
+            turns[turn] = told
+            return
+        _extend(turns.setdefault(turn, {}), told)
+        waiting = self._waiting.get(choice)
+        self._waiting[choice] = told if waiting is None else join(waiting, told)
 
     def take(self, choice: int, *, last: bool) -> Told:
         """What no chunk of a choice has had yet. Unless it is the ``last``, ``answer`` waits."""
