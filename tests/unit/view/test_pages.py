@@ -40,12 +40,6 @@ class Elements(HTMLParser):
         return [attrs for name, attrs in self.found if name == tag]
 
 
-@pytest.fixture
-def entries(path):
-    with open_store(path) as store:
-        yield {entry.request_id: entry for entry in store.entries()}
-
-
 def probe(**changes):
     rng = np.random.default_rng(0)
     fields = {
