@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from activation_logging import Derived, Span, open_store
 from activation_logging.store import StoreWriter
-from activation_logging.view.addresses import PREFIX
 from activation_logging.view.app import make_app
 from activation_logging.view.index import SearchIndex
 from tests.fixtures.answers import put_answer
+from tests.fixtures.browser import chromium, opened_tab, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +26,6 @@ HOSTILE = (
     "</p><script>window.taken = 1</script><img src=x onerror='window.taken=1'>\u202e\"' {{7*7}}"
 )
 NUMBER = 12
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-WAIT_MS = 60_000
-"""How long a page may take to show what is expected, while other tests want the processor, too."""
 
 
 @pytest.fixture
@@ -144,42 +137,14 @@ def pages(path: Path) -> Iterator[Pages]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Chromium, of a whole module: while it runs, nothing can call ``asyncio.run``."""
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if CHROMIUM is None:
-        pytest.skip("no chromium on this machine")
-    playwright.expect.set_options(timeout=WAIT_MS)
-    with playwright.sync_playwright() as tools:
-        started = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
 def tab(browser: Any) -> Iterator[Any]:
-    """A page of the browser, which must say nothing of errors or of refused scripts."""
-    said: list[str] = []
-    opened = browser.new_page(viewport={"width": 1440, "height": 900})
-    opened.set_default_timeout(WAIT_MS)
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    yield opened
-    taken = opened.evaluate("window.taken")
-    opened.close()
-    assert (taken, said) == (None, [])
-
-
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    """The address of an application's pages, which a browser can reach."""
-    running = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="off", port=0))
-    thread = threading.Thread(target=running.run, daemon=True)
-    thread.start()
-    while not running.started:
-        thread.join(0.01)
-    yield f"http://localhost:{running.servers[0].sockets[0].getsockname()[1]}{PREFIX}/"
-    running.should_exit = True
-    thread.join(30)
+    with opened_tab(browser) as opened:
+        yield opened
 
 
 @pytest.fixture
