@@ -5,7 +5,7 @@
         [--token 5] [--question TEXT] [--folder docs/images]
 
 Takes them of pages that are open, in Chromium with playwright, and goes through them as a person
-would. The chat's server should have probes. Only the chat's answer is written into the store.
+would. The chat's server should have probes. The store gets the chat's answer and a label of "ada".
 """
 
 from __future__ import annotations
@@ -54,10 +54,17 @@ def take(page: Any, asked: argparse.Namespace) -> None:
     page.get_by_label("Your labels are called").fill("ada")
     page.get_by_role("button", name="Begin").click()
     token.dblclick()
+    page.keyboard.press("x")
+    page.locator("#answer .judged").first.wait_for()
+    page.mouse.move(0, 0)
     save(page, "label", asked.folder)
 
     page.get_by_role("link", name="Chat", exact=True).click()
     page.get_by_text("Its probes:").wait_for()
+    more = page.get_by_text("More", exact=True)
+    more.click()
+    page.get_by_label("Longest answer").fill("90")
+    more.click()
     page.get_by_label("Question").fill(asked.question)
     page.keyboard.press("Enter")
     page.get_by_role("link", name="open it in the store").wait_for()
