@@ -13,7 +13,7 @@ from activation_logging.errors import ActivationLoggingError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
 from activation_logging.view.pages import answers, chat, entry, judge, key, selection, studies
-from activation_logging.view.state import ViewState, error_page
+from activation_logging.view.state import ViewState, base_of, error_page
 
 if TYPE_CHECKING:
     import os
@@ -61,10 +61,7 @@ def make_app(
         app, path, probes=probes, server=server, keys=keys, hosts=hosts, key_in_address=True
     )
 
-    @app.get("/")
-    def start() -> Response:
-        return RedirectResponse(f"{PREFIX}/")
-
+    app.add_route("/", _to_the_pages)
     return app
 
 
@@ -97,9 +94,16 @@ def mount(
         pages.include_router(module.router)
     pages.add_api_route("/static/{name}", _static)
     pages.add_exception_handler(ActivationLoggingError, _refused)
+    app.add_route(PREFIX, _to_the_pages)
     app.mount(PREFIX, pages)
     state: ViewState = pages.state.view
     return state
+
+
+async def _to_the_pages(request: Request) -> Response:
+    """For who leaves the slash away; what else is in the address stays."""
+    query = request.url.query
+    return RedirectResponse(f"{base_of(request)}{PREFIX}/{f'?{query}' if query else ''}")
 
 
 def _static(name: str) -> Response:

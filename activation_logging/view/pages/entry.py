@@ -54,21 +54,27 @@ def entry(
 
 
 def answer_parts(
-    state: ViewState, found: Entry, colour: str | None, spans: str | None
+    state: ViewState,
+    found: Entry,
+    colour: str | None,
+    spans: str | None,
+    *,
+    blind: bool = False,
 ) -> dict[str, Any]:
-    """What a template needs to show an answer with its tokens."""
+    """What a template needs to show an answer with its tokens; ``blind`` for who is to judge it."""
     labels = found.evaluations
     options = choices(found, state.probes)
     by = default_colour(found, options) if colour is None else colour
     verdict = _with_spans(labels, spans)
     shown = [] if verdict is None else [shown_span(found, one, ()) for one in verdict.spans]
     pieces = partial(state.index.pieces, found.model)
+    make = partial(make_tokens, spans=shown, pieces=pieces, blind=blind)
     problem = None
     try:
-        tokens = make_tokens(found, by, state.probes, shown, pieces)
+        tokens = make(found, by, state.probes)
     except ViewError as error:
         problem, by = str(error), ""
-        tokens = make_tokens(found, "", state.probes, shown, pieces)
+        tokens = make(found, "", state.probes)
     return {
         "entry": found,
         "labels": labels,

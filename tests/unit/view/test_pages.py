@@ -40,12 +40,6 @@ class Elements(HTMLParser):
         return [attrs for name, attrs in self.found if name == tag]
 
 
-@pytest.fixture
-def entries(path):
-    with open_store(path) as store:
-        yield {entry.request_id: entry for entry in store.entries()}
-
-
 def probe(**changes):
     rng = np.random.default_rng(0)
     fields = {
@@ -449,6 +443,20 @@ def test_a_bearer_key_opens_them_too(path):
 def test_no_address_names_a_file(pages):
     for name in ("../app.py", "..%2fapp.py", "%2e%2e/guard.py", "nothing", "htmx.LICENSE"):
         assert pages.client.get(f"/activations/static/{name}").status_code == 404
+
+
+def test_who_judges_is_not_told_what_probes_and_others_say(pages, entries):
+    key = address(entries["request-4"].key)
+    assert "score made_up: " in pages.get(f"entry/{key}")
+    page = pages.get(f"label?by=ada&key={key}")
+    assert "rank: 2" in page
+    assert "score made_up: " not in page
+
+
+def test_an_answer_is_labelled_from_its_page(pages, entries):
+    key = address(entries["request-4"].key)
+    assert f'href="/activations/label?key={key}"' in pages.get(f"entry/{key}")
+    assert f'<input type="hidden" name="key" value="{key}">' in pages.get(f"label?key={key}")
 
 
 # --- first use, and what is broken -------------------------------------------------------
