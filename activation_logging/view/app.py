@@ -12,7 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from activation_logging.errors import ActivationLoggingError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
-from activation_logging.view.pages import answers, chat, entry, judge, key, selection, studies
+from activation_logging.view.pages import answers, chat, entry, judge, key, near, selection, studies
 from activation_logging.view.state import ViewState, error_page
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.view.server_link import ServerLink
 
-PAGES = (answers, selection, entry, judge, chat, studies, key)
+PAGES = (answers, selection, entry, near, judge, chat, studies, key)
 """Every module of pages; its ``router`` has their addresses."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -43,6 +43,7 @@ def make_app(
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
+    inspect: str | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = LOOPBACK,
 ) -> FastAPI:
@@ -52,14 +53,16 @@ def make_app(
         path: the store's folder.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
+        inspect: the address of Inspect's viewer, see :func:`.inspect_link.checked_viewer`.
         keys: any of which opens the pages.
         hosts: the names in addresses that are answered; None for any.
     """
     app = FastAPI(title="activation-logging", openapi_url=None)
     # Nothing logs these addresses, so the key may come in one.
     app.state.view = mount(
-        app, path, probes=probes, server=server, keys=keys, hosts=hosts, key_in_address=True
-    )
+        app, path, probes=probes, server=server, inspect=inspect, keys=keys, hosts=hosts,
+        key_in_address=True,
+    )  # fmt: skip
 
     @app.get("/")
     def start() -> Response:
@@ -74,6 +77,7 @@ def mount(
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
+    inspect: str | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     key_in_address: bool = False,
@@ -85,13 +89,14 @@ def mount(
         path: the store's folder; it may not be there yet.
         probes: see :func:`make_app`, as for the rest.
         server: see there.
+        inspect: see there.
         keys: see there.
         hosts: see there.
         key_in_address: whether ``?token=KEY`` opens the pages, too.
     """
     guard: dict[str, Any] = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
     pages = FastAPI(openapi_url=None, middleware=[Middleware(Guard, **guard)])
-    pages.state.view = ViewState(path, probes or {}, server)
+    pages.state.view = ViewState(path, probes or {}, server, inspect)
     pages.state.guard = Guard(pages, **guard)
     for module in PAGES:
         pages.include_router(module.router)

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
-VERSION = 1
+VERSION = 2
 MOST_FOUND = 200_000
 """A search looks at so many answers with its words, the newest."""
 _SEARCHES = 8
@@ -104,6 +104,19 @@ class SearchIndex:
         """The columns, which do not change meanwhile."""
         with self._lock:
             yield self.columns
+
+    @contextmanager
+    def file(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
+        """The file, for what is kept in it beside the texts and columns, such as :mod:`.near`.
+
+        It is this thread's alone meanwhile; ``writing`` makes it one transaction.
+        """
+        with self._lock:
+            if writing:
+                with self._exclusively():
+                    yield self._connection
+            else:
+                yield self._connection
 
     def matching(self, query: str) -> npt.NDArray[np.int64] | None:
         """Slots of the newest answers that a search finds; None where it asks for nothing.

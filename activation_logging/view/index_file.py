@@ -6,7 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from activation_logging.view import columns
+from activation_logging.view import columns, sketches
 
 SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
@@ -20,11 +20,11 @@ CREATE TABLE IF NOT EXISTS history (
 CREATE VIRTUAL TABLE texts USING fts5(
   prompt, response, tokenize = "unicode61 remove_diacritics 2"
 );
-{columns.SCHEMA}
+{columns.SCHEMA}{sketches.SCHEMA}
 """
 """``history`` is what was labelled by hand; it stays when the rest is made anew."""
 
-TABLES = ("meta", "words", "pieces", "slots", "texts", "columns")
+TABLES = ("meta", "words", "pieces", "slots", "texts", "columns", *sketches.TABLES)
 """What is made of the store."""
 
 

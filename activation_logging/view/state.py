@@ -20,6 +20,7 @@ from activation_logging.errors import (
 )
 from activation_logging.store import Store, open_store
 from activation_logging.view.index import SearchIndex
+from activation_logging.view.near import Near
 from activation_logging.view.rendering import environment
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class ViewState:
         path: the store's folder; it may not be there yet.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
+        inspect: the address of a viewer of Inspect's logs.
     """
 
     def __init__(
@@ -49,13 +51,16 @@ class ViewState:
         path: str | os.PathLike[str],
         probes: Mapping[str, SavedProbe],
         server: ServerLink | None = None,
+        inspect: str | None = None,
     ) -> None:
         self.path = path
         self.probes = dict(probes)
         self.server = server
+        self.inspect = inspect
         self.pages = environment()
         self._lock = threading.Lock()
         self._index: SearchIndex | None = None
+        self._near: Near | None = None
         self._reader: threading.Thread | None = None
         self._failed: ActivationLoggingError | None = None
 
@@ -74,7 +79,15 @@ class ViewState:
         with self._lock:
             if self._index is None:
                 self._index = SearchIndex(open_store(self.path))
+                self._near = Near(self._index)
             return self._index
+
+    @property
+    def near(self) -> Near:
+        """What finds the nearest answers by state."""
+        self.index  # noqa: B018 - makes both
+        assert self._near is not None
+        return self._near
 
     def writable(self) -> Store:
         """The store, open for writing; to be closed.

@@ -13,6 +13,7 @@ from activation_logging.report.examples import shown_span
 from activation_logging.view.addresses import address, key_of
 from activation_logging.view.differences import compared
 from activation_logging.view.heat import make_map, maps
+from activation_logging.view.inspect_link import samples_of
 from activation_logging.view.state import State, base_of, page
 from activation_logging.view.tokens import choices, make_tokens
 
@@ -41,6 +42,7 @@ def entry(
         "entry.html.j2",
         **answer_parts(state, found, colour, spans),
         maps=maps(found, state.probes),
+        samples=[(one, one.address(state.inspect)) for one in samples_of(found)],
         others=[
             {
                 "entry": one,
