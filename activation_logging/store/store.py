@@ -15,7 +15,7 @@ from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
-from activation_logging.store.engine.opening import unwritable
+from activation_logging.store.engine.opening import file_id, unwritable
 from activation_logging.store.entry import Entry
 from activation_logging.store.mutations import Mutations
 from activation_logging.store.reading import RowBatch, RowReader
@@ -286,6 +286,12 @@ class Store(WritesBeside, Mapping[str, Entry]):
         return [_text(key) for key in keys if self.snapshot().get(layout.REQUESTS, key) is None]
 
     # --- for the package itself: views, transactions and walks; no part of the contract ----
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the path leads to another store by now, or to none."""
+        environment = self.environment
+        return environment.file != file_id(environment.path)
 
     @property
     def environment(self) -> Environment:

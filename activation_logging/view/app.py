@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +10,11 @@ from fastapi import FastAPI, Request
 from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse, Response
 
-from activation_logging.errors import ActivationLoggingError
+from activation_logging.errors import ActivationLoggingError, ViewError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
 from activation_logging.view.pages import answers, chat, entry, judge, key, near, selection, studies
-from activation_logging.view.state import ViewState, error_page
+from activation_logging.view.state import ViewState, error_page, state_of
 
 if TYPE_CHECKING:
     import os
@@ -102,6 +103,7 @@ def mount(
         pages.include_router(module.router)
     pages.add_api_route("/static/{name}", _static)
     pages.add_exception_handler(ActivationLoggingError, _refused)
+    pages.add_exception_handler(sqlite3.DatabaseError, _broken)
     app.mount(PREFIX, pages)
     state: ViewState = pages.state.view
     return state
@@ -121,3 +123,15 @@ def _static(name: str) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ActivationLoggingError)
     return error_page(request, error)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    assert isinstance(error, sqlite3.DatabaseError)
+    state = state_of(request)
+    try:
+        state.start_anew(state.index, error)
+    except ActivationLoggingError as said:
+        return error_page(request, said)
+    return error_page(
+        request, ViewError("the search index was broken and is made anew: reload the page")
+    )

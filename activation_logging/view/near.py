@@ -30,7 +30,7 @@ from activation_logging.view.facts import STATUS_CODES
 from activation_logging.view.sketches import SAMPLE, Frame, Place, Sketches, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from activation_logging.store import Entry
     from activation_logging.view.index import SearchIndex
@@ -255,7 +255,8 @@ class Near:
             # The one that was asked for last stands last.
             self._loaded = {**dict(list(self._loaded.items())[1 - _LOADED :]), place: known}
             batches = file.execute(
-                "SELECT id, slots, sketches, lacking FROM near WHERE frame = ? AND id > ? ORDER BY id",
+                "SELECT id, slots, sketches, lacking FROM near WHERE frame = ? AND id > ? "
+                "ORDER BY id",
                 (known.frame.id, known.last),
             )
             for number, slots, sketches, lacking in batches:

@@ -91,7 +91,7 @@ class Frame(NamedTuple):
         return self.asked < SAMPLE and answers >= _OUTGROWN * self.asked
 
     def centred(self, states: Vectors) -> Vectors:
-        """States without the mean, of length 1; zeros where nothing is left. ``[states, width]``"""
+        """States without the mean, of length 1; zeros where nothing is left."""
         return unit(states - self.mean)
 
     def sketch(self, units: Vectors) -> npt.NDArray[np.int8]:

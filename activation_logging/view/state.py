@@ -20,6 +20,7 @@ from activation_logging.errors import (
 )
 from activation_logging.store import Store, open_store
 from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import refusal
 from activation_logging.view.near import Near
 from activation_logging.view.rendering import environment
 
@@ -77,6 +78,9 @@ class ViewState:
     def index(self) -> SearchIndex:
         """The search index, as far as it has been made."""
         with self._lock:
+            if self._index is not None and self._index.store.replaced:
+                logger.warning("the store at %s has been removed or replaced", self.path)
+                self._index = None
             if self._index is None:
                 self._index = SearchIndex(open_store(self.path))
                 self._near = Near(self._index)
@@ -109,7 +113,7 @@ class ViewState:
             if index.ready and index.keep_up(AT_ONCE):
                 return True
         except sqlite3.DatabaseError as error:
-            self._start_anew(index, error)
+            self.start_anew(index, error)
             return False
         with self._lock:
             failed, self._failed = self._failed, None
@@ -122,10 +126,14 @@ class ViewState:
                 self._reader.start()
         return False
 
-    def _start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
-        """Give up a search index that is broken; the next page begins another."""
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise ViewError("another process reads the store into the index; try again") from None
+    def start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
+        """Give up a search index that is broken; the next page begins another.
+
+        Raises:
+            ViewError: it is not broken, but cannot be used now.
+        """
+        if (said := refusal(index.path, error)) is not None:
+            raise said from None
         logger.warning("%s is broken (%s); reading the store anew", index.path, error)
         with self._lock:
             if self._index is index:

@@ -15,7 +15,7 @@ from activation_logging.view.index import SearchIndex
 from activation_logging.view.near import SHOWN, Near
 from activation_logging.view.sketches import AXES, Frame, Place, Sketches
 from tests.fixtures.answers import make_document, put_answer
-from tests.unit.view.conftest import HOSTILE, Pages
+from tests.unit.view.conftest import HOSTILE
 
 LAST = Place("org/model", "resid@4", "response_last")
 
@@ -152,7 +152,7 @@ def test_states_that_are_not_numbers_are_left_out():
     frame = Frame.of(states, 50)
     assert not frame.centred(frame.mean[None]).any()
     assert frame.axes.shape == (8, 8)
-    assert Frame.of(np.tile(states[:1], (2, 1)) + [[0], [1]], 2).axes.shape == (8, 1)
+    assert Frame.of(np.stack([states[0], states[0] + 1]), 2).axes.shape == (8, 1)
 
 
 def test_sketches_choose_the_right_candidates():
