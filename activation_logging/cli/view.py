@@ -42,6 +42,13 @@ def view(
             metavar="[NAME=]PATH",
         ),
     ] = None,
+    inspect: Annotated[
+        str | None,
+        typer.Option(
+            help="Where `inspect view --log-dir FOLDER` shows the logs of Inspect that answers "
+            "were asked by, such as http://127.0.0.1:7575: answers link to their samples.",
+        ),
+    ] = None,
     host: Annotated[
         str,
         typer.Option(
@@ -59,15 +66,20 @@ def view(
     require("view", "fastapi", "httpx", "jinja2", "python_multipart", "uvicorn")
     from activation_logging.view.addresses import PREFIX
     from activation_logging.view.app import LOOPBACK, make_app
+    from activation_logging.view.inspect_link import checked_viewer
     from activation_logging.view.server_link import ServerLink
     from activation_logging.view.serving import listen, run
 
     link = ServerLink(server, os.environ.get("VLLM_API_KEY")) if server else None
+    viewer = checked_viewer(inspect) if inspect else None
     probes = _probes(probe or ())
     local = is_loopback(host)
     token = None if local else secrets.token_urlsafe(24)
     names = (*LOOPBACK, host.strip("[]")) if local else None
-    app = make_app(path, probes=probes, server=link, keys=(token,) if token else (), hosts=names)
+    app = make_app(
+        path, probes=probes, server=link, inspect=viewer, hosts=names,
+        keys=(token,) if token else (),
+    )  # fmt: skip
     with show_progress() as progress:
         app.state.view.index.build(progress)
     with listen(host, port) as socket:

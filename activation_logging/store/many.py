@@ -113,6 +113,11 @@ class ManyStores(Store):
         """Whether the indexes of all stores list all of their entries."""
         return all(part.is_indexed for part in self._parts)
 
+    @property
+    def replaced(self) -> bool:
+        """Whether one of the paths leads to another store by now, or to none."""
+        return any(part.replaced for part in self._parts)
+
     def close(self) -> None:
         """Close all stores. Arrays read from them stay valid."""
         for part in self._parts:

@@ -16,7 +16,7 @@ from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
-from activation_logging.store.engine.opening import unwritable
+from activation_logging.store.engine.opening import file_id, unwritable
 from activation_logging.store.entry import Entry
 from activation_logging.store.index import Index
 from activation_logging.store.mutations import Mutations
@@ -321,6 +321,12 @@ class Store(WritesBeside, Mapping[str, Entry]):
     def notes(self) -> list[str]:
         """What is to be known of several stores before their answers are counted."""
         return []
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the path leads to another store by now, or to none."""
+        environment = self.environment
+        return environment.file != file_id(environment.path)
 
     @property
     def environment(self) -> Environment:

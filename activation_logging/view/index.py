@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from activation_logging.store import layout
 from activation_logging.store.feed import Feed
 from activation_logging.view.columns import Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
-from activation_logging.view.index_file import SCHEMA, TABLES, index_path, remove_files
+from activation_logging.view.index_file import SCHEMA, TABLES, index_path, refusal, remove_files
 from activation_logging.view.words import matching
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
-VERSION = 1
+VERSION = 2
 MOST_FOUND = 200_000
 """A search looks at so many answers with its words, the newest."""
 _SEARCHES = 8
@@ -106,6 +106,20 @@ class SearchIndex:
         with self._lock:
             yield self.columns
 
+    @contextmanager
+    def file(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
+        """The file, for what is kept in it beside the texts and columns, such as :mod:`.near`.
+
+        It is this thread's alone meanwhile; ``writing`` makes it one transaction.
+        """
+        with self._lock:
+            if writing:
+                with self._exclusively():
+                    self._check_store()
+                    yield self._connection
+            else:
+                yield self._connection
+
     def matching(self, query: str) -> npt.NDArray[np.int64] | None:
         """Slots of the newest answers that a search finds; None where it asks for nothing.
 
@@ -133,6 +147,8 @@ class SearchIndex:
                 (utf8(asked), MOST_FOUND),
             ).fetchall()
         except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                raise
             raise ViewError(f"the search {asked[:80]!r} cannot be made: {error}") from None
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
@@ -175,36 +191,16 @@ class SearchIndex:
 
     def keys(self, slots: Iterable[int]) -> list[str]:
         """The keys of the answers in these slots; those that are gone are left out."""
-        with self._lock:
-            ask = self._connection.execute
-            rows = (
-                ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in slots
-            )
-            return [row[0] for row in rows if row is not None and row[0]]
-
-    # --- what was labelled by hand, to be taken back ------------------------------------
-
-    def remember(self, evaluator: str, key: str, before: str | None) -> None:
-        """Note what an evaluator's label of an answer was before it was changed, as JSON."""
-        with self._lock:
-            self._connection.execute(
-                "INSERT INTO history (evaluator, key, before) VALUES (?, ?, ?)",
-                (evaluator, key, before),
-            )
-
-    def last_changed(self, evaluator: str) -> tuple[int, str, str | None] | None:
-        """The number, key and earlier label of an evaluator's latest change; None without one."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT id, key, before FROM history WHERE evaluator = ? ORDER BY id DESC LIMIT 1",
-                (evaluator,),
-            ).fetchone()
-        return None if row is None else (row[0], row[1], row[2])
-
-    def forget_change(self, number: int) -> None:
-        """Remove a change that was taken back."""
-        with self._lock:
-            self._connection.execute("DELETE FROM history WHERE id = ?", (number,))
+        left, found = iter(slots), []
+        while some := list(islice(left, _PER_BATCH)):
+            # Of many slots, others have their turn in between.
+            with self._lock:
+                ask = self._connection.execute
+                rows = [
+                    ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in some
+                ]
+            found += [row[0] for row in rows if row is not None and row[0]]
+        return found
 
     # --- following the store ---------------------------------------------------------
 
@@ -301,8 +297,8 @@ class SearchIndex:
         try:
             return self._try_open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):
-                raise ViewError(f"{self.path} is in use by another process: {error}") from None
+            if (said := refusal(self.path, error)) is not None:
+                raise said from None
             logger.warning("%s is broken (%s); reading the store anew", self.path, error)
             remove_files(self.path)
             return self._try_open()
@@ -311,8 +307,9 @@ class SearchIndex:
         self._connection = sqlite3.connect(
             self.path, timeout=30, isolation_level=None, check_same_thread=False
         )
-        # What it holds is as private as the store.
-        self.path.chmod(self._feed.mode())
+        # What it holds is as private as the store, unless it is somebody else's.
+        with suppress(PermissionError):
+            self.path.chmod(self._feed.mode())
         ask = self._connection.execute
         ask("PRAGMA journal_mode = WAL")
         # After a power cut it may be behind or broken; then the store is read again.
@@ -325,9 +322,19 @@ class SearchIndex:
         self._load()
         if self._meta.get("version") != _version() or self._meta["store"] != self._feed.identity():
             with self._exclusively():
+                if self._meta["store"] != self._feed.identity():
+                    ask("DELETE FROM history")
                 self._forget()
             self._load()
         return self._connection
+
+    def _check_store(self) -> None:
+        """Write nothing of a store into the index of another one, which has replaced it."""
+        (known,) = self._connection.execute(
+            "SELECT value FROM meta WHERE name = 'store'"
+        ).fetchone()
+        if json.loads(known) != self._feed.identity():
+            raise ViewError(f"another store is at {self.store.path} by now: reload the page")
 
     def _make(self) -> None:
         for line in SCHEMA.split(";\n"):
@@ -359,7 +366,9 @@ class SearchIndex:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # SQLite itself has ended it where the disk is full.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
@@ -368,6 +377,7 @@ class SearchIndex:
         """One transaction, which begins with what other processes have written."""
         try:
             with self._exclusively():
+                self._check_store()
                 self._load()
                 yield
                 self._save()

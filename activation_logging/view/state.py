@@ -22,6 +22,8 @@ from activation_logging.errors import (
 from activation_logging.store import Store, open_store
 from activation_logging.store.places import find_stores
 from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import refusal
+from activation_logging.view.near import Near
 from activation_logging.view.rendering import environment
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class ViewState:
         path: the store's folder, which may not be there yet; or several, see :func:`.open_store`.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
+        inspect: the address of a viewer of Inspect's logs.
     """
 
     def __init__(
@@ -51,15 +54,18 @@ class ViewState:
         path: Where,
         probes: Mapping[str, SavedProbe],
         server: ServerLink | None = None,
+        inspect: str | None = None,
     ) -> None:
         self.path = path
         one = isinstance(path, (str, os.PathLike))
         self.title = str(path if one else find_stores(path).title)
         self.probes = dict(probes)
         self.server = server
+        self.inspect = inspect
         self.pages = environment()
         self._lock = threading.Lock()
         self._index: SearchIndex | None = None
+        self._near: Near | None = None
         self._reader: threading.Thread | None = None
         self._failed: ActivationLoggingError | None = None
 
@@ -76,9 +82,20 @@ class ViewState:
     def index(self) -> SearchIndex:
         """The search index, as far as it has been made."""
         with self._lock:
+            if self._index is not None and self._index.store.replaced:
+                logger.warning("the store at %s has been removed or replaced", self.path)
+                self._index = None
             if self._index is None:
                 self._index = SearchIndex(open_store(self.path))
+                self._near = Near(self._index)
             return self._index
+
+    @property
+    def near(self) -> Near:
+        """What finds the nearest answers by state."""
+        self.index  # noqa: B018 - makes both
+        assert self._near is not None
+        return self._near
 
     def writable(self) -> Store:
         """The store, open for writing; to be closed.
@@ -99,7 +116,7 @@ class ViewState:
             if index.ready and index.keep_up(AT_ONCE):
                 return True
         except sqlite3.DatabaseError as error:
-            self._start_anew(index, error)
+            self.start_anew(index, error)
             return False
         with self._lock:
             failed, self._failed = self._failed, None
@@ -112,10 +129,14 @@ class ViewState:
                 self._reader.start()
         return False
 
-    def _start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
-        """Give up a search index that is broken; the next page begins another."""
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise ViewError("another process reads the store into the index; try again") from None
+    def start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
+        """Give up a search index that is broken; the next page begins another.
+
+        Raises:
+            ViewError: it is not broken, but cannot be used now.
+        """
+        if (said := refusal(index.path, error)) is not None:
+            raise said from None
         logger.warning("%s is broken (%s); reading the store anew", index.path, error)
         with self._lock:
             if self._index is index:
