@@ -22,6 +22,8 @@ from playwright.sync_api import sync_playwright
 from activation_logging.console import PlainConsole
 
 SIZE: Any = {"width": 1200, "height": 780}
+TALL: Any = {"width": 1200, "height": 1080}
+"""With the map of layers."""
 COLOURS = 128
 """A page has few colours, and its picture with a palette is a third as large."""
 
@@ -47,8 +49,10 @@ def take(page: Any, asked: argparse.Namespace) -> None:
     page.locator(".card.row a.to").first.click()
     page.locator("table.heat").wait_for()
     token = page.locator("#answer .token").nth(asked.token)
+    page.set_viewport_size(TALL)
     token.hover()
     save(page, "entry", asked.folder)
+    page.set_viewport_size(SIZE)
 
     page.get_by_role("link", name="Label it").click()
     page.get_by_label("Your labels are called").fill("ada")

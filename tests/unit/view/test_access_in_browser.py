@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from activation_logging import open_store
+from activation_logging.store import StoreWriter
 from activation_logging.view.addresses import address
 from activation_logging.view.app import make_app
 from activation_logging.view.server_link import ServerLink
+from tests.fixtures.answers import put_answer
 from tests.fixtures.browser import serving
 from tests.fixtures.scored_server import ScoredServer, scored_server
 from tests.unit.view.conftest import build
@@ -32,12 +34,19 @@ def served(tmp_path_factory) -> Iterator[tuple[str, str]]:
     """The address of the pages, with a chat, and what the page of a hostile answer ends with."""
     path = tmp_path_factory.mktemp("access") / "s.lmdb"
     build(path)
+    long = [f" word{i}" for i in range(60)]
+    writer = StoreWriter(path, role="test")
+    put_answer(
+        writer, "long", layers=(2, 4), prompt="Tell a tale", response="".join(long),
+        response_tokens=long, response_ids=tuple(range(4, 64)), created=1.8e9,
+    )  # fmt: skip
+    writer.close()
     with scored_server(ScoredServer(["Ada", " was"], [0.05, 0.95], path)) as server:
         app = make_app(path, server=ServerLink(server.base_url))
         app.state.view.index.build()
         with serving(app) as found, open_store(path) as store:
-            key = next(e.key for e in store.entries() if e.request_id == "request-4")
-            yield found, address(key)
+            keys = {entry.request_id: address(entry.key) for entry in store.entries()}
+            yield found, keys["request-4"]
 
 
 @pytest.fixture
@@ -75,13 +84,14 @@ def faults(page, where: str) -> list[str]:
 
 @pytest.mark.parametrize(
     "where",
-    ["", "?q=nothing+of+this&low=0", "entry/{key}", "entry/{key}?colour=logprob", "entry/none",
-     "label", "label?by=ada&key={key}", "label?by=ada&q=nothing+of+this", "agreement", "studies"],
+    ["", "?q=nothing+of+this&low=0", "entry/{key}", "entry/{key}?colour=logprob", "request/long",
+     "entry/none", "label", "label?by=ada&key={key}", "label?by=ada&q=nothing+of+this", "agreement",
+     "studies"],
 )  # fmt: skip
 def test_axe_finds_no_serious_fault(page, served, where):
     base, key = served
     page.goto(base + where.format(key=key))
-    if where.startswith("entry/{key}"):
+    if where.startswith(("entry/{key}", "request/long")):
         page.locator("table.heat").wait_for()
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert faults(page, where) == []
@@ -128,7 +138,7 @@ def test_every_page_has_a_name_and_one_heading_and_begins_with_a_way_past_the_li
     names = set()
     pages = ("", "label", "agreement", "studies", "chat", f"entry/{key}", f"label?by=ada&key={key}")
     for one in pages:
-        page.goto(base + one)
+        page.goto(base + one, wait_until="networkidle")  # with the parts that come later
         names.add(page.title())
         assert page.locator("h1").count() == 1, one
         assert "activation-logging" in page.title()
