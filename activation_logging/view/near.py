@@ -1,9 +1,9 @@
 """The nearest answers by state: whose states at a place have the most similar direction.
 
 Similar is what has a large cosine after the place's mean has been taken away. States of one model
-share most of their direction whatever they are about, so that the cosines of whole states are all
-near 1 (Ethayarajh 2019, arXiv:1909.00512); without the mean, answers that have nothing in common
-are near 0.
+share much of their direction whatever they are about (Ethayarajh 2019, arXiv:1909.00512): of two
+answers that have nothing in common the cosine of whole states is high. Without the mean it is near
+0.
 
 The states of a million answers cannot be read for one page. So they are read once for each place
 that somebody asks for, and a :mod:`sketch <.sketches>` of each stays in the search index's file.
