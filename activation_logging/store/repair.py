@@ -3,7 +3,8 @@
 - *Unmatched records*. vLLM's front end writes an entry, the worker writes its rows. A killed
   process loses the records that it had not written yet, and the matching records of the other
   process stay alone. An unmatched record is *final* once its writer has stopped or is no longer
-  running. Before that it may still be completed.
+  running. Before that it may still be completed. Where a server has workers on several hosts, the
+  other record is in another store: such a record says so, and is not unmatched.
 - *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
   hold their prompt in its prefix cache and refer to them again. The worker removes them when it
   stops. A killed worker leaves them behind.
@@ -62,8 +63,9 @@ def find_unmatched(store: Store) -> Iterator[Unmatched]:
             yield found("entry", entry.key, entry.document.get("writer"))
     for name in store.orphans():
         raw = store.snapshot().get(layout.CAPTURES, layout.id_key(name))
-        if raw is not None:
-            yield found("rows", name, _writer_of(raw, name))
+        record = None if raw is None else _record(raw, name)
+        if record is not None and not record.get("entry_in"):
+            yield found("rows", name, record.get("writer"))
 
 
 def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
@@ -216,8 +218,9 @@ def _pending(store: Store, key: str) -> Entry | None:
     return entry if waits else None
 
 
-def _writer_of(raw: memoryview, name: str) -> str | None:
+def _record(raw: memoryview, name: str) -> dict[str, Any]:
+    """The record of rows, as far as it is readable."""
     try:
-        return layout.load(raw, f"capture {name}").get("writer")
+        return layout.load(raw, f"capture {name}")
     except StoreCorrupt:
-        return None
+        return {}

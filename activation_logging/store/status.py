@@ -26,6 +26,8 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
         return "dropped"
     if capture.get("unkept"):
         return "unkept"
+    if capture.get("rows_in"):
+        return "elsewhere"
     if head.finish_reason != "abort" and rows_stored(capture) < head.rows:
         return "failed"
     return "complete"
@@ -38,4 +40,6 @@ def rows_stored(capture: Mapping[str, Any] | None) -> int:
 
 def why_no_rows(capture: Mapping[str, Any]) -> str | None:
     """Why a capture has no rows; None if it has some, or should have."""
-    return capture.get("dropped") or capture.get("unkept")
+    where = capture.get("rows_in")
+    elsewhere = f"the rows are in the store {where}: open both stores as one" if where else None
+    return capture.get("dropped") or capture.get("unkept") or elsewhere

@@ -383,7 +383,8 @@ class StoreWriter:
         stats = dataclasses.replace(self.stats, commits=self.stats.commits + 1)
         for item in batch:
             if isinstance(item, Capture):
-                stats.captures += 1
+                # Notes of rows in other stores are not counted: their writers do that.
+                stats.captures += item.rows_in is None
                 stats.rows += item.num_rows
                 stats.bytes += item.nbytes
                 stats.unkept += item.unkept is not None
