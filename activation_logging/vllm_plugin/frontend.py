@@ -28,7 +28,7 @@ from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
 from activation_logging.vllm_plugin.calls import answer_or_engine_gone, ask_workers
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
-from activation_logging.vllm_plugin.hosts import Hosts
+from activation_logging.vllm_plugin.hosts import LOOK_S, Hosts
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.scored_outputs import (
@@ -231,7 +231,7 @@ class FrontEndTap:
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
             # This process cannot reach the other servers' writers. They commit within this time.
-            await asyncio.sleep(3 * GATHER_S)
+            await asyncio.sleep(3 * GATHER_S + (2 * LOOK_S if self.hosts.away else 0))
 
     async def drain(self) -> None:
         """Before shutdown: record all requests in flight as aborted, and flush."""

@@ -26,7 +26,7 @@ from activation_logging.store.engine.liveness import boot
 from activation_logging.vllm_plugin.calls import ask_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.settings import Settings
     from activation_logging.store import StoreWriter
@@ -116,14 +116,11 @@ class Hosts:
         self._scores_to = scores_to
         self._here = f"{socket.gethostname()}:{writer.path}"
         self._met: tuple[Met, ...] | None = None
+        self.away: tuple[Met, ...] = ()
+        """The workers that write to another store than this front end."""
         self._open: dict[str, bool] = {}
         """Answers that have ended and whose rows were not seen; whether a worker had them."""
         self._looking: asyncio.Task[None] | None = None
-
-    @property
-    def away(self) -> list[Met]:
-        """The workers that write to another store than this front end."""
-        return [one for one in self._met or () if one.path is not None and not one.shared]
 
     def meet(self) -> None:
         """Get to know the workers.
@@ -167,6 +164,7 @@ class Hosts:
         """Take what all workers, asked at ``sent``, have said of themselves."""
         now = time.time()
         self._met = tuple(Met(**answer) for answer in answers)
+        self.away = tuple(one for one in self._met if one.path is not None and not one.shared)
         for one in self._met:
             self._check(one)
             # It looked at its clock at some time between the two.
@@ -239,35 +237,47 @@ class Hosts:
                 await asyncio.sleep(LOOK_S)
                 if self._engine() is None:
                     return
-                await asyncio.wait_for(self.locate_async(), ANSWER_S)
+                await self._try_to_locate()
         except EngineGone:
             return
-        except Exception:
-            # Whatever a worker raised, nobody else would see it.
-            logger.exception("rows on other hosts cannot be looked for now; their entries wait")
         finally:
             self._looking = None
+
+    async def _try_to_locate(self) -> None:
+        try:
+            await asyncio.wait_for(self.locate_async(), ANSWER_S)
+        except EngineGone:
+            raise
+        except Exception:
+            # Whatever a worker raised, nobody else would see it.
+            logger.exception(
+                "workers cannot be asked for their rows; it is tried again in %g s, and entries wait",
+                ANSWER_S,
+            )
+            await asyncio.sleep(ANSWER_S)
 
     def locate(self) -> None:
         """Note in the store which rows are in the stores of other hosts, as far as they are."""
         if self.away:
             engine = self._engine()
-            self._take(engine.collective_rpc("locate_activations", args=self._asked()))
+            args = self._asked(find_captures(self._writer.path, self._open))
+            self._take(engine.collective_rpc("locate_activations", args=args))
 
     async def locate_async(self) -> None:
         """See :meth:`locate`."""
         if self._met is None:
             await self.meet_async()
         if self.away:
-            asked = await asyncio.to_thread(self._asked)
-            self._take(await ask_workers(self._engine(), "locate_activations", *asked))
+            stored = await asyncio.to_thread(find_captures, self._writer.path, list(self._open))
+            args = self._asked(stored)
+            self._take(await ask_workers(self._engine(), "locate_activations", *args))
 
-    def _asked(self) -> tuple[list[str], list[str]]:
+    def _asked(self, stored: Iterable[str]) -> tuple[list[str], list[str]]:
         """The arguments of ``locate_activations``: what to look for, and what may be unknown.
 
-        Rows that are in this front end's store are no longer looked for.
+        What is ``stored`` in this front end's store is no longer looked for.
         """
-        for name in find_captures(self._writer.path, self._open):
+        for name in stored:
             self._open.pop(name, None)
         return list(self._open), [name for name, ran in self._open.items() if not ran]
 
