@@ -33,7 +33,7 @@ Status = Literal["complete", "pending", "failed", "dropped", "unkept", "elsewher
 """The state of a request's activations.
 
 ``pending``: the rows have not arrived (yet). ``unkept``: they were not wanted, or no longer.
-``elsewhere``: they are in the store of another host, which its worker wrote.
+``elsewhere``: they are in the store of another host.
 """
 STATUSES: tuple[Status, ...] = get_args(Status)
 

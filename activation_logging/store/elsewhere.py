@@ -2,7 +2,8 @@
 
 A server may have workers on several hosts, each of which writes to its own disk. Then the front
 end's store has the entries, and a note in place of each capture, which names the store that has the
-rows. The captures there name the front end's store.
+rows. The captures there name the front end's store. To earlier versions, which know of no notes, the
+rows of such an entry are dropped, and the reason says where they are.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def note(
     dropped: str | None = None,
     unkept: str | None = None,
 ) -> Capture:
-    """A capture without rows, which says where they are or why there are none.
+    """A capture without rows, which says where they are, or why there are none.
 
     Args:
         name: its id.
@@ -67,6 +68,10 @@ def note(
         dropped: why that store lacks them.
         unkept: why they were not wanted.
     """
+    if dropped is None and unkept is None:
+        dropped = f"the rows are in the store {rows_in}: open both stores as one"
+    else:
+        rows_in = None
     return Capture(
         id=name,
         layers=what["layers"],
@@ -77,6 +82,6 @@ def note(
         slices=(),
         dropped=dropped,
         unkept=unkept,
-        rows_in=None if dropped or unkept else rows_in,
+        rows_in=rows_in,
         sites=shapes_of(what),
     )

@@ -86,7 +86,7 @@ class Mutations:
         A second capture of the same id replaces the first, unless it has no rows. ``writer`` is the
         id of the writer.
         """
-        if (capture.dropped or capture.rows_in) and self._has_capture(txn, capture.id):
+        if capture.dropped and self._has_capture(txn, capture.id):
             return
         used = dict.fromkeys(part.segment for part in capture.slices)
         brought = {segment.id: segment for segment in capture.segments}

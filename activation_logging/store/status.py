@@ -22,12 +22,12 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
         return "failed"
     if capture is None:
         return "pending"
+    if capture.get("rows_in"):
+        return "elsewhere"
     if capture.get("dropped"):
         return "dropped"
     if capture.get("unkept"):
         return "unkept"
-    if capture.get("rows_in"):
-        return "elsewhere"
     if head.finish_reason != "abort" and rows_stored(capture) < head.rows:
         return "failed"
     return "complete"
@@ -40,6 +40,4 @@ def rows_stored(capture: Mapping[str, Any] | None) -> int:
 
 def why_no_rows(capture: Mapping[str, Any]) -> str | None:
     """Why a capture has no rows; None if it has some, or should have."""
-    where = capture.get("rows_in")
-    elsewhere = f"the rows are in the store {where}: open both stores as one" if where else None
-    return capture.get("dropped") or capture.get("unkept") or elsewhere
+    return capture.get("dropped") or capture.get("unkept")

@@ -251,7 +251,7 @@ class Hosts:
         except Exception:
             # Whatever a worker raised, nobody else would see it.
             logger.exception(
-                "workers cannot be asked for their rows; it is tried again in %g s, and entries wait",
+                "workers cannot be asked for rows; it is tried again in %g s, and entries wait",
                 ANSWER_S,
             )
             await asyncio.sleep(ANSWER_S)
