@@ -1,9 +1,9 @@
 """Rows in the store of another host than their entries: what each of the two stores says.
 
 A server may have workers on several hosts, each of which writes to its own disk. Then the front
-end's store has the entries, and a note in place of each capture, which names the store that has the
-rows. The captures there name the front end's store. To earlier versions, which know of no notes, the
-rows of such an entry are dropped, and the reason says where they are.
+end's store has the entries, and a note in place of each capture, which names the store that has
+the rows. The captures there name the front end's store. Earlier versions know of no notes: to them
+the rows of such an entry are dropped, and the reason says where they are.
 """
 
 from __future__ import annotations

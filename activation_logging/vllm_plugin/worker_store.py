@@ -52,10 +52,8 @@ class WorkerStore:
         self._writer = writer
         self._captures = captures
         self._collector = collector
-
-    @property
-    def _where(self) -> str:
-        return f"{socket.gethostname()}:{self._writer.path}"
+        self._where: str | None = None
+        """What front ends call it; None if it is theirs, or none has met this worker."""
 
     def meet(self, said: Met, home: str, marker: str) -> Met:
         """What the worker says of itself, with what is to be said of its store.
@@ -67,7 +65,7 @@ class WorkerStore:
         """
         shared = (self._writer.path / marker).exists()
         self._captures.entry_in = None if shared else home
-        return replace(
+        met = replace(
             said,
             path=str(self._writer.path),
             boot=boot(),
@@ -75,10 +73,11 @@ class WorkerStore:
             ceiling=self._captures.settings.ceiling is not None,
             rows=about(self._captures.empty("")),
         )
+        self._where = None if shared else met.where
+        return met
 
     def locate(self, names: Sequence[str], unseen: Sequence[str]) -> Located:
         """What this store has of some requests, and which the worker knows nothing of."""
-        shared = self._captures.entry_in is None
-        found = find_captures(self._writer.path, unseen if shared else names)
+        found = find_captures(self._writer.path, unseen if self._where is None else names)
         unknown = [name for name in self._collector.unknown(unseen) if name not in found]
-        return None if shared else self._where, {} if shared else found, unknown
+        return self._where, {} if self._where is None else found, unknown

@@ -127,7 +127,7 @@ def test_one_that_ended_before_it_ran(server: Server) -> None:
 def test_one_store_needs_no_notes(tmp_path: Path) -> None:
     server = Server(tmp_path / "a.lmdb", tmp_path / "a.lmdb")
     server.hosts.meet()
-    assert server.hosts.away == []
+    assert not server.hosts.away
     server.end("late")
     assert server.statuses()["late"][0] == "pending"
     assert [path.name for path in (tmp_path / "a.lmdb").iterdir() if "front" in path.name] == []
