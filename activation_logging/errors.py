@@ -16,6 +16,7 @@
     │   ├── StoreFull                       it may not grow, and what is to be written does not fit
     │   ├── StoreCorrupt                    a record or a page is invalid
     │   ├── EntryNotFound (KeyError)
+    │   ├── AmbiguousKey (LookupError)      several stores that are read as one have this key
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
     ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, spans
     ├── DerivedError (ValueError)           an array that cannot be kept beside an entry
@@ -109,6 +110,10 @@ class EntryNotFound(StoreError, KeyError):
 
     # KeyError would print the repr of the sentence.
     __str__ = Exception.__str__
+
+
+class AmbiguousKey(StoreError, LookupError):
+    """Of several stores that are read as one, more than one has this key. The text names them."""
 
 
 class RowsMissing(StoreError, LookupError):

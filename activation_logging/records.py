@@ -320,10 +320,10 @@ class Capture:
     segments: Sequence[Segment] = ()
     dropped: str | None = None
     unkept: str | None = None
-    rows_in: str | None = None
-    entry_in: str | None = None
     sites: Mapping[int, RowShape] = field(default_factory=dict)
     scores: Mapping[str, LiveScore] = field(default_factory=dict)
+    rows_in: str | None = None
+    entry_in: str | None = None
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
+from activation_logging.cli.options import AsJson, Layers, Model, StorePaths, Tags
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
@@ -41,7 +41,10 @@ def register(app: typer.Typer) -> None:
 def report(
     path: Annotated[
         list[Path],
-        typer.Argument(help="The store's folder, or several: their reports are compared."),
+        typer.Argument(
+            help="The store's folder, or several: their reports are compared. A folder of stores, "
+            "or a pattern in quotes such as 'data/*.lmdb', is one store."
+        ),
     ],
     *,
     out: Annotated[
@@ -208,7 +211,7 @@ def _table_row(row: TableRow) -> dict[str, Any]:
 
 
 def score(
-    path: StorePath,
+    path: StorePaths,
     *,
     probe: Annotated[
         Path,
@@ -321,7 +324,7 @@ class _Export(TyperCommand):
 
 
 def export(
-    path: StorePath,
+    path: StorePaths,
     *,
     out: Annotated[
         Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 StorePath = Annotated[
-    Path, typer.Argument(help="The store's folder, such as lmdb_data/activations.lmdb.")
+    Path,
+    typer.Argument(
+        help="The store's folder, such as lmdb_data/activations.lmdb. A folder of stores, or a "
+        "pattern in quotes such as 'data/*.lmdb', stands for all of them as one."
+    ),
+]
+StorePaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        help="The store's folder, such as lmdb_data/activations.lmdb. Several, a folder of stores, "
+        "or a pattern such as 'data/*.lmdb' are one.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]

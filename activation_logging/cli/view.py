@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from activation_logging.cli.options import StorePath
+from activation_logging.cli.options import StorePaths
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.terminal import errors
 from activation_logging.errors import SettingsError
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def view(
-    path: StorePath,
+    path: StorePaths,
     *,
     server: Annotated[
         str | None,
@@ -73,7 +73,7 @@ def view(
     with listen(host, port) as socket:
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         address = f"http://{shown}:{socket.getsockname()[1]}{PREFIX}/"
-        errors.print(f"{path} is at", style="dim")
+        errors.print(f"{app.state.view.store.path} is at", style="dim")
         typer.echo(f"{address}?token={token}" if token else address)
         run(app, socket)
 

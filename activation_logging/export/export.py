@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.store.places import Where
+
 
 @dataclass(frozen=True)
 class ExportResult:
@@ -38,7 +40,7 @@ class ExportResult:
 
 
 def export_store(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     out_dir: str | os.PathLike[str],
     *,
     format: str = "parquet",  # noqa: A002 - what everybody calls it
@@ -56,7 +58,7 @@ def export_store(
     The folder appears when all is written, under its own name: a broken run leaves nothing behind.
 
     Args:
-        store_path: the store's folder.
+        store_path: the store's folder, or several, see :func:`.open_store`.
         out_dir: the folder to make.
         format: a name in :data:`FORMATS`.
         layers: which layers of the residual stream.

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Study
+    from activation_logging.store.places import Where
 
 
 class TableRow(NamedTuple):
@@ -52,7 +53,7 @@ class ReportResult:
 
 
 def build_report(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     out_dir: str | os.PathLike[str],
     *,
     label: str | None = None,
@@ -65,7 +66,7 @@ def build_report(
     """Study a labelled store and write the report.
 
     Args:
-        store_path: the store's folder.
+        store_path: the store's folder, or several, see :func:`.open_store`.
         out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed.
         label: the evaluator's name; may be left out where only one has judged.
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.records import Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.mutations import shapes_of
-from activation_logging.store.store import open_store
+from activation_logging.store.open import open_store
 
 if TYPE_CHECKING:
     import os

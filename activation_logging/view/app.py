@@ -16,10 +16,10 @@ from activation_logging.view.pages import answers, chat, entry, judge, key, sele
 from activation_logging.view.state import ViewState, error_page
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.store.places import Where
     from activation_logging.view.server_link import ServerLink
 
 PAGES = (answers, selection, entry, judge, chat, studies, key)
@@ -39,7 +39,7 @@ _STATIC = {
 
 
 def make_app(
-    path: str | os.PathLike[str],
+    path: Where,
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
@@ -70,7 +70,7 @@ def make_app(
 
 def mount(
     app: Any,
-    path: str | os.PathLike[str],
+    path: Where,
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
@@ -82,7 +82,7 @@ def mount(
 
     Args:
         app: any application of FastAPI or Starlette.
-        path: the store's folder; it may not be there yet.
+        path: the store's folder, which may not be there yet; or several, see :func:`.open_store`.
         probes: see :func:`make_app`, as for the rest.
         server: see there.
         keys: see there.

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
-from activation_logging.store.index import Change, Index
+from activation_logging.store.feed import Feed
 from activation_logging.view.columns import Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
 from activation_logging.view.index_file import SCHEMA, TABLES, index_path, remove_files
@@ -60,12 +60,13 @@ class SearchIndex:
     """
 
     def __init__(self, store: Store, path: Path | None = None) -> None:
-        if Index.of(store.snapshot()) is None:
+        if not store.is_indexed:
             raise StoreVersionError(
                 f"{store.path} has no index, or an unfinished one: run `activation-logging upgrade "
                 f"{store.path}` and come back"
             )
         self.store = store
+        self._feed = Feed(store)
         self.path = path or index_path(store.path)
         self.columns = Columns()
         self.left_out: set[str] = set()
@@ -223,40 +224,24 @@ class SearchIndex:
         """
         done = 0
         while done < limit:
-            index = Index(self.store.snapshot())
-            if self.ready and index.last_change() == self._change:
+            if self.ready and self._feed.last() == self._meta["change"]:
                 return True
             with self._lock, self._writing():
                 if not self.ready:
                     return False
-                found = index.changes(self._change, min(_PER_BATCH, limit - done))
+                found = self._feed.changed(self._meta["change"], min(_PER_BATCH, limit - done))
                 if found is None:
                     logger.warning("%s: another store, or a rebuilt one; reading anew", self.path)
                     self._forget()
                     return False
-                self._put({one.sequence for one in found})
-                if found:
-                    self._meta["change"] = list(found[-1])
-                done += max(len(found), 1)
+                self._put(set(found.sequences))
+                self._meta["change"] = found.mark
+                done += max(len(found.sequences), 1)
         return False
-
-    @property
-    def _change(self) -> Change | None:
-        known = self._meta["change"]
-        return None if known is None else Change(*known)
 
     def _read_more(self) -> None:
         """Read the next batch in the order of writing."""
-        start = self._meta["next"]
-        snapshot = self.store.snapshot()
-        with snapshot.reading():
-            cursor = snapshot.cursor(layout.LOG)
-            found = cursor.set_range(layout.sequence_key(start))
-            batch: list[int] = []
-            while found and len(batch) < _PER_READ:
-                batch.append(layout.sequence_number(bytes(cursor.key())))
-                found = cursor.next()
-        del cursor, snapshot
+        batch = self._feed.written(self._meta["next"], _PER_READ)
         self._put(batch)
         self._meta["next"] = batch[-1] + 1 if len(batch) == _PER_READ else None
 
@@ -327,7 +312,7 @@ class SearchIndex:
             self.path, timeout=30, isolation_level=None, check_same_thread=False
         )
         # What it holds is as private as the store.
-        self.path.chmod((self.store.path / "data.mdb").stat().st_mode & 0o666)
+        self.path.chmod(self._feed.mode())
         ask = self._connection.execute
         ask("PRAGMA journal_mode = WAL")
         # After a power cut it may be behind or broken; then the store is read again.
@@ -338,26 +323,21 @@ class SearchIndex:
             if not made:
                 self._make()
         self._load()
-        if self._meta.get("version") != _version() or self._meta["store"] != self._identity():
+        if self._meta.get("version") != _version() or self._meta["store"] != self._feed.identity():
             with self._exclusively():
                 self._forget()
             self._load()
         return self._connection
 
-    def _identity(self) -> float | None:
-        raw = self.store.snapshot().get(layout.META, layout.FORMAT_KEY)
-        return None if raw is None else layout.load(raw, "the format record").get("created")
-
     def _make(self) -> None:
         for line in SCHEMA.split(";\n"):
             self._connection.execute(line)
         # What changes while the entries are read is read again.
-        last = Index(self.store.snapshot()).last_change()
         self._meta = {
             "version": _version(),
-            "store": self._identity(),
+            "store": self._feed.identity(),
             "made": secrets.token_hex(8),
-            "change": None if last is None else list(last),
+            "change": self._feed.last(),
             "next": 0,
             "size": 0,
             "revision": 1,

@@ -29,10 +29,13 @@ TABLES = ("meta", "words", "pieces", "slots", "texts", "columns")
 
 
 def index_path(store: Path) -> Path:
-    """Where the index of a store is: beside it, or in the user's cache where nobody may write."""
+    """Where the index of a store is: beside it, or in the user's cache where nobody may write.
+
+    The index of several stores that are not those of one folder is always there.
+    """
     resolved = store.resolve()
     beside = resolved.with_name(f"{resolved.name}.view.sqlite")
-    if os.access(beside if beside.exists() else beside.parent, os.W_OK):
+    if store.is_dir() and os.access(beside if beside.exists() else beside.parent, os.W_OK):
         return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]

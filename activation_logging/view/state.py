@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
 import threading
@@ -19,14 +20,15 @@ from activation_logging.errors import (
     ViewError,
 )
 from activation_logging.store import Store, open_store
+from activation_logging.store.places import find_stores
 from activation_logging.view.index import SearchIndex
 from activation_logging.view.rendering import environment
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.store.places import Where
     from activation_logging.view.server_link import ServerLink
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -39,18 +41,20 @@ class ViewState:
     """What the pages work on.
 
     Args:
-        path: the store's folder; it may not be there yet.
+        path: the store's folder, which may not be there yet; or several, see :func:`.open_store`.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Where,
         probes: Mapping[str, SavedProbe],
         server: ServerLink | None = None,
     ) -> None:
         self.path = path
+        one = isinstance(path, (str, os.PathLike))
+        self.title = str(path if one else find_stores(path).title)
         self.probes = dict(probes)
         self.server = server
         self.pages = environment()
@@ -82,8 +86,7 @@ class ViewState:
         Raises:
             StoreReadOnly: this user may not write to it.
         """
-        path = self.store.path
-        return open_store(path, writable=True)
+        return open_store(self.store.where, writable=True)
 
     def up_to_date(self) -> bool:
         """Read what is new. Returns False if there is more than a page should wait for.
@@ -126,7 +129,7 @@ class ViewState:
         except ActivationLoggingError as error:
             self._failed = error
         except Exception as error:
-            logger.exception("the search index of %s cannot be made", self.path)
+            logger.exception("the search index of %s cannot be made", self.title)
             self._failed = ViewError(f"the search index cannot be made: {error}")
 
 
@@ -166,7 +169,7 @@ def page(
     text = state.pages.get_template(template).render(
         base=base_of(request),
         form_token=request.state.form_token,
-        store_path=str(state.path),
+        store_path=state.title,
         **names,
     )
     # Lone surrogates of a store become question marks: UTF-8 has none.

@@ -11,6 +11,7 @@ from activation_logging import open_store
 from activation_logging.errors import RowsMissing
 from activation_logging.store import StoreWriter
 from activation_logging.store.elsewhere import Found, about, find_captures, note
+from activation_logging.store.merge import merge
 from activation_logging.store.query import select
 from activation_logging.store.repair import find_unmatched
 from activation_logging.verify import entry_problems
@@ -80,3 +81,19 @@ def test_neither_half_is_unmatched(writer: StoreWriter, tmp_path: Path) -> None:
         assert [one.id for one in find_unmatched(store)] == [capture_id("left")]
     names = [capture_id(name) for name in ("away", "late")]
     assert find_captures(other.path, names) == {names[0]: Found(None, None)}
+
+
+def test_both_are_read_and_merged_as_one(writer: StoreWriter, tmp_path: Path) -> None:
+    other = StoreWriter(tmp_path / "b.lmdb", role="worker of engine 1")
+    whole = make_capture("away", [make_segment("away", 4)])
+    other.put_capture(replace(whole, entry_in="a:/data/a.lmdb"))
+    other.close()
+    with open_store([writer.path, other.path]) as both:
+        [entry] = both.for_prompt("away")
+        assert entry.status == "complete"
+        assert [one.prompt for one in select(both, status="complete")] == ["away"]
+        assert not list(select(both, status="elsewhere"))
+    for sources, status in (([writer.path], "elsewhere"), ([other.path], "complete")):
+        merge(sources, tmp_path / "all.lmdb")
+        with open_store(tmp_path / "all.lmdb") as store:
+            assert store.for_prompt("away")[0].status == status
