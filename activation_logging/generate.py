@@ -158,7 +158,8 @@ def answered_lines(store: Store, run: str) -> set[str]:
     """Ids of the lines of a run whose answers the store holds whole, activations included."""
     return {
         entry.tags[LINE_TAG]
-        for entry in select(store, tags={RUN_TAG: run}, status="complete")
+        for status in ("complete", "elsewhere")
+        for entry in select(store, tags={RUN_TAG: run}, status=status)
         if entry.finish_reason in ANSWERED
     }
 
@@ -194,7 +195,7 @@ def generate(
     _check_scores(sampling, settings)
     lines = read_prompts(path)
     outcome = Outcome(run or run_name(path, model, sampling))
-    with open_store(settings.lmdb_path, writable=True) as store:
+    with open_store(settings.store_path(), writable=True) as store:
         done = answered_lines(store, outcome.run)
         todo = [line for line in lines if line.id not in done]
         outcome.asked, outcome.resumed = len(lines), len(lines) - len(todo)

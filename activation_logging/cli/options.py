@@ -31,7 +31,8 @@ Model = Annotated[
     typer.Option(help="Only this model: its name as served, or the last part of it."),
 ]
 Status = Annotated[
-    str | None, typer.Option(help="Only this status: complete, pending, failed, dropped or unkept.")
+    str | None,
+    typer.Option(help="Only this status: complete, pending, failed, dropped, unkept or elsewhere."),
 ]
 Label = Annotated[
     str | None,

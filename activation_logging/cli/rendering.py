@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry
 
 SHORT_KEY = 10
-_STATUS_STYLE = {"complete": "green", "pending": "yellow", "unkept": "dim"}
+_STATUS_STYLE = {"complete": "green", "pending": "yellow", "unkept": "dim", "elsewhere": "cyan"}
 _TOKENS_SHOWN = 16
 _CELL = 200
 

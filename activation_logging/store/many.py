@@ -44,7 +44,7 @@ logger = logging.getLogger(f"vllm.{__name__}")
 W = TypeVar("W", bound="tuple[Any, ...]")
 
 _PER_LOOK = 1000
-_WAITING = ("pending", "dropped")
+_WAITING = ("pending", "dropped", "elsewhere")
 """An entry that its store lists so may have rows in another store."""
 
 

@@ -365,6 +365,7 @@ class _Batch:
             record.get("unkept"),
             shapes_of(record),
             decode_scores(record, f"capture {name}"),
+            rows_in=record.get("rows_in"),
         )
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))
 

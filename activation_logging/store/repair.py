@@ -4,7 +4,8 @@
   process loses the records that it had not written yet, and the matching records of the other
   process stay alone. An unmatched record is *final* once its writer has stopped or is no longer
   running. Before that it may still be completed. Its other half may also lie in another store
-  (:mod:`.joins`), where a server ran on several hosts.
+  (:mod:`.joins`), where a server ran on several hosts. Rows that say so are
+  left, unless a front end's store lies beside them and lacks the entry.
 - *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
   hold their prompt in its prefix cache and refer to them again. The worker removes them when it
   stops. A killed worker leaves them behind.
@@ -77,11 +78,12 @@ def find_unmatched(store: Store, beside: Sequence[Store] = ()) -> Iterator[Unmat
                 yield found("entry", entry.key, entry.document.get("writer"))
     for name in store.orphans():
         raw = store.snapshot().get(layout.CAPTURES, layout.id_key(name))
-        if raw is not None:
-            writer = _writer_of(raw, name)
-            del raw
-            if not any(has_entry(other, name) for other in beside):
-                yield found("rows", name, writer)
+        record = None if raw is None else _record(raw, name)
+        del raw
+        if record is None or (record.get("entry_in") and not heads):
+            continue
+        if not any(has_entry(other, name) for other in beside):
+            yield found("rows", name, record.get("writer"))
 
 
 def _running(store: Store) -> set[str]:
@@ -238,8 +240,9 @@ def _pending(store: Store, key: str) -> Entry | None:
     return entry if waits else None
 
 
-def _writer_of(raw: memoryview, name: str) -> str | None:
+def _record(raw: memoryview, name: str) -> dict[str, Any]:
+    """The record of rows, as far as it is readable."""
     try:
-        return layout.load(raw, f"capture {name}").get("writer")
+        return layout.load(raw, f"capture {name}")
     except StoreCorrupt:
-        return None
+        return {}

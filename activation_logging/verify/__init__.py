@@ -186,12 +186,14 @@ def _problems_of_one(store: Store, beside: Sequence[Store]) -> Iterator[Problem]
 def entry_problems(entry: Entry) -> Iterator[str]:
     """The problems of one entry, a sentence each. A pending or unkept one has no rows to check.
 
+    Neither has one whose rows are in another store.
+
     Raises:
         StoreCorrupt: a record is invalid.
     """
     yield from _record_problems(entry)
     status = entry.status
-    if status in ("pending", "unkept"):
+    if status in ("pending", "unkept", "elsewhere"):
         return
     if entry.status_reason == NEVER_RAN:
         return

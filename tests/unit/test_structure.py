@@ -17,8 +17,8 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy",
-        "memory", "moved", "printable", "probe_list", "progress", "records", "registry",
-        "score_options", "settings", "sites", "strict_json", "tags", "text",
+        "memory", "moved", "placeholders", "printable", "probe_list", "progress", "records",
+        "registry", "score_options", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
