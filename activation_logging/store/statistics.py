@@ -134,8 +134,7 @@ def _add_sizes(found: Statistics, store: Store, snapshot: Snapshot, *, quick: bo
             found.layer_bytes[code] = size
         else:
             found.site_bytes[str(site)] = size
-    status = (store.path / "data.mdb").stat()
-    found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
+    found.file_bytes, found.disk_bytes = store.disk_bytes()
     found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import lmdb
 
 from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
+from activation_logging.places import Address, located, refuse_address
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
@@ -44,16 +45,34 @@ def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store
     """Open a store, by default read-only.
 
     Args:
-        path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``).
+        path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``), or the folder or address
+            of an export, such as ``s3://bucket/folder``.
         writable: also allow labels and deletions. The store is created if it does not exist.
 
     Raises:
         StoreNotFound: the path does not exist.
         NotAStore, StoreVersionError: the path holds something else.
         StoreCorrupt: the file is truncated or damaged.
-        StoreReadOnly: ``writable`` is set, but this user may not write to the store.
+        StoreReadOnly: ``writable`` is set, but this user may not write to the store, or it is an
+            export.
+        AddressError: an address cannot be reached, or ``writable`` is set.
     """
-    return Store(path, writable=writable)
+    if writable:
+        refuse_address(path, "a store")
+    where = located(path)
+    if isinstance(where, Address) or _is_export(where):
+        from activation_logging.export.reading import ExportStore
+
+        if writable:
+            raise StoreReadOnly(
+                f"{where} is an export, which is only read: write to the store that it was made of"
+            )
+        return ExportStore(where)
+    return Store(where, writable=writable)
+
+
+def _is_export(path: Path) -> bool:
+    return (path / "export.json").is_file() and not (path / "data.mdb").exists()
 
 
 class Store(WritesBeside, Mapping[str, Entry]):
@@ -279,6 +298,11 @@ class Store(WritesBeside, Mapping[str, Entry]):
             {"pid": found.pid, "commits_behind": max(latest - found.commit, 0)}
             for found in env.readers()
         ]
+
+    def disk_bytes(self) -> tuple[int, int]:
+        """The size of its file, and how much of the disk that takes; the file has holes."""
+        status = (self.path / "data.mdb").stat()
+        return status.st_size, status.st_blocks * 512
 
     def orphans(self) -> list[str]:
         """Ids of captures without an entry, which a killed front end leaves behind."""
