@@ -179,7 +179,7 @@ class RemotePlace(Place):
     def __init__(self, address: Address) -> None:
         self.address = address
         require("s3", "fsspec")
-        from fsspec.core import url_to_fs
+        from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
         scheme = address.partition("://")[0]
         if scheme == "s3":

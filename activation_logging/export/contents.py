@@ -6,7 +6,9 @@ import base64
 import bisect
 import json
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.store import layout, schema
@@ -44,7 +46,7 @@ class Records:
 
     def __init__(self, opened: Opened) -> None:
         self._opened = opened
-        self._given: list[npt.NDArray] = []
+        self._given: list[npt.NDArray[Any]] = []
 
     @property
     def commit(self) -> object:
@@ -111,7 +113,7 @@ class Records:
         owner = layout.rows_segment(key).decode("ascii", "replace")
         rows = self._opened.rows(owner, schema.site(layout.rows_code(key)))
         self._given.append(rows)
-        return memoryview(rows.view("u1").reshape(-1))
+        return rows.view(np.uint8).reshape(-1).data
 
     def _beside(self, database: bytes, prefix: bytes) -> dict[bytes, bytes]:
         """The labels or arrays of the entry that a key begins with, by key."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from msgspec import Meta, Struct, ValidationError, convert, field, to_builtins
 
@@ -32,6 +32,8 @@ VERSION = 2
 """Exports of version 0.2 have no version and no sums, and can be read by other programs only."""
 
 Count = Annotated[int, Meta(ge=0)]
+T = TypeVar("T", bound=Struct)
+
 _FILE = re.compile(r"(?!.*(?:^|/)\.{1,2}(?:/|$))[^/\\\x00-\x1f][^\\\x00-\x1f]*")
 """A name below the part's folder: no absolute path, and none that leads out of it."""
 
@@ -221,7 +223,7 @@ def _parse(raw: bytes, where: str) -> dict[str, Any]:
     return record
 
 
-def _convert(record: Any, kind: Any, where: str) -> Any:
+def _convert(record: Any, kind: type[T], where: str) -> T:
     try:
         return convert(record, kind)
     except ValidationError as error:

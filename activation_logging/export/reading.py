@@ -77,15 +77,15 @@ class ExportStore(Store):
         self, keys: Iterable[str], *, position: str | int | None = None, **where: Any
     ) -> npt.NDArray[Any] | RowBatch:
         """As :meth:`.Store.read`, some answers at a time, whose rows are read whole."""
-        read_some = super().read
+        read_some: Any = super().read
         if isinstance(keys, str):
-            return read_some(keys)  # which refuses it
+            raise TypeError("keys is a list of keys, not one of them")
         keys = list(keys)
         starts = range(0, max(len(keys), 1), _READ_AT_ONCE)
         some = [keys[start : start + _READ_AT_ONCE] for start in starts]
         found: list[Any] = [read_some(each, position=position, **where) for each in some]
         if position is not None:
-            return np.concatenate(found)
+            return cast("npt.NDArray[Any]", np.concatenate(found))
         counts = np.concatenate([np.diff(batch.offsets) for batch in found])
         values = np.concatenate([batch.values for batch in found])
         return RowBatch(values, np.cumsum([0, *counts], dtype=np.int64))

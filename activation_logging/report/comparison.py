@@ -117,7 +117,7 @@ def _write(
             "none of the studies is possible: "
             + "; ".join(f"{title}: {why}" for title, why in left_out.items())
         )
-    document = _document(reports, left_out, folder)
+    document = _document(reports, left_out)
     files = {
         "comparison.json": dumps(document, indent=1, ascii_only=False).encode(),
         "comparison.csv": csv_bytes(csv_rows(document)),
@@ -139,8 +139,9 @@ def _elsewhere(report: ReportResult, folder: Path, where: Path | Address) -> Rep
     """A report whose files will be at ``where`` instead of ``folder``."""
 
     def moved(file: Path | Address) -> Path | Address:
-        is_inside = isinstance(file, Path) and file.is_relative_to(folder)
-        return below(where, file.relative_to(folder).as_posix()) if is_inside else file
+        if isinstance(file, Address) or not file.is_relative_to(folder):
+            return file
+        return below(where, file.relative_to(folder).as_posix())
 
     return replace(report, page=moved(report.page), files=tuple(map(moved, report.files)))
 
@@ -277,9 +278,7 @@ def _under(title: str, progress: Progress) -> Progress:
     return lambda what, done, total: progress(f"{title}: {what}", done, total)
 
 
-def _document(
-    reports: Mapping[str, ReportResult], left_out: Mapping[str, str], folder: Path
-) -> dict[str, Any]:
+def _document(reports: Mapping[str, ReportResult], left_out: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -288,7 +287,7 @@ def _document(
         "studies": [
             {
                 "title": title,
-                "page": report.page.relative_to(folder).as_posix(),
+                "page": "/".join(report.page.parts[-2:]),
                 "headline": report.headline,
                 "best_control": report.document["trust"]["best_control"],
                 "tokens": {
