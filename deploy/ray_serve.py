@@ -5,11 +5,11 @@
 
 More words are ``replicas=2`` and ``arguments="--max-model-len 4096"``, flags as for ``vllm serve``.
 
-A replica runs ``activation_logging.server:app`` in its own process, and vLLM's engine beside it. It
-is ready when the model is loaded. ``store`` is a path on the disk of the machine that a replica runs
-on. It must be absolute, because a replica starts in a folder of Ray's. Replicas on one machine share
-a store. ``VLLM_API_KEY`` and ``HF_TOKEN`` reach the replicas if they are set where the application
-is started.
+A replica runs ``activation_logging.server:app`` in its own process, and vLLM's engine beside it.
+It is ready when the model is loaded. ``store`` is a path on the disk of the machine that a replica
+runs on. It must be absolute, because a replica starts in a folder of Ray's. Replicas on one machine
+share a store. ``VLLM_API_KEY`` and ``HF_TOKEN`` reach the replicas if they are set where the
+application is started.
 """
 
 from __future__ import annotations
