@@ -25,6 +25,7 @@
     │   └── InputMissing (LookupError)      an answer lacks what a position, span or detector needs
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── ReplayError                         a model that cannot be run again over stored answers
+    ├── AddressError (OSError)              an address that cannot be reached, read or written
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
     ├── PackageError                        a package of data cannot be downloaded or read
@@ -146,6 +147,10 @@ class ProbeError(ActivationLoggingError, ValueError):
 
 class ReplayError(ActivationLoggingError):
     """A model cannot be run again over the answers of a store, or is not the one that answered."""
+
+
+class AddressError(ActivationLoggingError, OSError):
+    """An address such as ``s3://bucket/folder`` cannot be reached, read or written, or is none."""
 
 
 class OutputExists(ActivationLoggingError, FileExistsError):

@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from activation_logging.errors import RequestOptionError, SettingsError
+from activation_logging.errors import AddressError, RequestOptionError, SettingsError
 from activation_logging.keep import Keep
+from activation_logging.locations import refuse_address
 from activation_logging.placeholders import check_placeholders, filled
 from activation_logging.probe_list import parse_probes
 from activation_logging.score_options import SCORE_OPTIONS, ScoreOptions
@@ -79,6 +80,10 @@ class Settings:
         _one_of("ACTIVATION_FULL_POLICY", self.full_policy, get_args(FullPolicy))
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
+        try:
+            refuse_address(self.lmdb_path, "a store")
+        except AddressError as error:
+            raise SettingsError(f"ACTIVATION_LMDB_PATH: {error}") from None
         with _named("ACTIVATION_LMDB_PATH"):
             check_placeholders(self.lmdb_path)
         with _named("ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"):

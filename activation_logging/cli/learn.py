@@ -43,12 +43,16 @@ def report(
         list[Path],
         typer.Argument(
             help="The store's folder, or several: their reports are compared. A folder of stores, "
-            "or a pattern in quotes such as 'data/*.lmdb', is one store."
+            "or a pattern in quotes such as 'data/*.lmdb', is one store. The folder or address "
+            "(s3://bucket/folder) of an export will do."
         ),
     ],
     *,
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the page and its figures.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="The folder for the page and its figures, or an address."
+        ),
     ] = Path("report"),
     label: Annotated[
         list[str] | None,
@@ -319,7 +323,8 @@ class _Export(TyperCommand):
 
         for option in self.params:
             if isinstance(option, TyperOption) and option.name == "format_":
-                option.help = "\n".join(f"- {found.name}: {found.description}" for found in FORMATS)
+                lines = [f"- {found.name}: {found.description}" for found in FORMATS]
+                option.help = "\n".join([*lines, "Without it: parquet."])
         super().format_help(ctx, formatter)
 
 
@@ -327,9 +332,15 @@ def export(
     path: StorePaths,
     *,
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to make, or an address such as s3://bucket/folder.",
+            show_default=False,
+        ),
     ],
-    format_: Annotated[str, typer.Option("--format", "-f")] = "parquet",
+    format_: Annotated[str | None, typer.Option("--format", "-f")] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
@@ -353,6 +364,13 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export of that name.")
     ] = False,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Add what is new to an export, or go on with one that was interrupted.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a store in another format.
@@ -360,6 +378,11 @@ def export(
     Prompts, answers, labels and tags go along. Parquet is what Hugging Face datasets loads:
     `load_dataset("parquet", data_files="OUT/*.parquet")`. Entries without all of their rows are
     left out and counted. The folder appears when everything is in it.
+
+    An address (s3://, gs://, ...) needs the extra s3, or its own package for fsspec, and takes its
+    credentials from the environment. What is sent there, and what --append adds to a folder, goes
+    out in parts; export.json, which lists them with their sums, is written last. `report` and
+    `open_store` read an export like a store.
     """
     from activation_logging.export import export_store
 
@@ -375,6 +398,7 @@ def export(
             model=model,
             tags=parse_tags(tag or ()),
             overwrite=overwrite,
+            append=append,
             progress=progress,
         )
     if as_json:
@@ -385,5 +409,10 @@ def export(
         f"{', '.join(map(str, result.layers))} ({result.dtype}), {size(result.bytes)} in "
         f"{result.folder}"
     )
+    if result.there:
+        errors.print(
+            f"{result.there} entries were there already; the labels and arrays of "
+            f"{result.refreshed} of them were brought up to date"
+        )
     for reason, count in result.left_out.items():
         errors.print(f"left out: {count} {reason}")

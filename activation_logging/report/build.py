@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.errors import OutputExists
 from activation_logging.extras import require
 from activation_logging.files import write_whole
+from activation_logging.locations import Address, below, folder_for, located, refuse_address
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Study
     from activation_logging.store.places import Where
+
+
+PAGE = "index.html"
+"""The page of a report, which refers to no other file."""
 
 
 class TableRow(NamedTuple):
@@ -44,8 +49,8 @@ class ReportResult:
     ``document`` is what ``report.json`` holds; ``headline`` the finding in a sentence or two.
     """
 
-    page: Path
-    files: tuple[Path, ...]
+    page: Path | Address
+    files: tuple[Path | Address, ...]
     table: tuple[TableRow, ...]
     headline: str
     left_out: Mapping[str, str]
@@ -66,8 +71,10 @@ def build_report(
     """Study a labelled store and write the report.
 
     Args:
-        store_path: the store's folder, or several, see :func:`.open_store`.
-        out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed.
+        store_path: what :func:`.open_store` takes: the store's folder, or several, or the folder or
+            address of an export.
+        out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed. May be
+            an address, such as ``s3://bucket/folder``.
         label: the evaluator's name; may be left out where only one has judged.
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
@@ -80,6 +87,7 @@ def build_report(
         DatasetError: the answers cannot be learned from; says what to do.
         OutputExists: ``out_dir`` is a file.
         ProbeError: ``token_probe`` cannot be read, is no probe of tokens, or is another model's.
+        AddressError: an address cannot be reached, or gives no right to it.
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
@@ -91,10 +99,12 @@ def build_report(
     from activation_logging.report.page import render_page
     from activation_logging.report.tokens import claim_rows, probabilities, study_tokens
 
-    folder = Path(out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; name a folder for the report")
-    with open_store(store_path) as store:
+    where = located(out_dir)
+    if isinstance(where, Path) and where.exists() and not where.is_dir():
+        raise OutputExists(f"{where} is a file; name a folder for the report")
+    if save_probe is not None:
+        refuse_address(save_probe, "a probe", "name a file (--save-probe), and copy it there")
+    with folder_for(where, PAGE) as folder, open_store(store_path) as store:
         coloured_by = (
             None
             if token_probe is None
@@ -109,16 +119,17 @@ def build_report(
         document = make_document(study, of_tokens, probe, colour)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_data(folder, document, score_rows(study), claim_rows(of_tokens))
-        page = folder / "index.html"
+        page = folder / PAGE
         # A prompt may hold lone surrogates, which UTF-8 has no form for.
         write_whole(page, render_page(document).encode("utf-8", "replace"))
         written.append(page)
+        files = [below(where, file.relative_to(folder).as_posix()) for file in written]
         if save_probe is not None:
-            written += probe.save(save_probe)
+            files += probe.save(save_probe)
         progress("writing the report", 1, 1)
     return ReportResult(
-        page=page,
-        files=tuple(written),
+        page=below(where, PAGE),
+        files=tuple(files),
         table=_table(study),
         headline=headline(document),
         left_out=study.detectors_left_out,

@@ -110,9 +110,9 @@ class Mutations:
             used, record["slices"], record["dropped"] = {}, [], dropped
         elif capture.unkept:
             record["unkept"] = capture.unkept
-        for name in ("rows_in", "entry_in"):
-            if getattr(capture, name):
-                record[name] = getattr(capture, name)
+        for where in ("rows_in", "entry_in"):
+            if getattr(capture, where):
+                record[where] = getattr(capture, where)
         for name in used:
             if name in brought:
                 self.segments.put(txn, brought[name])

@@ -158,10 +158,10 @@ def _add_sizes(found: Statistics, store: Store, snapshot: Snapshot, *, quick: bo
             found.layer_bytes[code] += size
         else:
             found.site_bytes[str(site)] += size
-    status = (store.path / "data.mdb").stat()
-    found.file_bytes += status.st_size
-    found.disk_bytes += status.st_blocks * 512
-    found.free_bytes += max(status.st_size - snapshot.used_bytes, 0)
+    size, taken = store.disk_bytes()
+    found.file_bytes += size
+    found.disk_bytes += taken
+    found.free_bytes += max(size - snapshot.used_bytes, 0)
 
 
 def _counts(store: Store, progress: Progress, found: C) -> C:

@@ -283,6 +283,11 @@ class Store(WritesBeside, Mapping[str, Entry]):
             for found in env.readers()
         ]
 
+    def disk_bytes(self) -> tuple[int, int]:
+        """The size of its file, and how much of the disk that takes; the file has holes."""
+        status = (self.path / "data.mdb").stat()
+        return status.st_size, status.st_blocks * 512
+
     def orphans(self) -> list[str]:
         """Ids of captures without an entry, which a killed front end leaves behind."""
         keys = (key for key, _ in self.walk(layout.CAPTURES, values=False))

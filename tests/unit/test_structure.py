@@ -17,8 +17,8 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy",
-        "memory", "moved", "placeholders", "printable", "probe_list", "progress", "records",
-        "registry", "score_options", "settings", "sites", "strict_json", "tags", "text",
+        "locations", "memory", "moved", "placeholders", "printable", "probe_list", "progress",
+        "records", "registry", "score_options", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
@@ -60,6 +60,8 @@ NAMED_EXCEPTIONS = {
     # `store.dataset(...)` and `store.read(..., position=...)` are promised to users of a store.
     (f"{PACKAGE}.store.store", f"{PACKAGE}.dataset"),
     (f"{PACKAGE}.store.reading", f"{PACKAGE}.dataset.positions"),
+    # `open_store` opens an export like a store.
+    (f"{PACKAGE}.store.store", f"{PACKAGE}.export.reading"),
 }
 
 ALLOWED_FOREIGN = {
