@@ -125,6 +125,11 @@ class TestPlaces:
             open_store(tmp_path)
         assert [one.name for one in tmp_path.iterdir()] == ["file"]
 
+    def test_no_store_is_made_around_others(self, folder: Path) -> None:
+        with pytest.raises(NotAStore, match="is a folder of stores; name a store in it"):
+            StoreWriter(folder, role="test")
+        assert not (folder / "data.mdb").exists()
+
     def test_a_store_whose_name_is_a_pattern(self, tmp_path: Path) -> None:
         fill(tmp_path / "a[1]*.lmdb", 0)
         assert not open_store(tmp_path / "a[1]*.lmdb").is_many
