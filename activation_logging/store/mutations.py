@@ -110,9 +110,10 @@ class Mutations:
             used, record["slices"], record["dropped"] = {}, [], dropped
         elif capture.unkept:
             record["unkept"] = capture.unkept
-        for where in ("rows_in", "entry_in"):
-            if getattr(capture, where):
-                record[where] = getattr(capture, where)
+        if capture.rows_in:
+            record["rows_in"] = capture.rows_in
+        if capture.entry_in:
+            record["entry_in"] = capture.entry_in
         for name in used:
             if name in brought:
                 self.segments.put(txn, brought[name])

@@ -26,7 +26,7 @@ from activation_logging.store.engine.liveness import boot
 from activation_logging.vllm_plugin.calls import ask_workers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.settings import Settings
     from activation_logging.store import StoreWriter
@@ -109,7 +109,7 @@ class Hosts:
         probes: str,
         scores_to: str | None,
     ) -> None:
-        self._engine = weakref.ref(engine)
+        self._engine: Callable[[], Any] = weakref.ref(engine)
         self._writer = writer
         self._settings = settings
         self._probes = probes
@@ -283,19 +283,16 @@ class Hosts:
 
     def _take(self, answers: Sequence[Located]) -> None:
         """Note what all workers have found of what they were asked for."""
-        kinds = {one.where: one.rows for one in self.away}
-        unknown = [set(names) for _, _, names in answers]
+        rows = {one.where: one.rows or {} for one in self.away}
         for where, found, _ in answers:
-            for name, (dropped, unkept) in found.items() if where is not None else ():
-                if self._open.pop(name, None) is not None:
-                    kind = kinds[where] or {}
-                    self._writer.put_capture(
-                        note(name, kind, rows_in=where, dropped=dropped, unkept=unkept)
-                    )
-        kind = next(iter(kinds.values())) or {}
-        for name in set.intersection(*unknown) if unknown else ():
+            for name, (dropped, unkept) in found.items():
+                if where is not None and self._open.pop(name, None) is not None:
+                    said = note(name, rows[where], rows_in=where, dropped=dropped, unkept=unkept)
+                    self._writer.put_capture(said)
+        any_rows = next(iter(rows.values()))
+        for name in set.intersection(*(set(unknown) for _, _, unknown in answers)):
             if self._open.pop(name, None) is not None:
-                self._writer.put_capture(note(name, kind, dropped=NEVER_RAN))
+                self._writer.put_capture(note(name, any_rows, dropped=NEVER_RAN))
 
     def as_json(self) -> list[dict[str, Any]]:
         """The stores that this server writes to, the front end's first."""
