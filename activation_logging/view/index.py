@@ -27,7 +27,7 @@ from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.feed import Feed
-from activation_logging.view.columns import Columns
+from activation_logging.view.columns import MOST, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
 from activation_logging.view.index_file import SCHEMA, TABLES, index_path, refusal, remove_files
 from activation_logging.view.words import matching
@@ -283,7 +283,9 @@ class SearchIndex:
             if found is not None:
                 self._learn(facts.get("model", 0), found.pieces)
             # One more, so that 0 is what is not there.
-            self.left_out.update(self.columns.put(slot, {"sequence": sequence + 1, **facts}))
+            refused = self.columns.put(slot, {"sequence": sequence + 1, **facts})
+            # Some of them are shown. A client may send others without end.
+            self.left_out.update(refused[: MOST - len(self.left_out)])
 
     def _learn(self, model: int, pieces: Mapping[int, str]) -> None:
         """Keep the texts of tokens that no answer has had before."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 
 from activation_logging.dataset import NAMED_POSITIONS
 from activation_logging.errors import ActivationLoggingError, ViewError
-from activation_logging.view.addresses import key_of
+from activation_logging.view.addresses import address, key_of
 from activation_logging.view.sketches import Place
 from activation_logging.view.state import Form, State, base_of, page
 from activation_logging.view.tokens import named
@@ -70,8 +70,9 @@ def read(request: Request, state: State, name: str, form: Form) -> Response:
     entry, fields = state.store[key_of(name)], dict(form)
     place = _place(entry, state.near, fields.get("site", ""), fields.get("position", ""))
     state.near.start(place)
-    query: dict[str, Any] = {"site": place.site, "position": place.position}
-    return RedirectResponse(f"{base_of(request)}/entry/{name}/near?{urlencode(query)}", 303)
+    here = f"{base_of(request)}/entry/{address(entry.key)}/near"
+    query = urlencode({"site": place.site, "position": place.position})
+    return RedirectResponse(f"{here}?{query}", 303)
 
 
 def _place(entry: Entry, near: Near, site: str, position: str) -> Place:
