@@ -24,6 +24,8 @@ from activation_logging.console import PlainConsole
 SIZE: Any = {"width": 1200, "height": 780}
 TALL: Any = {"width": 1200, "height": 1080}
 """With the map of layers."""
+WAIT_MS = 300_000
+"""A busy machine needs its time for an answer."""
 COLOURS = 128
 """A page has few colours, and its picture with a palette is a third as large."""
 
@@ -89,7 +91,9 @@ def main() -> None:
     with sync_playwright() as tools:
         chromium = shutil.which("chromium") or shutil.which("chromium-browser")
         browser = tools.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        take(browser.new_page(viewport=SIZE), asked)
+        page = browser.new_page(viewport=SIZE)
+        page.set_default_timeout(WAIT_MS)
+        take(page, asked)
         browser.close()
 
 

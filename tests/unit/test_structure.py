@@ -61,7 +61,7 @@ NAMED_EXCEPTIONS = {
     (f"{PACKAGE}.store.store", f"{PACKAGE}.dataset"),
     (f"{PACKAGE}.store.reading", f"{PACKAGE}.dataset.positions"),
     # `open_store` opens an export like a store.
-    (f"{PACKAGE}.store.store", f"{PACKAGE}.export.reading"),
+    (f"{PACKAGE}.store.open", f"{PACKAGE}.export.reading"),
 }
 
 ALLOWED_FOREIGN = {

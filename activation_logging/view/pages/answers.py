@@ -48,7 +48,7 @@ def answers(request: Request, state: State) -> Response:
     if (found_one := _named(state, search.q.strip())) is not None:
         return RedirectResponse(f"{base_of(request)}/entry/{address(found_one)}", 303)
     found = find(index, search, size=PAGE_SIZE)
-    return page(
+    shown = page(
         request,
         state,
         "answers.html.j2",
@@ -62,6 +62,10 @@ def answers(request: Request, state: State) -> Response:
         fresh=fresh,
         hand=HAND,
     )
+    # What the browser's address becomes, without the form's empty fields.
+    query = search.link(after=search.after)
+    shown.headers["hx-push-url"] = f"{base_of(request)}/{f'?{query}' if query else ''}"
+    return shown
 
 
 def reading(index: SearchIndex) -> dict[str, Any]:

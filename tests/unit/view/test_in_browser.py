@@ -18,7 +18,7 @@ def test_search_narrow_down_and_open(tab, served, entries):
     cards = tab.locator(".card.row")
     assert cards.count() == NUMBER
     tab.get_by_label("Search prompts and answers").fill("answer:9")
-    tab.wait_for_url("**/activations/?q=answer%3A9*")
+    tab.wait_for_url("**/activations/?q=answer%3A9&score=score%2Fmade_up")
     playwright.expect(cards).to_have_count(1)
     tab.get_by_role("link", name="show all").click()
     playwright.expect(cards).to_have_count(NUMBER)
