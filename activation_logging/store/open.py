@@ -33,10 +33,11 @@ def open_store(path: Where, *, writable: bool = False) -> Store:
             export.
         AddressError: an address cannot be reached, or ``writable`` is set.
     """
-    if isinstance(path, (str, os.PathLike)) and _is_export(path, writable=writable):
+    one = path if isinstance(path, (str, os.PathLike)) else path[0] if len(path) == 1 else None
+    if one is not None and _is_export(one, writable=writable):
         from activation_logging.export.reading import ExportStore
 
-        return ExportStore(path)
+        return ExportStore(one)
     places = find_stores(path)
     if places.several:
         return ManyStores(places, writable=writable)

@@ -119,7 +119,7 @@ class TestPlaces:
         with pytest.raises(SettingsError, match="no store is named"):
             open_store([])
         with pytest.raises(NotAStore, match="is an address"):
-            open_store("s3://bucket/store")
+            open_store([tmp_path, "s3://bucket/export"])
         (tmp_path / "file").write_text("")
         with pytest.raises(NotAStore, match=r"no data\.mdb inside"):
             open_store(tmp_path)

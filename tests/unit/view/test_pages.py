@@ -364,7 +364,7 @@ def test_every_form_of_another_site_is_refused(pages, path):
     fields = {
         "by": "ada", "key": key, "label": "correct", "action": "delete", "sure": "1", "all": "",
     }  # fmt: skip
-    assert len(posts(pages)) == 8
+    assert len(posts(pages)) == 9
     for where in posts(pages):
         pages.post(where.lstrip("/"), 400, forged=True, **fields)
         answer = pages.client.post(f"/activations{where}", data=fields)
