@@ -358,7 +358,10 @@ def _facets(
     for name in columns.names("label"):
         numbers = counted(f"label/{name}")
         given: dict[str, int] = {**LABEL_CODES, UNLABELLED: 0}
-        yield Facet(f"label: {name}", "label", _of_codes(numbers, given, search.label, f"{name}="))
+        values = _of_codes(numbers, given, search.label, f"{name}=")
+        # That none of these answers has a label of somebody narrows nothing down.
+        if any(one.chosen or one.text != UNLABELLED for one in values):
+            yield Facet(f"label: {name}", "label", values)
     for name in columns.names("tag"):
         if int(columns[f"tag/{name}"].max(initial=0)) >= 0:
             values = _of_words(index, counted(f"tag/{name}"), search.tag, f"{name}=")

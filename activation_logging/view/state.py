@@ -15,6 +15,8 @@ from starlette.responses import HTMLResponse
 from activation_logging.errors import (
     ActivationLoggingError,
     EntryNotFound,
+    NotAStore,
+    StoreCorrupt,
     StoreNotFound,
     StoreReadOnly,
     ViewError,
@@ -209,4 +211,5 @@ def error_page(request: Request, error: ActivationLoggingError) -> HTMLResponse:
         status=status,
         error=str(error),
         no_store=no_store,
+        broken=isinstance(error, (NotAStore, StoreCorrupt)),
     )

@@ -479,6 +479,13 @@ def test_a_store_that_is_not_there_is_said(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_a_broken_store_says_what_to_do(path):
+    (path / "data.mdb").write_bytes(b"no store" * 2048)
+    page = Pages(path).get(status=400)
+    assert "that is not an LMDB file" in page
+    assert f"activation-logging verify {path}" in page
+
+
 def test_while_it_is_read_the_page_says_how_far(pages, path, monkeypatch):
     fresh = Pages(path)
     monkeypatch.setattr(type(fresh.state.index), "ready", property(lambda self: False))
