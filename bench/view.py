@@ -16,7 +16,6 @@ import statistics
 import tempfile
 import time
 from contextlib import ExitStack
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,9 +79,9 @@ def put(change: Mutations, txn: Any, number: int) -> None:
     change.put_derived(txn, key, "score/made_up", raw)
 
 
-def pages(keys: list[str]) -> dict[str, str]:
+def pages(key: str) -> dict[str, str]:
     """Addresses by what they show."""
-    entry = f"entry/{keys[0].replace('#', '.')}"
+    entry = f"entry/{key.replace('#', '.')}"
     return {
         "the list": "",
         "one label": "?label=facts%3Dhallucinated",
@@ -144,12 +143,11 @@ def measure(path: Path, rounds: int, terminal: PlainConsole) -> Table:
         app = make_app(store.path)
         app.state.view.index.build()
         terminal.print(f"index made in {time.perf_counter() - started:.0f} s")
-        started, one = time.perf_counter(), next(store.entries())
-        app.state.view.near.build(Place(one.model, f"resid@{NUM_LAYERS}", "response_last"))
+        started, newest = time.perf_counter(), next(store.entries(newest_first=True))
+        app.state.view.near.build(Place(newest.model, f"resid@{NUM_LAYERS}", "response_last"))
         terminal.print(f"states read in {time.perf_counter() - started:.0f} s")
-        keys = [entry.key for entry in islice(store.entries(newest_first=True), 1)]
         client = TestClient(app, base_url="http://localhost")
-        for name, address in pages(keys).items():
+        for name, address in pages(newest.key).items():
             times, busy = [], []
             for _ in range(rounds):
                 started, worked = time.perf_counter(), time.process_time()
