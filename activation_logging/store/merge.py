@@ -124,8 +124,8 @@ def merge(
         raise SettingsError(f"{target} is the target, so it is not a valid source")
     if find_stores(target).several:
         raise SettingsError(f"{target} is a folder of stores; name a store in it as the target")
-    found = find_stores(sources)
-    opened = [Store(folder) for folder in found.folders if folder.resolve() != goal]
+    folders = [folder for one in sources for folder in find_stores(one).folders]
+    opened = [Store(folder) for folder in folders if folder.resolve() != goal]
     with Store(target, writable=True) as store:
         done = Merged()
         for source in opened:
