@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import os
 from contextlib import nullcontext, suppress
 from functools import lru_cache, partial
 from itertools import islice
@@ -91,7 +92,7 @@ class ManyStores(Store):
         self._parts = tuple(opened.values())
         self._numbers = {name: number for number, name in enumerate(opened)}
         self._partner: dict[int, int] = {}
-        self._many_rows = ManyRowReader(self)
+        self._pid, self._many_rows = os.getpid(), ManyRowReader(self)
 
     @property
     def parts(self) -> tuple[Store, ...]:
@@ -304,6 +305,9 @@ class ManyStores(Store):
         return tuple(one for one in _WAITING if any(_has(part, one) for part in self._parts))
 
     def _rows(self) -> ManyRowReader:
+        if self._pid != os.getpid():
+            # After a fork: another thread of the parent may have held a lock of the old one.
+            self._pid, self._many_rows = os.getpid(), ManyRowReader(self)
         return self._many_rows
 
     # --- writing ---------------------------------------------------------------------

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from activation_logging.store.index import Bounds, Index
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.store.store import Store
 
+_NAMED = 3
 _AHEAD_S = 60.0
 """A clock that is so far ahead is named, seconds."""
 
@@ -28,10 +29,15 @@ def _copies(stores: Mapping[str, Store]) -> list[str]:
             by_writer.setdefault(writer, []).append(name)
     copies = {tuple(names) for names in by_writer.values() if len(names) > 1}
     return [
-        f"{' and '.join(names)} hold what one writer has written: one is a copy of the other, or "
-        "was merged from it, and the answers that both have count twice"
+        f"{_listed(names)} hold what one writer has written: one is a copy of the other, or was "
+        "merged from it, and the answers that both have count twice"
         for names in sorted(copies)
     ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return " and ".join(names[:_NAMED]) + more
 
 
 def _clocks(stores: Mapping[str, Store]) -> list[str]:

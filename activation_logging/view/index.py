@@ -47,6 +47,7 @@ _SEARCHES = 8
 """So many searches are remembered, until the index changes."""
 _PER_BATCH = 500
 _PER_READ = 5000
+_MOST_WAITING = 100
 _PIECE = "SELECT text FROM pieces WHERE model = ? AND token = ?"
 _MAX_WORDS = 200_000
 
@@ -225,6 +226,7 @@ class SearchIndex:
         done = 0
         while done < limit:
             if self.ready and self._feed.last() == self._meta["change"]:
+                self._look_again()
                 return True
             with self._lock, self._writing():
                 if not self.ready:
@@ -238,6 +240,22 @@ class SearchIndex:
                 self._meta["change"] = found.mark
                 done += max(len(found.sequences), 1)
         return False
+
+    def _look_again(self) -> None:
+        """Of several stores: read the newest answers whose rows have come to another than theirs.
+
+        The store that an answer lies in does not list that as a change.
+        """
+        if not self.store.is_many:
+            return
+        with self._lock:
+            waiting = np.flatnonzero(self.columns["status"] == STATUS_CODES["pending"])
+            sequences = (self.columns["sequence"][waiting[-_MOST_WAITING:]] - 1).tolist()
+        found = [self.store.at(layout.place(0, sequence)) for sequence in sequences]
+        joined = {entry.sequence for entry in found if entry and entry.status != "pending"}
+        if joined:
+            with self._lock, self._writing():
+                self._put(joined)
 
     def _read_more(self) -> None:
         """Read the next batch in the order of writing."""

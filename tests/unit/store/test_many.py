@@ -28,8 +28,7 @@ from activation_logging.store.feed import Feed
 from activation_logging.store.query import entries_of, find, select
 from activation_logging.store.statistics import counts, statistics
 from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
-
-TIME = 1_700_000_000.0
+from tests.fixtures.halves import TIME, make_halves
 
 
 def fill(path: Path, host: int, answers: int = 4) -> Path:
@@ -58,23 +57,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def halves(tmp_path: Path) -> Path:
-    """A server on two hosts: the first has all entries and half of the rows, the second the others.
-
-    Of answer 4 no host has rows yet, and rows 5 have no entry.
-    """
-    head = StoreWriter(tmp_path / "h" / "a.lmdb", role="front end")
-    near = StoreWriter(tmp_path / "h" / "a.lmdb", role="worker of engine 0")
-    far = StoreWriter(tmp_path / "h" / "b.lmdb", role="worker of engine 1")
-    for number in range(6):
-        name = f"r{number}"
-        if number != 5:
-            head.put_entry(make_document(name, prompt=name, created=TIME + number))
-        if number != 4:
-            worker = far if number % 2 else near
-            worker.put_capture(make_capture(name, [make_segment(name, 4)]))
-    for writer in (head, near, far):
-        writer.close()
-    return tmp_path / "h"
+    """The stores of a server on two hosts."""
+    return make_halves(tmp_path / "h")
 
 
 def whole(path: Path, answers: int = 4) -> Store:
@@ -140,6 +124,11 @@ class TestPlaces:
         with pytest.raises(NotAStore, match=r"no data\.mdb inside"):
             open_store(tmp_path)
         assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+    def test_no_store_is_made_around_others(self, folder: Path) -> None:
+        with pytest.raises(NotAStore, match="is a folder of stores; name a store in it"):
+            StoreWriter(folder, role="test")
+        assert not (folder / "data.mdb").exists()
 
     def test_a_store_whose_name_is_a_pattern(self, tmp_path: Path) -> None:
         fill(tmp_path / "a[1]*.lmdb", 0)
