@@ -161,4 +161,5 @@ def test_the_routes_say_where(server: RunningServer, stores: tuple[Store, Store]
     assert server.get(f"/v1/activations/{key}").json()["rows_in"] == f"{NAME}:{away.path}"
     refused = server.get(f"/v1/activations/{key}/tensor")
     assert refused.status_code == 404
-    assert f"{NAME}:{away.path}" in refused.text
+    # vLLM leaves paths out of errors.
+    assert f"the rows are in the store {NAME}:" in refused.text
