@@ -98,7 +98,7 @@ class Measured(NamedTuple):
     export_opened: float
     open: float
     page: float
-    count: float
+    counted: float
     read: float
     """Of one state of one answer, at random."""
 
@@ -219,7 +219,7 @@ def measured_table(found: Iterable[Measured], small: float) -> Table:
             f"{formula:,.0f} ({100 * (formula * one.answers / one.file_bytes - 1):+.1f} %)",
             f"{one.answers / one.write:,.0f}/s",
             f"{one.answers / one.export:,.0f}/s",
-            *map(_ms, (one.open, one.page, one.count, one.read, one.export_opened)),
+            *map(_ms, (one.open, one.page, one.counted, one.read, one.export_opened)),
         )
     return table
 
