@@ -101,7 +101,7 @@ class Near:
             raise ViewError("states of this model have had another size; they cannot be compared")
         (direction,) = sketches.frame.centred(own[None])
         missing = self._catch_up(place, sketches)
-        prompt = entry.key.partition("#")[0]
+        prompt = entry.prompt_key
         found: list[Neighbour] = []
         for number in CANDIDATES:
             slots = sketches.best(direction, number)
@@ -117,7 +117,7 @@ class Near:
         """Cosines of the states themselves, of those answers in the slots that there still are."""
         for slot in slots.tolist():
             entry = self._index.entry(slot)
-            if entry is None or entry.key.partition("#")[0] == prompt:
+            if entry is None or entry.prompt_key == prompt:
                 continue
             state = state_at(entry, place)
             if state is not None and state.shape == direction.shape:

@@ -35,7 +35,7 @@ def entry(
 ) -> Response:
     """An answer. ``colour`` is one of its choices, ``spans`` an evaluator whose spans are shown."""
     found = state.store[key_of(name)]
-    others = _others(state.store, found.key)
+    others = _others(state.store, found)
     return page(
         request,
         state,
@@ -55,10 +55,9 @@ def entry(
     )
 
 
-def _others(store: Store, key: str) -> list[str]:
-    """The keys of the other answers to an answer's prompt, the oldest first; of which are many."""
-    prompt = key.partition("#")[0]
-    found = [one for one in store.keys_beginning(prompt) if one != key]
+def _others(store: Store, entry: Entry) -> list[str]:
+    """The keys of the other answers to an answer's prompt, the oldest first; there may be many."""
+    found = [one for one in store.keys_beginning(entry.prompt_key) if one != entry.key]
     return sorted(found, key=lambda one: int(one.partition("#")[2] or 0))
 
 
