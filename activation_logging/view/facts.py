@@ -77,6 +77,11 @@ def _read(entry: Entry, number: Callable[[str], int]) -> Record:
     return Record(entry.key, prompt, response, facts, pieces)
 
 
+def prompt_of(key: str) -> str:
+    """The part of an entry's key that all answers to its prompt share: the prompt's SHA-256."""
+    return key.rpartition(":")[2].partition("#")[0]
+
+
 def utf8(text: str) -> str:
     """The text with what SQLite cannot hold replaced: lone surrogates and NUL."""
     return text.encode("utf-8", "replace").decode().replace("\0", "\N{REPLACEMENT CHARACTER}")

@@ -26,7 +26,7 @@ from activation_logging.errors import (
     StoreCorrupt,
     ViewError,
 )
-from activation_logging.view.facts import STATUS_CODES
+from activation_logging.view.facts import STATUS_CODES, prompt_of
 from activation_logging.view.sketches import SAMPLE, Frame, Place, Sketches, unit
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ class Near:
             raise ViewError("states of this model have had another size; they cannot be compared")
         (direction,) = sketches.frame.centred(own[None])
         missing = self._catch_up(place, sketches)
-        prompt = entry.key.partition("#")[0]
+        prompt = prompt_of(entry.key)
         found: list[Neighbour] = []
         for number in CANDIDATES:
             slots = sketches.best(direction, number)
@@ -221,7 +221,7 @@ class Near:
         found, states = [], []
         for slot in slots.tolist():
             entry = self._index.entry(slot)
-            if entry is None or entry.key.partition("#")[0] == but:
+            if entry is None or prompt_of(entry.key) == but:
                 continue
             state = state_at(entry, place)
             if state is not None and len(state) == (width or len(state)):

@@ -12,6 +12,7 @@ from activation_logging.errors import EntryNotFound, ViewError
 from activation_logging.report.examples import shown_span
 from activation_logging.view.addresses import address, key_of
 from activation_logging.view.differences import compared
+from activation_logging.view.facts import prompt_of
 from activation_logging.view.heat import make_map, maps
 from activation_logging.view.inspect_link import samples_of
 from activation_logging.view.state import State, base_of, page
@@ -57,8 +58,7 @@ def entry(
 
 def _others(store: Store, key: str) -> list[str]:
     """The keys of the other answers to an answer's prompt, the oldest first; of which are many."""
-    prompt = key.partition("#")[0]
-    found = [one for one in store.keys_beginning(prompt) if one != key]
+    found = [one for one in store.keys_beginning(prompt_of(key)) if one != key]
     return sorted(found, key=lambda one: int(one.partition("#")[2] or 0))
 
 
