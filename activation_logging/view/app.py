@@ -7,6 +7,8 @@ from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse, Response
 
@@ -102,6 +104,8 @@ def mount(
     pages.add_exception_handler(ActivationLoggingError, _refused)
     app.add_route(PREFIX, _to_the_pages)
     pages.add_exception_handler(sqlite3.DatabaseError, _broken)
+    pages.add_exception_handler(RequestValidationError, _not_understood)
+    pages.add_exception_handler(HTTPException, _no_page)
     app.mount(PREFIX, pages)
     state: ViewState = pages.state.view
     return state
@@ -127,6 +131,18 @@ def _static(name: str) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ActivationLoggingError)
     return error_page(request, error)
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return error_page(request, ViewError(f"{first['loc'][-1]}: {first['msg']}"))
+
+
+async def _no_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = "there is no such page" if error.status_code == 404 else error.detail
+    return error_page(request, ViewError(what), error.status_code)
 
 
 async def _broken(request: Request, error: Exception) -> Response:

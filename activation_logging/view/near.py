@@ -30,7 +30,7 @@ from activation_logging.view.facts import STATUS_CODES
 from activation_logging.view.sketches import SAMPLE, Frame, Place, Sketches, unit
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from activation_logging.store import Entry
     from activation_logging.view.index import SearchIndex
@@ -105,23 +105,24 @@ class Near:
         found: list[Neighbour] = []
         for number in CANDIDATES:
             slots = sketches.best(direction, number)
-            found = list(self._compare(sketches.frame, place, prompt, direction, slots))
+            found = self._nearest(sketches.frame, place, prompt, direction, slots)
             if len(found) >= SHOWN or len(slots) < number:
                 break
-        found.sort(key=lambda one: -one.cosine)
-        return Neighbours(found[:SHOWN], len(sketches), missing)
+        return Neighbours(found, len(sketches), missing)
 
-    def _compare(
+    def _nearest(
         self, frame: Frame, place: Place, prompt: str, direction: Vectors, slots: Slots
-    ) -> Iterator[Neighbour]:
-        """Cosines of the states themselves, of those answers in the slots that there still are."""
-        for slot in slots.tolist():
-            entry = self._index.entry(slot)
-            if entry is None or entry.prompt_key == prompt:
-                continue
-            state = state_at(entry, place)
-            if state is not None and state.shape == direction.shape:
-                yield Neighbour(entry, float(frame.centred(state[None])[0] @ direction))
+    ) -> list[Neighbour]:
+        """Those in the slots whose states themselves are nearest, but for answers to a prompt."""
+        left, states = self._states(place, slots, len(direction), but=prompt)
+        cosines = frame.centred(states) @ direction
+        best = np.argsort(-cosines, kind="stable")[:SHOWN]
+        entries = (self._index.entry(left[i]) for i in best)
+        return [
+            Neighbour(entry, float(cosines[i]))
+            for i, entry in zip(best, entries, strict=True)
+            if entry is not None
+        ]
 
     # --- reading states --------------------------------------------------------------
 
@@ -210,12 +211,19 @@ class Near:
             )
         return Frame.of(states, len(some))
 
-    def _states(self, place: Place, slots: Slots, width: int | None) -> tuple[list[int], Vectors]:
-        """States of those answers in the slots that have one as wide as the first."""
+    def _states(
+        self, place: Place, slots: Slots, width: int | None, *, but: str = ""
+    ) -> tuple[list[int], Vectors]:
+        """The slots of answers that have a state as wide as the first one's, and their states.
+
+        ``but`` is the key of a prompt whose answers are left out.
+        """
         found, states = [], []
         for slot in slots.tolist():
             entry = self._index.entry(slot)
-            state = None if entry is None else state_at(entry, place)
+            if entry is None or entry.prompt_key == but:
+                continue
+            state = state_at(entry, place)
             if state is not None and len(state) == (width or len(state)):
                 width = len(state)
                 found.append(slot)

@@ -199,11 +199,13 @@ def page(
     return HTMLResponse(text.encode("utf-8", "replace"), status)
 
 
-def error_page(request: Request, error: ActivationLoggingError) -> HTMLResponse:
-    """What a page says that cannot be shown."""
+def error_page(
+    request: Request, error: ActivationLoggingError, status: int | None = None
+) -> HTMLResponse:
+    """What a page says that cannot be shown; the error has its status, unless one is given."""
     no_store = isinstance(error, StoreNotFound)
     missing = no_store or isinstance(error, EntryNotFound)
-    status = 404 if missing else 403 if isinstance(error, StoreReadOnly) else 400
+    status = status or (404 if missing else 403 if isinstance(error, StoreReadOnly) else 400)
     return page(
         request,
         state_of(request),

@@ -42,6 +42,14 @@ def test_odd_addresses_are_answered(pages, store):
         assert status in {200, 400, 404, 422}, where
 
 
+def test_what_is_wrong_with_an_address_is_said_on_a_page(pages):
+    wrong = {"label?threshold=x": (400, "threshold: "), "nothing": (404, "no such page"),
+             "label?by=" + "x" * 301: (400, "by: "), "selection": (405, "Method Not Allowed"),
+             "entry/a/map?start=-1": (400, "start: ")}  # fmt: skip
+    for where, (status, said) in wrong.items():
+        assert said in pages.get(where, status=status), where
+
+
 def test_a_link_with_endless_conditions_takes_no_memory(pages):
     """Another site may lead a browser here, and each condition is a column as long as the list."""
     for name in ("label=j{}=correct", "tag=t{}=x"):
