@@ -249,10 +249,11 @@ def _of(
     answer = _number(probe.answer(rows)) if known else None
     if probe.of_tokens:
         return [_number(score) for score in probe.at(own[start:])], answer
-    tokens: list[float | None] = [None] * len(own)
-    if tokens and known and not probe.knows_prompt:
-        tokens[-1 if probe.looks_at_end else 0] = answer
-    return tokens[start:], answer
+    tokens: list[float | None] = [None] * max(len(own) - start, 0)
+    place = len(own) - 1 if probe.looks_at_end else 0
+    if known and not probe.knows_prompt and start <= place < len(own):
+        tokens[place - start] = answer
+    return tokens, answer
 
 
 def _number(value: Any) -> float | None:

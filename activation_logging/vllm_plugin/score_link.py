@@ -123,7 +123,9 @@ class ScoreInbox:
         if len(frames) != 3 or not secrets.compare_digest(frames[0], self._key):
             return None
         header = msgspec.msgpack.decode(frames[1], type=_Header)
-        rows = np.frombuffer(frames[2], "<f8").reshape(-1, header.width)
+        # Where all probes were removed there are no columns, and no bytes that tell their number.
+        number = sum(count for _, _, count in header.blocks)
+        rows = np.frombuffer(frames[2], "<f8").reshape(number, header.width)
         blocks, at = [], 0
         for request, first, count in header.blocks:
             blocks.append(Block(request, first, rows[at : at + count]))
