@@ -143,13 +143,13 @@ class StoreWriter:
         """This writer's record: identity and counters.
 
         Besides :class:`WriterStats`, it counts as ``pruned`` the entries whose rows were removed
-        to stay below the ceiling.
+        to stay below the ceiling, and as ``deleted`` those without rows that went whole.
         """
         return self._record(self.stats)
 
     def _record(self, stats: WriterStats) -> dict[str, Any]:
-        pruned = {"pruned": self._upkeep.pruned}
-        return {**self._identity, **dataclasses.asdict(stats), **pruned}
+        gone = {"pruned": self._upkeep.pruned, "deleted": self._upkeep.deleted}
+        return {**self._identity, **dataclasses.asdict(stats), **gone}
 
     def share(self, give_up: GiveUp) -> None:
         """Name the one whose captures may refer to this writer's segments again.
