@@ -373,10 +373,8 @@ class TestKeeping:
         """What ``/metrics`` says of statuses is what is in the store."""
         with server.store() as store:
             there = Counter(entry.status for entry in store.entries())
-        line = re.compile(
-            r'^activation_logging_store_status{status="(\w+)"} ([\d.]+)$', re.MULTILINE
-        )
-        told = line.findall(server.get("/metrics").text)
+        line = r'^activation_logging_store_status{status="(\w+)"} ([\d.]+)$'
+        told = re.findall(line, server.get("/metrics").text, re.MULTILINE)
         assert {status: float(count) for status, count in told if float(count)} == there
 
     def test_the_oldest_rows_make_room(self, keeping: RunningServer) -> None:
