@@ -196,8 +196,9 @@ class TestOutputs:
         output = outputs[0].outputs[0]
         assert output.stop_reason == "activation:span"
         assert output.activation_scores == {
-            "span": {"tokens": [p(3), p(1)], "answer": p(3)},
-            "made_up": {"tokens": [None, None], "answer": None},
+            "span": {"tokens": [p(1)], "answer": p(3)},
+            # It has said what it says before the change.
+            "made_up": {"tokens": [None], "answer": p(-2)},
         }
 
     def test_columns_of_other_probes_are_no_scores(self, engine: Engine) -> None:
