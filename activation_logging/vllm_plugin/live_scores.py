@@ -78,7 +78,8 @@ class _Part:
             return
         if stop > len(self.rows):
             grown = np.empty((max(2 * stop, 64), columns.shape[1]))
-            grown[: self.count] = self.rows[: self.count].reshape(-1, columns.shape[1])
+            if self.count:
+                grown[: self.count] = self.rows[: self.count]
             self.rows = grown
         self.rows[first:stop] = columns
         self.count = max(self.count, stop)

@@ -386,10 +386,7 @@ class TestKeeping:
         assert keeping.post(route, label).status_code == 201
         prompts = [[3 + (7 * n + i * i) % 1000 for i in range(500)] for n in range(30)]
         with ThreadPoolExecutor(4) as pool:
-            asked = [
-                pool.submit(complete, keeping, [prompt], max_tokens=2)
-                for prompt in prompts
-            ]
+            asked = [pool.submit(complete, keeping, [prompt], max_tokens=2) for prompt in prompts]
             for one in asked:
                 one.result(timeout=120)
                 assert (keeping.lmdb_path / "data.mdb").stat().st_size <= self.CEILING

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_logging.settings import Settings
@@ -193,6 +193,7 @@ class TestStreams:
     def test_a_stream_that_breaks_off_gives_all_that_came(self) -> None:
         assert answered(noted(), b'data: {"choi', kind=EVENTS)[1] == b'data: {"choi'
 
+    @settings(deadline=None)
     @given(st.lists(st.sampled_from("tce"), max_size=40), st.integers(1, 3))
     def test_nothing_is_lost_or_told_twice(self, order: list[str], choices: int) -> None:
         """Outputs are taken, and chunks written, in any order; at the end each choice ends."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -324,6 +324,15 @@ class TestFinals:
         self.wait(engine)
         assert engine.finals[0]["span"] == (p(-2), p(3))
 
+    def test_after_all_probes_were_removed(self, engine: Engine) -> None:
+        nothing = serve()
+        engine.live.load(nothing)
+        engine.ask()
+        engine.live.finish("r", 2)
+        engine.send(np.empty((2, 0)), ended=True, probes=nothing.digest)
+        self.wait(engine)
+        assert engine.finals == [{}]
+
     def test_strangers_leave_nothing(self, engine: Engine) -> None:
         engine.send(-2.0, ended=True, name="stranger")
         engine.send(-2.0, name="stranger")
@@ -341,6 +350,7 @@ class TestFinals:
 
 
 class TestQueues:
+    @settings(deadline=None)
     @given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
     def test_merged_outputs_have_merged_scores(self, taken: list[int]) -> None:
         """Two choices are put in turn; the route takes what there is now and then."""
