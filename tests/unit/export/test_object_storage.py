@@ -232,6 +232,18 @@ def test_damaged_files_are_refused_by_name(s3: S3, store, target, kind, damage):
         s3.files.pipe_file(path, right)
 
 
+@pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "a/../../b", "."])
+def test_a_manifest_that_leads_elsewhere(store, tmp_path, name):
+    export(store, tmp_path / "out")
+    path = tmp_path / "out" / "export.json"
+    record = json.loads(path.read_text())
+    (part,) = record["parts"]
+    part["files"][name] = part["files"]["index.json"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(StoreCorrupt, match="a name that leads elsewhere"):
+        open_store(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -293,7 +305,10 @@ def test_an_export_is_only_read(store, target, tmp_path):
         open_store(target, writable=True)
     with pytest.raises(StoreReadOnly, match="is an export, which is only read"):
         open_store(tmp_path / "out", writable=True)
-    with open_store(target) as opened, pytest.raises(StoreReadOnly, match="export --append"):
+    with (
+        open_store(target) as opened,
+        pytest.raises(StoreReadOnly, match=r"is only read: change the store.*export --append"),
+    ):
         opened.put_evaluation(next(iter(opened)), name="x", label="correct")
     with pytest.raises(SettingsError, match="ACTIVATION_LMDB_PATH: a store lies on a disk"):
         Settings(lmdb_path=target)
@@ -310,3 +325,8 @@ def test_by_the_command_line(s3: S3, store):
     assert (said["there"], said["entries"], said["format"]) == (N, 0, "npy")
     assert strict(command("stats", target, "--json"))["entries"] == N
     assert len(strict(command("ls", target, "--json"))) == N
+    with open_store(target) as opened:
+        assert not opened.orphans()
+    with pytest.raises(AssertionError) as refused:
+        command("prune", target, "--older-than", "1d")
+    assert isinstance(refused.value.__cause__, StoreReadOnly)
