@@ -24,6 +24,7 @@ from activation_logging.errors import (
 from activation_logging.export import FORMATS, export_store
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
+from activation_logging.store.merge import merge
 from tests.fixtures.planted import build
 from tests.fixtures.readers import command, strict
 from tests.fixtures.s3 import KEYS, S3
@@ -315,6 +316,13 @@ def test_an_export_is_only_read(store, target, tmp_path):
     export(store, tmp_path / "one", position="response_last")
     with pytest.raises(DatasetError, match=r"one row of each answer only \(response_last\)"):
         open_store(tmp_path / "one")
+
+
+def test_an_export_becomes_a_store_again(store, target, tmp_path):
+    done = merge([target], tmp_path / "again")
+    assert (done.entries, done.unreadable) == (N, {})
+    assert_equal(store, tmp_path / "again")
+    assert merge([target], store).duplicates == N
 
 
 def test_by_the_command_line(s3: S3, store):
