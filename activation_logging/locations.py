@@ -44,6 +44,10 @@ class Address(str):
         """Itself: an address depends on no folder."""
         return self
 
+    def expanduser(self) -> Address:
+        """Itself."""
+        return self
+
     def resolve(self) -> Address:
         """Itself."""
         return self

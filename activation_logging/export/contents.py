@@ -12,6 +12,7 @@ import numpy as np
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.store import layout, schema
+from activation_logging.store.rows import sites_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -94,6 +95,9 @@ class Records:
                     if key.startswith(prefix):
                         yield key, memoryview(value)
             return
+        if database == layout.ROWS:
+            yield from self._segment(prefix)
+            return
         table = self._table(database)
         for number in range(bisect.bisect_left(table.keys, prefix), len(table.keys)):
             key = table.keys[number]
@@ -107,6 +111,15 @@ class Records:
 
     def _table(self, database: bytes) -> Table:
         return self._opened.tables.get(database, _EMPTY)
+
+    def _segment(self, segment: bytes) -> Iterator[tuple[bytes, memoryview]]:
+        """All rows of an entry, by site."""
+        if self._table(layout.MAIN).find(segment):
+            key = segment.decode()
+            record = schema.capture(self._opened.text(key, "capture"), f"capture of {key}")
+            for site in sites_of(record):
+                place = layout.rows_key(segment, site.code)
+                yield place, self._rows(place)
 
     def _rows(self, key: bytes) -> memoryview:
         """A segment is named after the entry that alone has its rows (:mod:`.records`)."""

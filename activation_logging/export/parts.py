@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import structs, to_builtins
 
-from activation_logging.errors import DatasetError, OutputExists, StoreCorrupt
+from activation_logging.errors import DatasetError, OutputExists, StoreCorrupt, StoreVersionError
 from activation_logging.export.manifest import (
     NAME,
     PART,
@@ -108,7 +108,7 @@ def _listed_names(place: Place, raw: bytes) -> list[str]:
     """What an ``export.json`` lists; nothing if it cannot be read, since it is to be replaced."""
     try:
         manifest = read_manifest(place, raw)
-    except StoreCorrupt:
+    except (StoreCorrupt, StoreVersionError):
         return []
     return [name for part in (manifest.parts if manifest else ()) for name in part.names]
 

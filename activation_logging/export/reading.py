@@ -92,10 +92,7 @@ class ExportStore(Store):
 
     def transact(self, action: Any) -> Any:  # noqa: ARG002 - none is run
         """Refuse: an export is written by ``export`` only."""
-        raise StoreReadOnly(
-            f"{self.path} is an export, which is only read: write to the store that it was made "
-            "of, and bring it up to date with `activation-logging export --append`"
-        )
+        raise StoreReadOnly(_only_read(self.path))
 
     def readers(self) -> list[dict[str, int]]:
         """None: there are no transactions."""
@@ -105,6 +102,13 @@ class ExportStore(Store):
         """The bytes of its files, twice: they take as much as they hold."""
         size = cast("Opened", self.environment).nbytes
         return size, size
+
+
+def _only_read(path: object) -> str:
+    return (
+        f"{path} is an export, which is only read: change the store that it was made of, and bring "
+        "it up to date with `activation-logging export --append`"
+    )
 
 
 class _At(NamedTuple):
@@ -161,7 +165,8 @@ class Opened:
         captures, requests = {}, defaultdict(list)
         for key, at in self._entries.items():
             captures[layout.id_key(at.listed.capture)] = key
-            requests[layout.id_key(at.listed.request_id)].append(key.encode())
+            for name in {at.listed.request_id, at.listed.capture}:
+                requests[layout.id_key(name)].append(key.encode())
         return {
             layout.MAIN: Table(
                 sorted(key.encode() for key in keys),
@@ -176,6 +181,12 @@ class Opened:
             ),
             layout.REQUESTS: Table(sorted(requests), lambda raw: requests[raw]),
         }
+
+    def __getattr__(self, name: str) -> Any:
+        """What else an LMDB environment has: it is for writing and upkeep."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        raise StoreReadOnly(_only_read(self.path))
 
     @property
     def nbytes(self) -> int:

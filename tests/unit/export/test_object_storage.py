@@ -24,6 +24,7 @@ from activation_logging.errors import (
 from activation_logging.export import FORMATS, export_store
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
+from activation_logging.store.merge import merge
 from tests.fixtures.planted import build
 from tests.fixtures.readers import command, strict
 from tests.fixtures.s3 import KEYS, S3
@@ -232,6 +233,18 @@ def test_damaged_files_are_refused_by_name(s3: S3, store, target, kind, damage):
         s3.files.pipe_file(path, right)
 
 
+@pytest.mark.parametrize("name", ["../../.bashrc", "/etc/passwd", "a/../../b", "."])
+def test_a_manifest_that_leads_elsewhere(store, tmp_path, name):
+    export(store, tmp_path / "out")
+    path = tmp_path / "out" / "export.json"
+    record = json.loads(path.read_text())
+    (part,) = record["parts"]
+    part["files"][name] = part["files"]["index.json"]
+    path.write_text(json.dumps(record))
+    with pytest.raises(StoreCorrupt, match="a name that leads elsewhere"):
+        open_store(tmp_path / "out")
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -293,13 +306,23 @@ def test_an_export_is_only_read(store, target, tmp_path):
         open_store(target, writable=True)
     with pytest.raises(StoreReadOnly, match="is an export, which is only read"):
         open_store(tmp_path / "out", writable=True)
-    with open_store(target) as opened, pytest.raises(StoreReadOnly, match="export --append"):
+    with (
+        open_store(target) as opened,
+        pytest.raises(StoreReadOnly, match=r"is only read: change the store.*export --append"),
+    ):
         opened.put_evaluation(next(iter(opened)), name="x", label="correct")
     with pytest.raises(SettingsError, match="ACTIVATION_LMDB_PATH: a store lies on a disk"):
         Settings(lmdb_path=target)
     export(store, tmp_path / "one", position="response_last")
     with pytest.raises(DatasetError, match=r"one row of each answer only \(response_last\)"):
         open_store(tmp_path / "one")
+
+
+def test_an_export_becomes_a_store_again(store, target, tmp_path):
+    done = merge([target], tmp_path / "again")
+    assert (done.entries, done.unreadable) == (N, {})
+    assert_equal(store, tmp_path / "again")
+    assert merge([target], store).duplicates == N
 
 
 def test_by_the_command_line(s3: S3, store):
@@ -310,3 +333,8 @@ def test_by_the_command_line(s3: S3, store):
     assert (said["there"], said["entries"], said["format"]) == (N, 0, "npy")
     assert strict(command("stats", target, "--json"))["entries"] == N
     assert len(strict(command("ls", target, "--json"))) == N
+    with open_store(target) as opened:
+        assert not opened.orphans()
+    with pytest.raises(AssertionError) as refused:
+        command("prune", target, "--older-than", "1d")
+    assert isinstance(refused.value.__cause__, StoreReadOnly)
