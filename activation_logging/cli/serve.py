@@ -162,6 +162,15 @@ def generate(  # noqa: PLR0917 - the command's options
             'or {"probe": NAME, "prompt_above": 0.8}, or a list of both.',
         ),
     ] = None,
+    on_ray: OnRay = False,
+    ray_address: RayAddress = None,
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            help="With --ray: how many engines; by default as many as the cluster's GPUs allow, "
+            "or one on each node where there is none."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a file of prompts with no server, and log every answer.
