@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import socket
@@ -102,17 +103,12 @@ class EngineProcess:
         except Exception as error:  # noqa: BLE001 - handed on in a sentence
             return self._failed(error)
 
-    def answer(self, lines: Sequence[PromptLine]) -> tuple[list[Answer], dict[int, str]]:
+    def answer(self, lines: Sequence[PromptLine]) -> tuple[list[Answer], dict[int, str]] | Failed:
         """Answer all lines; with the reasons, by number, why some were refused."""
-        assert self._engine is not None
-        found: list[Answer] = []
-        refused: dict[int, str] = {}
-        waiting = iter(lines)
-        while True:
-            refused.update(self._engine.fill(waiting))
-            if not self._engine.in_flight:
-                return found, refused
-            found += self._engine.step()
+        try:
+            return self._answer(lines, until=math.inf)
+        except Exception as error:  # noqa: BLE001 - handed on in a sentence
+            return self._failed(error)
 
     def close(self) -> None:
         """End vLLM's processes, which write what they have before."""
@@ -136,24 +132,29 @@ class EngineProcess:
         return Started(host, str(self._claim.path), self._engine.capacity)
 
     def _work(self, lines: Iterable[PromptLine]) -> Turn:
-        engine = self._engine
-        assert engine is not None
-        self._waiting.extend(lines)
-        until = time.monotonic() + _TURN_S
-        answers: list[Answer] = []
-        refused: dict[int, str] = {}
-        while True:
-            refused.update(engine.fill(self._take()))
-            if not engine.in_flight or time.monotonic() > until:
-                break
-            answers += engine.step()
+        answers, refused = self._answer(lines, until=time.monotonic() + _TURN_S)
+        assert self._engine is not None
+        taken = self._engine.in_flight + len(self._waiting)
         return Turn(
             answered=[answer.line for answer in answers],
             refused=refused,
             tokens=sum(answer.tokens for answer in answers),
             prompt_tokens=sum(answer.prompt_tokens for answer in answers),
-            wants=2 * engine.capacity - engine.in_flight - len(self._waiting),
+            wants=2 * self._engine.capacity - taken,
         )
+
+    def _answer(
+        self, lines: Iterable[PromptLine], *, until: float
+    ) -> tuple[list[Answer], dict[int, str]]:
+        assert self._engine is not None
+        self._waiting.extend(lines)
+        found: list[Answer] = []
+        refused: dict[int, str] = {}
+        while True:
+            refused.update(self._engine.fill(self._take()))
+            if not self._engine.in_flight or time.monotonic() > until:
+                return found, refused
+            found += self._engine.step()
 
     def _take(self) -> Iterator[PromptLine]:
         while self._waiting:
