@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import ActorUnavailableError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from activation_logging.errors import ActivationLoggingError, ClusterError
@@ -129,6 +129,8 @@ def reason_of(error: RayError) -> str:
     """What has happened, in a sentence: Ray's own texts go on for many lines."""
     if isinstance(error, RayTaskError):
         return brief_reason(error.cause)
+    if isinstance(error, ActorUnavailableError):
+        return "its process or node cannot be reached any more"
     # The first line says that it happened, those with a tab to what, and the next one why.
     lines = [line.strip() for line in str(error).splitlines() if not line.startswith("\t")]
     lines = [line for line in lines if line]

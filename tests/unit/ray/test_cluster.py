@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -90,8 +91,8 @@ def test_variables_reach_an_engine_or_it_does_not_start(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("cluster")
 def test_a_node_that_fails_is_named() -> None:
-    found, problems = on_every_node(int, "no number")
+    found, problems = on_every_node(json.loads, "nothing")
     assert found == []
     assert problems == [
-        f"{socket.gethostname()}: ValueError: invalid literal for int() with base 10: 'no number'"
+        f"{socket.gethostname()}: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
     ]
