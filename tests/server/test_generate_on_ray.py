@@ -17,7 +17,9 @@ from activation_logging import open_store
 from activation_logging.errors import ClusterError
 from activation_logging.generate import LINE_TAG
 from activation_logging.ray import answer_file, generate
-from tests.unit.ray.conftest import cluster  # noqa: F401 - a fixture
+from tests.fixtures.ray_cluster import cluster
+
+__all__ = ["cluster"]
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("cluster")]
 
