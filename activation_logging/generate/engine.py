@@ -129,7 +129,7 @@ class Engine:
         params = _sampling_params({**self._sampling, "extra_args": extra})
         name = request_id_of(self._run, line.id)
         # By itself vLLM counts the requests of an engine, and two engines count alike.
-        self._llm.request_counter = iter([name])  # type: ignore[assignment]
+        self._llm.request_counter = iter([name])
         if line.messages is None:
             self._llm.enqueue(line.prompt, params, use_tqdm=False)
         else:

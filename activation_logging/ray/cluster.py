@@ -53,14 +53,14 @@ def connected(address: str | None = None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     named = address or os.environ.get("RAY_ADDRESS") or "auto"
     if named not in {"auto", "local"}:
         _refuse_silent(named)
-    if named == "local" or not _join(named, quiet):
+    if named == "local" or not _join(named, options):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        memory = {"object_store_memory": _OBJECTS_BYTES}
-        ray.init(address="local", include_dashboard=False, **memory, **quiet)
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
+        ray.init(address="local", **options)
     try:
         yield
     finally:
@@ -100,7 +100,7 @@ def living() -> list[Node]:
     """The nodes that are alive."""
     return [
         Node(node["NodeID"], node["NodeManagerHostname"], node["Resources"])
-        for node in ray.nodes()
+        for node in ray.nodes()  # type: ignore[no-untyped-call]
         if node["Alive"]
     ]
 
