@@ -98,7 +98,6 @@ def generate(
         num_cpus=need["CPU"],
         num_gpus=need.get("GPU", 0),
         runtime_env={"env_vars": dict(job.variables.shown)},
-        scheduling_strategy="SPREAD",
     )
 
 

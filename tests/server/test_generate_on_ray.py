@@ -1,4 +1,4 @@
-"""``generate --ray`` with one real engine: answers, resuming, and an engine that cannot start."""
+"""``generate --ray`` with one real engine: a file is answered, and not asked again."""
 
 from __future__ import annotations
 
@@ -11,12 +11,9 @@ import pytest
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
-import ray
-
 from activation_logging import open_store
-from activation_logging.errors import ClusterError
 from activation_logging.generate import LINE_TAG
-from activation_logging.ray import answer_file, generate
+from activation_logging.ray import answer_file
 from tests.fixtures.ray_cluster import cluster
 
 __all__ = ["cluster"]
@@ -41,7 +38,7 @@ def settings() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("settings")
-def test_a_file_and_then_the_same_prompts_as_a_dataset(
+def test_a_file_is_answered_and_not_asked_again(
     folder_of: Callable[[str], Path], tmp_path: Path
 ) -> None:
     prompts, folder = tmp_path / "prompts.jsonl", tmp_path / "stores"
@@ -61,25 +58,8 @@ def test_a_file_and_then_the_same_prompts_as_a_dataset(
             f"mine-{entry.tags[LINE_TAG]}" for entry in entries
         }
 
-    rows = [{"prompt": None, "messages": None, "tags": {"split": None}} | one for one in LINES]
-    del rows[2]
-    dataset = ray.data.from_items([*rows, rows[0], {"prompt": "", "messages": None}])
+    without = [LINES[3], *LINES[:2]]
+    prompts.write_text("".join(json.dumps(line) + "\n" for line in without), encoding="utf-8")
     # All are answered, so that no engine has to start.
-    found = generate(dataset, path=folder, **asked).take_all()
-    texts = {entry.request_id: entry.response for entry in entries}
-    assert [row["answer"] for row in found[:4]] == [texts[row["request_id"]] for row in found[:4]]
-    assert found[0]["request_id"] == found[3]["request_id"]
-    assert (found[4]["answer"], found[4]["error"]) == (None, "needs either 'prompt' or 'messages'")
-    with open_store(store_path) as store:
-        assert len(store) == 3
-
-
-@pytest.mark.usefixtures("settings")
-def test_an_engine_that_cannot_start_is_named(tmp_path: Path) -> None:
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(json.dumps(LINES[0]) + "\n", encoding="utf-8")
-    (tmp_path / "model").mkdir()
-    with pytest.raises(ClusterError, match=r"no engine is left: .*config\.json"):
-        answer_file(
-            prompts, model=str(tmp_path / "model"), sampling={}, folder=tmp_path / "s", engines=2
-        )
+    again = answer_file(prompts, folder=folder, **asked)
+    assert (again.resumed, again.answered, again.missing) == (3, 0, 0)

@@ -96,3 +96,15 @@ def test_a_node_that_fails_is_named() -> None:
     assert problems == [
         f"{socket.gethostname()}: JSONDecodeError: Expecting value: line 1 column 1 (char 0)"
     ]
+
+
+@pytest.mark.usefixtures("cluster")
+def test_engines_that_cannot_write_are_named(tmp_path: Path) -> None:
+    prompts = tmp_path / "p.jsonl"
+    prompts.write_text('{"prompt": "a"}\n')
+    told = (
+        f"no engine is left: {socket.gethostname()}: /proc/stores cannot be written on "
+        f"{socket.gethostname()}: No such file or directory"
+    )
+    with pytest.raises(ClusterError, match=told):
+        answer_file(prompts, model="m", sampling={}, folder="/proc/stores", engines=2)
