@@ -32,6 +32,7 @@
     ├── BenchmarkError                      a benchmark cannot start or go on
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
     ├── LabelsFileError (ValueError)        a file of labels made elsewhere that cannot be read
+    ├── ClusterError (RuntimeError)         no Ray cluster is there, or nothing works on it
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── ViewError (ValueError)              a page that cannot be shown as it was asked for
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
@@ -193,6 +194,10 @@ class PromptsError(ActivationLoggingError, ValueError):
 
 class LabelsFileError(ActivationLoggingError, ValueError):
     """A file of labels made elsewhere is not there, or of no format that is known here."""
+
+
+class ClusterError(ActivationLoggingError, RuntimeError):
+    """There is no Ray cluster at an address, or no engine or task could be run on one."""
 
 
 class ServerFailed(ActivationLoggingError, RuntimeError):

@@ -60,3 +60,14 @@ Layers = Annotated[
         "sites (attn_out@8;12), one head (heads@15.3), or every head by itself (heads@15.*)."
     ),
 ]
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="On a Ray cluster (extra `ray`): that of `RAY_ADDRESS`, one that runs on this "
+        "machine, or else one that is started here.",
+    ),
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="On the Ray cluster at this address, HOST:PORT.")
+]

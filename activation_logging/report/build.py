@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Study
+    from activation_logging.detectors.sweep import Fit
     from activation_logging.store.places import Where
 
 
@@ -65,6 +66,7 @@ def build_report(
     seed: int = 0,
     save_probe: str | os.PathLike[str] | None = None,
     token_probe: str | os.PathLike[str] | None = None,
+    fit: Fit | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> ReportResult:
@@ -79,6 +81,8 @@ def build_report(
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         token_probe: a saved probe of tokens that colours the answers whose label has no spans.
+        fit: where the probes of the sweep are fitted, as for
+            :func:`activation_logging.detectors.run_study`; on this machine if left out.
         progress: called with each stage and how far it is.
         options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
@@ -110,7 +114,8 @@ def build_report(
             if token_probe is None
             else load_token_probe(token_probe, store, options.get("model"))
         )
-        study = run_study(store, label, Options(seed=seed, **options), progress=progress)
+        asked = Options(seed=seed, **options)
+        study = run_study(store, label, asked, fit=fit, progress=progress)
         of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
         studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)
         colour = Colours(studied, coloured_by)

@@ -82,6 +82,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.llm": (
         "LLM.from_engine_args(engine_args)",
         "LLM.llm_engine",
+        "LLM.request_counter",
         "LLM.enqueue(prompts, sampling_params, use_tqdm, ...)",
         "LLM.enqueue_chat(messages, sampling_params, use_tqdm, ...)",
     ),

@@ -46,11 +46,13 @@ ARROWS: dict[str, set[str]] = {
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "view", "vllm_plugin"},
     "generate": {"store", "vllm_plugin"},
+    "ray": {"dataset", "detectors", "generate", "store"},
     "bench": {"process", "store"},
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "follow_up", "generate",
-        "large_model", "packages", "replay", "report", "store", "verify", "view", "vllm_serve",
+        "large_model", "packages", "ray", "replay", "report", "store", "verify", "view",
+        "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -71,6 +73,7 @@ ALLOWED_FOREIGN = {
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
+    "ray": {"ray"},
     "fastapi": {"routes", "server", "view", "vllm_plugin"},
 }
 """Libraries that only some parts may import."""
