@@ -19,6 +19,7 @@ Where: TypeAlias = "OnePlace | Sequence[OnePlace]"
 """A store's folder, a folder of stores, a pattern such as ``data/*.lmdb``, or a list of these."""
 
 _OTHER_SIGNS = re.compile(r"[^\w.+~@=-]")
+_ONLY_PATTERNS = frozenset("*?")
 _SHOWN = 3
 """So many names of a list are a part of what the list is called."""
 
@@ -86,9 +87,10 @@ def _stores_at(place: OnePlace) -> Places:
     if glob.has_magic(text) and not path.exists():
         matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
         stores = [one for match in matches for one in _matching(match)]
-        if not stores:
+        if stores:
+            return Places(path, tuple(_distinct(stores)), several=True)
+        if not _ONLY_PATTERNS.isdisjoint(text):  # brackets may be a part of a name
             raise StoreNotFound(f"no store matches {text}")
-        return Places(path, tuple(_distinct(stores)), several=True)
     return Places(path, (path,), several=False)
 
 
