@@ -228,8 +228,12 @@ class ManyStores(Store):
         number, sequence = layout.part_of(layout.sequence_of(place))
         if number >= len(self._parts):
             return None
-        found = self._parts[number].at(layout.place(0, sequence))
-        return None if found is None else Member(self, number, found.stored_key, found.raw)
+        seen = self._parts[number].snapshot()
+        key = seen.get(layout.LOG, layout.sequence_key(sequence))
+        if key is not None:
+            with suppress(EntryNotFound):
+                return self.member(number, bytes(key).decode("ascii", "replace"), seen)
+        return None
 
     def keys_beginning(self, start: str) -> list[str]:
         """The keys that begin with this text, in the stores or with a store's name."""

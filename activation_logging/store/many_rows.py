@@ -68,9 +68,9 @@ class ManyRowReader:
         # Its own store has the rows of nearly every answer, and need not be asked for more.
         if raw is None or _DROPPED in bytes(raw):
             del snapshot, raw
-            number = member.rows_part
-            if member.status == "pending":
-                return number
+            number, record = member.rows_part, member.capture_record()
+            if record is None or record.get("dropped"):
+                return number  # which may change: the rows may yet come
         with self._lock:
             if len(self._known) > _MOST_KNOWN:
                 self._known = {}

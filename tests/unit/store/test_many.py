@@ -399,10 +399,26 @@ class TestHalves:
         writer.put_capture(replace(make_capture("r1", []), dropped="it never ran"))
         writer.close()
         store = open_store(halves)
+        own, key = open_store(halves / "a.lmdb"), store.for_request("r1")[0].key
+        assert own.for_request("r1")[0].status == "dropped"
         assert store.for_request("r1")[0].status == "complete"
         assert counts(store).statuses == {"complete": 4, "pending": 1}
         assert len(list(select(store, status="complete"))) == 4
-        assert len(store.read([store.for_request("r1")[0].key]).values) == 4
+        assert len(store.read([key]).values) == 4
+
+    def test_rows_that_come_after_a_record_that_there_are_none(self, halves: Path) -> None:
+        """A reader that has asked in between finds them."""
+        near = StoreWriter(halves / "a.lmdb", role="worker of engine 0")
+        near.put_capture(replace(make_capture("r4", []), dropped="it never ran"))
+        near.close()
+        store = open_store(halves)
+        key = store.for_request("r4")[0].key
+        with pytest.raises(RowsMissing, match="it never ran"):
+            store.read([key])
+        far = StoreWriter(halves / "b.lmdb", role="worker of engine 1")
+        far.put_capture(make_capture("r4", [make_segment("r4", 4)]))
+        far.close()
+        assert len(store.read([key]).values) == 4
 
     def test_rows_of_an_entry_are_nobody_elses(self, folder: Path, halves: Path) -> None:
         """An entry of one store takes no rows that have an entry in their own."""
