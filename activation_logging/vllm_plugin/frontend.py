@@ -245,6 +245,7 @@ class FrontEndTap:
     def close(self) -> None:
         """Record all requests in flight as aborted, and wait for the store."""
         self._abort_all()
+        self.hosts.close()
         self.writer.close()
         if self.live is not None:
             self.live.close()

@@ -256,6 +256,12 @@ class Hosts:
             )
             await asyncio.sleep(ANSWER_S)
 
+    def close(self) -> None:
+        """Look no longer."""
+        if self._looking is not None:
+            with suppress(RuntimeError):  # the event loop has been closed
+                self._looking.cancel()
+
     def locate(self) -> None:
         """Note in the store which rows are in the stores of other hosts, as far as they are."""
         if self.away:

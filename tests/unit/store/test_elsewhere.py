@@ -16,6 +16,7 @@ from activation_logging.store.query import select
 from activation_logging.store.repair import find_unmatched
 from activation_logging.verify import entry_problems
 from tests.fixtures.answers import make_capture, make_document, make_segment
+from tests.fixtures.readers import http
 
 ROWS_IN = "b:/data/b.lmdb"
 WHAT = about(make_capture("any", []))
@@ -97,3 +98,15 @@ def test_both_are_read_and_merged_as_one(writer: StoreWriter, tmp_path: Path) ->
         merge(sources, tmp_path / "all.lmdb")
         with open_store(tmp_path / "all.lmdb") as store:
             assert store.for_prompt("away")[0].status == status
+
+
+def test_the_routes_say_it_too(writer: StoreWriter) -> None:
+    with http(writer.path) as client:
+        [alone] = client.get("/v1/activations/stores").json()["data"]
+        [listed] = client.get("/v1/activations", params={"status": "elsewhere"}).json()["data"]
+        whole = client.get(f"/v1/activations/{listed['key']}").json()
+        missing = client.get(f"/v1/activations/{listed['key']}/tensor")
+    assert (alone["path"], alone["entries"]) == (str(writer.path), True)
+    assert whole["rows_in"] == ROWS_IN
+    assert missing.status_code == 404
+    assert ROWS_IN in missing.text
