@@ -12,7 +12,7 @@ import pytest
 
 from activation_logging.errors import ClusterError, SettingsError
 from activation_logging.ray.bulk import answer_file
-from activation_logging.ray.cluster import Node, connected, on_every_node
+from activation_logging.ray.cluster import Node, connected, on_every_node, refuse_silent
 from activation_logging.ray.needs import need_of, room_for
 from activation_logging.ray.process import EngineProcess, Failed, Job
 from activation_logging.ray.variables import Variables
@@ -25,10 +25,18 @@ def test_nobody_at_the_address() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    told = f"no Ray cluster answers at 127.0.0.1:{port} .*refused.*ray start --head"
-    with pytest.raises(ClusterError, match=told), connected(f"127.0.0.1:{port}"):
-        pass
-    with pytest.raises(ClusterError, match="HOST:PORT"), connected("nowhere"):
+    told = f"no Ray cluster answers at .*127.0.0.1:{port} .*refused.*ray start --head"
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(ClusterError, match=told):
+            refuse_silent(address)
+    with pytest.raises(ClusterError, match="HOST:PORT"):
+        refuse_silent("nowhere")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_cluster() -> None:
+    told = "connected to the Ray cluster at .*, not to other:1; leave the address out"
+    with pytest.raises(ClusterError, match=told), connected("other:1"):
         pass
 
 
