@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import socket
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
@@ -45,7 +46,8 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     A program that is connected already stays so. Otherwise it is the cluster at ``address``, else
     the one that ``RAY_ADDRESS`` names or that runs on this machine. If there is none, one is
-    started on this machine, and ends with the block.
+    started on this machine, and ends with the block. What Ray prints meanwhile of nodes that die
+    goes to standard error.
 
     Raises:
         ClusterError: there is no cluster at the address, or the program is connected to another.
@@ -68,7 +70,8 @@ def connected(address: str | None = None) -> Iterator[None]:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
         ray.init(address="local", **options)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
 
