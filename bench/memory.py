@@ -1,6 +1,6 @@
 """Is the memory of every process flat? A logging server under ten thousand short requests.
 
-    python bench/memory.py [--requests 10000] [--variant logging|plain] [--probes 8] [--output FILE]
+    python -m bench.memory [--requests 10000] [--variant logging|plain] [--probes 8] [--output FILE]
 
 After every thousand requests the resident size of each of the server's processes is noted, its
 own memory (anonymous) and what it has mapped of files (the store, libraries) apart. Growth

@@ -95,19 +95,19 @@ def main() -> None:
     args.folder.mkdir(parents=True, exist_ok=True)
     probe = fit(args.store, args.folder / PROBE)
     terminal.print(f"the probe reads {probe.sources[0]} at {probe.position}")
-    table = Table("refused before the first word where", *RATES.values())
+    table = Table("refused above", "of real names in training", *RATES.values())
     with serving(
         demo_model_path(),
         name=demo_model_path().name,
         store=args.folder / "activations.lmdb",
         probes={PROBE: args.folder / PROBE},
     ) as base_url:
-        table.add_row("never", *_cells(ask(base_url, args.folder, args.limit, None)))
+        table.add_row("never", "", *_cells(ask(base_url, args.folder, args.limit, None)))
         for point in probe.operating_points:
             stop = {"probe": PROBE, "prompt_above": round(point.threshold, 4)}
             table.add_row(
-                f"above {stop['prompt_above']:.3f} ({point.false_positive_rate:.0%} of the real "
-                "names of the training part)",
+                f"{point.threshold:.3f}",
+                f"{100 * point.false_positive_rate:.0f} %",
                 *_cells(ask(base_url, args.folder, args.limit, stop)),
             )
     terminal.print(table)
