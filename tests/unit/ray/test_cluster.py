@@ -9,7 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from activation_logging.cli import _app
 from activation_logging.errors import ClusterError, SettingsError
 from activation_logging.ray.bulk import answer_file
 from activation_logging.ray.cluster import Node, connected, on_every_node, refuse_silent
@@ -56,6 +58,9 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts.write_text('{"prompt": "a"}\n')
     with pytest.raises(SettingsError, match="engines: 0"):
         answer_file(prompts, model="m", sampling={}, folder=tmp_path, engines=0)
+    done = CliRunner().invoke(_app, ["generate", str(prompts), "--model", "m", "--engines", "2"])
+    assert isinstance(done.exception, SettingsError)
+    assert "add --ray" in str(done.exception)
     monkeypatch.setenv("ACTIVATION_LOGGING", "0")
     with pytest.raises(SettingsError, match="ACTIVATION_LOGGING=0"):
         answer_file(prompts, model="m", sampling={}, folder=tmp_path)

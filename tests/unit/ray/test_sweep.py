@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
+from activation_logging.cli import _app
 from activation_logging.dataset.examples import select_examples
 from activation_logging.detectors import DETECTORS
 from activation_logging.detectors.splits import make_folds, make_trial
@@ -65,6 +67,14 @@ def test_how_far_it_is(path: Path) -> None:
     with open_store(path) as store:
         fit_on_ray()(task(store, "linear_probe"), [2], POSITIONS, lambda _, *n: told.append(n))
     assert (told[0], told[-1]) == ((0, 2), (2, 2))
+
+
+def test_the_report_fits_where_it_is_told_to(path: Path, tmp_path: Path) -> None:
+    out = ["--output", str(tmp_path / "report"), "--layers", "2"]
+    done = CliRunner().invoke(_app, ["report", str(path), *out, "--ray-address", "other:1"])
+    assert isinstance(done.exception, ClusterError)
+    assert "not to other:1" in str(done.exception)
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_state_that_is_not_finite(tmp_path: Path) -> None:
