@@ -16,7 +16,7 @@ from activation_logging.cli import _app
 from activation_logging.dataset.examples import select_examples
 from activation_logging.detectors import DETECTORS
 from activation_logging.detectors.splits import make_folds, make_trial
-from activation_logging.detectors.sweep import Task, fit_sweep
+from activation_logging.detectors.sweep import Task, fit_here, fit_sweep
 from activation_logging.errors import ClusterError, DatasetError
 from activation_logging.progress import silent
 from activation_logging.ray import fit_on_ray
@@ -38,6 +38,7 @@ def task(store: Any, detector: str) -> Task:
     examples = select_examples(store)
     folds = make_folds(examples.y, examples.groups, folds=2)
     trial = make_trial(examples.y, examples.groups, np.arange(len(examples)), seed=1)
+    assert trial is not None
     return Task(examples, folds, DETECTORS.get(detector), [trial])
 
 
@@ -48,8 +49,8 @@ def task(store: Any, detector: str) -> Task:
 def test_equal_to_the_last_digit(path: Path, detector: str, layers: list[int | str]) -> None:
     with open_store(path) as store:
         here, there = (
-            fit_sweep(task(store, detector), layers, POSITIONS, **where)
-            for where in ({}, {"fit": fit_on_ray()})
+            fit_sweep(task(store, detector), layers, POSITIONS, fit=fit)
+            for fit in (fit_here, fit_on_ray())
         )
     assert list(here.scores) == list(there.scores)
     for cell, scores in here.scores.items():
