@@ -144,9 +144,11 @@ def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
 
 
 def _check_sampling(sampling: Mapping[str, Any]) -> None:
+    from vllm.exceptions import VLLMClientError
+
     try:
         _sampling_params(sampling)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, VLLMClientError) as error:
         raise SettingsError(f"sampling: {error}") from None
 
 

@@ -6,7 +6,8 @@ import logging
 import os
 import re
 import socket
-from contextlib import contextmanager
+import sys
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import ray
@@ -45,24 +46,32 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     A program that is connected already stays so. Otherwise it is the cluster at ``address``, else
     the one that ``RAY_ADDRESS`` names or that runs on this machine. If there is none, one is
-    started on this machine, and ends with the block.
+    started on this machine, and ends with the block. What Ray prints meanwhile of nodes that die
+    goes to standard error.
 
     Raises:
-        ClusterError: there is no cluster at the address.
+        ClusterError: there is no cluster at the address, or the program is connected to another.
     """
     if ray.is_initialized():
+        there = ray.get_runtime_context().gcs_address
+        if address not in {None, "auto", there}:
+            raise ClusterError(
+                f"this program is connected to the Ray cluster at {there}, not to {address}; leave "
+                "the address out, or call ray.shutdown() first"
+            )
         yield
         return
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
     named = address or os.environ.get("RAY_ADDRESS") or "auto"
     if named not in {"auto", "local"}:
-        _refuse_silent(named)
+        refuse_silent(named)
     if named == "local" or not _join(named, options):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
         ray.init(address="local", **options)
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
 
@@ -78,8 +87,8 @@ def _join(address: str, options: Mapping[str, Any]) -> bool:
     return True
 
 
-def _refuse_silent(address: str) -> None:
-    """Raise ClusterError unless something listens there: Ray itself would try for a minute."""
+def refuse_silent(address: str) -> None:
+    """Raise ClusterError unless something listens there. Ray itself would try for a minute."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()

@@ -10,7 +10,7 @@ from activation_logging.probe_list import absolute, parse_probes
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_PREFIXES = ("ACTIVATION_", "VLLM_", "HF_")
+_PREFIXES = ("ACTIVATION_", "VLLM_", "HF_", "OMP_", "KMP_")
 _SECRET = ("_TOKEN", "_KEY")
 _OWN = {
     # Each engine has a store of its own, and each node its own folders and addresses.
@@ -32,7 +32,7 @@ class Variables:
 
     @classmethod
     def of(cls, environ: Mapping[str, str]) -> Variables:
-        """Those of a process that count: the settings of this package, of vLLM and of the hub."""
+        """Those of a process that count: of this package, of vLLM, the hub and threads."""
         found = {
             name: value
             for name, value in environ.items()

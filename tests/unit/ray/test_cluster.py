@@ -9,10 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from activation_logging.cli import _app
 from activation_logging.errors import ClusterError, SettingsError
 from activation_logging.ray.bulk import answer_file
-from activation_logging.ray.cluster import Node, connected, on_every_node
+from activation_logging.ray.cluster import Node, connected, on_every_node, refuse_silent
 from activation_logging.ray.needs import need_of, room_for
 from activation_logging.ray.process import EngineProcess, Failed, Job
 from activation_logging.ray.variables import Variables
@@ -25,10 +27,18 @@ def test_nobody_at_the_address() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    told = f"no Ray cluster answers at 127.0.0.1:{port} .*refused.*ray start --head"
-    with pytest.raises(ClusterError, match=told), connected(f"127.0.0.1:{port}"):
-        pass
-    with pytest.raises(ClusterError, match="HOST:PORT"), connected("nowhere"):
+    told = f"no Ray cluster answers at .*127.0.0.1:{port} .*refused.*ray start --head"
+    for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+        with pytest.raises(ClusterError, match=told):
+            refuse_silent(address)
+    with pytest.raises(ClusterError, match="HOST:PORT"):
+        refuse_silent("nowhere")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_second_cluster() -> None:
+    told = "connected to the Ray cluster at .*, not to other:1; leave the address out"
+    with pytest.raises(ClusterError, match=told), connected("other:1"):
         pass
 
 
@@ -48,6 +58,9 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts.write_text('{"prompt": "a"}\n')
     with pytest.raises(SettingsError, match="engines: 0"):
         answer_file(prompts, model="m", sampling={}, folder=tmp_path, engines=0)
+    done = CliRunner().invoke(_app, ["generate", str(prompts), "--model", "m", "--engines", "2"])
+    assert isinstance(done.exception, SettingsError)
+    assert "add --ray" in str(done.exception)
     monkeypatch.setenv("ACTIVATION_LOGGING", "0")
     with pytest.raises(SettingsError, match="ACTIVATION_LOGGING=0"):
         answer_file(prompts, model="m", sampling={}, folder=tmp_path)

@@ -7,14 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import open_store
+from activation_logging.cli import _app
 from activation_logging.dataset.examples import select_examples
 from activation_logging.detectors import DETECTORS
 from activation_logging.detectors.splits import make_folds, make_trial
-from activation_logging.detectors.sweep import Task, fit_sweep
+from activation_logging.detectors.sweep import Task, fit_here, fit_sweep
 from activation_logging.errors import ClusterError, DatasetError
 from activation_logging.progress import silent
 from activation_logging.ray import fit_on_ray
@@ -36,6 +38,7 @@ def task(store: Any, detector: str) -> Task:
     examples = select_examples(store)
     folds = make_folds(examples.y, examples.groups, folds=2)
     trial = make_trial(examples.y, examples.groups, np.arange(len(examples)), seed=1)
+    assert trial is not None
     return Task(examples, folds, DETECTORS.get(detector), [trial])
 
 
@@ -46,8 +49,8 @@ def task(store: Any, detector: str) -> Task:
 def test_equal_to_the_last_digit(path: Path, detector: str, layers: list[int | str]) -> None:
     with open_store(path) as store:
         here, there = (
-            fit_sweep(task(store, detector), layers, POSITIONS, **where)
-            for where in ({}, {"fit": fit_on_ray()})
+            fit_sweep(task(store, detector), layers, POSITIONS, fit=fit)
+            for fit in (fit_here, fit_on_ray())
         )
     assert list(here.scores) == list(there.scores)
     for cell, scores in here.scores.items():
@@ -65,6 +68,14 @@ def test_how_far_it_is(path: Path) -> None:
     with open_store(path) as store:
         fit_on_ray()(task(store, "linear_probe"), [2], POSITIONS, lambda _, *n: told.append(n))
     assert (told[0], told[-1]) == ((0, 2), (2, 2))
+
+
+def test_the_report_fits_where_it_is_told_to(path: Path, tmp_path: Path) -> None:
+    out = ["--output", str(tmp_path / "report"), "--layers", "2"]
+    done = CliRunner().invoke(_app, ["report", str(path), *out, "--ray-address", "other:1"])
+    assert isinstance(done.exception, ClusterError)
+    assert "not to other:1" in str(done.exception)
+    assert not (tmp_path / "report").exists()
 
 
 def test_a_state_that_is_not_finite(tmp_path: Path) -> None:
