@@ -153,8 +153,8 @@ TEXT_KEYS = (
     *("learning_curves", "claims", "not_used", "to_labels"),
 )
 """Where the names in a document's objects are texts, too."""
-FIXED = {"role", "kind", "coloured_by", "mistake"}
-"""What is one of a few words."""
+FIXED = {"role", "kind", "coloured_by", "mistake", "key"}
+"""What is one of a few words, or is made of digits and the safe signs of a store's name."""
 
 
 def mark_texts(value, mark, *, names=False):
