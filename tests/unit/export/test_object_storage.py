@@ -22,6 +22,7 @@ from activation_logging.errors import (
     StoreReadOnly,
 )
 from activation_logging.export import FORMATS, export_store
+from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
 from activation_logging.store.merge import merge
@@ -212,8 +213,14 @@ def test_two_exports_at_once(s3: S3, store):
     assert set(s3.names("both")) == {"export.json", *files}
 
 
-@pytest.mark.parametrize("kind", ["part.json", "records.jsonl", ".safetensors", "export.json"])
-@pytest.mark.parametrize("damage", ["half", "flipped", "gone"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        *((kind, "half") for kind in ("part.json", "records.jsonl", ".safetensors", "export.json")),
+        *((kind, "flipped") for kind in ("part.json", "records.jsonl", ".safetensors")),
+        *((kind, "gone") for kind in (".safetensors", "export.json")),
+    ],
+)
 def test_damaged_files_are_refused_by_name(s3: S3, store, target, kind, damage):
     name = next(each for each in s3.names("shared") if each.endswith(kind))
     path = f"activations/shared/{name}"
@@ -316,6 +323,25 @@ def test_an_export_is_only_read(store, target, tmp_path):
     export(store, tmp_path / "one", position="response_last")
     with pytest.raises(DatasetError, match=r"one row of each answer only \(response_last\)"):
         open_store(tmp_path / "one")
+
+
+def test_a_report_is_that_of_the_store(s3: S3, tmp_path):
+    """To the last digit, and it may itself lie at an address."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("plotly")
+    path = build(tmp_path / "s", n=60, dtype="bfloat16", signal=2.0)
+    export_store(path, f"{s3.bucket}/studied", format="npy")
+    options = {"layers": [2], "positions": ["response_last"], "draws": 100}
+    truth = build_report(path, tmp_path / "report", **options)
+    found = build_report(f"{s3.bucket}/studied", f"{s3.bucket}/report", **options)
+    assert str(found.page) == f"{s3.bucket}/report/index.html"
+    assert s3.names("report") == sorted(file.name for file in truth.files)
+    figures = json.loads(s3.files.cat_file("activations/report/report.json"))
+    right = json.loads((tmp_path / "report" / "report.json").read_text())
+    for each in (figures, right):
+        each.pop("created")
+        each["data"].pop("store")
+    assert figures == right
 
 
 def test_an_export_becomes_a_store_again(store, target, tmp_path):
