@@ -27,7 +27,7 @@ from activation_logging.export.parts import (
 from activation_logging.export.plan import Choice, Plan, choose, make_plan
 from activation_logging.export.registry import FORMATS, Format
 from activation_logging.extras import require
-from activation_logging.places import Address, Place, place_of
+from activation_logging.folders import Address, Place, place_of
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
@@ -248,7 +248,8 @@ def _as_before(asked: Mapping[str, Any], head: Head) -> dict[str, Any]:
         if asked[name] is not None and asked[name] != before[name]:
             raise DatasetError(
                 f"the export that is there has another {name} ({before[name]!r}, not "
-                f"{asked[name]!r}); leave it out to go on as before, or export to another place"
+                f"{asked[name]!r}); leave it out to go on as before, export to another place, or "
+                "--overwrite it"
             )
     return {name: before[name] if given is None else given for name, given in asked.items()}
 

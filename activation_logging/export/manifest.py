@@ -21,10 +21,10 @@ from activation_logging.store.schema import Layer, Rows, Size
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from activation_logging.places import Place
+    from activation_logging.folders import Place
 
 NAME = "export.json"
 PART = "part.json"
@@ -174,9 +174,7 @@ def read_manifest(place: Place, raw: bytes | None = None) -> Manifest | None:
         )
     found = _convert({**record, "head": record}, Manifest, where)
     for part in found.parts:
-        for name in [part.folder or "x", *part.files]:
-            if not _FILE.fullmatch(name):
-                raise StoreCorrupt(f"{where} lists a file of a name that leads elsewhere")
+        _refuse_to_leave([*([part.folder] if part.folder else []), *part.files], where)
     return found
 
 
@@ -201,7 +199,9 @@ def read_part(raw: bytes, where: str) -> PartRecord:
     Raises:
         StoreCorrupt: it is damaged.
     """
-    return _convert(_parse(raw, where), PartRecord, where)
+    found = _convert(_parse(raw, where), PartRecord, where)
+    _refuse_to_leave(found.files, where)
+    return found
 
 
 def describe_files(folder: Path) -> dict[str, File]:
@@ -211,6 +211,11 @@ def describe_files(folder: Path) -> dict[str, File]:
         path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256(path))
         for path in found
     }
+
+
+def _refuse_to_leave(names: Iterable[str], where: str) -> None:
+    if not all(map(_FILE.fullmatch, names)):
+        raise StoreCorrupt(f"{where} lists a file of a name that leads elsewhere")
 
 
 def _parse(raw: bytes, where: str) -> dict[str, Any]:
