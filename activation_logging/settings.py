@@ -18,8 +18,8 @@ from functools import cached_property
 from typing import Any, Literal, get_args
 
 from activation_logging.errors import AddressError, RequestOptionError, SettingsError
-from activation_logging.folders import refuse_address
 from activation_logging.keep import Keep
+from activation_logging.locations import refuse_address
 from activation_logging.probe_list import parse_probes
 from activation_logging.score_options import SCORE_OPTIONS, ScoreOptions
 from activation_logging.sites import (

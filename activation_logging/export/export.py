@@ -27,7 +27,7 @@ from activation_logging.export.parts import (
 from activation_logging.export.plan import Choice, Plan, choose, make_plan
 from activation_logging.export.registry import FORMATS, Format
 from activation_logging.extras import require
-from activation_logging.folders import Address, Place, place_of
+from activation_logging.locations import Address, Place, place_of
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 

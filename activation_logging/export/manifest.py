@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
 
-    from activation_logging.folders import Place
+    from activation_logging.locations import Place
 
 NAME = "export.json"
 PART = "part.json"

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
     from activation_logging.export.plan import Item, Plan
     from activation_logging.export.registry import Format
-    from activation_logging.folders import Place
+    from activation_logging.locations import Place
     from activation_logging.progress import Progress
     from activation_logging.store import Store
 

@@ -21,7 +21,7 @@ from activation_logging.export.manifest import PART, Listed, Part, read_part, th
 from activation_logging.export.records import RECORDS, column_of, span
 from activation_logging.export.registry import FORMATS, PartRows
 from activation_logging.export.verified import Files
-from activation_logging.folders import place_of
+from activation_logging.locations import place_of
 from activation_logging.store import RowBatch, Store, layout, schema
 from activation_logging.store.reading import RowReader
 from activation_logging.store.rows import NUMPY_TYPES, shape_in
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from activation_logging.export.registry import RowsOf
-    from activation_logging.folders import Address
+    from activation_logging.locations import Address
     from activation_logging.sites import Site
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot

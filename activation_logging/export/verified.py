@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING
 
 from activation_logging.errors import StoreCorrupt
 from activation_logging.files import sha256
-from activation_logging.folders import RemotePlace
+from activation_logging.locations import RemotePlace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from activation_logging.export.manifest import File, Part
-    from activation_logging.folders import Place
+    from activation_logging.locations import Place
 
 
 def verified(place: Place, name: str, file: File | None) -> bytes:

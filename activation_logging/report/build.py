@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.errors import OutputExists
 from activation_logging.extras import require
 from activation_logging.files import write_whole
-from activation_logging.folders import Address, below, folder_for, located, refuse_address
+from activation_logging.locations import Address, below, folder_for, located, refuse_address
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 

@@ -12,7 +12,7 @@ from activation_logging import __version__
 from activation_logging.errors import DatasetError, OutputExists, ProbeError
 from activation_logging.extras import require
 from activation_logging.files import write_whole
-from activation_logging.folders import Address, below, folder_for, located
+from activation_logging.locations import Address, below, folder_for, located
 from activation_logging.progress import Progress, silent
 from activation_logging.report.build import PAGE, ReportResult, build_report
 from activation_logging.store import open_store

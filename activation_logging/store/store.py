@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import lmdb
 
 from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
-from activation_logging.folders import Address, located, refuse_address
+from activation_logging.locations import Address, located, refuse_address
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment

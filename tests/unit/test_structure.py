@@ -16,8 +16,8 @@ PACKAGE = "activation_logging"
 
 GROUND = frozenset(
     {
-        "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "folders", "keep",
-        "lazy", "memory", "moved", "printable", "probe_list", "progress", "records", "registry",
+        "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy",
+        "locations", "memory", "moved", "printable", "probe_list", "progress", "records", "registry",
         "score_options", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip

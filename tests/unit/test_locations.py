@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 
 from activation_logging.errors import AddressError
-from activation_logging.folders import Address, below, folder_for, located, place_of, refuse_address
+from activation_logging.locations import (
+    Address,
+    below,
+    folder_for,
+    located,
+    place_of,
+    refuse_address,
+)
 
 
 @pytest.mark.parametrize(
