@@ -32,7 +32,7 @@ from activation_logging.report import build_report
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FOLDER = Path("output/demo")
 STORE = FOLDER / "activations.lmdb"
@@ -75,6 +75,9 @@ def main() -> int:
             return code
         for part in PARTS:
             report(part)
+        output.rule()
+        output.print(f"List the answers:           .venv/bin/activation-logging ls {STORE}")
+        output.print(f"Work on them in a browser:  .venv/bin/activation-logging view {STORE}")
     except ActivationLoggingError as error:
         errors.print(sentence("error:", error))
         return 1
@@ -112,7 +115,6 @@ def show(results: list[RunResult]) -> None:
             f"layers {', '.join(map(str, first.layers))} of {first.num_layers}, "
             f"{first.hidden_size} numbers a token, {first.dtype}."
         )
-    output.print(f"Look at them with:  .venv/bin/activation-logging ls {STORE}\n")
 
 
 def report(part: Part) -> None:
@@ -125,7 +127,12 @@ def report(part: Part) -> None:
 
 @contextmanager
 def serving(
-    model: Path, *, name: str = MODEL, store: Path = STORE, layers: str = LAYERS
+    model: Path,
+    *,
+    name: str = MODEL,
+    store: Path = STORE,
+    layers: str = LAYERS,
+    probes: Mapping[str, Path] | None = None,
 ) -> Iterator[str]:
     """A server that logs a model, for as long as the block runs; its address.
 
@@ -134,6 +141,7 @@ def serving(
         name: what requests call it.
         store: where it logs; its log is put beside it.
         layers: which layers, as in ``ACTIVATION_LAYERS``.
+        probes: saved probes to serve, by name.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -143,6 +151,8 @@ def serving(
         *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--lmdb_path", str(store), "--activation-layers", layers, "--max-model-len", "2048"),
     ]
+    for probe, path in (probes or {}).items():
+        command += ["--activation-probe", f"{probe}={path}"]
     server = running(command, url=url, log=log, env=os.environ, start_s=START_S, kv_cache_gib=2)
     with ExitStack() as stack:
         with output.status(f"Starting vLLM (about a minute; its log is {log})"):

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
+from activation_logging.cli.options import (
+    AsJson,
+    Layers,
+    Model,
+    OnRay,
+    RayAddress,
+    StorePaths,
+    Tags,
+)
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
@@ -42,8 +50,9 @@ def report(
     path: Annotated[
         list[Path],
         typer.Argument(
-            help="The store's folder, or several: their reports are compared. The folder or "
-            "address (s3://bucket/folder) of an export will do."
+            help="The store's folder, or several: their reports are compared. A folder of stores, "
+            "or a pattern in quotes such as 'data/*.lmdb', is one store. The folder or address "
+            "(s3://bucket/folder) of an export will do."
         ),
     ],
     *,
@@ -121,6 +130,8 @@ def report(
         bool,
         typer.Option("--skip-broken", help="Leave out answers with missing or NaN activations."),
     ] = False,
+    on_ray: OnRay = False,
+    ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out whether the activations tell a hallucination from a fact, and where.
@@ -131,6 +142,9 @@ def report(
 
     With several stores, labels or models, each has its report in a folder of the output, and the
     page puts them beside each other in one table.
+
+    With `--ray` the probes are fitted on a cluster, whose nodes must reach the store under the same
+    path. The numbers are the same.
     """
     from activation_logging.report import build_comparison, build_report
 
@@ -161,6 +175,10 @@ def report(
         "seed": seed,
         "broken": "skip" if skip_broken else "error",
     }
+    if on_ray or ray_address is not None:
+        from activation_logging.ray.sweep import fit_on_ray
+
+        options["fit"] = fit_on_ray(ray_address)
     with show_progress() as progress:
         if is_comparison:
             compared = build_comparison(
@@ -214,7 +232,7 @@ def _table_row(row: TableRow) -> dict[str, Any]:
 
 
 def score(
-    path: StorePath,
+    path: StorePaths,
     *,
     probe: Annotated[
         Path,
@@ -328,7 +346,7 @@ class _Export(TyperCommand):
 
 
 def export(
-    path: StorePath,
+    path: StorePaths,
     *,
     out: Annotated[
         Path,

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from activation_logging.store import Store
+    from activation_logging.store.places import Where
 
 DEFAULT_FORMAT = "parquet"
 
@@ -61,7 +62,7 @@ class ExportResult:
 
 
 def export_store(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     out_dir: str | os.PathLike[str],
     *,
     format: str | None = None,  # noqa: A002 - what everybody calls it
@@ -84,7 +85,7 @@ def export_store(
     with. What is not named of the format, the layers and the conditions is then as it was.
 
     Args:
-        store_path: the store's folder.
+        store_path: the store's folder, or several, see :func:`.open_store`.
         out_dir: the folder to make, or an address such as ``s3://bucket/folder``.
         format: a name in :data:`FORMATS`; ``parquet`` if not given.
         layers: which layers of the residual stream.
@@ -162,7 +163,7 @@ def _plan(store: Store, chosen: Choice, asked: Mapping[str, Any]) -> Plan:
 
 
 def _at_once(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     place: Place,
     asked: Mapping[str, Any],
     *,
@@ -189,7 +190,7 @@ def _at_once(
 
 
 def _in_parts(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     place: Place,
     asked: Mapping[str, Any],
     *,

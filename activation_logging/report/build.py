@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Study
+    from activation_logging.detectors.sweep import Fit
+    from activation_logging.store.places import Where
 
 
 PAGE = "index.html"
@@ -57,26 +59,30 @@ class ReportResult:
 
 
 def build_report(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     out_dir: str | os.PathLike[str],
     *,
     label: str | None = None,
     seed: int = 0,
     save_probe: str | os.PathLike[str] | None = None,
     token_probe: str | os.PathLike[str] | None = None,
+    fit: Fit | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> ReportResult:
     """Study a labelled store and write the report.
 
     Args:
-        store_path: the store's folder, or that of an export, or its address.
+        store_path: what :func:`.open_store` takes: the store's folder, or several, or the folder or
+            address of an export.
         out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed. May be
             an address, such as ``s3://bucket/folder``.
         label: the evaluator's name; may be left out where only one has judged.
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         token_probe: a saved probe of tokens that colours the answers whose label has no spans.
+        fit: where the probes of the sweep are fitted, as for
+            :func:`activation_logging.detectors.run_study`; on this machine if left out.
         progress: called with each stage and how far it is.
         options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
@@ -108,7 +114,8 @@ def build_report(
             if token_probe is None
             else load_token_probe(token_probe, store, options.get("model"))
         )
-        study = run_study(store, label, Options(seed=seed, **options), progress=progress)
+        asked = Options(seed=seed, **options)
+        study = run_study(store, label, asked, fit=fit, progress=progress)
         of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
         studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)
         colour = Colours(studied, coloured_by)
