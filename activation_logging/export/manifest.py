@@ -68,6 +68,7 @@ class Head(Struct, frozen=True):
 class Listed(Struct, frozen=True):
     """An entry of a part, and where its record lies in ``records.jsonl``.
 
+    ``answer`` is :func:`.merge.answer_digest`, by which it is found again in a store.
     ``rows`` is None where only its labels and arrays are there: an earlier part has the rest.
     ``at`` is the offset of its line; ``lengths`` are the bytes of its document, its capture, its
     labels and its arrays. ``beside`` is a digest of the last two.
@@ -76,6 +77,7 @@ class Listed(Struct, frozen=True):
     key: str
     request_id: str
     capture: str
+    answer: str
     rows: Rows | None
     beside: str
     at: Count

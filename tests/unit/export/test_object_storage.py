@@ -344,6 +344,26 @@ def test_a_report_is_that_of_the_store(s3: S3, tmp_path):
     assert figures == right
 
 
+def test_several_stores_in_one_export(tmp_path):
+    """Answers to the same prompts get the next numbers, and none is lost or taken for another."""
+    stores, target = tmp_path / "stores", f"memory://{tmp_path.name}/union"
+    for number, name in enumerate("ab"):
+        build(stores / name, n=5, samples=2, seed=number)
+    assert export(stores, target).entries == 20
+    with open_store(stores) as truth, open_store(target) as found:
+        pairs = list(zip(truth.entries(), found.entries(), strict=True))
+        for right, entry in pairs:
+            assert entry.prompt_key == right.prompt_key
+            assert entry.evaluations == right.evaluations
+            assert np.array_equal(entry.layer(2), right.layer(2))
+        assert len({entry.key for _, entry in pairs}) == 20
+        assert {entry.key.partition("#")[2] for _, entry in pairs} == {"", "1", "2", "3"}
+        assert np.array_equal(found.dataset(layer=2).X, truth.dataset(layer=2).X)
+    build(stores / "c", n=2, seed=3)
+    done = export(stores, target, append=True)
+    assert (done.there, done.entries, done.refreshed) == (20, 2, 0)
+
+
 def test_an_export_becomes_a_store_again(store, target, tmp_path):
     done = merge([target], tmp_path / "again")
     assert (done.entries, done.unreadable) == (N, {})
