@@ -249,7 +249,8 @@ def _as_before(asked: Mapping[str, Any], head: Head) -> dict[str, Any]:
         if asked[name] is not None and asked[name] != before[name]:
             raise DatasetError(
                 f"the export that is there has another {name} ({before[name]!r}, not "
-                f"{asked[name]!r}); leave it out to go on as before, or export to another place"
+                f"{asked[name]!r}); leave it out to go on as before, export to another place, or "
+                "--overwrite it"
             )
     return {name: before[name] if given is None else given for name, given in asked.items()}
 

@@ -21,7 +21,7 @@ from activation_logging.store.schema import Layer, Rows, Size
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
     from activation_logging.locations import Place
@@ -68,6 +68,7 @@ class Head(Struct, frozen=True):
 class Listed(Struct, frozen=True):
     """An entry of a part, and where its record lies in ``records.jsonl``.
 
+    ``answer`` is :func:`.merge.answer_digest`, by which it is found again in a store.
     ``rows`` is None where only its labels and arrays are there: an earlier part has the rest.
     ``at`` is the offset of its line; ``lengths`` are the bytes of its document, its capture, its
     labels and its arrays. ``beside`` is a digest of the last two.
@@ -76,6 +77,7 @@ class Listed(Struct, frozen=True):
     key: str
     request_id: str
     capture: str
+    answer: str
     rows: Rows | None
     beside: str
     at: Count
@@ -174,9 +176,7 @@ def read_manifest(place: Place, raw: bytes | None = None) -> Manifest | None:
         )
     found = _convert({**record, "head": record}, Manifest, where)
     for part in found.parts:
-        for name in [part.folder or "x", *part.files]:
-            if not _FILE.fullmatch(name):
-                raise StoreCorrupt(f"{where} lists a file of a name that leads elsewhere")
+        _refuse_to_leave([*([part.folder] if part.folder else []), *part.files], where)
     return found
 
 
@@ -201,7 +201,9 @@ def read_part(raw: bytes, where: str) -> PartRecord:
     Raises:
         StoreCorrupt: it is damaged.
     """
-    return _convert(_parse(raw, where), PartRecord, where)
+    found = _convert(_parse(raw, where), PartRecord, where)
+    _refuse_to_leave(found.files, where)
+    return found
 
 
 def describe_files(folder: Path) -> dict[str, File]:
@@ -211,6 +213,11 @@ def describe_files(folder: Path) -> dict[str, File]:
         path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256(path))
         for path in found
     }
+
+
+def _refuse_to_leave(names: Iterable[str], where: str) -> None:
+    if not all(map(_FILE.fullmatch, names)):
+        raise StoreCorrupt(f"{where} lists a file of a name that leads elsewhere")
 
 
 def _parse(raw: bytes, where: str) -> dict[str, Any]:

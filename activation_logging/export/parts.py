@@ -32,7 +32,7 @@ from activation_logging.export.manifest import (
     read_manifest,
     read_part,
 )
-from activation_logging.export.plan import Known
+from activation_logging.export.plan import Known, Named
 from activation_logging.export.records import write_records
 from activation_logging.export.verified import verified
 from activation_logging.strict_json import dumps
@@ -57,7 +57,8 @@ class There:
     """What is at a place before a run: the parts to go on with, and what is to be deleted.
 
     ``raw`` is the ``export.json`` that was there. ``head`` is what its parts share; None where
-    there are none. ``known`` are their entries by key. ``unfinished`` are files that nothing lists.
+    there are none. ``known`` are their entries by the digest of the answer. ``unfinished`` are
+    files that nothing lists.
     """
 
     raw: bytes | None = None
@@ -120,9 +121,7 @@ def _record(place: Place, name: str, file: File | None) -> PartRecord:
 def _take(there: There, part: Part, record: PartRecord) -> None:
     there.parts.append(part)
     for one in record.entries:
-        before = there.known.get(one.key)
-        capture = one.capture if before is None else before.capture
-        there.known[one.key] = Known(capture, one.beside)
+        there.known[one.answer] = Known(Named(one.key, one.capture), one.beside)
 
 
 def _take_over(there: There, place: Place, names: Sequence[str]) -> None:
@@ -136,7 +135,7 @@ def _take_over(there: There, place: Place, names: Sequence[str]) -> None:
             record = read_part(raw, str(place.within(name)))
         except StoreCorrupt:  # A broken run may well have left such a file.
             continue
-        is_new = all(one.key not in there.known for one in record.entries)
+        is_new = all(one.answer not in there.known for one in record.entries)
         if is_new and (
             there.head is None or _without_writers(there.head) == _without_writers(record.head)
         ):
@@ -241,7 +240,7 @@ def send_parts(
 
 
 def send_changes(
-    place: Place, store: Store, head: Head, changed: Sequence[str], number: int
+    place: Place, store: Store, head: Head, changed: Sequence[Item], number: int
 ) -> Part:
     """Write the labels and arrays of entries of earlier parts as one more part."""
     with tempfile.TemporaryDirectory(prefix="activation-logging-") as name:

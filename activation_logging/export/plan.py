@@ -13,9 +13,10 @@ from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source, labels_of
 from activation_logging.dataset.positions import Rows, rows_at
 from activation_logging.errors import DatasetError, InputMissing
-from activation_logging.export.records import beside_digest, capture_of
+from activation_logging.export.records import beside_digest
 from activation_logging.progress import Progress, track
 from activation_logging.sites import RESID, RowShape, Site
+from activation_logging.store.merge import answer_digest
 from activation_logging.store.query import Filter
 
 if TYPE_CHECKING:
@@ -24,18 +25,35 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry, Store
 
 
+class Named(NamedTuple):
+    """What an entry is called in an export: its key there, and the id of its rows.
+
+    They are the store's own, but of several stores only one entry can have them.
+    """
+
+    key: str
+    capture: str
+
+
 class Item(NamedTuple):
-    """One entry of the export; ``rows`` is None where all of them go out."""
+    """One entry of the export; ``rows`` is None where all of them go out.
+
+    ``key`` is its key in the export, ``source`` the one in the store. ``answer`` is
+    :func:`.merge.answer_digest`.
+    """
 
     key: str
     num_rows: int
     rows: Rows | None
+    source: str
+    capture: str
+    answer: str
 
 
 class Known(NamedTuple):
-    """What an export has of an entry already: the id of its rows, and the digest of its labels."""
+    """What an export has of an entry already: its names, and the digest of its labels."""
 
-    capture: str
+    named: Named
     beside: str
 
 
@@ -93,7 +111,7 @@ class Plan:
     def entries(self, progress: Progress) -> Iterator[tuple[Item, Entry]]:
         """Every entry with its place in the plan, one at a time."""
         for item in track(self.items, "exporting", len(self.items), progress):
-            yield item, self.store[item.key]
+            yield item, self.store[item.source]
 
     def array(self, entry: Entry, item: Item, layer: int | str) -> npt.NDArray[Any]:
         """One entry's exported rows of one column, ``[num_rows, width]`` of :attr:`dtype`.
@@ -110,7 +128,7 @@ class Plan:
         """The text side of an entry, plain JSON."""
         positions = entry.positions
         return {
-            "key": entry.key,
+            "key": item.key,
             "model": entry.model,
             "prompt": entry.prompt,
             "response": entry.response,
@@ -141,14 +159,14 @@ class Plan:
 class Choice:
     """The entries of a store that are to go out, and what was seen of them on the way.
 
-    ``there`` counts those that the export has already, ``changed`` are the keys of those of them
-    that have other labels or arrays since.
+    ``there`` counts those that the export has already, ``changed`` are those of them that have
+    other labels or arrays since.
     """
 
     items: list[Item] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     there: int = 0
-    changed: list[str] = field(default_factory=list)
+    changed: list[Item] = field(default_factory=list)
     models: Counter[str] = field(default_factory=Counter)
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
     site_sets: Counter[frozenset[tuple[Site, RowShape]]] = field(default_factory=Counter)
@@ -174,46 +192,66 @@ def choose(
         label: only entries that this evaluator has judged.
         model: only this model's entries.
         tags: only entries that carry all of these tags.
-        known: entries that the export has already, by key.
+        known: entries that the export has already, by the digest of the answer.
         progress: told how far it is.
-
-    Raises:
-        DatasetError: an entry of the export is another one in this store.
     """
     wanted = Filter(model=model, tags=tags, evaluator=label)
     found = Choice()
+    names = _Names(one.named for one in known.values())
     for entry in track(store.entries(), "looking for entries", len(store), progress):
-        there = known.get(entry.key)
+        answer = answer_digest(entry.document)
+        there = known.get(answer)
         if there is None:
             if reason := wanted.why_not(entry):
                 found.left_out[reason] += 1
                 continue
             try:
-                found.items.append(_item(entry, position))
+                count, rows = _rows(entry, position)
             except InputMissing as missing:
                 found.left_out[str(missing)] += 1
                 continue
+            key, capture = names.give(entry, answer)
+            found.items.append(Item(key, count, rows, entry.key, capture, answer))
             found.models[entry.model] += 1
             found.shapes[entry.num_layers, entry.hidden_size] += 1
             sites = frozenset((site, entry.shape_of(site)) for site in entry.sites)
             found.site_sets[sites] += 1
         else:
-            _refuse_another(store, entry, there)
             found.there += 1
             if beside_digest(entry) != there.beside:
-                found.changed.append(entry.key)
+                key, capture = there.named
+                found.changed.append(Item(key, 0, None, entry.key, capture, answer))
         evaluations = entry.evaluations
         found.names.update(evaluations)
         found.with_spans.update(name for name, given in evaluations.items() if given.spans)
     return found
 
 
-def _refuse_another(store: Store, entry: Entry, there: Known) -> None:
-    if capture_of(entry) != there.capture:
-        raise DatasetError(
-            f"the export is of another store than {store.path}: entry {entry.key} is another "
-            "answer there; export to another place"
-        )
+class _Names:
+    """Gives each entry a key and a capture's id that no other of the export has."""
+
+    def __init__(self, taken: Iterable[Named]) -> None:
+        self._keys: set[str] = set()
+        self._captures: set[str] = set()
+        self._next: Counter[str] = Counter()
+        for key, capture in taken:
+            self._take(key, capture)
+
+    def give(self, entry: Entry, answer: str) -> Named:
+        """The entry's own names, or the next number of its prompt, as `merge` gives them."""
+        key, capture = entry.stored_key, str(entry.document["capture"])
+        if key in self._keys:
+            key = f"{entry.prompt_key}#{self._next[entry.prompt_key]}"
+        if capture in self._captures:
+            capture = f"{capture}-{answer[:16]}"
+        return self._take(key, capture)
+
+    def _take(self, key: str, capture: str) -> Named:
+        prompt, _, number = key.partition("#")
+        self._next[prompt] = max(self._next[prompt], int(number or 0) + 1)
+        self._keys.add(key)
+        self._captures.add(capture)
+        return Named(key, capture)
 
 
 def make_plan(
@@ -266,16 +304,16 @@ def _is_half(columns: Iterable[Column], stored: Iterable[Iterable[tuple[Site, Ro
     return types == {"float16"}
 
 
-def _item(entry: Entry, position: str | int | None) -> Item:
-    """An entry as it is exported; InputMissing where it lacks the rows."""
+def _rows(entry: Entry, position: str | int | None) -> tuple[int, Rows | None]:
+    """How many rows of an entry go out, and which; InputMissing where it lacks them."""
     if entry.status != "complete":
         raise InputMissing(f"{entry.status}: no rows")
     count = len(entry.positions)
     if not count:
         raise InputMissing("that ended before a row was kept")
     if position is None:
-        return Item(entry.key, count, None)
-    return Item(entry.key, 1, rows_at(position, entry))
+        return count, None
+    return 1, rows_at(position, entry)
 
 
 def _columns(

@@ -37,7 +37,7 @@ def write_records(
     *,
     items: Sequence[Item] = (),
     columns: Sequence[Column] = (),
-    changed: Iterable[str] = (),
+    changed: Sequence[Item] = (),
 ) -> list[Listed]:
     """Write the file, and list its entries.
 
@@ -46,25 +46,28 @@ def write_records(
         folder: where the file goes.
         items: the entries of this part.
         columns: what of their rows is exported.
-        changed: keys of entries of earlier parts, of which only labels and arrays are written.
+        changed: entries of earlier parts, of which only labels and arrays are written.
     """
     listed = []
     exported = {column.layer for column in columns}
-    pairs = chain(((item.key, item) for item in items), ((key, None) for key in changed))
+    pairs = chain(((item, True) for item in items), ((item, False) for item in changed))
     with (folder / RECORDS).open("wb") as file:
-        for key, item in pairs:
-            entry = store[key]
+        for item, is_new in pairs:
+            entry = store[item.source]
             beside = _labels(entry), _arrays(entry)
-            own = (_NULL, _NULL) if item is None else (_document(entry), _capture(entry, exported))
+            own = (_NULL, _NULL)
+            if is_new:
+                own = (_document(entry, item), _capture(entry, item, exported))
             values = (*own, *beside)
             at = file.tell()
             file.write(_line(values))
             listed.append(
                 Listed(
-                    entry.key,
+                    item.key,
                     entry.request_id,
-                    capture_of(entry),
-                    None if item is None else item.num_rows,
+                    item.capture,
+                    item.answer,
+                    item.num_rows if is_new else None,
                     _digest(beside),
                     at,
                     (len(values[0]), len(values[1]), len(values[2]), len(values[3])),
@@ -84,11 +87,6 @@ def span(listed: Listed, name: str) -> slice:
     raise KeyError(name)
 
 
-def capture_of(entry: Entry) -> str:
-    """The id of an entry's rows, which tells it from other answers with its key."""
-    return str(entry.document["capture"])
-
-
 def beside_digest(entry: Entry) -> str:
     """Differs if an entry has other labels or arrays than before."""
     return _digest((_labels(entry), _arrays(entry)))
@@ -99,11 +97,12 @@ def _line(values: Iterable[bytes]) -> bytes:
     return b"{" + b",".join(parts) + b"}\n"
 
 
-def _document(entry: Entry) -> bytes:
-    return layout.dump(layout.with_head(entry.document, entry.sequence))
+def _document(entry: Entry, item: Item) -> bytes:
+    document = {**entry.document, "key": item.key, "capture": item.capture}
+    return layout.dump(layout.with_head(document, entry.sequence))
 
 
-def _capture(entry: Entry, exported: AbstractSet[int | str]) -> bytes:
+def _capture(entry: Entry, item: Item, exported: AbstractSet[int | str]) -> bytes:
     """The record of its rows, as if one segment of the entry's own had those that go out."""
     record = entry.capture_record() or {}
     layers = [layer for layer in record["layers"] if layer in exported]
@@ -112,7 +111,7 @@ def _capture(entry: Entry, exported: AbstractSet[int | str]) -> bytes:
         for code, found in record.get("sites", {}).items()
         if str(Site.from_code(int(code))) in exported
     }
-    slices = [[entry.key.encode().hex(), 0, len(entry.positions)]]
+    slices = [[item.key.encode().hex(), 0, len(entry.positions)]]
     return layout.dump({**record, "layers": layers, "sites": sites, "slices": slices})
 
 

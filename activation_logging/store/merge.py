@@ -273,6 +273,11 @@ def _segments(capture: Mapping[str, Any], snapshot: Snapshot) -> dict[bytes, dic
     return segments
 
 
+def answer_digest(document: Mapping[str, Any]) -> str:
+    """The same for the same answer, in whatever store its entry lies."""
+    return _digest(_body(document))
+
+
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
     """The part of a record by which two answers are the same, in whatever store."""
     return {name: value for name, value in document.items() if name not in _STORE_SPECIFIC}
@@ -337,7 +342,7 @@ class _Batch:
         for raw in cursor.iternext_dup():
             key = bytes(raw).decode("ascii")
             found = self._document(key)
-            if _digest(_body(found)) == answer:
+            if answer_digest(found) == answer:
                 return key
         return None
 

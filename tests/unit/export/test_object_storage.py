@@ -22,6 +22,7 @@ from activation_logging.errors import (
     StoreReadOnly,
 )
 from activation_logging.export import FORMATS, export_store
+from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
 from activation_logging.store.merge import merge
@@ -212,8 +213,14 @@ def test_two_exports_at_once(s3: S3, store):
     assert set(s3.names("both")) == {"export.json", *files}
 
 
-@pytest.mark.parametrize("kind", ["part.json", "records.jsonl", ".safetensors", "export.json"])
-@pytest.mark.parametrize("damage", ["half", "flipped", "gone"])
+@pytest.mark.parametrize(
+    ("kind", "damage"),
+    [
+        *((kind, "half") for kind in ("part.json", "records.jsonl", ".safetensors", "export.json")),
+        *((kind, "flipped") for kind in ("part.json", "records.jsonl", ".safetensors")),
+        *((kind, "gone") for kind in (".safetensors", "export.json")),
+    ],
+)
 def test_damaged_files_are_refused_by_name(s3: S3, store, target, kind, damage):
     name = next(each for each in s3.names("shared") if each.endswith(kind))
     path = f"activations/shared/{name}"
@@ -316,6 +323,45 @@ def test_an_export_is_only_read(store, target, tmp_path):
     export(store, tmp_path / "one", position="response_last")
     with pytest.raises(DatasetError, match=r"one row of each answer only \(response_last\)"):
         open_store(tmp_path / "one")
+
+
+def test_a_report_is_that_of_the_store(s3: S3, tmp_path):
+    """To the last digit, and it may itself lie at an address."""
+    pytest.importorskip("sklearn")
+    pytest.importorskip("plotly")
+    path = build(tmp_path / "s", n=60, dtype="bfloat16", signal=2.0)
+    export_store(path, f"{s3.bucket}/studied", format="npy")
+    options = {"layers": [2], "positions": ["response_last"], "draws": 100}
+    truth = build_report(path, tmp_path / "report", **options)
+    found = build_report(f"{s3.bucket}/studied", f"{s3.bucket}/report", **options)
+    assert str(found.page) == f"{s3.bucket}/report/index.html"
+    assert s3.names("report") == sorted(file.name for file in truth.files)
+    figures = json.loads(s3.files.cat_file("activations/report/report.json"))
+    right = json.loads((tmp_path / "report" / "report.json").read_text())
+    for each in (figures, right):
+        each.pop("created")
+        each["data"].pop("store")
+    assert figures == right
+
+
+def test_several_stores_in_one_export(tmp_path):
+    """Answers to the same prompts get the next numbers, and none is lost or taken for another."""
+    stores, target = tmp_path / "stores", f"memory://{tmp_path.name}/union"
+    for number, name in enumerate("ab"):
+        build(stores / name, n=5, samples=2, seed=number)
+    assert export(stores, target).entries == 20
+    with open_store(stores) as truth, open_store(target) as found:
+        pairs = list(zip(truth.entries(), found.entries(), strict=True))
+        for right, entry in pairs:
+            assert entry.prompt_key == right.prompt_key
+            assert entry.evaluations == right.evaluations
+            assert np.array_equal(entry.layer(2), right.layer(2))
+        assert len({entry.key for _, entry in pairs}) == 20
+        assert {entry.key.partition("#")[2] for _, entry in pairs} == {"", "1", "2", "3"}
+        assert np.array_equal(found.dataset(layer=2).X, truth.dataset(layer=2).X)
+    build(stores / "c", n=2, seed=3)
+    done = export(stores, target, append=True)
+    assert (done.there, done.entries, done.refreshed) == (20, 2, 0)
 
 
 def test_an_export_becomes_a_store_again(store, target, tmp_path):
