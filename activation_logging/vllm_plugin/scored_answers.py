@@ -181,8 +181,9 @@ class ScoredAnswer:
             yield from self._due()
             return
         yield from self._due(everything=True)
-        extended = event is not None and self._extend_event(event.data)
-        yield (bytes(event) if extended else raw) + _END
+        if event is not None and self._extend_event(event.data):
+            raw = bytes(event)
+        yield raw + _END
 
     def _due(self, *, everything: bool = False) -> Iterator[bytes]:
         """The chunks that have waited and whose choices have had an output, or all of them."""
