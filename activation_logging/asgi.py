@@ -104,7 +104,8 @@ def replay(raw: bytes, receive: Receive) -> Receive:
 class KeyGuard:
     """Requires the API key in front of an ASGI application, except for :data:`OPEN_PATHS`.
 
-    Below ``except_below`` the application asks for the key itself, as browsers can give it.
+    At ``except_below`` and below it, the application asks for the key itself, as browsers can give
+    it.
 
     vLLM's own guard lists the path prefixes that it protects. This one lists the few open paths, so
     no other spelling of a path and no new route bypasses it.
@@ -133,7 +134,7 @@ class KeyGuard:
 
     def _has_guard_of_its_own(self, scope: Scope) -> bool:
         below = self._except_below
-        return bool(below) and scope["type"] == "http" and route_path(scope).startswith(f"{below}/")
+        return bool(below) and scope["type"] == "http" and is_below(route_path(scope), below)
 
     def _has_key(self, scope: Scope) -> bool:
         for name, value in scope["headers"]:
@@ -159,6 +160,11 @@ def route_path(scope: Scope, root_path: str = "") -> str:
     path: str = scope["path"]
     rest = path.removeprefix(root_path or scope.get("root_path", ""))
     return rest if rest.startswith("/") else path
+
+
+def is_below(path: str, prefix: str) -> bool:
+    """Whether a path is this one, or one below it."""
+    return path == prefix or path.startswith(f"{prefix}/")
 
 
 def _is_open(scope: Scope) -> bool:

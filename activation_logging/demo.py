@@ -75,6 +75,9 @@ def main() -> int:
             return code
         for part in PARTS:
             report(part)
+        output.rule()
+        output.print(f"List the answers:           .venv/bin/activation-logging ls {STORE}")
+        output.print(f"Work on them in a browser:  .venv/bin/activation-logging view {STORE}")
     except ActivationLoggingError as error:
         errors.print(sentence("error:", error))
         return 1
@@ -112,7 +115,6 @@ def show(results: list[RunResult]) -> None:
             f"layers {', '.join(map(str, first.layers))} of {first.num_layers}, "
             f"{first.hidden_size} numbers a token, {first.dtype}."
         )
-    output.print(f"Look at them with:  .venv/bin/activation-logging ls {STORE}\n")
 
 
 def report(part: Part) -> None:

@@ -28,6 +28,7 @@ from activation_logging.asgi import (
     WHOLE_APP,
     KeyGuard,
     dump_object,
+    is_below,
     is_preflight,
     openai_error,
     parse_object,
@@ -54,7 +55,6 @@ logger = logging.getLogger("uvicorn.error")
 _MAX_ERROR = 300
 _MAX_SEARCHED = 10_000
 _HUB_TIMEOUT_S = 10.0
-_OURS = (PREFIX, f"{PAGES}/")
 _NEED_NO_MODEL = OPEN_PATHS | {"/version", "/docs", "/redoc", "/openapi.json"}
 
 
@@ -232,7 +232,7 @@ class SwitchingApp:
         if scope["type"] == "http":
             app = self._instead(scope, model) or app
         keeps = scope["type"] == "websocket" or scope["method"] == "POST"
-        if model is None or not keeps or self._path(scope).startswith(_OURS):
+        if model is None or not keeps or _is_ours(self._path(scope)):
             await app(scope, receive, send)
         else:
             async with self._switch.hold():
@@ -254,7 +254,7 @@ class SwitchingApp:
                 kind="MethodNotAllowedError",
             )
         path = self._path(scope)
-        if model is not None or path in _NEED_NO_MODEL or path.startswith(_OURS):
+        if model is not None or path in _NEED_NO_MODEL or _is_ours(path):
             return None
         if path == "/v1/models":
             return self._list_models()
@@ -304,6 +304,11 @@ class SwitchingApp:
         await receive()
         await self._switch.close()
         await send({"type": "lifespan.shutdown.complete"})
+
+
+def _is_ours(path: str) -> bool:
+    """Whether we answer it, with a model or without one."""
+    return path.startswith(PREFIX) or is_below(path, PAGES)
 
 
 def _build_without_model(settings: ServerSettings) -> FastAPI:

@@ -40,6 +40,7 @@ GENERATION, VERDICTS, RESULTS, RUN = (
     "eval_results.json",
     "run.json",
 )
+INSPECT = "inspect"
 
 
 @dataclass(frozen=True)

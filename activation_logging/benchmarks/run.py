@@ -17,7 +17,7 @@ from activation_logging.benchmarks.folder import (
     make_folder,
     nothing_to_judge,
 )
-from activation_logging.benchmarks.journal import RESULTS, write_json
+from activation_logging.benchmarks.journal import INSPECT, RESULTS, write_json
 from activation_logging.benchmarks.judging import check_kinds, judge_named
 from activation_logging.benchmarks.labels import LabelReport, apply_labels, unlabelled_reason
 from activation_logging.benchmarks.options import RunOptions
@@ -187,7 +187,7 @@ class _Run:
             return inspect_eval(
                 task,
                 model=model,
-                log_dir=str(folder.path / "inspect"),
+                log_dir=str(folder.path / INSPECT),
                 display=options.display,
                 log_level="error",
                 log_realtime=False,

@@ -95,10 +95,13 @@ def make_tokens(
     probes: Mapping[str, SavedProbe],
     spans: Sequence[Mapping[str, Any]],
     pieces: Callable[[Iterable[int]], Mapping[int, str]],
+    *,
+    blind: bool = False,
 ) -> Tokens:
     """An answer's tokens, coloured by one of :func:`choices`; ``""`` for no colour.
 
-    ``pieces`` gives the texts of tokens, as far as they are known.
+    ``pieces`` gives the texts of tokens, as far as they are known. Where a person is to judge,
+    ``blind`` leaves out what probes say.
 
     Raises:
         ViewError: nothing of that name can colour it, and why.
@@ -121,7 +124,7 @@ def make_tokens(
     return Tokens(
         tokens=marked({"tokens": tokens, "spans": spans, "exact": exact}),
         by=kind,
-        facts=_facts(entry, probes, pieces, count),
+        facts=_facts(entry, {} if blind else _said(entry, probes), pieces, count),
         legend=legend,
         cut=entry.num_tokens[1] > count,
     )
@@ -216,14 +219,8 @@ def entropies(entry: Entry) -> Numbers | None:
     return np.array(found)
 
 
-def _facts(
-    entry: Entry,
-    probes: Mapping[str, SavedProbe],
-    pieces: Callable[[Iterable[int]], Mapping[int, str]],
-    count: int,
-) -> list[str]:
-    """Lines about each token but its text and log-probability, which its element has anyway."""
-    lines: list[list[str]] = [[f"token {i + 1} of {entry.num_tokens[1]}"] for i in range(count)]
+def _said(entry: Entry, probes: Mapping[str, SavedProbe]) -> dict[str, Numbers]:
+    """What kept scores and probes say of each token."""
     numbers: dict[str, Numbers] = {}
     for name, rows in entry.scores.items():
         with suppress(ViewError):
@@ -232,8 +229,20 @@ def _facts(
         if probe.model == entry.model:
             with suppress(ViewError):
                 numbers[f"probe {name}"] = _by_probe(entry, probe)
+    return numbers
+
+
+def _facts(
+    entry: Entry,
+    said: Mapping[str, Numbers],
+    pieces: Callable[[Iterable[int]], Mapping[int, str]],
+    count: int,
+) -> list[str]:
+    """Lines about each token but its text and log-probability, which its element has anyway."""
+    lines: list[list[str]] = [[f"token {i + 1} of {entry.num_tokens[1]}"] for i in range(count)]
     of_alternatives = {"rank": ranks(entry), "entropy at least": entropies(entry)}
-    numbers |= {what: values for what, values in of_alternatives.items() if values is not None}
+    known = {what: values for what, values in of_alternatives.items() if values is not None}
+    numbers = {**said, **known}
     for what, values in numbers.items():
         for i in np.flatnonzero(np.isfinite(values[:count])):
             lines[i].append(f"{what}: {values[i]:.4g}")

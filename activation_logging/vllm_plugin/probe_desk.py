@@ -26,7 +26,7 @@ from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.errors import ProbeError, SettingsError
 from activation_logging.probe_list import check_name
 from activation_logging.text import shown
-from activation_logging.vllm_plugin.frontend import answer_or_engine_gone
+from activation_logging.vllm_plugin.calls import ask_workers
 from activation_logging.vllm_plugin.score_metrics import Window, gauges, observe_all, told_by
 from activation_logging.vllm_plugin.shared_probes import SharedProbes
 
@@ -264,6 +264,5 @@ async def _ask_workers(engine: AsyncLLM, method: str, *args: Any) -> None:
         ProbeError: one of them refuses.
         EngineGone: the engine has died.
     """
-    answers = await answer_or_engine_gone(engine, engine.collective_rpc(method, args=args))
-    for reason in filter(None, answers):
+    for reason in filter(None, await ask_workers(engine, method, *args)):
         raise ProbeError(reason)

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import socket
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -35,6 +36,7 @@ _QUEUED = 10_000
 """Messages that wait at either end before the next ones are dropped."""
 _MAX_FRONT_ENDS = 256
 _KEY_BYTES = 16
+_REACH_S = 5.0
 
 
 class Block(NamedTuple):
@@ -137,6 +139,19 @@ class ScoreInbox:
         self._context.destroy(linger=0)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_reachable(address: str) -> bool:
+    """Whether an inbox can be reached from here; see :attr:`ScoreInbox.address`."""
+    way, _, where = address.partition("@")[2].partition("://")
+    if way == "ipc":
+        return Path(where).exists()
+    host, _, port = where.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _REACH_S):
+            return True
+    except OSError:
+        return False
 
 
 class ScoreOutbox:

@@ -26,7 +26,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from activation_logging.detectors.served_probes import ServedProbes
-from activation_logging.errors import RequestOptionError
+from activation_logging.errors import RequestOptionError, UnsupportedEngineError
 from activation_logging.score_options import ScoreOptions
 from activation_logging.text import shown
 from activation_logging.vllm_plugin.live_scores import LiveAnswer, check_options, finals
@@ -75,14 +75,24 @@ def start_scores(settings: Settings, config: VllmConfig) -> LiveScores | None:
 
 
 def _reachable_host(config: VllmConfig) -> str | None:
-    """This host's address, if workers may run on another."""
+    """This host's address, if workers may run on another.
+
+    Raises:
+        UnsupportedEngineError: vLLM does not know it.
+    """
     parallel = config.parallel_config
     away = (
         parallel.nnodes > 1
         or parallel.data_parallel_size_local < parallel.data_parallel_size
         or parallel.distributed_executor_backend == "ray"
     )
-    return get_ip() if away else None
+    host = get_ip() if away else None
+    if host == "0.0.0.0":  # noqa: S104 - what vLLM gives where it finds none; nothing is bound
+        raise UnsupportedEngineError(
+            "workers on other hosts cannot send scores to this one, whose address is not known: "
+            "set VLLM_HOST_IP to the one that they reach"
+        )
+    return host
 
 
 def check_scores(options: ScoreOptions, live: LiveScores | None) -> None:

@@ -84,7 +84,7 @@ class TestKeyGuard:
         for path, status in {
             "/activations/": 200,
             "/activations/entry/x": 200,
-            "/activations": 401,
+            "/activations": 200,
             "/activationsx/": 401,
             "//activations/": 401,
             "/Activations/": 401,

@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 
 from activation_logging.errors import EntryNotFound
 from activation_logging.store.query import find as find_entry
-from activation_logging.view.addresses import address
+from activation_logging.view.addresses import address, key_of
 from activation_logging.view.finding import Found, Search, find
 from activation_logging.view.judging import HAND
 from activation_logging.view.state import State, base_of, page
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from activation_logging.view.index import SearchIndex
 
 router = APIRouter()
-_KEY = re.compile(r"[0-9a-f]{8,64}([#.]\d+)?")
+_KEY = re.compile(r"([^\s:]+:)?[0-9a-f]{8,64}([#.]\d+)?")
 PAGE_SIZE = 50
 _BRIEF = 239
 """Characters of a text that a list shows."""
@@ -48,7 +48,7 @@ def answers(request: Request, state: State) -> Response:
     if (found_one := _named(state, search.q.strip())) is not None:
         return RedirectResponse(f"{base_of(request)}/entry/{address(found_one)}", 303)
     found = find(index, search, size=PAGE_SIZE)
-    return page(
+    shown = page(
         request,
         state,
         "answers.html.j2",
@@ -62,6 +62,10 @@ def answers(request: Request, state: State) -> Response:
         fresh=fresh,
         hand=HAND,
     )
+    # What the browser's address becomes, without the form's empty fields.
+    query = search.link(after=search.after)
+    shown.headers["hx-push-url"] = f"{base_of(request)}/{f'?{query}' if query else ''}"
+    return shown
 
 
 def reading(index: SearchIndex) -> dict[str, Any]:
@@ -91,7 +95,7 @@ def _named(state: State, text: str) -> str | None:
     if not (_KEY.fullmatch(text) or "-" in text):
         return None
     try:
-        found = find_entry(state.store, text.replace(".", "#") if _KEY.fullmatch(text) else text)
+        found = find_entry(state.store, key_of(text) if _KEY.fullmatch(text) else text)
     except EntryNotFound:
         return None
     return found[0].key

@@ -63,7 +63,7 @@ def label(
         "narrowed": pairs,
     }
     if not by:
-        return page(request, state, "who.html.j2", **common)
+        return page(request, state, "who.html.j2", **common, key=key)
     check_name(state.store, by)
     queue = urlencode(
         [("by", by), ("order", order), ("threshold", f"{threshold:g}"), *pairs], errors="replace"
@@ -75,7 +75,7 @@ def label(
     if entry is None:
         return page(request, state, "done.html.j2", **common, queue=queue, skipped=bool(after))
     mine = entry.evaluations.get(by)
-    parts = answer_parts(state, entry, colour, by)
+    parts = answer_parts(state, entry, colour, by, blind=True)
     return page(
         request,
         state,

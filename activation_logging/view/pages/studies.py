@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -30,19 +31,25 @@ _KINDS = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 
 
 def _studies(state: ViewState) -> Studies:
-    return Studies(Path(state.store.path))
+    path = Path(state.store.path)
+    if not path.is_dir():
+        raise ViewError(
+            "studies are of a store, or of a folder of stores: open the folder for them"
+        )
+    return Studies(path)
 
 
 @router.get("/studies")
 def studies(request: Request, state: State) -> Response:
     """All studies of the store, and the form for another."""
     found = counts(state.store)
+    judged = sorted(found.labels.items())
     return page(
         request,
         state,
         "studies.html.j2",
         studies=_studies(state).all(),
-        judged={name: sum(one.values()) for name, one in sorted(found.labels.items())},
+        judged=dict(Counter({name: sum(one.values()) for name, one in judged}).most_common()),
         models=sorted(found.models),
         labels=[one for one in _LABELS if one != "invalid"],
         able=all(map(find_spec, NEEDED)),

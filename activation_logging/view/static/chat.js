@@ -1,17 +1,19 @@
 "use strict";
 // The chat: sends a question to the page's own process, and shows the lines of its answer.
-// Everything becomes text of an element: what a model wrote is never markup.
+// Everything becomes text of an element: what a model wrote is never markup. The conversation stays
+// in this tab's sessionStorage, as the lines that came, so a reload shows it again.
 
 const form = document.getElementById("ask");
 const talk = document.getElementById("talk");
 const statusLine = document.getElementById("said-status");
 const note = document.getElementById("server-note");
 const field = form?.elements;
-let messages = [];
+let server = null;
 let probes = [];
 let logs = false;
 let running = null;
-let turns = 0;
+// In order: {question, plain, answer} of this page, and {role, content} of an entry asked again.
+let turns = [];
 
 function make(kind, classes, text = "") {
   const made = document.createElement(kind);
@@ -44,20 +46,27 @@ async function learn() {
     note.textContent = found.error;
     return;
   }
+  const first = server === null;
+  know(found);
+  if (first) field.colour.value = probes.find(ofTokens)?.name ?? "logprob";
+  for (const answer of answers()) answer.colour();
+  note.textContent = probes.length
+    ? `Its probes: ${probes.map(({ name, positive, negative }) => `${name} (${positive} or ${negative})`).join(", ")}.`
+    : logs
+      ? "The server has no probes, so tokens are coloured by log-probability. Start it with --activation-probe NAME=PATH."
+      : "The server does not log activations: it has no probes, and no answer of it comes into the store.";
+}
+
+function know(found) {
+  server = found;
   ({ probes, logs } = found);
   options(field.model, found.models.map((name) => [name, name]));
   options(field.colour, [
     ...probes.filter(ofTokens).map(({ name }) => [name, `probe ${name}`]),
     ["logprob", "log-probability"],
   ]);
-  field.colour.value = probes.find(ofTokens)?.name ?? "logprob";
   for (const option of field.stop.options) option.disabled = option.value !== "" && !probes.length;
   stopping();
-  note.textContent = probes.length
-    ? `Its probes: ${probes.map(({ name, positive, negative }) => `${name} (${positive} or ${negative})`).join(", ")}.`
-    : logs
-      ? "The server has no probes, so tokens are coloured by log-probability. Start it with --activation-probe NAME=PATH."
-      : "The server does not log activations: it has no probes, and no answer of it comes into the store.";
 }
 
 function stopping() {
@@ -72,14 +81,14 @@ function stopping() {
 // --- One answer ------------------------------------------------------------------------
 
 class Answer {
-  constructor(item) {
+  constructor(item, number) {
+    this.told = [];
     this.tokens = [];
     this.text = "";
-    turns += 1;
     this.card = make("article", "card answer");
-    this.card.id = `said-${turns}`;
+    this.card.id = `said-${number}`;
     this.card.setAttribute("aria-busy", "true");
-    this.card.setAttribute("aria-label", `Answer ${turns}`);
+    this.card.setAttribute("aria-label", `Answer ${number}`);
     this.before = make("p", "facts");
     this.said = make("p", "said");
     this.said.dir = "auto";
@@ -92,6 +101,7 @@ class Answer {
     this.colour();
   }
   take(told) {
+    this.told.push(told);
     for (const one of told.tokens ?? []) this.add(one);
     for (const [name, found] of Object.entries(told.scores ?? {})) {
       for (const [at, score, shade] of found) this.score(name, at, score, shade);
@@ -100,6 +110,8 @@ class Answer {
     if (told.answer) this.gauges(this.after, "the answer", told.answer);
     if (told.ended) this.ended(told.ended);
     if ("stored" in told) this.stored(told.stored);
+    if (told.left) this.after.append(make("span", "", "ended by you"));
+    if (told.error) this.failed(told.error);
   }
   add({ text, logprob, shade, more, thought }) {
     const token = make("span", "token", text);
@@ -169,7 +181,7 @@ class Answer {
     if (!this.tokens.length) this.legend.hidden = true;
   }
 }
-const answers = [];
+const answers = () => turns.flatMap(({ answer }) => answer ?? []);
 
 // --- Asking ----------------------------------------------------------------------------
 
@@ -211,16 +223,36 @@ function toSend(conversation) {
   return sent;
 }
 
+function conversation() {
+  let messages = [];
+  for (const { role, content, question, plain, answer } of turns) {
+    if (role) messages.push({ role, content });
+    // A question without an answer is not part of the conversation.
+    else if (answer.tokens.length) {
+      const both = [{ role: "user", content: question }, { role: "assistant", content: answer.text }];
+      messages = plain ? both : [...messages, ...both];
+    }
+  }
+  return messages;
+}
+
+// A question on the page, and the place of its answer.
+function begun(question, plain) {
+  const item = asked(question);
+  const answer = new Answer(item, answers().length + 1);
+  turns.push({ question, plain, answer });
+  return [item, answer];
+}
+
 async function ask(text) {
-  const item = asked(text);
-  const answer = new Answer(item);
-  answers.push(answer);
-  const conversation = field.plain.checked ? [{ role: "user", content: text }] : [...messages, { role: "user", content: text }];
+  const plain = field.plain.checked;
+  const sent = toSend([...(plain ? [] : conversation()), { role: "user", content: text }]);
+  const [item, answer] = begun(text, plain);
   running = new AbortController();
   busy(true);
   item.scrollIntoView({ block: "nearest" });
   try {
-    const response = await fetch(form.action, { method: "POST", body: toSend(conversation), signal: running.signal });
+    const response = await fetch(form.action, { method: "POST", body: sent, signal: running.signal });
     if (response.headers.get("content-type")?.startsWith("application/x-ndjson")) {
       for await (const told of lines(response)) {
         if (told.error) throw new Error(told.error);
@@ -235,18 +267,17 @@ async function ask(text) {
     statusLine.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how ?? "its end was not told"}.`;
   } catch (error) {
     if (error.name === "AbortError") {
-      answer.after.append(make("span", "", "ended by you"));
+      answer.take({ left: true });
       statusLine.textContent = "You have ended the answer.";
     } else {
-      answer.failed(error.message);
+      answer.take({ error: error.message });
       if (!answer.tokens.length) field.question.value ||= text;
     }
   }
   answer.done();
-  // A question without an answer is not part of the conversation.
-  if (answer.tokens.length) messages = [...conversation, { role: "assistant", content: answer.text }];
   running = null;
   busy(false);
+  keep();
 }
 
 function busy(is) {
@@ -257,12 +288,76 @@ function busy(is) {
 
 function anew() {
   running?.abort();
-  messages = [];
-  answers.length = 0;
+  turns = [];
   for (const item of talk.querySelectorAll("li:not(#first)")) item.remove();
   document.getElementById("first").hidden = false;
   statusLine.textContent = "";
   field.question.focus();
+  keep();
+}
+
+// --- Kept over a reload ----------------------------------------------------------------
+
+// Another store or server at this address has conversations of its own.
+const place = () => `activations chat 1 ${talk.dataset.of} ${location.pathname}${location.search}`;
+const settings = () => [...field].filter(({ name }) => name && name !== "form_token");
+
+let leaving = false;
+
+function keep() {
+  // Once the page goes, the rest of an answer fails, which is no part of it.
+  if (leaving) return;
+  const fields = settings().map((one) => [one.name, one.type === "checkbox" ? one.checked : one.value]);
+  const told = turns.map(({ answer, ...turn }) =>
+    answer ? { ...turn, told: answer.told, left: answer.card.getAttribute("aria-busy") === "true" } : turn);
+  const kept = { server, fields, turns: told, cut: false };
+  // A browser keeps some megabytes: the oldest answers give way, and are in the store.
+  for (; told.length; told.shift(), kept.cut = true) if (put(kept)) return;
+  put(kept);
+}
+function put(kept) {
+  try {
+    sessionStorage.setItem(place(), JSON.stringify(kept));
+    return true;
+  } catch {
+    return false;
+  }
+}
+function recall() {
+  // Who asks an entry's question again begins anew, and who reloads that page goes on.
+  const fresh = performance.getEntriesByType("navigation")[0]?.type === "navigate";
+  if (fresh && talk.dataset.earlier !== "[]") return null;
+  try {
+    return JSON.parse(sessionStorage.getItem(place()));
+  } catch {
+    return null;
+  }
+}
+
+function restore({ server: known, fields, turns: kept, cut }) {
+  if (known) know(known);
+  for (const [name, value] of fields) {
+    if (field[name].type === "checkbox") field[name].checked = value;
+    else field[name].value = value;
+    // It decides what can be chosen in the fields after it.
+    if (name === "stop") stopping();
+  }
+  for (const { told, left, question, plain, ...earlier } of kept) {
+    if (!told) before(earlier);
+    else {
+      const [, answer] = begun(question, plain);
+      for (const one of told) answer.take(one);
+      if (left) answer.take({ left });
+      answer.done();
+    }
+  }
+  const some = answers().length;
+  if (some) statusLine.textContent = `${some === 1 ? "One answer" : `${some} answers`} of this tab, as before${cut ? "; older ones are in the store alone" : ""}.`;
+}
+
+function before(message) {
+  asked(message.role === "user" ? message.content : `(answer) ${message.content}`);
+  turns.push(message);
 }
 
 function begin() {
@@ -272,8 +367,7 @@ function begin() {
   const rest = earlier.filter(({ role }) => role !== "system");
   const last = rest.at(-1)?.role === "user" ? rest.pop() : null;
   if (last) field.question.value = last.content;
-  messages = rest;
-  for (const { role, content } of rest) asked(role === "user" ? content : `(answer) ${content}`);
+  rest.forEach(before);
 }
 
 if (form) {
@@ -300,8 +394,14 @@ if (form) {
     field.question.value = target.textContent;
     form.requestSubmit();
   });
-  field.colour.addEventListener("change", () => answers.forEach((answer) => answer.colour()));
+  field.colour.addEventListener("change", () => answers().forEach((answer) => answer.colour()));
   field.stop.addEventListener("change", stopping);
-  begin();
+  window.addEventListener("pagehide", () => {
+    keep();
+    leaving = true;
+  });
+  const kept = recall();
+  if (kept) restore(kept);
+  else begin();
   learn();
 }

@@ -199,7 +199,7 @@ class TestStops:
             assert run(silent, tmp_path / "free").results["counts"]["invalid"] == 8
 
     def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
-        with pytest.raises(BenchmarkError, match="--activation-stop: .*probability, 0 to 1"):
+        with pytest.raises(BenchmarkError, match=r"--activation-stop: .*probability, 0 to 1"):
             run(server, tmp_path, activation_stop='{"probe": "unknown", "prompt_above": 8}')
         run(server, tmp_path)
         with pytest.raises(BenchmarkError, match="with activation_stop None"):

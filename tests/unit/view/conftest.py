@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,12 +13,13 @@ from activation_logging.store import StoreWriter
 from activation_logging.view.app import make_app
 from activation_logging.view.index import SearchIndex
 from tests.fixtures.answers import put_answer
+from tests.fixtures.browser import chromium, opened_tab, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from activation_logging import Store
+    from activation_logging import Entry, Store
     from activation_logging.view.state import ViewState
 
 HOSTILE = (
@@ -129,3 +130,34 @@ def pages(path: Path) -> Iterator[Pages]:
     made.state.index.build()
     yield made
     made.client.close()
+
+
+# --- A real browser ----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@pytest.fixture
+def tab(browser: Any) -> Iterator[Any]:
+    with opened_tab(browser) as opened:
+        yield opened
+
+
+@pytest.fixture
+def served(path: Path) -> Iterator[str]:
+    """The address of the pages of the store."""
+    app = make_app(path)
+    app.state.view.index.build()
+    with serving(app) as address:
+        yield address
+
+
+@pytest.fixture
+def entries(path: Path) -> Iterator[dict[str, Entry]]:
+    """The answers by the ids of their requests."""
+    with open_store(path) as store:
+        yield {entry.request_id: entry for entry in store.entries()}

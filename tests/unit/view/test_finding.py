@@ -143,6 +143,16 @@ def test_counts_are_those_of_the_answers(index, asked):
         assert {v.text: v.answers for v in facet.values if v.answers} == expected, facet.title
 
 
+def test_who_has_labelled_none_of_them_is_no_facet(index):
+    def titles(**asked):
+        return {facet.title for facet in find(index, Search(**asked)).facets}
+
+    assert "label: model" in titles()
+    assert "label: model" not in titles(q="11")
+    assert "label: rules" in titles(q="11")
+    assert "label: model" in titles(q="11", label=("model=unlabelled",))
+
+
 def value_of(entry, kind, name):
     if kind == "label":
         return entry.evaluations[name].label if name in entry.evaluations else "unlabelled"

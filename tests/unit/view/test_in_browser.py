@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -14,49 +11,14 @@ from activation_logging.view.addresses import address
 from tests.unit.view.conftest import HOSTILE, NUMBER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine")
-WAIT_MS = 60_000
 
 
-@pytest.fixture
-def served(path):
-    """The address of the command's pages."""
-    code = "from activation_logging.cli import app; app()"
-    command = [sys.executable, "-c", code, "view", str(path), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        yield process.stdout.readline().strip()
-        process.terminate()
-
-
-@pytest.fixture
-def tab(served):
-    """A page of the browser, which must say nothing of errors or of refused scripts."""
-    said = []
-    with playwright.sync_playwright() as tools:
-        browser = tools.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1440, "height": 900})
-        opened.set_default_timeout(WAIT_MS)
-        opened.on("console", lambda message: said.append(message.text))
-        opened.on("pageerror", lambda error: said.append(str(error)))
-        opened.goto(served)
-        yield opened
-        assert opened.evaluate("window.taken") is None
-        browser.close()
-    assert said == []
-
-
-@pytest.fixture
-def entries(path):
-    with open_store(path) as store:
-        yield {entry.request_id: entry for entry in store.entries()}
-
-
-def test_search_narrow_down_and_open(tab, entries):
+def test_search_narrow_down_and_open(tab, served, entries):
+    tab.goto(served)
     cards = tab.locator(".card.row")
     assert cards.count() == NUMBER
     tab.get_by_label("Search prompts and answers").fill("answer:9")
-    tab.wait_for_url("**/activations/?q=answer%3A9*")
+    tab.wait_for_url("**/activations/?q=answer%3A9&score=score%2Fmade_up")
     playwright.expect(cards).to_have_count(1)
     tab.get_by_role("link", name="show all").click()
     playwright.expect(cards).to_have_count(NUMBER)
@@ -112,12 +74,13 @@ def test_colours_and_the_heat_map(tab, served, entries):
     playwright.expect(third).to_have_class("token unlikely level-8")
 
 
-def test_labels_by_keys(tab, path, entries):
+def test_labels_by_keys(tab, served, path):
     def labels():
         with open_store(path) as store:
             found = {e.request_id: e.evaluations.get("ada") for e in store.entries()}
             return {name: one.label for name, one in found.items() if one is not None}
 
+    tab.goto(served)
     tab.get_by_role("link", name="Label", exact=True).click()
     tab.get_by_label("Your labels are called").fill("ada")
     tab.get_by_label("the newest").check()
@@ -178,7 +141,8 @@ def test_spans_by_keys(tab, served, path, entries):
     assert entry.response[span.start : span.end] == f" is number 4{HOSTILE}"
 
 
-def test_a_selection_is_deleted_after_a_question(tab, path):
+def test_a_selection_is_deleted_after_a_question(tab, served, path):
+    tab.goto(served)
     for box in tab.get_by_label("Select this answer").all()[:2]:
         box.check()
     tab.get_by_role("button", name="Delete…").click()
@@ -187,15 +151,3 @@ def test_a_selection_is_deleted_after_a_question(tab, path):
     playwright.expect(tab.locator(".card.row")).to_have_count(NUMBER - 2)
     with open_store(path) as store:
         assert len(store) == NUMBER - 2
-
-
-@pytest.mark.parametrize(("width", "scheme"), [(390, "light"), (390, "dark"), (1440, "dark")])
-def test_no_page_is_wider_than_the_screen(tab, served, entries, width, scheme):
-    tab.set_viewport_size({"width": width, "height": 844})
-    tab.emulate_media(color_scheme=scheme)
-    key = address(entries["request-4"].key)
-    for where in ("", f"entry/{key}", "label", f"label?by=ada&key={key}", "agreement"):
-        tab.goto(served + where)
-        assert tab.evaluate("document.documentElement.scrollWidth") <= width, where
-        paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-        assert (sum(map(int, re.findall(r"\d+", paper))) < 300) == (scheme == "dark")

@@ -11,11 +11,13 @@ from urllib.parse import urlencode
 
 import numpy as np
 import pytest
+from starlette.routing import Mount
 
 from activation_logging import open_store
 from activation_logging.detectors import SavedProbe
 from activation_logging.store import StoreWriter
 from activation_logging.view.addresses import address
+from activation_logging.view.sketches import Place
 from tests.fixtures.answers import HIDDEN, NUM_LAYERS, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER, Pages
 
@@ -38,12 +40,6 @@ class Elements(HTMLParser):
 
     def all(self, tag):
         return [attrs for name, attrs in self.found if name == tag]
-
-
-@pytest.fixture
-def entries(path):
-    with open_store(path) as store:
-        yield {entry.request_id: entry for entry in store.entries()}
 
 
 def probe(**changes):
@@ -73,11 +69,15 @@ def every_page(entries) -> list[str]:
     for entry in entries.values():
         found.append(f"entry/{address(entry.key)}")
         found.append(f"entry/{address(entry.key)}/map")
+        found.append(f"entry/{address(entry.key)}/near")
         found.append(f"label?by=ada&key={address(entry.key)}")
     return found
 
 
-def test_no_text_becomes_markup_or_a_script(pages, entries):
+def test_no_text_becomes_markup_or_a_script(pages, entries, store):
+    pages.state.near.build(Place("org/model", "resid@4", "response_last"))
+    details = {"inspect_log": "log.eval", "sample_id": HOSTILE, "epoch": 1, HOSTILE: HOSTILE}
+    store.put_evaluation(entries["request-4"].key, name="i", label="correct", details=details)
     for where in every_page(entries):
         answer = pages.client.get(f"/activations/{where}")
         assert answer.status_code in (200, 400), where
@@ -359,7 +359,7 @@ def test_deleting_asks_first(pages, path, entries):
 
 
 def posts(pages):
-    (mounted,) = [route.app for route in pages.app.routes if route.path == "/activations"]
+    (mounted,) = [route.app for route in pages.app.routes if isinstance(route, Mount)]
     return [r.path for r in mounted.router.routes if "POST" in (getattr(r, "methods", None) or ())]
 
 
@@ -369,7 +369,7 @@ def test_every_form_of_another_site_is_refused(pages, path):
     fields = {
         "by": "ada", "key": key, "label": "correct", "action": "delete", "sure": "1", "all": "",
     }  # fmt: skip
-    assert len(posts(pages)) == 8
+    assert len(posts(pages)) == 9
     for where in posts(pages):
         pages.post(where.lstrip("/"), 400, forged=True, **fields)
         answer = pages.client.post(f"/activations{where}", data=fields)
@@ -451,6 +451,20 @@ def test_no_address_names_a_file(pages):
         assert pages.client.get(f"/activations/static/{name}").status_code == 404
 
 
+def test_who_judges_is_not_told_what_probes_and_others_say(pages, entries):
+    key = address(entries["request-4"].key)
+    assert "score made_up: " in pages.get(f"entry/{key}")
+    page = pages.get(f"label?by=ada&key={key}")
+    assert "rank: 2" in page
+    assert "score made_up: " not in page
+
+
+def test_an_answer_is_labelled_from_its_page(pages, entries):
+    key = address(entries["request-4"].key)
+    assert f'href="/activations/label?key={key}"' in pages.get(f"entry/{key}")
+    assert f'<input type="hidden" name="key" value="{key}">' in pages.get(f"label?key={key}")
+
+
 # --- first use, and what is broken -------------------------------------------------------
 
 
@@ -468,6 +482,13 @@ def test_a_store_that_is_not_there_is_said(tmp_path):
     assert "there is no store at" in page
     assert "Ask the server something" in page
     assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_store_says_what_to_do(path):
+    (path / "data.mdb").write_bytes(b"no store" * 2048)
+    page = Pages(path).get(status=400)
+    assert "that is not an LMDB file" in page
+    assert f"activation-logging verify {path}" in page
 
 
 def test_while_it_is_read_the_page_says_how_far(pages, path, monkeypatch):

@@ -11,6 +11,7 @@ import pytest
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging.view.studies import Studies
+from tests.fixtures.browser import serving
 from tests.fixtures.planted import build
 from tests.unit.view.conftest import Pages
 
@@ -33,21 +34,32 @@ def wait(studies, name, *states):
 ASKED = {"label": "facts", "positive": "hallucinated", "negative": "correct"}
 
 
-def test_a_study_from_the_form_to_the_report(planted):
+def test_a_study_from_the_form_to_the_report(planted, tab):
     pages = Pages(planted)
-    assert "Study a label" in pages.get("studies")
-    page = pages.post("studies", **ASKED, layers="2", tags="").text
-    (name,) = re.findall(r'name="name" value="([\d-]+)">Stop it', page)
-    pages.post("studies", 400, **ASKED)  # one at a time
-    pages.post("studies/remove", 400, name=name)
-    # Other pages of the store, as after a restart, know of it too.
     studies = Studies(planted)
-    assert studies[name].state == "running"
-    study = wait(studies, name, "done", "failed")
-    assert study.state == "done", study.progress
-    page = pages.get("studies")
-    assert "with AUROC" in page
-    assert f"activation-logging report {planted}" in page
+    with serving(pages.app) as base:
+        tab.goto(f"{base}studies")
+        tab.get_by_role("heading", name="Study a label").wait_for()
+        tab.locator("select[name=label]").select_option("facts")
+        tab.get_by_text("More", exact=True).click()
+        tab.get_by_label("Only these layers").fill("2")
+        tab.get_by_role("button", name="Begin").click()
+        tab.get_by_role("progressbar").wait_for()
+        # Other pages of the store, as after a restart, know of it too.
+        (running,) = studies.all()
+        name = running.name
+        pages.post("studies", 400, **ASKED)  # one at a time
+        pages.post("studies/remove", 400, name=name)
+        # The page follows it by itself.
+        tab.get_by_role("link", name="Read the report").wait_for(timeout=1000 * DEADLINE_S)
+        study = studies[name]
+        assert study.state == "done", study.progress
+        assert "with AUROC" in tab.locator("#studies").inner_text()
+        assert f"activation-logging report {planted}" in pages.get("studies")
+        tab.get_by_role("link", name="Read the report").click()
+        # Its scripts have drawn the charts, and can reach nothing of ours.
+        tab.locator("svg.main-svg").first.wait_for()
+        assert tab.evaluate("self.origin") == "null"
     report = pages.client.get(f"/activations/studies/{name}/")
     policy = report.headers["content-security-policy"]
     assert policy.startswith("sandbox allow-scripts")

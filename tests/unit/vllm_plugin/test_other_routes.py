@@ -44,6 +44,10 @@ def test_the_pages_are_added_behind_the_keys(
     middleware.extend_app(app, keys=["one", "two"])
     with TestClient(app, base_url="http://any.example") as client:
         assert client.get("/activations/").status_code == 401
+        # Without the slash, too; and other methods go nowhere.
+        there = client.get("/activations?q=a", follow_redirects=False)
+        assert (there.status_code, there.headers["location"]) == (307, "/activations/?q=a")
+        assert client.post("/activations").status_code == 405
         for key in ("one", "two"):
             headers = {"Authorization": f"Bearer {key}"}
             assert "activation-logging" in client.get("/activations/", headers=headers).text
