@@ -75,6 +75,8 @@ def _schema(pa: Any, plan: Plan) -> Any:
     texts = ("label", "claim", "gold", "source")
     places = [("start", pa.int32()), ("end", pa.int32())]
     spans = pa.list_(pa.struct([*places, *((name, pa.string()) for name in texts)]))
+    said = [("digest", pa.string()), ("scores", pa.list_(pa.float32()))]
+    probes = pa.list_(pa.struct([("name", pa.string()), *said]))
     fields = [
         *((name, pa.string()) for name in ("key", "model", "prompt", "response", "messages")),
         ("request_id", pa.string()),
@@ -88,6 +90,7 @@ def _schema(pa: Any, plan: Plan) -> Any:
         ("response_token_ids", ids),
         ("response_tokens", pa.list_(pa.string())),
         ("logprobs", pa.list_(pa.float32())),
+        ("probes", probes),
         ("first_position", pa.int64()),
         ("rows", pa.int64()),
         *((k, row if plan.position is not None else pa.list_(row)) for k, row in rows.items()),
@@ -110,6 +113,7 @@ def _parquet_row(plan: Plan, record: dict[str, Any]) -> dict[str, Any]:
     labels = record.pop("labels")
     row = {**record, "tags": dumps(record["tags"])}
     row["messages"] = None if record["messages"] is None else dumps(record["messages"])
+    row["probes"] = [{"name": name, **said} for name, said in record["probes"].items()]
     for name in plan.labels:
         row[f"label_{name}"] = labels.get(name, {}).get("label")
         row[f"score_{name}"] = labels.get(name, {}).get("score")

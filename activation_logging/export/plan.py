@@ -150,9 +150,26 @@ class Plan:
             "response_token_ids": entry.response_token_ids,
             "response_tokens": entry.response_tokens,
             "logprobs": entry.logprobs,
+            "probes": _scores(entry, item),
             "first_position": int(positions[0 if item.rows is None else item.rows.start]),
             "rows": item.num_rows,
         }
+
+
+def _scores(entry: Entry, item: Item) -> dict[str, dict[str, Any]]:
+    """What probes say of the exported rows, by name; nothing of a pool of rows, which is none."""
+    rows = item.rows
+    if rows is not None and rows.pool != "one":
+        return {}
+    place = slice(None) if rows is None else slice(rows.start, rows.stop)
+    digests = entry.score_digests
+    return {
+        name: {
+            "digest": digests.get(name),
+            "scores": [None if np.isnan(one) else one for one in values[place].tolist()],
+        }
+        for name, values in entry.scores.items()
+    }
 
 
 @dataclass

@@ -181,10 +181,9 @@ class ScoredAnswer:
             yield from self._due()
             return
         yield from self._due(everything=True)
-        if event is None or not self._extend_event(event.data):
-            yield raw + _END
-        else:
-            yield bytes(event) + _END
+        if event is not None and self._extend_event(event.data):
+            raw = bytes(event)
+        yield raw + _END
 
     def _due(self, *, everything: bool = False) -> Iterator[bytes]:
         """The chunks that have waited and whose choices have had an output, or all of them."""

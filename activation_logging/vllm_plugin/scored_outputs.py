@@ -50,8 +50,8 @@ PATIENCE_S = 0.5
 """Time to wait in all for rows that a worker sent before the token that is here already, seconds.
 
 They come by another way, so they may be a little later. Where they do not come at all, the worker
-dropped them, and its answers are not waited for again. Each time halves the patience with the next
-ones, until rows arrive: a way that is blocked must not keep every step waiting.
+dropped them, and an answer without them is not waited for again before its end. Each time halves
+the patience with the next ones, until rows arrive: a blocked way must not keep every step waiting.
 """
 _LAST_S = 0.5
 """Time after the end of an answer at which its last message is looked for, seconds.
@@ -206,6 +206,8 @@ class LiveScores:
             if answer is not None and state is not None and output.new_token_ids:
                 rows = state.detokenizer.num_output_tokens() + len(output.new_token_ids)
                 expected.append((output, answer, rows))
+                # After these nothing is told any more, so that late ones are worth a wait.
+                answer.late = answer.late and output.finish_reason is None
         self._wait([(answer, rows) for _, answer, rows in expected])
         unknown = []
         for output, answer, rows in expected:
@@ -249,8 +251,9 @@ class LiveScores:
                 self._give_up(missing)
                 break
             self.collect(left)
-        if any(answer.num_rows >= rows for answer, rows in expected):
-            self._in_vain = 0
+        for answer, rows in expected:
+            if answer.num_rows >= rows:
+                answer.late, self._in_vain = False, 0
 
     def _give_up(self, missing: list[LiveAnswer]) -> None:
         """Wait no longer for the scores of these answers, and half as long for those of others."""

@@ -8,6 +8,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest.mock import patch
 
 from tests.schedules.check import check
 from tests.schedules.engine import Setting, running
@@ -42,7 +43,9 @@ def processes(number: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(number, multiprocessing.get_context("spawn"))
 
 
-def run(setting: Setting, requests: int, seed: int, *, reload: bool = False) -> Outcome:
+def run(
+    setting: Setting, requests: int, seed: int, *, reload: bool = False, patience_s: float = 60.0
+) -> Outcome:
     """Send ``requests`` requests through an engine of its own, and check its store.
 
     Args:
@@ -50,8 +53,10 @@ def run(setting: Setting, requests: int, seed: int, *, reload: bool = False) -> 
         requests: how many, and their choices count as one each.
         seed: of everything that is drawn.
         reload: whether its probes are replaced now and then.
+        patience_s: how long scores are waited for. A busy machine is no mistake.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    patience = patch("activation_logging.vllm_plugin.scored_outputs.PATIENCE_S", patience_s)
+    with tempfile.TemporaryDirectory() as folder, patience:
         store = Path(folder) / "activations.lmdb"
         probes = [make_probe(name, number) for number in range(2) for name in KINDS]
         lists = [save_probes(Path(folder) / str(number), number) for number in range(2)]

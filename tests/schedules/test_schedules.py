@@ -120,11 +120,8 @@ def test_the_bench_notices_if_columns_of_another_probe_stay(pool: ProcessPoolExe
 
 def run_with_lost_scores() -> Outcome:
     (setting,) = [setting for setting in SETTINGS if setting.name == "V1"]
-    with (
-        patch("activation_logging.vllm_plugin.score_sender.Listeners.advance"),
-        patch("activation_logging.vllm_plugin.scored_outputs.PATIENCE_S", 0.01),
-    ):
-        return run(setting, 100, seed=1)
+    with patch("activation_logging.vllm_plugin.score_sender.Listeners.advance"):
+        return run(setting, 100, seed=1, patience_s=0.01)
 
 
 def test_the_bench_notices_if_scores_are_lost_on_their_way(pool: ProcessPoolExecutor) -> None:

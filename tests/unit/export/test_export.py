@@ -14,6 +14,7 @@ from activation_logging import Span, open_store
 from activation_logging.errors import DatasetError, UnknownName
 from activation_logging.export import FORMATS, export_store
 from activation_logging.sites import Site
+from activation_logging.store.derived import Derived
 from tests.fixtures.answers import to_bfloat16
 from tests.fixtures.outside import outside_package
 from tests.fixtures.planted import build
@@ -131,6 +132,28 @@ def test_spans_go_out_with_every_format(tmp_path):
     found = {row["key"]: row["spans_claims"] for row in table.select(columns).to_pylist()}
     assert found.pop(key) == [{**whole, "claim": "a ?"}]
     assert list(found.values()) == [None, None]
+
+
+def test_scores_go_out_with_every_format(tmp_path):
+    path = build(tmp_path / "s", n=2)
+    with open_store(path, writable=True) as store:
+        one, other = store
+        scores = np.linspace(0, 0.9, len(store[one].positions), dtype=np.float32)
+        scores[0] = np.nan
+        store.put_derived([Derived(one, "score/span", scores, {"digest": "d"})])
+    told = [None, *map(float, scores[1:])]
+    for name in ("npy", "zarr", "safetensors"):
+        export_store(path, tmp_path / name, format=name)
+        probes = {record["key"]: record["probes"] for record in records(tmp_path / name)}
+        assert probes == {one: {"span": {"digest": "d", "scores": told}}, other: {}}
+    parquet = pytest.importorskip("pyarrow.parquet")
+    for position, expected in ((None, told), ("response_last", told[-1:]), ("response_mean", None)):
+        folder = tmp_path / f"parquet-{position}"
+        export_store(path, folder, format="parquet", position=position)
+        table = parquet.read_table(folder / "data-00000.parquet").select(["key", "probes"])
+        found = {row["key"]: row["probes"] for row in table.to_pylist()}
+        span = [{"name": "span", "digest": "d", "scores": expected}] if expected else []
+        assert found == {one: span, other: []}
 
 
 def test_every_format_is_registered_under_its_name():

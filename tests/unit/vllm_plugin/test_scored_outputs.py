@@ -90,7 +90,8 @@ class Engine:
 
 
 @pytest.fixture
-def engine() -> Iterator[Engine]:
+def engine(monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
+    monkeypatch.setattr(scored_outputs, "PATIENCE_S", 60.0)  # of a machine that is busy
     found = Engine()
     yield found
     found.close()
@@ -146,10 +147,25 @@ class TestOutputs:
         engine.step(9)
         monkeypatch.setattr(scored_outputs, "PATIENCE_S", 3600.0)
         engine.step(9)
+        monkeypatch.setattr(scored_outputs, "PATIENCE_S", 0.05)
         outputs, _ = engine.step(9, finish=FinishReason.STOP)
         told = outputs[0].outputs[0].activation_scores["span"]
         assert told == {"prompt": None, "tokens": [None] * 3, "answer": None}
         assert "the scores of 1 answers do not arrive in time" in our_log.text
+
+    def test_the_last_rows_of_a_late_answer_are_waited_for_again(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(scored_outputs, "PATIENCE_S", 0.05)
+        engine.ask(scores="span")
+        engine.step(9)
+        monkeypatch.setattr(scored_outputs, "PATIENCE_S", 60.0)
+        later = threading.Timer(0.3, engine.send, (-2.0, 3.0))
+        later.start()
+        outputs, _ = engine.step(9, finish=FinishReason.LENGTH)
+        later.join()
+        told = outputs[0].outputs[0].activation_scores["span"]
+        assert told == {"prompt": p(-2), "tokens": [p(3), None], "answer": p(3)}
 
     def test_a_way_that_is_blocked_does_not_keep_every_answer_waiting(
         self, engine: Engine, monkeypatch: pytest.MonkeyPatch, our_log: pytest.LogCaptureFixture
