@@ -32,7 +32,7 @@ from activation_logging.report import build_report
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
 FOLDER = Path("output/demo")
 STORE = FOLDER / "activations.lmdb"
@@ -127,7 +127,12 @@ def report(part: Part) -> None:
 
 @contextmanager
 def serving(
-    model: Path, *, name: str = MODEL, store: Path = STORE, layers: str = LAYERS
+    model: Path,
+    *,
+    name: str = MODEL,
+    store: Path = STORE,
+    layers: str = LAYERS,
+    probes: Mapping[str, Path] | None = None,
 ) -> Iterator[str]:
     """A server that logs a model, for as long as the block runs; its address.
 
@@ -136,6 +141,7 @@ def serving(
         name: what requests call it.
         store: where it logs; its log is put beside it.
         layers: which layers, as in ``ACTIVATION_LAYERS``.
+        probes: saved probes to serve, by name.
     """
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -145,6 +151,8 @@ def serving(
         *("--served-model-name", name, "--host", "127.0.0.1", "--port", str(port)),
         *("--lmdb_path", str(store), "--activation-layers", layers, "--max-model-len", "2048"),
     ]
+    for probe, path in (probes or {}).items():
+        command += ["--activation-probe", f"{probe}={path}"]
     server = running(command, url=url, log=log, env=os.environ, start_s=START_S, kv_cache_gib=2)
     with ExitStack() as stack:
         with output.status(f"Starting vLLM (about a minute; its log is {log})"):

@@ -16,6 +16,7 @@
     │   ├── StoreFull                       it may not grow, and what is to be written does not fit
     │   ├── StoreCorrupt                    a record or a page is invalid
     │   ├── EntryNotFound (KeyError)
+    │   ├── AmbiguousKey (LookupError)      several stores that are read as one have this key
     │   └── RowsMissing (LookupError)       the entry exists, these activations do not
     ├── LabelError (ValueError)             an evaluation that cannot be: its name, label, spans
     ├── DerivedError (ValueError)           an array that cannot be kept beside an entry
@@ -24,12 +25,14 @@
     │   └── InputMissing (LookupError)      an answer lacks what a position, span or detector needs
     ├── ProbeError (ValueError)             a saved probe that is broken, or made for another model
     ├── ReplayError                         a model that cannot be run again over stored answers
+    ├── AddressError (OSError)              an address that cannot be reached, read or written
     ├── OutputExists (FileExistsError)      something is already where the output should go
     ├── ExtraMissing (ImportError)          an optional package is not installed
     ├── PackageError                        a package of data cannot be downloaded or read
     ├── BenchmarkError                      a benchmark cannot start or go on
     ├── PromptsError (ValueError)           lines of a prompts file that cannot be read
     ├── LabelsFileError (ValueError)        a file of labels made elsewhere that cannot be read
+    ├── ClusterError (RuntimeError)         no Ray cluster is there, or nothing works on it
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── ViewError (ValueError)              a page that cannot be shown as it was asked for
     ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
@@ -111,6 +114,10 @@ class EntryNotFound(StoreError, KeyError):
     __str__ = Exception.__str__
 
 
+class AmbiguousKey(StoreError, LookupError):
+    """Of several stores that are read as one, more than one has this key. The text names them."""
+
+
 class RowsMissing(StoreError, LookupError):
     """The entry exists, but the requested activations were not logged or never arrived."""
 
@@ -141,6 +148,10 @@ class ProbeError(ActivationLoggingError, ValueError):
 
 class ReplayError(ActivationLoggingError):
     """A model cannot be run again over the answers of a store, or is not the one that answered."""
+
+
+class AddressError(ActivationLoggingError, OSError):
+    """An address such as ``s3://bucket/folder`` cannot be reached, read or written, or is none."""
 
 
 class OutputExists(ActivationLoggingError, FileExistsError):
@@ -183,6 +194,10 @@ class PromptsError(ActivationLoggingError, ValueError):
 
 class LabelsFileError(ActivationLoggingError, ValueError):
     """A file of labels made elsewhere is not there, or of no format that is known here."""
+
+
+class ClusterError(ActivationLoggingError, RuntimeError):
+    """There is no Ray cluster at an address, or no engine or task could be run on one."""
 
 
 class ServerFailed(ActivationLoggingError, RuntimeError):

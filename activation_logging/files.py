@@ -35,11 +35,12 @@ def sync_folder(folder: Path) -> None:
 
 
 def sha256(path: Path) -> str:
-    """Hex SHA-256 of a file that is not empty.
+    """Hex SHA-256 of a file.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is empty.
     """
+    if not path.stat().st_size:  # which cannot be mapped
+        return hashlib.sha256().hexdigest()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return hashlib.sha256(content).hexdigest()

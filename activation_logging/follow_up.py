@@ -37,13 +37,13 @@ from activation_logging.store.query import select
 from activation_logging.text import brief
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from openai import AsyncOpenAI
 
     from activation_logging.benchmarks.endpoint import Endpoint
     from activation_logging.store import Entry, Store
+    from activation_logging.store.places import Where
 
 TOP = 20
 """Alternatives to the first token that are asked for: the most that vLLM gives by default."""
@@ -81,7 +81,7 @@ class FollowUpReport:
 
 
 def ask_follow_ups(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     kind: Asks,
     *,
     base_url: str,
@@ -96,7 +96,8 @@ def ask_follow_ups(
     """Ask a served model about the answers of a store; what the store has is not asked again.
 
     Args:
-        store_path: the store's folder, to which the server should log.
+        store_path: the store's folder, or several, see :func:`.open_store`. The server should
+            log to it, or to one of them.
         kind: ``p_true`` asks whether an answer is right, ``entails`` which of several answers to
             one prompt mean the same.
         base_url: the server, ending in ``/v1``.
@@ -140,7 +141,7 @@ def ask_follow_ups(
     # Where the server has failed, that is what to say.
     if report.unlogged and not report.failures:
         raise BenchmarkError(
-            f"{report.unlogged} of {report.asked} replies are not in {store_path}: the server at "
+            f"{report.unlogged} of {report.asked} replies are not in {store.path}: the server at "
             f"{base_url} logs to another store; bring both together (activation-logging merge)"
         )
     return report

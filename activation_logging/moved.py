@@ -58,7 +58,7 @@ MOVED: dict[str, str | tuple[str, ...]] = {
     "store.merging": "store.merge",
     "store.opening": "store.engine.opening",
     "store.pages": "store.engine.pages",
-    "store.reader": "store.store",
+    "store.reader": ("store.open", "store.store"),
     "store.readers": "store.engine.reader_watch",
     "store.structure": "store.repair",
     "store.upgrading": "store.upgrade",

@@ -29,10 +29,11 @@ SpanLabel = Literal["supported", "contradicted", "unverifiable"]
 SPAN_LABELS: tuple[SpanLabel, ...] = get_args(SpanLabel)
 """What a claim in an answer is, beside what is known."""
 
-Status = Literal["complete", "pending", "failed", "dropped", "unkept"]
+Status = Literal["complete", "pending", "failed", "dropped", "unkept", "elsewhere"]
 """The state of a request's activations.
 
 ``pending``: the rows have not arrived (yet). ``unkept``: they were not wanted, or no longer.
+``elsewhere``: they are in the store of another host.
 """
 STATUSES: tuple[Status, ...] = get_args(Status)
 
@@ -303,7 +304,9 @@ class Capture:
     residual stream, whose rows have ``hidden_size`` elements of ``dtype``; ``sites`` has the codes
     of all other sites, with what their rows are. ``segments`` are the new rows to store; other
     slices refer to stored segments. ``dropped`` is the reason for missing rows. ``unkept`` is why
-    there are none by intention. ``scores`` are by the names of probes; reading them may wait like
+    there are none by intention. ``rows_in`` names the store of another host that has the rows,
+    where this is the front end's note of them; ``entry_in`` that of the entry, where this is such
+    rows. Both are ``HOST:PATH``. ``scores`` are by the names of probes; reading them may wait like
     reading rows. They are there without rows, too.
     """
 
@@ -319,6 +322,8 @@ class Capture:
     unkept: str | None = None
     sites: Mapping[int, RowShape] = field(default_factory=dict)
     scores: Mapping[str, LiveScore] = field(default_factory=dict)
+    rows_in: str | None = None
+    entry_in: str | None = None
 
     @property
     def nbytes(self) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -177,12 +178,32 @@ async def counters(path: StorePath) -> Response:
     )
 
 
+@router.get("/stores")
+async def stores(request: Request, path: StorePath) -> Response:
+    """The stores that this server writes to: its own first, then those of workers elsewhere.
+
+    ``rows_of_engines`` has the numbers of the engines whose rows a store gets. An entry of another
+    engine has the status ``elsewhere`` here. To read all as one, open these stores together.
+    """
+    tap = _tap(request)
+    alone = [{"host": socket.gethostname(), "path": path, "entries": True, "rows_of_engines": []}]
+    return AsciiJson({"object": "list", "data": alone if tap is None else tap.hosts.as_json()})
+
+
+def _tap(request: Request) -> Any:
+    """The front end of the application's engine; None without a model."""
+    engine = getattr(request.app.state, "engine_client", None)
+    return getattr(getattr(engine, "output_processor", None), "tap", None)
+
+
 @router.post("/flush")
 async def flush(request: Request, path: StorePath) -> Response:
-    """Return once everything answered before this call is in the store, rows included."""
-    engine = getattr(request.app.state, "engine_client", None)
+    """Return once everything answered before this call is in the store, rows included.
+
+    Rows of workers on other hosts are then in the stores that ``/v1/activations/stores`` lists.
+    """
     # Without a model nothing is on its way: an engine leaves nothing behind when it ends.
-    tap = getattr(getattr(engine, "output_processor", None), "tap", None)
+    tap = _tap(request)
     if tap is not None:
         with http_errors():
             await tap.flush_async()
@@ -313,6 +334,7 @@ def _whole(entry: Entry) -> dict[str, Any]:
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},
         "derived": {name: head.as_json() for name, head in entry.derived_headers().items()},
         "status_reason": entry.status_reason,
+        "rows_in": (entry.capture_record() or {}).get("rows_in"),
     }
     if entry.status == "complete":
         whole["activations"] = {

@@ -17,8 +17,10 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from activation_logging.errors import RequestOptionError, SettingsError
+from activation_logging.errors import AddressError, RequestOptionError, SettingsError
 from activation_logging.keep import Keep
+from activation_logging.locations import refuse_address
+from activation_logging.placeholders import check_placeholders, filled
 from activation_logging.probe_list import parse_probes
 from activation_logging.score_options import SCORE_OPTIONS, ScoreOptions
 from activation_logging.sites import (
@@ -54,7 +56,8 @@ class Settings:
     """What a server logs, and where to.
 
     ``sites`` and ``layers`` keep the text that the user wrote; :func:`resolve_sites` turns it into
-    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``keep`` and
+    sites once the model's depth is known. ``layers`` counts where ``sites`` is empty. ``lmdb_path``
+    may have placeholders, see :meth:`store_path`. ``keep`` and
     ``max_size`` are texts too, see :attr:`keeping` and :attr:`ceiling`. ``probes`` is the list of
     :func:`.parse_probes`, ``probe_folder`` where others may be loaded from while the server runs.
     """
@@ -77,6 +80,12 @@ class Settings:
         _one_of("ACTIVATION_FULL_POLICY", self.full_policy, get_args(FullPolicy))
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
+        try:
+            refuse_address(self.lmdb_path, "a store")
+        except AddressError as error:
+            raise SettingsError(f"ACTIVATION_LMDB_PATH: {error}") from None
+        with _named("ACTIVATION_LMDB_PATH"):
+            check_placeholders(self.lmdb_path)
         with _named("ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"):
             self.wanted()
         with _named("ACTIVATION_PROBES"):
@@ -105,6 +114,19 @@ class Settings:
             )
         return size
 
+    def store_path(self, engine: int | None = None) -> str:
+        """The store of this host's front end, or of one of its engines; see :func:`.filled`."""
+        return filled(self.lmdb_path, engine)
+
+    @property
+    def agreed(self) -> dict[str, str]:
+        """What every host of a server must have the same, by the names of the variables.
+
+        The paths of probes may differ; what is in them is compared otherwise.
+        """
+        names = ("LAYERS", "SITES", "TOKENS", "DTYPE", "KEEP")
+        return {f"ACTIVATION_{name}": getattr(self, _ENVIRONMENT[name]) for name in names}
+
     def wanted(self, num_layers: int | None = None) -> tuple[Wanted, ...]:
         """The list of sites, parsed; see :func:`.parse_sites`."""
         if self.sites:
@@ -131,8 +153,13 @@ class Settings:
 
 
 def given_lmdb_path(environ: Mapping[str, str] = os.environ) -> str | None:
-    """The store that ``ACTIVATION_LMDB_PATH`` names; None where it is not set."""
-    return environ.get("ACTIVATION_LMDB_PATH", "").strip() or None
+    """The store that ``ACTIVATION_LMDB_PATH`` names; None where it is not set.
+
+    Raises:
+        SettingsError: it has an unknown placeholder.
+    """
+    path = environ.get("ACTIVATION_LMDB_PATH", "").strip()
+    return Settings(lmdb_path=path).store_path() if path else None
 
 
 _ENVIRONMENT = {

@@ -23,6 +23,7 @@ _COUNTERS = {
     "dropped": "Requests whose activations were dropped because the queue was full.",
     "unkept": "Requests whose activations were not kept, as ACTIVATION_KEEP wants it.",
     "pruned": "Entries whose activations were removed to stay below ACTIVATION_MAX_SIZE.",
+    "deleted": "Entries without rows that were deleted to stay below ACTIVATION_MAX_SIZE.",
     "lost": "Records that could not be written at all; the log has a line for each.",
     "commits": "Commits to the store.",
     "errors": "Failed attempts to write.",

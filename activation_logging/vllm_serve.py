@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 _FLAGS = {
     "--lmdb_path": (
         "ACTIVATION_LMDB_PATH",
-        "folder of the store (default: lmdb_data/activations.lmdb)",
+        (
+            "folder of the store; {host} and {engine} in it make one of each host and engine "
+            "(default: lmdb_data/activations.lmdb)"
+        ),
     ),
     "--activation-layers": (
         "ACTIVATION_LAYERS",

@@ -1,6 +1,6 @@
 """Is the memory of every process flat? A logging server under ten thousand short requests.
 
-    python bench/memory.py [--requests 10000] [--variant logging|plain] [--output FILE]
+    python -m bench.memory [--requests 10000] [--variant logging|plain] [--probes 8] [--output FILE]
 
 After every thousand requests the resident size of each of the server's processes is noted, its
 own memory (anonymous) and what it has mapped of files (the store, libraries) apart. Growth
@@ -17,11 +17,13 @@ from typing import Any
 import psutil
 from rich.table import Table
 
+from activation_logging.bench.compare import ASKING
 from activation_logging.bench.load import Client, Load
 from activation_logging.bench.servers import SERVED_NAME, Contestant, Server, ServerOptions
 from activation_logging.console import PlainConsole
 from activation_logging.default_model import demo_model_path
 from bench.docs import add_flag, record, write_figures
+from bench.scores import write_probes
 
 STEP = 1000
 terminal = PlainConsole(width=120)
@@ -58,6 +60,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4, help="tokens per answer")
     parser.add_argument("--model", default=None)
     parser.add_argument("--eager", action="store_true")
+    parser.add_argument(
+        "--probes", type=int, default=0, help="so many probes, asked by each request"
+    )
     parser.add_argument("--output", type=Path)
     add_flag(parser)
     args = parser.parse_args()
@@ -65,7 +70,11 @@ def main() -> None:
     samples: list[dict[str, Any]] = []
     with (
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
-        Server(Contestant(args.variant), options, Path(folder)) as server,
+        Server(
+            Contestant(args.variant, probes=write_probes(Path(folder), args.probes)),
+            options,
+            Path(folder),
+        ) as server,
         Client() as client,
     ):
         load = Load(args.concurrency, STEP, prompt_words=16, answer_tokens=args.tokens)
@@ -74,7 +83,7 @@ def main() -> None:
                 load,
                 load.prompts(str(done)),
                 base_url=server.base_url,
-                body=load.body(SERVED_NAME),
+                body={**load.body(SERVED_NAME), **(ASKING if args.probes else {})},
             )
             server.flush()
             samples.append({"requests": done, "mib": resident(server.pid)})

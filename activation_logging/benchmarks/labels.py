@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from activation_logging.benchmarks.entries import Found, Labels, moved, moved_details, reach
-from activation_logging.benchmarks.journal import Journal, RunRecord
+from activation_logging.benchmarks.journal import INSPECT, Journal, RunRecord
 from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
 from activation_logging.records import Evaluation
@@ -90,6 +90,7 @@ def apply_labels(
         raise BenchmarkError(
             f"{journal.folder}: no answer has a request_id, so none has an entry in a store"
         )
+    run = {**run, **_log_of(journal)}
     total, written = len(pending), 0
     deadline = time.monotonic() + wait_s
     missing: list[tuple[Answer, Verdict]] = []
@@ -124,6 +125,12 @@ def apply_labels(
     return LabelReport(written, labels.where, tuple(unplaced))
 
 
+def _log_of(journal: Journal) -> dict[str, str]:
+    """The name of the run's latest log of Inspect; each start has written one of its own."""
+    logs = sorted(path.name for path in (journal.folder / INSPECT).glob("*.eval"))
+    return {"inspect_log": logs[-1]} if logs else {}
+
+
 def _entries(labels: Labels, answer: Answer) -> list[Found]:
     """The entries that hold exactly this answer."""
     if not answer.request_id:
@@ -136,6 +143,7 @@ def _evaluation(
 ) -> Evaluation:
     details = {
         "sample_id": answer.id,
+        "epoch": answer.epoch,
         "name": answer.name,
         "type": answer.type,
         "kind": answer.kind,

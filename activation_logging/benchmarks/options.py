@@ -7,7 +7,8 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from activation_logging.errors import BenchmarkError
+from activation_logging.errors import BenchmarkError, RequestOptionError
+from activation_logging.score_options import STOP, ScoreOptions
 
 if TYPE_CHECKING:
     from dataclasses import Field
@@ -127,6 +128,13 @@ class RunOptions:
     eval_overwrite: bool = field(
         default=False, metadata=flag("forget the verdicts that are there", command=())
     )
+    activation_stop: str | None = field(
+        default=None,
+        metadata=flag(
+            "when probes of the server end answers, as JSON: "
+            '{{"probe": NAME, "prompt_above": 0.8}} refuses before the first word'
+        ),
+    )
     judge: str = field(
         default="rules",
         metadata=flag("'rules' (the benchmark's own judge), another judge's name, or a model"),
@@ -173,6 +181,11 @@ class RunOptions:
                 )
         if not self.model and (self.do_inference or self.do_eval):
             raise BenchmarkError("--tested_model is missing: name the model as the server calls it")
+        if self.activation_stop is not None:
+            try:
+                ScoreOptions.parse({STOP: self.activation_stop})
+            except RequestOptionError as error:
+                raise BenchmarkError(f"--activation-stop: {error}") from None
         if self.epochs > 1 and not self.temperature:
             raise BenchmarkError(
                 f"{self.epochs} epochs at temperature 0 would give the same answer {self.epochs} "

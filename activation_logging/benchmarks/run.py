@@ -17,7 +17,7 @@ from activation_logging.benchmarks.folder import (
     make_folder,
     nothing_to_judge,
 )
-from activation_logging.benchmarks.journal import RESULTS, write_json
+from activation_logging.benchmarks.journal import INSPECT, RESULTS, write_json
 from activation_logging.benchmarks.judging import check_kinds, judge_named
 from activation_logging.benchmarks.labels import LabelReport, apply_labels, unlabelled_reason
 from activation_logging.benchmarks.options import RunOptions
@@ -67,6 +67,11 @@ def run_benchmark(
     is_vllm, judge = True, None
     if options.do_inference:
         is_vllm = check_endpoint(options.base_url, options.model).is_vllm
+        if options.activation_stop and not is_vllm:
+            raise BenchmarkError(
+                f"{options.base_url} is not a vLLM server, so no probe can end its answers; "
+                "leave --activation-stop out"
+            )
     if options.do_eval:
         judge = judge_named(about, options.judge, options.judge_base_url)
     folder = load_folder(path, about, asked, options)
@@ -170,6 +175,7 @@ class _Run:
                 folder.run_id,
                 folder.journal,
                 is_vllm=self.is_vllm,
+                stop=options.activation_stop,
                 replay=not options.do_inference,
                 **session,
             ),
@@ -181,7 +187,7 @@ class _Run:
             return inspect_eval(
                 task,
                 model=model,
-                log_dir=str(folder.path / "inspect"),
+                log_dir=str(folder.path / INSPECT),
                 display=options.display,
                 log_level="error",
                 log_realtime=False,

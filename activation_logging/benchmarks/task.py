@@ -32,6 +32,7 @@ from activation_logging.benchmarks.rates import Judged, counts
 from activation_logging.benchmarks.registry import BENCHMARKS, Benchmark
 from activation_logging.errors import BenchmarkError, PluginError
 from activation_logging.judges.verdict import Answer, Verdict
+from activation_logging.score_options import STOP
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from activation_logging.judges.registry import Judge
 
 _LOG = logging.getLogger(__name__)
+_BEFORE = "activation_stop"
+"""The ``finish_reason`` that a run keeps of an answer that a probe ended before its first word."""
 
 
 def inspect_task(benchmark: Benchmark) -> Callable[..., Task]:
@@ -113,6 +116,7 @@ class Session:
         run_id: the first part of every request id.
         journal: where answers and verdicts are kept; those in it are not asked for again.
         is_vllm: whether the server takes the additional fields.
+        stop: the ``activation_stop`` of every request; None for none.
         recover: finds the content that answered a request of a broken run in the store, if it is
             there whole.
         replay: never ask; an answer that is missing is an error.
@@ -122,6 +126,7 @@ class Session:
     run_id: str
     journal: Journal | None = None
     is_vllm: bool = True
+    stop: str | None = None
     recover: Callable[[str], str | None] | None = None
     replay: bool = False
     answered: Callable[[], None] = lambda: None
@@ -150,9 +155,12 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
             raise BenchmarkError(f"there is no answer to {question.id!r} to judge")
         else:
             tags = {**question.tags(benchmark), "run": session.run_id, "epoch": str(state.epoch)}
+            options = {"activation_tags": json.dumps(tags)}
+            if session.stop is not None:
+                options[STOP] = session.stop
             body = {
                 "request_id": _request_id(session, question, state.epoch),
-                "vllm_xargs": {"activation_tags": json.dumps(tags)},
+                "vllm_xargs": options,
             }
             state = await generate(
                 state,
@@ -166,12 +174,13 @@ def ask(benchmark: str, session: Session | None = None) -> Solver:
                 state.epoch,
                 state.output,
                 request_id=state.output.response_id,
-                finish_reason=state.output.stop_reason,
+                finish_reason=_BEFORE if _ended_before(state.output) else state.output.stop_reason,
             )
             if session.journal is not None:
                 session.journal.add_answer(known)
             session.answered()
         state.metadata["request_id"] = known.request_id
+        state.metadata["finish_reason"] = known.finish_reason
         return state
 
     return solve
@@ -191,6 +200,11 @@ async def _known_answer(session: Session, question: Question, epoch: int) -> Ans
             known = _answer(question, epoch, output, request_id=request_id)
             session.journal.add_answer(known)
     return known
+
+
+def _ended_before(output: ModelOutput) -> bool:
+    """Whether the server ended the answer before its first token, as only a probe does."""
+    return output.usage is not None and not output.completion and output.usage.output_tokens == 0
 
 
 async def _as_answered(content: str) -> ModelOutput:
@@ -275,11 +289,17 @@ def judged_by(benchmark: Benchmark, judge: Judge, session: Session | None = None
     @scorer(metrics=[rates()], name=benchmark.evaluator)
     def verdicts() -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:  # noqa: ARG001  gold is inside
-            request_id = state.metadata.get("request_id")
-            answer = _answer(question_of(state), state.epoch, state.output, request_id=request_id)
+            answer = _answer(
+                question_of(state),
+                state.epoch,
+                state.output,
+                request_id=state.metadata.get("request_id"),
+                finish_reason=state.metadata.get("finish_reason"),
+            )
             verdict = journal.verdict_on(answer, judge.identity) if journal else None
             if verdict is None:
-                verdict = await judge(answer)
+                refused = answer.finish_reason == _BEFORE
+                verdict = _refused(answer, judge) if refused else await judge(answer)
                 if journal is not None:
                     journal.add_verdict(verdict)
             return Score(
@@ -292,6 +312,12 @@ def judged_by(benchmark: Benchmark, judge: Judge, session: Session | None = None
         return score
 
     return verdicts()
+
+
+def _refused(answer: Answer, judge: Judge) -> Verdict:
+    """The verdict on an answer without a word, which needs no judge to read it."""
+    words = "a probe ended the answer before its first word"
+    return Verdict.on(answer, "refused", judge.identity, words)
 
 
 def _rates_and_counts(benchmark: Benchmark, scores: list[SampleScore]) -> Value:

@@ -14,6 +14,7 @@ from activation_logging.cli.options import (
     Since,
     Status,
     StorePath,
+    StorePaths,
     Tags,
     Until,
 )
@@ -50,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 
 def ls(
-    path: StorePath,
+    path: StorePaths,
     *,
     model: Model = None,
     status: Status = None,
@@ -118,8 +119,11 @@ def show(
             _show(entry)
 
 
-def stats(path: StorePath, as_json: AsJson = False) -> None:
-    """Count a store's entries by status, model and label, and its bytes by site."""
+def stats(path: StorePaths, as_json: AsJson = False) -> None:
+    """Count a store's entries by status, model and label, and its bytes by site.
+
+    Of several stores, each is listed, also one that is missing or broken.
+    """
     with open_store(path) as store, show_progress() as progress:
         found = statistics(store, progress)
     if as_json:
@@ -186,9 +190,16 @@ def _show_statistics(found: Statistics) -> None:
     facts.add_row("file", size(found.file_bytes))
     facts.add_row("on disk", size(found.disk_bytes))
     facts.add_row("free in it", size(found.free_bytes))
+    for note in found.notes:
+        output.print(f"note: {note}", style="yellow")
     for reader in found.readers:
         facts.add_row(f"a view of process {reader['pid']}", f"{reader['commits_behind']} behind")
     output.print(facts)
+    if found.stores:
+        stores = table("store", ">entries", ">file", "")
+        for name, one in found.stores.items():
+            stores.add_row(*as_row((name, one.entries, size(one.file_bytes), one.problem or "")))
+        output.print(stores)
     counts = table("entries by", "", ">number")
     labels = {
         f"label of {name}": labels.most_common() for name, labels in sorted(found.labels.items())

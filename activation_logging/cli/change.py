@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.text import Text
 
 from activation_logging.cli.options import (
     AsJson,
@@ -15,6 +16,7 @@ from activation_logging.cli.options import (
     Since,
     Status,
     StorePath,
+    StorePaths,
     Tags,
     Until,
     Yes,
@@ -28,10 +30,14 @@ from activation_logging.progress import track
 from activation_logging.store import layout, open_store
 from activation_logging.store.compact import compact
 from activation_logging.store.merge import merge
+from activation_logging.store.places import find_stores
 from activation_logging.store.prune import Plan, plan_prune, prune
 from activation_logging.store.query import find, parse_conditions, parse_tags, parse_time, select
 from activation_logging.store.upgrade import upgrade
 from activation_logging.text import parse_size
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _SHOWN_BEFORE_DELETING = 10
 
@@ -122,7 +128,7 @@ def delete(
 
 
 def prune_store(
-    path: StorePath,
+    paths: StorePaths,
     *,
     older_than: Annotated[
         str | None,
@@ -164,41 +170,66 @@ def prune_store(
     entry shares stay. A server may go on writing meanwhile; a broken off run may be repeated. The
     file does not shrink: later entries use the room, and `activation-logging compact` gives it
     back. It asks only if no rows at all would be left.
+
+    Several stores are pruned one after the other. Rows that lie in another store than their entry
+    stay; `activation-logging merge` brings them together.
     """
     before = None if older_than is None else parse_time(older_than)
     limit = None if max_size is None else parse_size(max_size)
     wanted = Keep.parse(",".join(keep), PRUNING) if keep else None
-    with open_store(path) as store, show_progress() as progress:
-        plan = plan_prune(
-            store, before=before, max_size=limit, keep=wanted, entries=entries, progress=progress
+    places = find_stores(paths)
+    if places.several and max_size is not None:
+        raise SettingsError(
+            f"--max-size is the size of one store, and {places.title} is several; name one of them"
         )
-    removed = 0
-    if plan.keys and not dry_run:
-        if plan.everything and not yes:
-            what = "entries" if entries else "entries' rows; no rows would be left"
-            typer.confirm(f"Remove all {len(plan.keys)} {what}?", abort=True, err=True)
-        reason = f"its rows were removed by `prune` on {datetime.now(tz=timezone.utc):%Y-%m-%d}"
-        with open_store(path, writable=True) as store, show_progress() as progress:
-            removed = prune(
+    told: dict[str, Any] = {}
+    for folder in places.folders:
+        with open_store(folder) as store, show_progress() as progress:
+            plan = plan_prune(
                 store,
-                plan.keys,
-                reason,
+                before=before,
+                max_size=limit,
+                keep=wanted,
                 entries=entries,
-                unless_labelled=wanted is not None and wanted.labelled,
                 progress=progress,
             )
+        removed = 0
+        if plan.keys and not dry_run:
+            removed = _prune(folder, plan, wanted, entries=entries, yes=yes)
+        told[str(folder)] = {
+            "chosen": plan.keys,
+            "removed": removed,
+            "bytes": plan.nbytes,
+            "kept": dict(plan.kept),
+            "used_bytes": plan.used,
+        }
+        if not as_json:
+            if places.several:
+                output.print(Text(f"{folder}:", style="bold"))
+            _show_pruned(plan, removed, dry_run=dry_run, entries=entries)
     if as_json:
-        print_json(
-            {
-                "chosen": plan.keys,
-                "removed": removed,
-                "bytes": plan.nbytes,
-                "kept": dict(plan.kept),
-                "used_bytes": plan.used,
-            }
+        _print_each(told, several=places.several)
+
+
+def _prune(folder: Path, plan: Plan, wanted: Keep | None, *, entries: bool, yes: bool) -> int:
+    if plan.everything and not yes:
+        what = "entries" if entries else "entries' rows; no rows would be left"
+        typer.confirm(f"Remove all {len(plan.keys)} {what}?", abort=True, err=True)
+    reason = f"its rows were removed by `prune` on {datetime.now(tz=timezone.utc):%Y-%m-%d}"
+    with open_store(folder, writable=True) as store, show_progress() as progress:
+        return prune(
+            store,
+            plan.keys,
+            reason,
+            entries=entries,
+            unless_labelled=wanted is not None and wanted.labelled,
+            progress=progress,
         )
-        return
-    _show_pruned(plan, removed, dry_run=dry_run, entries=entries)
+
+
+def _print_each(told: Mapping[str, Any], *, several: bool) -> None:
+    """What was done to each store, by its folder; of one store, only that."""
+    print_json({"stores": told} if several else next(iter(told.values())))
 
 
 def _show_pruned(plan: Plan, removed: int, *, dry_run: bool, entries: bool) -> None:
@@ -217,23 +248,28 @@ def _show_pruned(plan: Plan, removed: int, *, dry_run: bool, entries: bool) -> N
         output.print(f"{number} were left alone: {term}")
 
 
-def compact_store(path: StorePath, as_json: AsJson = False) -> None:
+def compact_store(paths: StorePaths, as_json: AsJson = False) -> None:
     """Shrink a store's file to what it holds, once entries have been deleted.
 
     The store is copied beside itself, so the disk needs room for the copy. The copy replaces the
     store in one step: a kill at any moment leaves a whole store. The command is refused while a
-    reader or a server has the store open. A process that opens it meanwhile waits.
+    reader or a server has the store open. A process that opens it meanwhile waits. Several stores
+    are compacted one after the other.
     """
-    with show_progress() as progress:
-        done = compact(path, progress=progress)
+    places = find_stores(paths)
+    told: dict[str, Any] = {}
+    for folder in places.folders:
+        with show_progress() as progress:
+            done = compact(folder, progress=progress)
+        told[str(folder)] = done._asdict()
+        if not as_json:
+            output.print(f"{folder}: {size(done.before)} before, {size(done.after)} now")
     if as_json:
-        print_json(done._asdict())
-    else:
-        output.print(f"{path}: {size(done.before)} before, {size(done.after)} now")
+        _print_each(told, several=places.several)
 
 
 def upgrade_store(
-    path: StorePath,
+    paths: StorePaths,
     rebuild: Annotated[
         bool,
         typer.Option(
@@ -246,20 +282,31 @@ def upgrade_store(
 
     No other process may have the store open at the start; then servers may write to it. An
     interrupted run continues where it was, and nothing is lost. Version 0.1 cannot read the store
-    afterwards.
+    afterwards. Several stores are upgraded one after the other.
     """
-    with show_progress() as progress:
-        done = upgrade(path, rebuild=rebuild, progress=progress)
+    places = find_stores(paths)
+    told: dict[str, Any] = {}
+    for folder in places.folders:
+        with show_progress() as progress:
+            done = upgrade(folder, rebuild=rebuild, progress=progress)
+        told[str(folder)] = done._asdict()
+        if as_json:
+            continue
+        if done.entries or done.version == layout.WITHOUT_INDEX:
+            output.print(f"{folder}: {done.entries} entries listed in its index")
+        else:
+            output.print(f"{folder} has its index already")
     if as_json:
-        print_json(done._asdict())
-    elif done.entries or done.version == layout.WITHOUT_INDEX:
-        output.print(f"{path}: {done.entries} entries listed in its index")
-    else:
-        output.print(f"{path} has its index already")
+        _print_each(told, several=places.several)
 
 
 def merge_stores(
-    stores: Annotated[list[Path], typer.Argument(help="Folders of the stores to put together.")],
+    stores: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Stores to put together: their folders, folders of stores, or patterns."
+        ),
+    ],
     *,
     target: Annotated[
         Path,
@@ -272,9 +319,10 @@ def merge_stores(
     """Put the entries of several stores into one, with rows, labels, tags and who wrote them.
 
     Keys stay, and repetitions of a prompt (`#1`, `#2`) are numbered on. Rows that entries share
-    are stored once. What is there already is not added again, so a merge that was broken off, or
-    whose stores have grown, may be repeated. Servers may go on writing meanwhile; rows whose
-    entries are still to come stay behind.
+    are stored once. Where a server on several hosts has left entries in one store and their rows in
+    another, they are joined. What is there already is not added again, so a merge that was broken
+    off, or whose stores have grown, may be repeated. Servers may go on writing meanwhile; rows
+    whose entries are still to come stay behind.
 
     The exit code is 1 if there were entries that cannot be read, which are named and left out.
     """

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from activation_logging.cli.options import AsJson, Model, StorePath, Tags
+from activation_logging.cli.options import AsJson, Model, StorePaths, Tags
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, short_key, table
 from activation_logging.cli.terminal import errors, output, print_json
@@ -27,7 +27,7 @@ def register(app: typer.Typer) -> None:
 
 
 def follow_up(
-    path: StorePath,
+    path: StorePaths,
     *,
     ask: Annotated[
         Literal["p_true", "entails"],

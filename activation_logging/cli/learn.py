@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
+from activation_logging.cli.options import (
+    AsJson,
+    Layers,
+    Model,
+    OnRay,
+    RayAddress,
+    StorePaths,
+    Tags,
+)
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
     as_row,
@@ -41,11 +49,18 @@ def register(app: typer.Typer) -> None:
 def report(
     path: Annotated[
         list[Path],
-        typer.Argument(help="The store's folder, or several: their reports are compared."),
+        typer.Argument(
+            help="The store's folder, or several: their reports are compared. A folder of stores, "
+            "or a pattern in quotes such as 'data/*.lmdb', is one store. The folder or address "
+            "(s3://bucket/folder) of an export will do."
+        ),
     ],
     *,
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder for the page and its figures.")
+        Path,
+        typer.Option(
+            "--output", "-o", help="The folder for the page and its figures, or an address."
+        ),
     ] = Path("report"),
     label: Annotated[
         list[str] | None,
@@ -115,6 +130,8 @@ def report(
         bool,
         typer.Option("--skip-broken", help="Leave out answers with missing or NaN activations."),
     ] = False,
+    on_ray: OnRay = False,
+    ray_address: RayAddress = None,
     as_json: AsJson = False,
 ) -> None:
     """Find out whether the activations tell a hallucination from a fact, and where.
@@ -125,6 +142,9 @@ def report(
 
     With several stores, labels or models, each has its report in a folder of the output, and the
     page puts them beside each other in one table.
+
+    With `--ray` the probes are fitted on a cluster, whose nodes must reach the store under the same
+    path. The numbers are the same.
     """
     from activation_logging.report import build_comparison, build_report
 
@@ -155,6 +175,10 @@ def report(
         "seed": seed,
         "broken": "skip" if skip_broken else "error",
     }
+    if on_ray or ray_address is not None:
+        from activation_logging.ray.sweep import fit_on_ray
+
+        options["fit"] = fit_on_ray(ray_address)
     with show_progress() as progress:
         if is_comparison:
             compared = build_comparison(
@@ -208,7 +232,7 @@ def _table_row(row: TableRow) -> dict[str, Any]:
 
 
 def score(
-    path: StorePath,
+    path: StorePaths,
     *,
     probe: Annotated[
         Path,
@@ -316,17 +340,24 @@ class _Export(TyperCommand):
 
         for option in self.params:
             if isinstance(option, TyperOption) and option.name == "format_":
-                option.help = "\n".join(f"- {found.name}: {found.description}" for found in FORMATS)
+                lines = [f"- {found.name}: {found.description}" for found in FORMATS]
+                option.help = "\n".join([*lines, "Without it: parquet."])
         super().format_help(ctx, formatter)
 
 
 def export(
-    path: StorePath,
+    path: StorePaths,
     *,
     out: Annotated[
-        Path, typer.Option("--output", "-o", help="The folder to make.", show_default=False)
+        Path,
+        typer.Option(
+            "--output",
+            "-o",
+            help="The folder to make, or an address such as s3://bucket/folder.",
+            show_default=False,
+        ),
     ],
-    format_: Annotated[str, typer.Option("--format", "-f")] = "parquet",
+    format_: Annotated[str | None, typer.Option("--format", "-f")] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),
@@ -350,6 +381,13 @@ def export(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace an earlier export of that name.")
     ] = False,
+    append: Annotated[
+        bool,
+        typer.Option(
+            "--append",
+            help="Add what is new to an export, or go on with one that was interrupted.",
+        ),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a store in another format.
@@ -357,6 +395,11 @@ def export(
     Prompts, answers, labels and tags go along. Parquet is what Hugging Face datasets loads:
     `load_dataset("parquet", data_files="OUT/*.parquet")`. Entries without all of their rows are
     left out and counted. The folder appears when everything is in it.
+
+    An address (s3://, gs://, ...) needs the extra s3, or its own package for fsspec, and takes its
+    credentials from the environment. What is sent there, and what --append adds to a folder, goes
+    out in parts; export.json, which lists them with their sums, is written last. `report` and
+    `open_store` read an export like a store.
     """
     from activation_logging.export import export_store
 
@@ -372,6 +415,7 @@ def export(
             model=model,
             tags=parse_tags(tag or ()),
             overwrite=overwrite,
+            append=append,
             progress=progress,
         )
     if as_json:
@@ -382,5 +426,10 @@ def export(
         f"{', '.join(map(str, result.layers))} ({result.dtype}), {size(result.bytes)} in "
         f"{result.folder}"
     )
+    if result.there:
+        errors.print(
+            f"{result.there} entries were there already; the labels and arrays of "
+            f"{result.refreshed} of them were brought up to date"
+        )
     for reason, count in result.left_out.items():
         errors.print(f"left out: {count} {reason}")

@@ -8,7 +8,20 @@ from typing import Annotated
 import typer
 
 StorePath = Annotated[
-    Path, typer.Argument(help="The store's folder, such as lmdb_data/activations.lmdb.")
+    Path,
+    typer.Argument(
+        help="The store's folder, such as lmdb_data/activations.lmdb. A folder of stores, or a "
+        "pattern in quotes such as 'data/*.lmdb', stands for all of them as one."
+    ),
+]
+StorePaths = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="PATH...",
+        help="The store's folder, such as lmdb_data/activations.lmdb. Several, a folder of stores, "
+        "or a pattern such as 'data/*.lmdb' are one.",
+        show_default=False,
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for machines instead of a table.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do it without asking.")]
@@ -18,7 +31,8 @@ Model = Annotated[
     typer.Option(help="Only this model: its name as served, or the last part of it."),
 ]
 Status = Annotated[
-    str | None, typer.Option(help="Only this status: complete, pending, failed, dropped or unkept.")
+    str | None,
+    typer.Option(help="Only this status: complete, pending, failed, dropped, unkept or elsewhere."),
 ]
 Label = Annotated[
     str | None,
@@ -45,4 +59,15 @@ Layers = Annotated[
         help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last. Also other "
         "sites (attn_out@8;12), one head (heads@15.3), or every head by itself (heads@15.*)."
     ),
+]
+OnRay = Annotated[
+    bool,
+    typer.Option(
+        "--ray",
+        help="On a Ray cluster (extra `ray`): that of `RAY_ADDRESS`, one that runs on this "
+        "machine, or else one that is started here.",
+    ),
+]
+RayAddress = Annotated[
+    str | None, typer.Option(help="On the Ray cluster at this address, HOST:PORT.")
 ]

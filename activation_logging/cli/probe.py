@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.text import Text
 
-from activation_logging.cli.options import AsJson, Layers, Model, StorePath, Tags
+from activation_logging.cli.options import AsJson, Layers, Model, StorePaths, Tags
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, table
 from activation_logging.cli.terminal import errors, output, print_json
@@ -60,7 +60,7 @@ def register(app: typer.Typer) -> None:
 
 @probe.command("fit")
 def fit(
-    path: StorePath,
+    path: StorePaths,
     *,
     out: Annotated[
         Path,
@@ -159,7 +159,7 @@ def fit(
 
 @probe.command("eval")
 def evaluate(
-    path: StorePath,
+    path: StorePaths,
     *,
     name: Annotated[
         Path, typer.Option("--probe", help="The probe: FOLDER/NAME.", show_default=False)

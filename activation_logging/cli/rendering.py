@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry
 
 SHORT_KEY = 10
-_STATUS_STYLE = {"complete": "green", "pending": "yellow", "unkept": "dim"}
+_STATUS_STYLE = {"complete": "green", "pending": "yellow", "unkept": "dim", "elsewhere": "cyan"}
 _TOKENS_SHOWN = 16
 _CELL = 200
 
@@ -153,8 +153,9 @@ def entries_table(entries: Sequence[Entry]) -> Table:
 
 def short_key(key: str) -> str:
     """Enough of a key to tell it from others, with the number of the repetition."""
-    base, mark, number = key.partition("#")
-    return base[:SHORT_KEY] + mark + number
+    name, colon, own = key.rpartition(":")
+    base, mark, number = own.partition("#")
+    return name + colon + base[:SHORT_KEY] + mark + number
 
 
 def summary(entry: Entry) -> dict[str, Any]:
@@ -177,6 +178,7 @@ def full(entry: Entry) -> dict[str, Any]:
     """An entry for ``show --json``: the stored record, its labels, and numbers per site."""
     return {
         **entry.document,
+        "key": entry.key,
         "status": entry.status,
         "status_reason": entry.status_reason,
         "evaluations": {name: found.as_json() for name, found in entry.evaluations.items()},

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperOption
 
-from activation_logging.cli.options import AsJson, Label, StorePath, Tags
+from activation_logging.cli.options import AsJson, Label, StorePaths, Tags
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import LINES, as_row, reasons_table, size, table
 from activation_logging.cli.terminal import errors, output, print_json
@@ -37,7 +37,7 @@ def register(app: typer.Typer) -> None:
 
 
 def replay(
-    path: StorePath,
+    path: StorePaths,
     *,
     model: Annotated[
         str | None,

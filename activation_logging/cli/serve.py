@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from activation_logging.cli.options import AsJson
+from activation_logging.cli.options import AsJson, OnRay, RayAddress
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.console import sentence
+from activation_logging.errors import SettingsError
 from activation_logging.extras import require
+from activation_logging.settings import given_lmdb_path
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -110,7 +112,13 @@ def generate(  # noqa: PLR0917 - the command's options
         str | None, typer.Option(help="Model to ask; the default model if left out.")
     ] = None,
     lmdb_path: Annotated[
-        str | None, typer.Option("--lmdb_path", "--lmdb-path", help="Folder of the store.")
+        str | None,
+        typer.Option(
+            "--lmdb_path",
+            "--lmdb-path",
+            help="Folder of the store; with --ray, the folder on every node in which each engine "
+            "makes a store of its own.",
+        ),
     ] = None,
     run: Annotated[
         str | None,
@@ -154,6 +162,15 @@ def generate(  # noqa: PLR0917 - the command's options
             'or {"probe": NAME, "prompt_above": 0.8}, or a list of both.',
         ),
     ] = None,
+    on_ray: OnRay = False,
+    ray_address: RayAddress = None,
+    engines: Annotated[
+        int | None,
+        typer.Option(
+            help="With --ray: how many engines; by default as many as the cluster's GPUs allow, "
+            "or one on each node where there is none."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Answer a file of prompts with no server, and log every answer.
@@ -161,11 +178,11 @@ def generate(  # noqa: PLR0917 - the command's options
     Broken off, it goes on where it was: what the store holds of the run is not asked again. The
     tags of a line are kept with its entry, beside `generate_run` and `generate_line`. Flags that
     are not listed here go to vLLM's engine.
+
+    With `--ray` the engines of a cluster share the prompts. If a node dies, the others go on.
     """
     import os
     from dataclasses import asdict
-
-    from activation_logging.generate import generate as run_generate
 
     given = {
         "ACTIVATION_LMDB_PATH": lmdb_path,
@@ -186,19 +203,31 @@ def generate(  # noqa: PLR0917 - the command's options
         "logprobs": logprobs,
         "extra_args": None if stop is None else {"activation_stop": stop},
     }
+    asked: dict[str, Any] = {
+        "model": model or _default_model(),
+        "sampling": {name: value for name, value in sampling.items() if value is not None},
+        "run": run,
+        "vllm_args": context.args,
+    }
     with show_progress() as progress:
-        outcome = run_generate(
-            prompts,
-            model=model or _default_model(),
-            sampling={name: value for name, value in sampling.items() if value is not None},
-            run=run,
-            vllm_args=context.args,
-            progress=progress,
-        )
+        if on_ray or ray_address is not None:
+            from activation_logging.ray.bulk import DEFAULT_FOLDER, answer_file
+
+            folder = given_lmdb_path() or DEFAULT_FOLDER
+            asked |= {"folder": folder, "engines": engines, "address": ray_address}
+            outcome: Outcome = answer_file(prompts, **asked, progress=progress)
+        else:
+            from activation_logging.generate import generate as run_generate
+
+            if engines is not None:
+                raise SettingsError("--engines is for a Ray cluster; add --ray")
+            outcome = run_generate(prompts, **asked, progress=progress)
     if as_json:
         print_json({**asdict(outcome), "tokens_per_s": outcome.tokens_per_s})
     else:
         _show_outcome(outcome)
+    for failure in getattr(outcome, "failures", ()):
+        errors.print(failure)
     if outcome.refused or outcome.missing:
         raise typer.Exit(1)
 
@@ -331,8 +360,6 @@ def _default_model() -> str:
 
 def _numbers(text: str) -> tuple[int, ...]:
     """Positive numbers separated by commas."""
-    from activation_logging.errors import SettingsError
-
     parts = [part.strip() for part in text.split(",") if part.strip()]
     if not parts or not all(part.isdecimal() for part in parts):
         raise SettingsError(f"concurrency: {text!r} is not a list of numbers such as 1,8,32")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from activation_logging.cli.options import StorePath
+from activation_logging.cli.options import StorePaths
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.terminal import errors
 from activation_logging.errors import SettingsError
@@ -26,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 
 def view(
-    path: StorePath,
+    path: StorePaths,
     *,
     server: Annotated[
         str | None,
@@ -40,6 +40,13 @@ def view(
         typer.Option(
             help="A saved probe that can colour tokens, as PATH or NAME=PATH; may be repeated.",
             metavar="[NAME=]PATH",
+        ),
+    ] = None,
+    inspect: Annotated[
+        str | None,
+        typer.Option(
+            help="Where `inspect view --log-dir FOLDER` shows the logs of Inspect that answers "
+            "were asked by, such as http://127.0.0.1:7575: answers link to their samples.",
         ),
     ] = None,
     host: Annotated[
@@ -59,21 +66,26 @@ def view(
     require("view", "fastapi", "httpx", "jinja2", "python_multipart", "uvicorn")
     from activation_logging.view.addresses import PREFIX
     from activation_logging.view.app import LOOPBACK, make_app
+    from activation_logging.view.inspect_link import checked_viewer
     from activation_logging.view.server_link import ServerLink
     from activation_logging.view.serving import listen, run
 
     link = ServerLink(server, os.environ.get("VLLM_API_KEY")) if server else None
+    viewer = checked_viewer(inspect) if inspect else None
     probes = _probes(probe or ())
     local = is_loopback(host)
     token = None if local else secrets.token_urlsafe(24)
     names = (*LOOPBACK, host.strip("[]")) if local else None
-    app = make_app(path, probes=probes, server=link, keys=(token,) if token else (), hosts=names)
+    app = make_app(
+        path, probes=probes, server=link, inspect=viewer, hosts=names,
+        keys=(token,) if token else (),
+    )  # fmt: skip
     with show_progress() as progress:
         app.state.view.index.build(progress)
     with listen(host, port) as socket:
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         address = f"http://{shown}:{socket.getsockname()[1]}{PREFIX}/"
-        errors.print(f"{path} is at", style="dim")
+        errors.print(f"{app.state.view.store.path} is at", style="dim")
         typer.echo(f"{address}?token={token}" if token else address)
         run(app, socket)
 

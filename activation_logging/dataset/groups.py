@@ -20,7 +20,7 @@ def subjects_of(entry: Entry, tags: Sequence[str]) -> list[str]:
         entry: the answer.
         tags: names of the tags that say what an answer is about.
     """
-    return [*named_subjects(entry.tags, tags), f"prompt: {entry.key.partition('#')[0]}"]
+    return [*named_subjects(entry.tags, tags), f"prompt: {entry.prompt_key}"]
 
 
 def named_subjects(own: Mapping[str, str], tags: Sequence[str]) -> list[str]:

@@ -16,16 +16,16 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from pathlib import Path
 
     from activation_logging.dataset import Dataset
+    from activation_logging.store.places import Where
 
 
 class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the type checker
     """``(state, class)`` pairs: a float32 tensor ``[width]`` and an int."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.path: Path = dataset.examples.store.path
+        self.where: Where = dataset.examples.store.where
         self.keys = list(dataset.keys)
         self.classes = dataset.y.tolist()
         source = Source.of(dataset.layer)
@@ -44,7 +44,7 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, int]]:
         """A batch at once, which a DataLoader asks for where it can."""
         if self._store is None:
-            self._store = open_store(self.path)
+            self._store = open_store(self.where)
         keys = [self.keys[index] for index in indices]
         states = self._store.read(keys, site=self.site, position=self.position)
         tensors = torch.from_numpy(states[:, self.columns]).float()

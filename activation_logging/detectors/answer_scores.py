@@ -67,7 +67,7 @@ def _refusal(entry: Entry, probe: SavedProbe, wanted: Filter) -> str | None:
         return reason
     if entry.model != probe.model:
         return f"by {entry.model}; the probe was fitted on {probe.model}"
-    if int(entry.key[:16], 16) in probe.known_prompts:
+    if int(entry.prompt_key[:16], 16) in probe.known_prompts:
         return FITTED
     return None
 

@@ -38,7 +38,12 @@ def claims_fitted_on(tokens: Tokens) -> dict[str, Any]:
 
 def prompts_of(keys: Iterable[str]) -> npt.NDArray[np.uint64]:
     """:attr:`.SavedProbe.prompts` of entries: each prompt once, sorted."""
-    return np.unique(np.array([int(key[:16], 16) for key in keys], np.uint64))
+    return np.unique(np.array(list(map(prompt_number, keys)), np.uint64))
+
+
+def prompt_number(key: str) -> int:
+    """The first eight bytes of a prompt's SHA-256, from the key of an entry."""
+    return int(key.rpartition(":")[2][:16], 16)
 
 
 def subjects_among(

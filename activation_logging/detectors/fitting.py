@@ -14,7 +14,15 @@ from activation_logging.detectors.heads import POSITION, best_heads, heads_of
 from activation_logging.detectors.linear import LINEAR_PROBE
 from activation_logging.detectors.refit import Refit
 from activation_logging.detectors.results import Fitted
-from activation_logging.detectors.sweep import Cell, Sweep, cross_validate, fit_sweep
+from activation_logging.detectors.sweep import (
+    Cell,
+    Fit,
+    Sweep,
+    Task,
+    cross_validate,
+    fit_here,
+    fit_sweep,
+)
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.progress import Progress, track
 
@@ -33,6 +41,7 @@ class Inputs:
     """What the detectors of one study read.
 
     ``sweep`` is that of the linear probe, ``states`` those of the cells that a fold has chosen.
+    ``fit_sweep`` fits one at every head.
     """
 
     examples: Examples
@@ -40,6 +49,7 @@ class Inputs:
     states: States
     signals: Signals
     seed: int
+    fit_sweep: Fit = fit_here
 
     def fit(
         self, detectors: Iterable[Detector], progress: Progress
@@ -144,10 +154,8 @@ class Inputs:
         folds = self.sweep.folds
         if missing:
             try:
-                more = fit_sweep(
-                    self.examples, folds, missing, [POSITION], detector, seed=self.seed,
-                    progress=progress,
-                )  # fmt: skip
+                task = Task(self.examples, folds, detector, seed=self.seed)
+                more = fit_sweep(task, missing, [POSITION], fit=self.fit_sweep, progress=progress)
             except DatasetError as error:  # a study of other sites need not end for that
                 raise InputMissing(str(error)) from None
             known.update(more.scores)

@@ -73,7 +73,7 @@ class Subject(NamedTuple):
     def of(cls, entry: Entry, *others: Entry) -> Subject:
         """An answer, and perhaps another answer to the same prompt."""
         texts = tuple(text_digest(each.response) for each in (entry, *others))
-        return cls(entry.key.partition("#")[0], texts)
+        return cls(entry.prompt_key, texts)
 
 
 class FollowUps:
@@ -132,12 +132,12 @@ def tags_of(
     """The tags of a question about one answer, or about two to the same prompt."""
     found = {
         KIND: kind,
-        ABOUT: entries[0].key,
+        ABOUT: entries[0].stored_key,
         DIGESTS: " ".join(Subject.of(*entries).texts),
         TRUE: json.dumps(list(true)),
         FALSE: json.dumps(list(false)),
     }
-    return found | ({BESIDE: entries[1].key} if len(entries) > 1 else {})
+    return found | ({BESIDE: entries[1].stored_key} if len(entries) > 1 else {})
 
 
 def _subject(entry: Entry) -> Subject | None:

@@ -14,7 +14,12 @@ from activation_logging.dataset.examples import select_examples
 from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors import metrics
 from activation_logging.detectors.answer_scores import FITTED
-from activation_logging.detectors.fitted_on import claims_fitted_on, fitted_on, subjects_among
+from activation_logging.detectors.fitted_on import (
+    claims_fitted_on,
+    fitted_on,
+    prompt_number,
+    subjects_among,
+)
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.probe_controls import (
@@ -306,7 +311,7 @@ def _known(
         ProbeError: nothing is left.
     """
     same = probe.data.get("digest") == digest
-    prompts = np.array([int(key[:16], 16) in probe.known_prompts for key in keys])
+    prompts = np.array([prompt_number(key) in probe.known_prompts for key in keys])
     about = np.array([np.isin(subjects_among([own], group), probe.subjects).any() for own in tags])
     if same or (prompts | about).all():
         these = (

@@ -23,7 +23,7 @@ from activation_logging.detectors.operating import (
 from activation_logging.detectors.results import Options
 from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.study import select_answers
-from activation_logging.detectors.sweep import Cell, Scores, cross_validate, fit_sweep
+from activation_logging.detectors.sweep import Cell, Scores, Task, cross_validate, fit_sweep
 from activation_logging.detectors.text import TEXT_ONLY
 from activation_logging.extras import require
 from activation_logging.progress import Progress, silent, track
@@ -67,9 +67,8 @@ def fit_answer_probe(
     with threadpool_limits(1):
         examples, layers, positions, _ = select_answers(store, label, options, progress)
         examples, folds = split(examples, options)
-        sweep = fit_sweep(
-            examples, folds, layers, positions, LINEAR_PROBE, seed=options.seed, progress=progress
-        )
+        task = Task(examples, folds, LINEAR_PROBE, seed=options.seed)
+        sweep = fit_sweep(task, layers, positions, progress=progress)
         place = sweep.best()
         (block,) = read_blocks(examples, [place.layer], [place.position], progress=progress)
         return _make(

@@ -241,6 +241,22 @@ class ServedProbes(Mapping[str, ServedProbe]):
         found = {Source.of(one).site for served in self.values() for one in served.probe.sources}
         return tuple(sorted(found, key=lambda site: site.code))
 
+    def columns_of(self, others: ServedProbes, columns: Floats) -> Floats:
+        """The columns of these probes, from those that others have; NaN of a probe they lack.
+
+        Args:
+            others: the probes that the rows were projected with.
+            columns: of them, ``[n, num_columns]``.
+        """
+        if others.digest == self.digest:
+            return columns
+        found = np.full((len(columns), self.num_columns), np.nan)
+        for name, one in self.items():
+            other = others.get(name)
+            if other is not None and other.probe.digest == one.probe.digest:
+                found[:, one.columns] = columns[:, other.columns]
+        return found
+
     def check_model(self, model: str, num_layers: int) -> None:
         """Refuse a probe of another model.
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from activation_logging.store import Entry, Store
+    from activation_logging.store.places import Where
 
 _SPANS = {"contradicted": "hallucinated", "supported": "correct"}
 """What an answer is called by a probe of claims."""
@@ -42,7 +43,7 @@ class Scored(NamedTuple):
 
 
 def score_store(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     probe_path: str | os.PathLike[str],
     *,
     name: str | None = None,
@@ -61,7 +62,7 @@ def score_store(
     meanwhile are passed over.
 
     Args:
-        store_path: the store's folder.
+        store_path: the store's folder, or several, see :func:`.open_store`.
         probe_path: what :meth:`SavedProbe.save` wrote.
         name: what the scores are called; otherwise the probe's file.
         keep: False writes no scores of rows.
@@ -111,7 +112,7 @@ def score_store(
     return scored, dict(left_out)
 
 
-def _open(path: str | os.PathLike[str], *, writable: bool) -> Store:
+def _open(path: Where, *, writable: bool) -> Store:
     if not writable:
         return open_store(path)
     # Opened for writing, a store that is not there would be made.

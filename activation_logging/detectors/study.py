@@ -18,7 +18,7 @@ from activation_logging.detectors.linear import LINEAR_PROBE
 from activation_logging.detectors.registry import load_detectors
 from activation_logging.detectors.results import Evaluator, Fitted, Options, Study
 from activation_logging.detectors.splits import refuse_small
-from activation_logging.detectors.sweep import Cell, Sweep, fit_sweep
+from activation_logging.detectors.sweep import Cell, Fit, Sweep, Task, fit_here, fit_sweep
 from activation_logging.detectors.transfer import fill_transfer, plan_transfer
 from activation_logging.detectors.trust import study_trust
 from activation_logging.errors import DatasetError, InputMissing
@@ -42,6 +42,7 @@ def run_study(
     label: str | None = None,
     options: Options | None = None,
     *,
+    fit: Fit | None = None,
     progress: Progress = silent,
 ) -> Study:
     """Fit and evaluate every detector on the answers that one evaluator has judged.
@@ -50,6 +51,8 @@ def run_study(
         store: an open store.
         label: the evaluator's name; may be left out where only one has judged.
         options: which classes, layers and positions, how many folds, which seed.
+        fit: where the probes at every layer and position are fitted: on this machine if left out,
+            or on a Ray cluster (:func:`activation_logging.ray.fit_on_ray`).
         progress: told what is being done.
 
     Raises:
@@ -62,10 +65,12 @@ def run_study(
 
     # Fits this small lose more to threads waiting for each other than they gain.
     with threadpool_limits(1):
-        return _run_study(store, label, options or Options(), progress)
+        return _run_study(store, label, options or Options(), fit or fit_here, progress)
 
 
-def _run_study(store: Store, label: str | None, options: Options, progress: Progress) -> Study:
+def _run_study(
+    store: Store, label: str | None, options: Options, fit: Fit, progress: Progress
+) -> Study:
     detectors = load_detectors()
     examples, layers, positions, positions_left_out = select_answers(
         store, label, options, progress
@@ -78,20 +83,13 @@ def _run_study(store: Store, label: str | None, options: Options, progress: Prog
     except InputMissing as missing:
         transfer_left_out = str(missing)
     cuts = calibration_cuts(examples, folds, seed=options.seed)
-    sweep = fit_sweep(
-        examples,
-        folds,
-        layers,
-        positions,
-        LINEAR_PROBE,
-        trials=[*(cut.trial for cut in cuts), *(transfer.trials if transfer else ())],
-        seed=options.seed,
-        progress=progress,
-    )
+    trials = [*(cut.trial for cut in cuts), *(transfer.trials if transfer else ())]
+    task = Task(examples, folds, LINEAR_PROBE, trials, options.seed)
+    sweep = fit_sweep(task, layers, positions, fit=fit, progress=progress)
     place, chosen, tried = sweep.best(), sweep.choose(), sweep.choose_tried()
     cells_read = {place, *chosen, *tried, *_cells_of(detectors, sweep)}
     states = _read_states(examples, cells_read, progress)
-    inputs = Inputs(examples, sweep, states, signals, options.seed)
+    inputs = Inputs(examples, sweep, states, signals, options.seed, fit)
     fitted, left_out = inputs.fit(detectors, progress)
     evaluator = Evaluator(examples, folds, options)
     controls = evaluator.controls(fitted)

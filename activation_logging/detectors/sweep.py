@@ -7,6 +7,7 @@ the validation part, which lies inside the training side; the test side then tel
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,8 +22,6 @@ from activation_logging.detectors.metrics import best_f1_threshold, plain_auroc
 from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
     from activation_logging.dataset import Examples
     from activation_logging.detectors.registry import Detector, Where
     from activation_logging.detectors.splits import Fold, Trial
@@ -132,52 +131,88 @@ class Sweep:
         return combined
 
 
-def fit_sweep(
-    examples: Examples,
-    folds: Sequence[Fold],
+@dataclass(frozen=True)
+class Task:
+    """What is fitted at every place: one detector, on these answers and splits."""
+
+    examples: Examples
+    folds: Sequence[Fold]
+    detector: Detector
+    trials: Sequence[Trial] = ()
+    seed: int = 0
+
+    def fit(self, X: npt.NDArray[np.float32], *, workers: int) -> Scores:
+        """The scores at one place, the same with any number of threads.
+
+        Args:
+            X: the states there, ``[n, width]``.
+            workers: how many fits go on at once.
+        """
+        y = self.examples.y
+        scores = cross_validate(
+            lambda: self.detector.make(self.seed),
+            [X] * len(self.folds),
+            y,
+            self.folds,
+            workers=workers,
+        )
+        with ThreadPoolExecutor(workers) as pool:
+            tried = partial(_try, self.detector, self.seed, X, y)
+            scores.tried.extend(pool.map(tried, self.trials))
+        return scores
+
+
+Fit = Callable[
+    [Task, Sequence["int | str"], Sequence["str | int"], Progress], "Mapping[Cell, Scores]"
+]
+"""Fits a task at every layer and position, told of in this order; see :func:`fit_here`."""
+
+
+def fit_here(
+    task: Task,
     layers: Sequence[int | str],
     positions: Sequence[str | int],
-    detector: Detector,
-    *,
-    trials: Sequence[Trial] = (),
-    seed: int = 0,
-    progress: Progress = silent,
-) -> Sweep:
-    """Fit one detector at every layer, site and position.
-
-    Args:
-        examples: the answers.
-        folds: the splits.
-        layers: of which layers, sites or heads.
-        positions: at which positions.
-        detector: makes the classifiers.
-        trials: other parts of the answers that choose a place of their own.
-        seed: of the classifiers.
-        progress: told how many are fitted.
+    progress: Progress,
+) -> Mapping[Cell, Scores]:
+    """Fit a task at every place, on this machine.
 
     Raises:
         DatasetError: a state is not finite; the message says where.
     """
     found: dict[Cell, Scores] = {}
     total = len(layers) * len(positions)
-    for block in read_blocks(examples, layers, positions, progress=progress):
+    for block in read_blocks(task.examples, layers, positions, progress=progress):
         for column, position in enumerate(positions):
             progress("fitting probes", len(found), total)
             X = block.X[:, column]
-            workers = _workers(*X.shape)
-            scores = cross_validate(
-                lambda: detector.make(seed),
-                [X] * len(folds),
-                examples.y,
-                folds,
-                workers=workers,
-            )
-            with ThreadPoolExecutor(workers) as pool:
-                tried = partial(_try, detector, seed, X, examples.y)
-                scores.tried.extend(pool.map(tried, trials))
-            found[Cell(block.layer, position)] = scores
+            found[Cell(block.layer, position)] = task.fit(X, workers=_workers(*X.shape))
     progress("fitting probes", total, total)
-    return Sweep(detector, found, examples.y, folds, examples.num_layers)
+    return found
+
+
+def fit_sweep(
+    task: Task,
+    layers: Sequence[int | str],
+    positions: Sequence[str | int],
+    *,
+    fit: Fit = fit_here,
+    progress: Progress = silent,
+) -> Sweep:
+    """Fit one detector at every layer, site and position.
+
+    Args:
+        task: what to fit.
+        layers: of which layers, sites or heads.
+        positions: at which positions.
+        fit: where the fits run; on other machines with :func:`activation_logging.ray.fit_on_ray`.
+        progress: told how many are fitted.
+
+    Raises:
+        DatasetError: a state is not finite; the message says where.
+    """
+    found = fit(task, layers, positions, progress)
+    examples = task.examples
+    return Sweep(task.detector, found, examples.y, task.folds, examples.num_layers)
 
 
 def cross_validate(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from activation_logging.export.jsonl import entries_with_text
-from activation_logging.export.registry import Format
+from activation_logging.export.registry import Format, PartRows
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from activation_logging.export.plan import Plan
+    from activation_logging.export.registry import RowsOf
     from activation_logging.progress import Progress
 
 
@@ -37,4 +40,17 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
         array.flush()
 
 
-FORMAT = Format("npy", "One memory-mappable array per layer.", write)
+def read(part: PartRows) -> RowsOf:
+    """The rows of entries, from arrays that are mapped."""
+    arrays: dict[str, npt.NDArray[Any]] = {}
+
+    def rows(number: int, key: str, column: str) -> npt.NDArray[Any]:  # noqa: ARG001
+        if column not in arrays:
+            arrays[column] = np.load(part.file(f"{column}.npy"), mmap_mode="r")
+        start, stop = part.bounds(number)
+        return arrays[column][start:stop]
+
+    return rows
+
+
+FORMAT = Format("npy", "One memory-mappable array per layer.", write, read=read)

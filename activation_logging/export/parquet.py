@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activation_logging.export.registry import Format
+from activation_logging.export.registry import Format, PartRows
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy.typing as npt
+
     from activation_logging.export.plan import Plan
+    from activation_logging.export.registry import RowsOf
     from activation_logging.progress import Progress
 
 FILE_BYTES = 512 << 20
@@ -125,6 +129,39 @@ def _valid(value: Any) -> Any:
     return value
 
 
+_HELD_GROUPS = 64
+"""Columns of row groups that a reader keeps: the entries of a part are usually read in order."""
+
+
+def read(part: PartRows) -> RowsOf:
+    """The rows of entries, a column of a row group at a time."""
+    import pyarrow.parquet as pq
+
+    files = [pq.ParquetFile(path) for path in sorted(part.below("data-"))]
+    groups = [(file, group) for file in files for group in range(file.num_row_groups)]
+    sizes = [file.metadata.row_group(group).num_rows for file, group in groups]
+    firsts = np.cumsum([0, *sizes])
+
+    @lru_cache(maxsize=_HELD_GROUPS)
+    def group_of(number: int, column: str) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+        file, group = groups[number]
+        lists = file.read_row_group(group, columns=[column]).column(0).combine_chunks()
+        rows = lists.flatten()
+        return rows.flatten().to_numpy().reshape(-1, rows.type.list_size), lists.offsets.to_numpy()
+
+    def rows(number: int, key: str, column: str) -> npt.NDArray[Any]:  # noqa: ARG001
+        group = int(np.searchsorted(firsts, number, "right")) - 1
+        values, offsets = group_of(group, column)
+        start, stop = offsets[number - firsts[group]], offsets[number - firsts[group] + 1]
+        return values[start - offsets[0] : stop - offsets[0]]
+
+    return rows
+
+
 FORMAT = Format(
-    "parquet", "One line per entry, for Hugging Face datasets and pandas.", write, ("pyarrow",)
+    "parquet",
+    "One line per entry, for Hugging Face datasets and pandas.",
+    write,
+    ("pyarrow",),
+    read=read,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from activation_logging.dataset.features import read_rows, read_vector
 from activation_logging.dataset.layers import Source, labels_of
 from activation_logging.dataset.positions import Rows, rows_at
 from activation_logging.errors import DatasetError, InputMissing
+from activation_logging.export.records import beside_digest, capture_of
 from activation_logging.progress import Progress, track
 from activation_logging.sites import RESID, RowShape, Site
 from activation_logging.store.query import Filter
@@ -29,6 +30,13 @@ class Item(NamedTuple):
     key: str
     num_rows: int
     rows: Rows | None
+
+
+class Known(NamedTuple):
+    """What an export has of an entry already: the id of its rows, and the digest of its labels."""
+
+    capture: str
+    beside: str
 
 
 class Column(NamedTuple):
@@ -58,6 +66,7 @@ class Plan:
     """
 
     store: Store
+    model: str
     items: Sequence[Item]
     columns: tuple[Column, ...]
     num_layers: int
@@ -71,6 +80,15 @@ class Plan:
     @property
     def total_rows(self) -> int:
         return sum(item.num_rows for item in self.items)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of all columns."""
+        return sum(column.width for column in self.columns) * np.dtype(self.dtype).itemsize
+
+    def part(self, items: Sequence[Item]) -> Plan:
+        """The same for some of the entries."""
+        return replace(self, items=items)
 
     def entries(self, progress: Progress) -> Iterator[tuple[Item, Entry]]:
         """Every entry with its place in the plan, one at a time."""
@@ -119,71 +137,125 @@ class Plan:
         }
 
 
-def make_plan(
+@dataclass
+class Choice:
+    """The entries of a store that are to go out, and what was seen of them on the way.
+
+    ``there`` counts those that the export has already, ``changed`` are the keys of those of them
+    that have other labels or arrays since.
+    """
+
+    items: list[Item] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+    there: int = 0
+    changed: list[str] = field(default_factory=list)
+    models: Counter[str] = field(default_factory=Counter)
+    shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    site_sets: Counter[frozenset[tuple[Site, RowShape]]] = field(default_factory=Counter)
+    names: set[str] = field(default_factory=set)
+    with_spans: set[str] = field(default_factory=set)
+
+
+def choose(
     store: Store,
     *,
-    layers: Sequence[int | str] | None,
-    sites: Sequence[str] | None,
     position: str | int | None,
     label: str | None,
     model: str | None,
     tags: Mapping[str, str],
+    known: Mapping[str, Known],
     progress: Progress,
+) -> Choice:
+    """Look through a store for what is to go out.
+
+    Args:
+        store: where to look.
+        position: one row per entry; else all rows.
+        label: only entries that this evaluator has judged.
+        model: only this model's entries.
+        tags: only entries that carry all of these tags.
+        known: entries that the export has already, by key.
+        progress: told how far it is.
+
+    Raises:
+        DatasetError: an entry of the export is another one in this store.
+    """
+    wanted = Filter(model=model, tags=tags, evaluator=label)
+    found = Choice()
+    for entry in track(store.entries(), "looking for entries", len(store), progress):
+        there = known.get(entry.key)
+        if there is None:
+            if reason := wanted.why_not(entry):
+                found.left_out[reason] += 1
+                continue
+            try:
+                found.items.append(_item(entry, position))
+            except InputMissing as missing:
+                found.left_out[str(missing)] += 1
+                continue
+            found.models[entry.model] += 1
+            found.shapes[entry.num_layers, entry.hidden_size] += 1
+            sites = frozenset((site, entry.shape_of(site)) for site in entry.sites)
+            found.site_sets[sites] += 1
+        else:
+            _refuse_another(store, entry, there)
+            found.there += 1
+            if beside_digest(entry) != there.beside:
+                found.changed.append(entry.key)
+        evaluations = entry.evaluations
+        found.names.update(evaluations)
+        found.with_spans.update(name for name, given in evaluations.items() if given.spans)
+    return found
+
+
+def _refuse_another(store: Store, entry: Entry, there: Known) -> None:
+    if capture_of(entry) != there.capture:
+        raise DatasetError(
+            f"the export is of another store than {store.path}: entry {entry.key} is another "
+            "answer there; export to another place"
+        )
+
+
+def make_plan(
+    store: Store,
+    chosen: Choice,
+    *,
+    layers: Sequence[int | str] | None,
+    sites: Sequence[str] | None,
+    position: str | int | None,
 ) -> Plan:
-    """Choose entries and check that they go together.
+    """Check that the chosen entries go together, and choose the columns.
 
     Raises:
         DatasetError: nothing is left, or the entries are of several models or lack a layer.
     """
-    wanted = Filter(model=model, tags=tags, evaluator=label)
-    items: list[Item] = []
-    left_out: Counter[str] = Counter()
-    models: Counter[str] = Counter()
-    shapes: Counter[tuple[int, int]] = Counter()
-    site_sets: Counter[frozenset[tuple[Site, RowShape]]] = Counter()
-    names: set[str] = set()
-    with_spans: set[str] = set()
-    for entry in track(store.entries(), "looking for entries", len(store), progress):
-        if reason := wanted.why_not(entry):
-            left_out[reason] += 1
-            continue
-        try:
-            items.append(_item(entry, position))
-        except InputMissing as missing:
-            left_out[str(missing)] += 1
-            continue
-        models[entry.model] += 1
-        shapes[entry.num_layers, entry.hidden_size] += 1
-        site_sets[frozenset((site, entry.shape_of(site)) for site in entry.sites)] += 1
-        evaluations = entry.evaluations
-        names.update(evaluations)
-        with_spans.update(name for name, found in evaluations.items() if found.spans)
-    if not items:
-        why = "; ".join(f"{count} {reason}" for reason, count in left_out.items())
+    if not chosen.items:
+        why = "; ".join(f"{count} {reason}" for reason, count in chosen.left_out.items())
         raise DatasetError(f"{store.path} holds nothing to export{f' ({why})' if why else ''}")
-    if len(models) > 1 or len(shapes) > 1:
-        listing = ", ".join(f"{name}: {count}" for name, count in models.items())
+    if len(chosen.models) > 1 or len(chosen.shapes) > 1:
+        listing = ", ".join(f"{name}: {count}" for name, count in chosen.models.items())
         raise DatasetError(
             f"the entries are of several models ({listing}), whose rows differ in meaning; export "
             "one at a time (--model, --tag)"
         )
-    ((num_layers, hidden_size),) = shapes
+    ((num_layers, hidden_size),) = chosen.shapes
     wanted_sites = None if layers is None and sites is None else [*(layers or ()), *(sites or ())]
-    columns = _columns(wanted_sites, site_sets, num_layers, len(items))
-    is_half = _is_half(columns, site_sets) and all(
-        item.rows is None or item.rows.pool == "one" for item in items
+    columns = _columns(wanted_sites, chosen.site_sets, num_layers, len(chosen.items))
+    is_half = _is_half(columns, chosen.site_sets) and all(
+        item.rows is None or item.rows.pool == "one" for item in chosen.items
     )
     return Plan(
         store=store,
-        items=items,
+        model=next(iter(chosen.models)),
+        items=chosen.items,
         columns=columns,
         num_layers=num_layers,
         hidden_size=hidden_size,
         dtype="float16" if is_half else "float32",
         position=position,
-        labels=tuple(sorted(names)),
-        spans=tuple(sorted(with_spans)),
-        left_out=dict(left_out),
+        labels=tuple(sorted(chosen.names)),
+        spans=tuple(sorted(chosen.with_spans)),
+        left_out=dict(chosen.left_out),
     )
 
 

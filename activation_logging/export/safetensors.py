@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from safetensors.numpy import save_file
 
 from activation_logging.dataset.layers import Source
+from activation_logging.errors import StoreCorrupt
 from activation_logging.export.jsonl import entries_with_text
-from activation_logging.export.registry import Format
+from activation_logging.export.registry import Format, PartRows
 from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.strict_json import dumps
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from activation_logging.export.plan import Item, Plan
+    from activation_logging.export.registry import RowsOf
     from activation_logging.progress import Progress
     from activation_logging.store import Entry
 
@@ -64,9 +69,37 @@ def _as_stored(plan: Plan, entry: Entry, item: Item, layer: int | str) -> npt.ND
     return rows.reshape(len(rows), -1) if head is None else rows[:, head].copy()
 
 
+_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+"""What the format calls our types."""
+
+
+def read(part: PartRows) -> RowsOf:
+    """The rows of entries, from shards that are mapped."""
+    where = json.loads(part.file("index.json").read_bytes())
+
+    @cache
+    def shard(name: str) -> tuple[dict[str, Any], npt.NDArray[np.uint8]]:
+        # Its own library has no bfloat16 for numpy. The header is JSON after its length in 8 bytes.
+        mapped = np.memmap(part.file(name), np.uint8, "r")
+        length = int(mapped[:8].view("<u8")[0])
+        return json.loads(mapped[8 : 8 + length].tobytes()), mapped[8 + length :]
+
+    def rows(number: int, key: str, column: str) -> npt.NDArray[Any]:  # noqa: ARG001
+        tensors, raw = shard(where[key])
+        tensor = tensors.get(f"{key}/{column.removeprefix('layer_')}")
+        if tensor is None:
+            raise StoreCorrupt(f"the shard {where[key]} has no {column} of entry {key}")
+        start, stop = tensor["data_offsets"]
+        found = raw[start:stop].view(NUMPY_TYPES[_TYPES[tensor["dtype"]]])
+        return found.reshape(tensor["shape"])
+
+    return rows
+
+
 FORMAT = Format(
     "safetensors",
     "Shards with one tensor per entry and layer, in the stored types.",
     write,
     as_stored=True,
+    read=read,
 )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from activation_logging.export.jsonl import entries_with_text
-from activation_logging.export.registry import Format
+from activation_logging.export.registry import Format, PartRows
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from activation_logging.export.plan import Plan
+    from activation_logging.export.registry import RowsOf
     from activation_logging.progress import Progress
 
 _CHUNK_BYTES = 4 << 20
+_HELD = 64
+"""Chunks that a reader keeps decompressed: the entries of a part are usually read in order."""
 
 
 def write(plan: Plan, folder: Path, progress: Progress) -> None:
@@ -74,6 +78,38 @@ class _Gatherer:
         self.waiting -= count
 
 
+def read(part: PartRows) -> RowsOf:
+    """The rows of entries, a chunk at a time."""
+    import zarr
+
+    @cache
+    def array(column: str) -> Any:
+        # Each file of the array is fetched and checked; zarr then finds them by itself.
+        described = part.file(f"{column}/zarr.json")
+        part.below(f"{column}/")
+        return zarr.open_array(str(described.parent), mode="r")
+
+    @lru_cache(maxsize=_HELD)
+    def chunk(column: str, number: int) -> npt.NDArray[Any]:
+        found = array(column)
+        size = found.chunks[0]
+        return np.asarray(found[number * size : (number + 1) * size])
+
+    def rows(number: int, key: str, column: str) -> npt.NDArray[Any]:  # noqa: ARG001
+        start, stop = part.bounds(number)
+        size = array(column).chunks[0]
+        first = start // size
+        chunks = [chunk(column, one) for one in range(first, max(stop - 1, start) // size + 1)]
+        whole = chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
+        return whole[start - first * size : stop - first * size]
+
+    return rows
+
+
 FORMAT = Format(
-    "zarr", "One chunked, compressed array per layer (Python 3.11 or later).", write, ("zarr",)
+    "zarr",
+    "One chunked, compressed array per layer (Python 3.11 or later).",
+    write,
+    ("zarr",),
+    read=read,
 )

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from activation_logging.errors import OutputExists
 from activation_logging.extras import require
 from activation_logging.files import write_whole
+from activation_logging.locations import Address, below, folder_for, located, refuse_address
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
     from activation_logging.detectors.metrics import Interval
     from activation_logging.detectors.results import Study
+    from activation_logging.detectors.sweep import Fit
+    from activation_logging.store.places import Where
+
+
+PAGE = "index.html"
+"""The page of a report, which refers to no other file."""
 
 
 class TableRow(NamedTuple):
@@ -43,8 +50,8 @@ class ReportResult:
     ``document`` is what ``report.json`` holds; ``headline`` the finding in a sentence or two.
     """
 
-    page: Path
-    files: tuple[Path, ...]
+    page: Path | Address
+    files: tuple[Path | Address, ...]
     table: tuple[TableRow, ...]
     headline: str
     left_out: Mapping[str, str]
@@ -52,25 +59,30 @@ class ReportResult:
 
 
 def build_report(
-    store_path: str | os.PathLike[str],
+    store_path: Where,
     out_dir: str | os.PathLike[str],
     *,
     label: str | None = None,
     seed: int = 0,
     save_probe: str | os.PathLike[str] | None = None,
     token_probe: str | os.PathLike[str] | None = None,
+    fit: Fit | None = None,
     progress: Progress = silent,
     **options: Any,
 ) -> ReportResult:
     """Study a labelled store and write the report.
 
     Args:
-        store_path: the store's folder.
-        out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed.
+        store_path: what :func:`.open_store` takes: the store's folder, or several, or the folder or
+            address of an export.
+        out_dir: where ``index.html``, ``report.json`` and the CSV files go; made if needed. May be
+            an address, such as ``s3://bucket/folder``.
         label: the evaluator's name; may be left out where only one has judged.
         seed: of splits, bootstrap and networks; the same seed gives the same numbers.
         save_probe: also write the best linear probe, fitted on all answers, to this path.
         token_probe: a saved probe of tokens that colours the answers whose label has no spans.
+        fit: where the probes of the sweep are fitted, as for
+            :func:`activation_logging.detectors.run_study`; on this machine if left out.
         progress: called with each stage and how far it is.
         options: fields of :class:`activation_logging.detectors.Options`, such as
             ``layers``, ``positions``, ``positive``, ``negative``, ``model`` or ``tags``.
@@ -79,6 +91,7 @@ def build_report(
         DatasetError: the answers cannot be learned from; says what to do.
         OutputExists: ``out_dir`` is a file.
         ProbeError: ``token_probe`` cannot be read, is no probe of tokens, or is another model's.
+        AddressError: an address cannot be reached, or gives no right to it.
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
@@ -90,16 +103,19 @@ def build_report(
     from activation_logging.report.page import render_page
     from activation_logging.report.tokens import claim_rows, probabilities, study_tokens
 
-    folder = Path(out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; name a folder for the report")
-    with open_store(store_path) as store:
+    where = located(out_dir)
+    if isinstance(where, Path) and where.exists() and not where.is_dir():
+        raise OutputExists(f"{where} is a file; name a folder for the report")
+    if save_probe is not None:
+        refuse_address(save_probe, "a probe", "name a file (--save-probe), and copy it there")
+    with folder_for(where, PAGE) as folder, open_store(store_path) as store:
         coloured_by = (
             None
             if token_probe is None
             else load_token_probe(token_probe, store, options.get("model"))
         )
-        study = run_study(store, label, Options(seed=seed, **options), progress=progress)
+        asked = Options(seed=seed, **options)
+        study = run_study(store, label, asked, fit=fit, progress=progress)
         of_tokens = study_tokens(store, study.examples.label, study.options, progress=progress)
         studied = {} if isinstance(of_tokens, str) else probabilities(of_tokens)
         colour = Colours(studied, coloured_by)
@@ -108,16 +124,17 @@ def build_report(
         document = make_document(study, of_tokens, probe, colour)
         folder.mkdir(parents=True, exist_ok=True)
         written = write_data(folder, document, score_rows(study), claim_rows(of_tokens))
-        page = folder / "index.html"
+        page = folder / PAGE
         # A prompt may hold lone surrogates, which UTF-8 has no form for.
         write_whole(page, render_page(document).encode("utf-8", "replace"))
         written.append(page)
+        files = [below(where, file.relative_to(folder).as_posix()) for file in written]
         if save_probe is not None:
-            written += probe.save(save_probe)
+            files += probe.save(save_probe)
         progress("writing the report", 1, 1)
     return ReportResult(
-        page=page,
-        files=tuple(written),
+        page=below(where, PAGE),
+        files=tuple(files),
         table=_table(study),
         headline=headline(document),
         left_out=study.detectors_left_out,

@@ -194,7 +194,7 @@ def _pca(document: Mapping[str, Any]) -> Chart:
                 x=[pca["x"][i] for i in rows],
                 y=[pca["y"][i] for i in rows],
                 text=[
-                    f"<b>{text(pca['about'][i] or pca['key'][i][:12])}</b><br>"
+                    f"<b>{text(pca['about'][i] or pca['key'][i].rpartition(':')[2][:12])}</b><br>"
                     f"{text(pca['text'][i])}"
                     for i in rows
                 ],

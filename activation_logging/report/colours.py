@@ -94,7 +94,7 @@ def _scored(probe: SavedProbe, entry: Entry) -> Coloured | None:
     except (RowsMissing, InputMissing):
         return None
     scores = [None if np.isnan(score) else float(score) for score in own_states(entry, rows)]
-    prompt = np.uint64(int(entry.key[:16], 16))
+    prompt = np.uint64(int(entry.prompt_key[:16], 16))
     return Coloured("fitted probe" if prompt in probe.prompts else "probe", scores)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -12,8 +12,9 @@ from activation_logging import __version__
 from activation_logging.errors import DatasetError, OutputExists, ProbeError
 from activation_logging.extras import require
 from activation_logging.files import write_whole
+from activation_logging.locations import Address, below, folder_for, located
 from activation_logging.progress import Progress, silent
-from activation_logging.report.build import ReportResult, build_report
+from activation_logging.report.build import PAGE, ReportResult, build_report
 from activation_logging.store import open_store
 from activation_logging.store.query import is_named
 from activation_logging.store.statistics import Counts, counts
@@ -26,13 +27,13 @@ if TYPE_CHECKING:
 FORMAT = "activation-logging comparison"
 VERSION = 1
 
-Whole = TypeVar("Whole", str, Path)
+Whole = TypeVar("Whole", str, Path | Address)
 
 
 class Asked(NamedTuple):
     """One study to make; ``title`` is made of what tells it from the others."""
 
-    store: Path
+    store: Path | Address
     label: str | None
     model: str | None
     title: str
@@ -46,8 +47,8 @@ class ComparisonResult:
     ``left_out`` says why a study was not possible. ``document`` is what ``comparison.json`` holds.
     """
 
-    page: Path
-    files: tuple[Path, ...]
+    page: Path | Address
+    files: tuple[Path | Address, ...]
     reports: Mapping[str, ReportResult]
     left_out: Mapping[str, str]
     document: Mapping[str, Any]
@@ -70,7 +71,7 @@ def build_comparison(
     Args:
         store_paths: the stores' folders.
         out_dir: where ``index.html``, ``comparison.json``, ``comparison.csv`` and the folders of
-            the studies go; made if needed.
+            the studies go, made if needed; or an address.
         labels: the evaluators' names; may be left out where only one has judged.
         models: names of models; may be left out where all answers are by one.
         progress: called with each study's stages.
@@ -83,14 +84,26 @@ def build_comparison(
         ExtraMissing: scikit-learn, plotly or jinja2 is not installed.
     """
     require("detect", "sklearn", "plotly", "jinja2")
+    where = located(out_dir)
+    if isinstance(where, Path) and where.exists() and not where.is_dir():
+        raise OutputExists(f"{where} is a file; name a folder for the report")
+    asked = plan(store_paths, labels, models)
+    with folder_for(where, PAGE) as folder:
+        return _write(asked, folder, where, progress, options)
+
+
+def _write(
+    asked: Sequence[Asked],
+    folder: Path,
+    where: Path | Address,
+    progress: Progress,
+    options: Mapping[str, Any],
+) -> ComparisonResult:
+    """Make the studies, and write everything into a folder; ``where`` is what users call it."""
     from activation_logging.report.comparison_data import claim_csv_rows, csv_rows
     from activation_logging.report.files import csv_bytes
     from activation_logging.report.page import render_comparison
 
-    folder = Path(out_dir)
-    if folder.exists() and not folder.is_dir():
-        raise OutputExists(f"{folder} is a file; name a folder for the report")
-    asked = plan(store_paths, labels, models)
     reports: dict[str, ReportResult] = {}
     left_out: dict[str, str] = {}
     for one in asked:
@@ -104,22 +117,33 @@ def build_comparison(
             "none of the studies is possible: "
             + "; ".join(f"{title}: {why}" for title, why in left_out.items())
         )
-    document = _document(reports, left_out, folder)
+    document = _document(reports, left_out)
     files = {
         "comparison.json": dumps(document, indent=1, ascii_only=False).encode(),
         "comparison.csv": csv_bytes(csv_rows(document)),
         **({"claims.csv": csv_bytes(claims)} if (claims := claim_csv_rows(document)) else {}),
-        "index.html": render_comparison(document).encode("utf-8", "replace"),
+        PAGE: render_comparison(document).encode("utf-8", "replace"),
     }
     for name, content in files.items():
         write_whole(folder / name, content)
     return ComparisonResult(
-        page=folder / "index.html",
-        files=tuple(folder / name for name in files),
-        reports=reports,
+        page=below(where, PAGE),
+        files=tuple(below(where, name) for name in files),
+        reports={title: _elsewhere(report, folder, where) for title, report in reports.items()},
         left_out=left_out,
         document=document,
     )
+
+
+def _elsewhere(report: ReportResult, folder: Path, where: Path | Address) -> ReportResult:
+    """A report whose files will be at ``where`` instead of ``folder``."""
+
+    def moved(file: Path | Address) -> Path | Address:
+        if isinstance(file, Address) or not file.is_relative_to(folder):
+            return file
+        return below(where, file.relative_to(folder).as_posix())
+
+    return replace(report, page=moved(report.page), files=tuple(map(moved, report.files)))
 
 
 def _report(
@@ -148,9 +172,9 @@ def plan(
         DatasetError: a label or a model is in none of the stores, a store has none of them, or the
             stores hold answers of several models and none is named.
     """
-    found: dict[Path, Counts] = {}
-    distinct: dict[Path, Path] = {}
-    for each in map(Path, store_paths):
+    found: dict[Path | Address, Counts] = {}
+    distinct: dict[Path | Address, Path | Address] = {}
+    for each in map(located, store_paths):
         distinct.setdefault(each.resolve(), each)
     for path in distinct.values():
         with open_store(path) as store:
@@ -160,7 +184,7 @@ def plan(
         _refuse_mixture(found)
     wanted_labels: Sequence[str | None] = labels or [None]
     wanted_models: Sequence[str | None] = models or [None]
-    asked: list[tuple[Path, str | None, str | None]] = []
+    asked: list[tuple[Path | Address, str | None, str | None]] = []
     for path, has in found.items():
         own = [
             (label, model)
@@ -178,7 +202,7 @@ def plan(
     return _named(asked)
 
 
-def _named(asked: Sequence[tuple[Path, str | None, str | None]]) -> list[Asked]:
+def _named(asked: Sequence[tuple[Path | Address, str | None, str | None]]) -> list[Asked]:
     """With titles of what differs between the studies, and names that folders may have."""
     stores = _short({path: path.absolute().parts for path, _, _ in asked})
     served = _short({model: model.strip("/").split("/") for _, _, model in asked if model})
@@ -213,7 +237,7 @@ def _short(names: Mapping[Whole, Sequence[str]]) -> dict[Whole, str]:
 
 
 def _refuse_unknown(
-    found: Mapping[Path, Counts], labels: Sequence[str], models: Sequence[str]
+    found: Mapping[Path | Address, Counts], labels: Sequence[str], models: Sequence[str]
 ) -> None:
     evaluators = {name for has in found.values() for name in has.labels}
     for name in labels:
@@ -229,7 +253,7 @@ def _refuse_unknown(
             )
 
 
-def _refuse_mixture(found: Mapping[Path, Counts]) -> None:
+def _refuse_mixture(found: Mapping[Path | Address, Counts]) -> None:
     where: dict[str, list[str]] = {}
     for path, has in found.items():
         for model in has.models:
@@ -254,9 +278,7 @@ def _under(title: str, progress: Progress) -> Progress:
     return lambda what, done, total: progress(f"{title}: {what}", done, total)
 
 
-def _document(
-    reports: Mapping[str, ReportResult], left_out: Mapping[str, str], folder: Path
-) -> dict[str, Any]:
+def _document(reports: Mapping[str, ReportResult], left_out: Mapping[str, str]) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "version": VERSION,
@@ -265,7 +287,7 @@ def _document(
         "studies": [
             {
                 "title": title,
-                "page": report.page.relative_to(folder).as_posix(),
+                "page": "/".join(report.page.parts[-2:]),
                 "headline": report.headline,
                 "best_control": report.document["trust"]["best_control"],
                 "tokens": {

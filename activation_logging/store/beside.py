@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from activation_logging.store.store import Store
 
 T = TypeVar("T")
+W = TypeVar("W", bound="tuple[Any, ...]")
 
 _LABELS_PER_COMMIT = 1000
 _ARRAYS_PER_COMMIT = 1000
@@ -43,7 +44,7 @@ _BYTES_PER_COMMIT = 32 << 20
 
 
 class Beside:
-    """The part of an :class:`.Entry` that reads what stands beside it."""
+    """The part of an :class:`.Entry` that has its key, and reads what stands beside it."""
 
     _store: Store
     _key: str
@@ -61,6 +62,24 @@ class Beside:
         @property
         def created(self) -> float: ...
         def capture_record(self) -> dict[str, Any] | None: ...
+
+    @property
+    def key(self) -> str:
+        """Lower-case hex SHA-256 of the prompt, followed by ``#n`` for the n-th repetition.
+
+        Of several stores that are read as one, the name of the entry's store and a colon precede.
+        """
+        return self._key
+
+    @property
+    def stored_key(self) -> str:
+        """The key in the store that it lies in, without a name of that."""
+        return self._key
+
+    @property
+    def prompt_key(self) -> str:
+        """Lower-case hex SHA-256 of the prompt, which all answers to it share."""
+        return self._key.partition("#")[0]
 
     @property
     def evaluations(self) -> dict[str, Evaluation]:
@@ -232,8 +251,8 @@ class WritesBeside:
         """
         left = iter(evaluations)
         written = 0
-        while some := [_pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
-            written += self.transact(partial(_put_labels, some, skip_deleted))
+        while some := [pair(one) for one in islice(left, _LABELS_PER_COMMIT)]:
+            written += self._write(some, _put_labels, skip_deleted)
         return written
 
     def delete_evaluation(self, key: str, name: str) -> bool:
@@ -261,8 +280,12 @@ class WritesBeside:
         """
         written = 0
         for some in _batches(items):
-            written += self.transact(partial(_put_arrays, some, skip_deleted))
+            written += self._write(some, _put_arrays, skip_deleted)
         return written
+
+    def _write(self, some: list[W], put: Callable[..., int], skip_deleted: bool) -> int:
+        """Write some labels or arrays, whose first item is a key, in one transaction."""
+        return self.transact(partial(put, some, skip_deleted))
 
 
 def _batches(items: Iterable[Derived]) -> Iterable[list[tuple[str, str, bytes]]]:
@@ -288,7 +311,12 @@ def _put_arrays(
     )
 
 
-def _pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
+def pair(given: tuple[str, Evaluation] | Mapping[str, Any]) -> tuple[str, Evaluation]:
+    """An entry's key and a checked label, from either form that labels are given in.
+
+    Raises:
+        LabelError: it has neither form, or a part of the label is invalid.
+    """
     try:
         fields = dict(given) if isinstance(given, Mapping) else {"key": given[0], **vars(given[1])}
         return fields.pop("key"), Evaluation.checked(**fields)

@@ -51,11 +51,6 @@ class Entry(Beside):
         return schema.entry(self._raw, f"entry {self._key}")
 
     @property
-    def key(self) -> str:
-        """Lower-case hex SHA-256 of the prompt, followed by ``#n`` for the n-th repetition."""
-        return self._key
-
-    @property
     def prompt(self) -> str:
         """The exact text that the model read; for chat, the rendered template."""
         return str(self._document["prompt"])
@@ -384,7 +379,7 @@ class Entry(Beside):
     def _read(
         self, site: AnySite, start: int, stop: int | None, *, widen: bool
     ) -> npt.NDArray[Any]:
-        snapshot = self._store.snapshot()
+        snapshot = self._rows_snapshot()
         kind, runs = self.runs(snapshot, site)
         first, last, _ = slice(start, stop).indices(sum(run.rows for run in runs))
         return copy_runs(kind, cut(runs, first, last, kind.nbytes), widen=widen)
@@ -411,6 +406,11 @@ class Entry(Beside):
 
     # --- for the other modules of the store; no part of the contract --------------------
 
+    @property
+    def raw(self) -> memoryview:
+        """Its record as it is stored."""
+        return memoryview(self._raw)
+
     def capture_record(self, snapshot: Snapshot | None = None) -> dict[str, Any] | None:
         """The record of its rows, as checked by :func:`.schema.capture`; None while there is none.
 
@@ -428,7 +428,11 @@ class Entry(Beside):
         """Where the rows of a site are in the map, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
         found = Site.of(site, record["num_layers"])
-        return find_runs(snapshot, self.key, record, found, self.num_rows_expected)
+        return find_runs(snapshot, self._key, record, found, self.num_rows_expected)
+
+    def _rows_snapshot(self) -> Snapshot:
+        """A view of the store that holds its rows."""
+        return self._store.snapshot()
 
     def _rows_record(self, snapshot: Snapshot | None = None) -> dict[str, Any]:
         record = self.capture_record(snapshot)

@@ -130,6 +130,10 @@ class Change(NamedTuple):
     sequence: int
 
 
+FORGOTTEN = Change(0, 0)
+"""Stands first in a list whose oldest changes were removed."""
+
+
 class Index:
     """The lists of a store in one snapshot.
 
@@ -176,12 +180,15 @@ class Index:
             limit: largest number of changes.
 
         Returns:
-            None if ``after`` is not in the list: this is another store, or its index was rebuilt.
+            None if ``after`` is not in the list, or changes since then were removed from it: this
+            is another store, its index was rebuilt, or more has changed than a list holds.
         """
         with self._snapshot.reading():
             cursor = self._snapshot.cursor(layout.INDEX)
             if after is None:
                 found = cursor.set_key(CHANGED)
+                if found and layout.change_of(bytes(cursor.value())) == FORGOTTEN:
+                    return None
             elif cursor.set_key_dup(CHANGED, layout.change(*after)):
                 found = cursor.next_dup()
             else:

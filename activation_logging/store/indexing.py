@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from activation_logging.errors import StoreCorrupt
 from activation_logging.records import STATUSES, Status
 from activation_logging.store import layout, schema
-from activation_logging.store.index import CHANGED, term, terms_of, terms_of_label
+from activation_logging.store.index import CHANGED, FORGOTTEN, term, terms_of, terms_of_label
 from activation_logging.store.status import rows_stored, status_of
 
 if TYPE_CHECKING:
@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.layout import Head
+
+MOST_CHANGES = 100_000
+"""So many changes are listed, or as many as there are entries where these are more."""
+PER_FORGETTING = 1000
+"""So many older ones wait, to be removed together: their pages are not those of new ones."""
 
 # Searched in this order. Most entries were pending before they got another status.
 _STATUS_TERMS: dict[Status, bytes] = {
@@ -105,13 +110,30 @@ class Indexing:
             return
         database = self._database(layout.INDEX)
         cursor = txn.cursor(database)
-        number = time.time_ns() // 1000
+        number = max(time.time_ns() // 1000, 1)
         if cursor.set_key(CHANGED) and cursor.last_dup():
             # The clock may have been set back.
             number = max(number, layout.change_of(bytes(cursor.value()))[0] + 1)
         for sequence in self._changed:
             txn.put(CHANGED, layout.change(number, sequence), db=database)
             number += 1
+        self._forget_changes(txn, cursor)
+
+    def _forget_changes(self, txn: Any, cursor: Any) -> None:
+        """Remove the oldest changes where there are more than entries.
+
+        Who has not seen them reads all entries again, which is less than to read each change.
+        """
+        cursor.set_key(CHANGED)
+        entries = txn.stat(self._database(layout.LOG))["entries"]
+        excess = int(cursor.count()) - max(MOST_CHANGES, int(entries))
+        if excess < PER_FORGETTING:
+            return
+        cursor.put(CHANGED, layout.change(*FORGOTTEN))
+        cursor.set_key(CHANGED)
+        cursor.next_dup()
+        for _ in range(min(excess, 8 * PER_FORGETTING)):
+            cursor.delete()
 
     def _touch(self, head: Head) -> None:
         sequence = layout.sequence_of(head.place)

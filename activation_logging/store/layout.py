@@ -273,6 +273,25 @@ def sequence_of(where: bytes) -> int:
     return int.from_bytes(where[8:], "big")
 
 
+PART_BITS = 48
+"""Of an entry of several stores, these bits of the sequence number are the number in its store."""
+
+
+def part_sequence(part: int, sequence: int) -> int:
+    """The sequence number that an entry of the store with this number has among several stores."""
+    return part << PART_BITS | sequence
+
+
+def part_of(sequence: int) -> tuple[int, int]:
+    """The reverse of :func:`part_sequence`: the number of the store, and the number in it."""
+    return sequence >> PART_BITS, sequence & ((1 << PART_BITS) - 1)
+
+
+def part_place(part: int, where: bytes) -> bytes:
+    """The :func:`place` that an entry of the store with this number has among several stores."""
+    return where[:8] + struct.pack(">Q", part_sequence(part, sequence_of(where)))
+
+
 def change(number: int, sequence: int) -> bytes:
     """A change of an entry as the index lists it; they sort by number."""
     return struct.pack(">QQ", number, sequence)

@@ -3,6 +3,8 @@
 Two entries are duplicates if their records are equal except for keys and positions. A duplicate is
 not added again, so a merge can be repeated, or resumed after a kill. Rows and labels that the
 existing entry lacks are added to it, and so are arrays beside it.
+
+Rows whose entry lies in another store (:mod:`.joins`) are joined with it once it is in the target.
 """
 
 from __future__ import annotations
@@ -22,12 +24,13 @@ from activation_logging.progress import Progress, silent, track
 from activation_logging.records import MAX_NAME_BYTES, Capture, Evaluation, Segment, SegmentSlice
 from activation_logging.store import layout, schema
 from activation_logging.store.derived import Header, read_header
+from activation_logging.store.joins import capture_in, has_entry
 from activation_logging.store.live import decode_scores
 from activation_logging.store.mutations import shapes_of, slices_of
-from activation_logging.store.store import Store, open_store
+from activation_logging.store.places import find_stores
+from activation_logging.store.store import Store
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.entry import Entry
     from activation_logging.store.mutations import Mutations
+    from activation_logging.store.places import OnePlace
 
 BATCH_BYTES = 32 << 20
 BATCH_ENTRIES = 256
@@ -47,14 +51,15 @@ _STORE_SPECIFIC = frozenset({"key", "sequence", "capture"}) | layout.HEAD_ONLY
 class Merged:
     """The result of a merge.
 
-    ``duplicates`` were there already, ``completed`` of them without their rows. ``renumbered``
-    got another number of repetition. ``rows_without_entry`` and ``unreadable`` (by key, with the
-    reason) were left out.
+    ``duplicates`` were there already, ``completed`` of them without their rows. ``joined`` got
+    their rows from another store than their own. ``renumbered`` got another number of repetition.
+    ``rows_without_entry`` and ``unreadable`` (by key, with the reason) were left out.
     """
 
     entries: int = 0
     duplicates: int = 0
     completed: int = 0
+    joined: int = 0
     renumbered: int = 0
     labels: int = 0
     arrays: int = 0
@@ -93,8 +98,8 @@ class _Item(NamedTuple):
 
 
 def merge(
-    sources: Sequence[str | os.PathLike[str]],
-    target: str | os.PathLike[str],
+    sources: Sequence[OnePlace],
+    target: OnePlace,
     *,
     progress: Progress = silent,
 ) -> Merged:
@@ -105,25 +110,30 @@ def merge(
     Shared rows stay shared. Servers may continue to write to all of the stores.
 
     Args:
-        sources: folders of stores, which are only read.
+        sources: folders of stores, which are only read; also folders of such, or patterns. There
+            the target is passed over.
         target: folder of the store to add to.
         progress: told after each entry of a source, and how many the source has.
 
     Raises:
-        SettingsError: the target is one of the sources.
+        SettingsError: the target is one of the sources, or a folder of stores.
         StoreNotFound, NotAStore, ...: as :func:`open_store`; then nothing has been written.
     """
-    opened = [open_store(path) for path in sources]
     goal = Path(target).expanduser().resolve()
-    if any(store.path.expanduser().resolve() == goal for store in opened):
+    if any(Path(one).expanduser().resolve() == goal for one in sources):
         raise SettingsError(f"{target} is the target, so it is not a valid source")
-    with open_store(target, writable=True) as store:
+    if find_stores(target).several:
+        raise SettingsError(f"{target} is a folder of stores; name a store in it as the target")
+    folders = [folder for one in sources for folder in find_stores(one).folders]
+    opened = [Store(folder) for folder in folders if folder.resolve() != goal]
+    with Store(target, writable=True) as store:
         done = Merged()
         for source in opened:
             what = f"merging {source.path.name}"
             keys = track(_keys(source), what, len(source), progress)
             _merge_one(store, _batches(source, keys, done), done)
-            done.rows_without_entry += len(source.orphans())
+        for source in opened:
+            _join_rows(store, source, done)
         _put_writers(store, opened)
         return done
 
@@ -157,6 +167,38 @@ def _add(
     for item in batch:
         adding.add(item)
     return adding
+
+
+def _join_rows(store: Store, source: Store, done: Merged) -> None:
+    """Add the rows of a source that have no entry there, but one in the target."""
+    for name in source.orphans():
+        if not has_entry(store, name):
+            done.rows_without_entry += 1
+            continue
+        there = capture_in(store.snapshot(), name)
+        if there is not None and not there.get("dropped"):
+            continue
+        snapshot = source.snapshot()
+        record = capture_in(snapshot, name)
+        if record is None or (there is not None and record.get("dropped")):
+            continue
+        try:
+            segments = _segments(record, snapshot)
+        except StoreCorrupt as error:
+            done.unreadable[name] = str(error)
+            continue
+        store.transact(partial(_add_rows, store, (name, record, segments)))
+        del snapshot
+        done.joined += 1
+
+
+def _add_rows(
+    store: Store,
+    rows: tuple[str, Mapping[str, Any], Mapping[bytes, Mapping[int, Any]]],
+    change: Mutations,
+    txn: Any,
+) -> None:
+    _Batch(store, change, txn, {}).put_capture(*rows)
 
 
 def _put_writers(store: Store, sources: Iterable[Store]) -> None:
@@ -205,16 +247,7 @@ def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[
 def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     """Everything of one entry, seen at one moment."""
     capture = entry.capture_record(snapshot)
-    segments: dict[bytes, dict[int, memoryview]] = {}
-    for part in [] if capture is None else slices_of(capture):
-        if part.segment not in segments:
-            segments[part.segment] = {
-                layout.rows_code(key): raw
-                for key, raw in snapshot.starting_with(layout.ROWS, part.segment)
-                if layout.rows_segment(key) == part.segment
-            }
-            if not segments[part.segment]:
-                raise StoreCorrupt("it lacks rows that it refers to")
+    segments = {} if capture is None else _segments(capture, snapshot)
     labels = entry.evaluations_in(snapshot)
     if any(len(name.encode()) > MAX_NAME_BYTES for name in labels):
         raise StoreCorrupt("it has a label by an evaluator whose name is too long")
@@ -223,6 +256,21 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
             raise StoreCorrupt(problem)
     arrays = list(entry.derived_records(snapshot))
     return _Item(entry.key, entry.document, capture, segments, labels, arrays)
+
+
+def _segments(capture: Mapping[str, Any], snapshot: Snapshot) -> dict[bytes, dict[int, memoryview]]:
+    """The rows that a capture refers to, by segment and site."""
+    segments: dict[bytes, dict[int, memoryview]] = {}
+    for part in slices_of(capture):
+        if part.segment not in segments:
+            segments[part.segment] = {
+                layout.rows_code(key): raw
+                for key, raw in snapshot.starting_with(layout.ROWS, part.segment)
+                if layout.rows_segment(key) == part.segment
+            }
+            if not segments[part.segment]:
+                raise StoreCorrupt("it lacks rows that it refers to")
+    return segments
 
 
 def _body(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,7 +310,7 @@ class _Batch:
             self.done.entries += 1
             self.done.renumbered += key != item.key
         if item.capture is not None and self._get(layout.CAPTURES, layout.id_key(capture)) is None:
-            self._put_capture(capture, item.capture, item.segments)
+            self.put_capture(capture, item.capture, item.segments)
             self.done.completed += is_known
         for evaluation in item.evaluations.values():
             self._put_label(key, evaluation)
@@ -293,7 +341,7 @@ class _Batch:
                 return key
         return None
 
-    def _put_capture(
+    def put_capture(
         self, name: str, record: Mapping[str, Any], segments: Mapping[bytes, Mapping[int, Any]]
     ) -> None:
         brought = []
@@ -317,6 +365,7 @@ class _Batch:
             record.get("unkept"),
             shapes_of(record),
             decode_scores(record, f"capture {name}"),
+            rows_in=record.get("rows_in"),
         )
         self._change.put_capture(self._txn, capture, writer=record.get("writer"))
 

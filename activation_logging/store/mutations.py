@@ -110,6 +110,10 @@ class Mutations:
             used, record["slices"], record["dropped"] = {}, [], dropped
         elif capture.unkept:
             record["unkept"] = capture.unkept
+        if capture.rows_in:
+            record["rows_in"] = capture.rows_in
+        if capture.entry_in:
+            record["entry_in"] = capture.entry_in
         for name in used:
             if name in brought:
                 self.segments.put(txn, brought[name])

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import heapq
 import re
 import time
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.errors import EntryNotFound, SettingsError
 from activation_logging.records import LABELS, STATUSES
+from activation_logging.store import layout
 from activation_logging.store.index import Bounds, Index, term, words_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.store import Store
@@ -118,11 +120,14 @@ class Filter:
             return f"that are not {self.status}"
         return None
 
-    def terms(self, index: Index) -> list[list[bytes]]:
-        """The index's terms for it. One term of each group must be true of the entry."""
+    def terms(self, index: Index, waiting: Sequence[str] = ()) -> list[list[bytes]]:
+        """The index's terms for it. One term of each group must be true of the entry.
+
+        Entries that the index lists under a status of ``waiting`` may have any.
+        """
         groups = [[term("tag", *pair)] for pair in (self.tags or {}).items()]
         if self.status is not None:
-            groups.append([term("status", self.status)])
+            groups.append([term("status", status) for status in (self.status, *waiting)])
         if self.model is not None:
             groups.append(self._model_terms(index, self.model))
         if self.evaluator is not None:
@@ -185,43 +190,78 @@ def select(
             raise SettingsError(f"{name}: {number} is negative")
     wanted = Filter(model, status, label, evaluator, tags, since, until)
     end = None if limit is None else offset + limit
-    if among is None and Index.of(store.snapshot()) is None:
+    if among is None and not store.is_indexed:
         among = store.entries(newest_first=newest_first)
     if among is not None:
         return islice(filter(wanted.matches, among), offset, end)
-    places = islice(_places(store, wanted, newest_first=newest_first, at_most=end), offset, end)
+    waiting = () if status is None else store.waiting()
+    places = _places(store, wanted, waiting, newest_first=newest_first, at_most=end)
+    if waiting:
+        # The index of one store does not know what another has of its entries.
+        return islice((one for one in _at(store, places) if one.status == status), offset, end)
+    return _at(store, islice(places, offset, end))
+
+
+def _at(store: Store, places: Iterable[bytes]) -> Iterator[Entry]:
     return (entry for place in places if (entry := store.at(place)) is not None)
 
 
 def _places(
-    store: Store, wanted: Filter, *, newest_first: bool, at_most: int | None
+    store: Store,
+    wanted: Filter,
+    waiting: Sequence[str],
+    *,
+    newest_first: bool,
+    at_most: int | None,
 ) -> Iterator[bytes]:
-    """Places of matching entries, from the index. Each transaction reads one chunk."""
+    """Places of matching entries, from the index of the store, or of each of several."""
+    each = [
+        _places_of(part, wanted, waiting, newest_first=newest_first, at_most=at_most)
+        for part in store.parts
+    ]
+    if not store.is_many:
+        return each[0]
+    numbered = (map(partial(layout.part_place, part), one) for part, one in enumerate(each))
+    return heapq.merge(*numbered, reverse=newest_first)
+
+
+def _places_of(
+    store: Store,
+    wanted: Filter,
+    waiting: Sequence[str],
+    *,
+    newest_first: bool,
+    at_most: int | None,
+) -> Iterator[bytes]:
+    """Places of matching entries of one store. Each transaction reads one chunk."""
     chunk = min(_CHUNK, at_most or _CHUNK)
     after: bytes | None = None
+    bounds = Bounds.of(wanted.since, wanted.until)
     while True:
-        found = _some_places(store, wanted, after, reverse=newest_first, limit=chunk)
+        index = Index(store.snapshot())
+        terms = wanted.terms(index, waiting)
+        found = index.walk(terms, bounds, after=after, reverse=newest_first, limit=chunk)
+        del index
         yield from found
         if len(found) < chunk:
             return
         after, chunk = found[-1], _CHUNK
 
 
-def _some_places(
-    store: Store, wanted: Filter, after: bytes | None, *, reverse: bool, limit: int
-) -> list[bytes]:
-    index = Index(store.snapshot())
-    bounds = Bounds.of(wanted.since, wanted.until)
-    return index.walk(wanted.terms(index), bounds, after=after, reverse=reverse, limit=limit)
-
-
 def entries_of(store: Store, key: str) -> list[Entry]:
-    """The entry that has this key or, of a key without ``#``, every answer to its prompt."""
-    if "#" in key:
-        return [store[key]] if key in store else []
-    keys = [found for found in store.keys_beginning(key) if found.partition("#")[0] == key]
-    found = [store[key] for key in keys if key in store]
+    """The entry that has this key or, of a key without ``#``, every answer to its prompt.
+
+    A key without the name of a store stands for those of all.
+    """
+    found = [store[one] for one in store.keys_beginning(key) if _is_of(one, key) and one in store]
     return sorted(found, key=lambda entry: entry.sequence)
+
+
+def _is_of(found: str, key: str) -> bool:
+    """Whether a key is the one that is asked for, which may lack the store and the number."""
+    if ":" not in key:
+        found = found.rpartition(":")[2]
+    return found == key if "#" in key else found.partition("#")[0] == key
 
 
 def parse_conditions(texts: Iterable[str]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import threading
 from contextlib import suppress
 from itertools import chain
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from activation_logging.errors import InputMissing, RowsMissing, StoreError
 from activation_logging.store.rows import RowType, Run, copy_runs, copy_single, cut, every_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from activation_logging.sites import AnySite
     from activation_logging.store.engine.snapshot import Snapshot
@@ -41,6 +41,15 @@ class RowBatch(NamedTuple):
 
     values: npt.NDArray[Any]
     offsets: npt.NDArray[np.int64]
+
+
+class ReadsRows(Protocol):
+    """What reads the rows of many answers, of one store or of several."""
+
+    def read(
+        self, keys: Iterable[str], site: AnySite, position: str | int | None
+    ) -> npt.NDArray[Any] | RowBatch:
+        """See :meth:`Store.read`."""
 
 
 class _Places:
@@ -123,10 +132,18 @@ class _Places:
 
 
 class RowReader:
-    """Reads the rows of many answers of one store. Threads may share it."""
+    """Reads the rows of many answers of one store. Threads may share it.
 
-    def __init__(self, store: Store) -> None:
+    Args:
+        store: holds the rows.
+        entry_in: finds an entry by its key, given a view of the store; the store's own if left out.
+    """
+
+    def __init__(
+        self, store: Store, entry_in: Callable[[Snapshot, str], Entry] | None = None
+    ) -> None:
         self._store = store
+        self._entry_in = entry_in or store.entry_in
         self._lock = threading.Lock()
         self._commit: object = None
         self._places: dict[tuple[AnySite, int | str | None], _Places] = {}
@@ -155,7 +172,7 @@ class RowReader:
         with suppress(KeyError):
             return places.copy(keys)
         for key in places.missing(keys):
-            entry = self._store.entry_in(snapshot, key)
+            entry = self._entry_in(snapshot, key)
             places.add(key, *_find(entry, snapshot, site, position))
         return places.copy(keys)
 

@@ -3,7 +3,9 @@
 - *Unmatched records*. vLLM's front end writes an entry, the worker writes its rows. A killed
   process loses the records that it had not written yet, and the matching records of the other
   process stay alone. An unmatched record is *final* once its writer has stopped or is no longer
-  running. Before that it may still be completed.
+  running. Before that it may still be completed. Its other half may also lie in another store
+  (:mod:`.joins`), where a server ran on several hosts. Rows that say so are
+  left, unless a front end's store lies beside them and lacks the entry.
 - *Unreferenced segments*. While a worker runs, rows of deleted entries stay, because vLLM may still
   hold their prompt in its prefix cache and refer to them again. The worker removes them when it
   stops. A killed worker leaves them behind.
@@ -26,12 +28,13 @@ from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.engine.locks import holder
 from activation_logging.store.engine.pages import walk
 from activation_logging.store.index import Index
+from activation_logging.store.joins import has_entry, is_headless, rows_alone
 from activation_logging.store.mutations import references
 from activation_logging.store.query import select
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from activation_logging.store.entry import Entry
     from activation_logging.store.mutations import Mutations
@@ -48,22 +51,43 @@ class Unmatched(NamedTuple):
     final: bool
 
 
-def find_unmatched(store: Store) -> Iterator[Unmatched]:
-    """All unmatched records of a store, entries first."""
-    running = {name for name, record in store.writers().items() if is_running(record)}
+def find_unmatched(store: Store, beside: Sequence[Store] = ()) -> Iterator[Unmatched]:
+    """All unmatched records of a store, entries first.
+
+    Args:
+        store: one store.
+        beside: stores that may have the other halves, which are then no unmatched records.
+    """
+    running = _running(store)
+    # Rows that a host without a front end computes belong to entries of another host's store.
+    headless, heads = is_headless(store), [other for other in beside if not is_headless(other)]
+    far = headless and not heads
+    partners = beside if headless else [other for other in beside if other not in heads]
+    others = {name for other in partners for name in _running(other)}
 
     def found(kind: Literal["entry", "rows"], name: str, writer: str | None) -> Unmatched:
         # A record without a writer's id may belong to any running writer.
-        return Unmatched(kind, name, final=not running if writer is None else writer not in running)
+        own = running if writer is None else running & {writer}
+        return Unmatched(kind, name, final=not (own or others or (kind == "rows" and far)))
 
     for key in _candidates(store):
         entry = _pending(store, key)
         if entry is not None:
-            yield found("entry", entry.key, entry.document.get("writer"))
+            capture = entry.document["capture"]
+            if not any(rows_alone(other, capture) is not None for other in beside):
+                yield found("entry", entry.key, entry.document.get("writer"))
     for name in store.orphans():
         raw = store.snapshot().get(layout.CAPTURES, layout.id_key(name))
-        if raw is not None:
-            yield found("rows", name, _writer_of(raw, name))
+        record = None if raw is None else _record(raw, name)
+        del raw
+        if record is None or (record.get("entry_in") and not heads):
+            continue
+        if not any(has_entry(other, name) for other in beside):
+            yield found("rows", name, record.get("writer"))
+
+
+def _running(store: Store) -> set[str]:
+    return {name for name, record in store.writers().items() if is_running(record)}
 
 
 def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
@@ -107,7 +131,7 @@ def check_segments(store: Store) -> SegmentCheck:
     Raises:
         StoreCorrupt: the file is damaged.
     """
-    running = {name for name, record in store.writers().items() if is_running(record)}
+    running = _running(store)
     # One view for all three, so that none can be ahead of another.
     snapshot = store.snapshot()
     used = references(raw for _, raw in snapshot.starting_with(layout.CAPTURES, b""))
@@ -216,8 +240,9 @@ def _pending(store: Store, key: str) -> Entry | None:
     return entry if waits else None
 
 
-def _writer_of(raw: memoryview, name: str) -> str | None:
+def _record(raw: memoryview, name: str) -> dict[str, Any]:
+    """The record of rows, as far as it is readable."""
     try:
-        return layout.load(raw, f"capture {name}").get("writer")
+        return layout.load(raw, f"capture {name}")
     except StoreCorrupt:
-        return None
+        return {}

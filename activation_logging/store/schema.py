@@ -99,6 +99,8 @@ class _Capture(Struct):
     scores: dict[Annotated[str, Meta(max_length=MAX_NAME_BYTES)], _Score] = {}
     dropped: str | None = None
     unkept: str | None = None
+    rows_in: str | None = None
+    entry_in: str | None = None
     writer: str | None = None
 
 

@@ -45,6 +45,15 @@ class Arrays(NamedTuple):
     nbytes: int
 
 
+class StoreCounts(NamedTuple):
+    """One of several stores: its folder, entries and bytes, or why it is left out."""
+
+    path: str | None
+    entries: int = 0
+    file_bytes: int = 0
+    problem: str | None = None
+
+
 @dataclass
 class Statistics(Counts):
     """Counts of entries, and bytes on disk.
@@ -65,6 +74,10 @@ class Statistics(Counts):
     readers: list[dict[str, int]] = field(default_factory=list)
     """Open views of the store: the process, and how many commits old the view is."""
     writers: dict[str, dict[str, Any]] = field(default_factory=dict)
+    stores: dict[str, StoreCounts] = field(default_factory=dict)
+    """Of several stores that are read as one, each by its name."""
+    notes: list[str] = field(default_factory=list)
+    """What is to be known of several stores before their numbers are used, a sentence each."""
 
     @property
     def rows_bytes(self) -> int:
@@ -75,7 +88,8 @@ class Statistics(Counts):
         """For JSON."""
         kept = {name: value for name, value in vars(self).items() if name != "judges"}
         arrays = {name: found._asdict() for name, found in self.arrays.items()}
-        return {**kept, "arrays": arrays, "rows_bytes": self.rows_bytes}
+        stores = {name: found._asdict() for name, found in self.stores.items()}
+        return {**kept, "arrays": arrays, "stores": stores, "rows_bytes": self.rows_bytes}
 
 
 def counts(store: Store, progress: Progress = silent) -> Counts:
@@ -95,11 +109,20 @@ def statistics(store: Store, progress: Progress = silent) -> Statistics:
         progress: told after each entry where the store is walked through.
     """
     found = _counts(store, progress, Statistics(writers=store.writers()))
-    snapshot = store.snapshot()
-    _add_sizes(found, store, snapshot)
-    found.arrays = _arrays(snapshot)
-    del snapshot
+    for part in store.parts:
+        snapshot = part.snapshot()
+        _add_sizes(found, part, snapshot)
+        _add_arrays(found.arrays, snapshot)
+        del snapshot
+    found.arrays = dict(sorted(found.arrays.items()))
     found.readers = store.readers()
+    if store.is_many:
+        for name, part in zip(store.names, store.parts, strict=True):
+            nbytes = (part.path / "data.mdb").stat().st_size
+            found.stores[name] = StoreCounts(str(part.path), len(part), nbytes)
+        for name, reason in store.problems.items():
+            found.stores[name] = StoreCounts(None, problem=reason)
+        found.notes = store.notes()
     return found
 
 
@@ -125,45 +148,63 @@ def _add_sizes(found: Statistics, store: Store, snapshot: Snapshot, *, quick: bo
     sizes: Mapping[int, int] = {}
     if Index.of(snapshot) is not None:
         totals = Totals.load(snapshot.get(layout.META, layout.TOTALS_KEY))
-        found.rows, sizes = totals.rows, totals.sizes
+        found.rows += totals.rows
+        sizes = totals.sizes
     elif not quick:
         sizes = bytes_by_code(snapshot.starting_with(layout.ROWS, b""))
     for code, size in sorted(sizes.items()):
         site = schema.site(code)
         if site.name == RESID:
-            found.layer_bytes[code] = size
+            found.layer_bytes[code] += size
         else:
-            found.site_bytes[str(site)] = size
-    status = (store.path / "data.mdb").stat()
-    found.file_bytes, found.disk_bytes = status.st_size, status.st_blocks * 512
-    found.free_bytes = max(found.file_bytes - snapshot.used_bytes, 0)
+            found.site_bytes[str(site)] += size
+    size, taken = store.disk_bytes()
+    found.file_bytes += size
+    found.disk_bytes += taken
+    found.free_bytes += max(size - snapshot.used_bytes, 0)
 
 
 def _counts(store: Store, progress: Progress, found: C) -> C:
+    for part in store.parts:
+        _add_counts(found, part, progress)
+    if store.is_many:
+        _join(found, store)
+    return found
+
+
+def _add_counts(found: Counts, store: Store, progress: Progress) -> None:
     snapshot = store.snapshot()
     if Index.of(snapshot) is None:
         del snapshot
         for key in track(store, "counting", len(store), progress):
             _count(found, store, key)
-        return found
-    found.entries = snapshot.num_entries
+        return
+    found.entries += snapshot.num_entries
     for kind, counter in (("status", found.statuses), ("model", found.models)):
-        counter.update({words[0]: number for words, number in _listed(store, snapshot, kind)})
+        for words, number in _listed(store, snapshot, kind):
+            counter[words[0]] += number
     lists = (("label", found.labels), ("judge", found.judges), ("span", found.spans))
     for kind, by_name in lists:
         for (name, word), number in _listed(store, snapshot, kind):
             by_name.setdefault(name, Counter())[word] += number
-    return found
 
 
-def _arrays(snapshot: Snapshot) -> dict[str, Arrays]:
-    found: dict[str, Arrays] = {}
+def _join(found: Counts, store: Store) -> None:
+    """Count entries whose rows lie in another store by the status that they have with them."""
+    for listed, entry in store.joined():
+        found.statuses[listed] -= 1
+        found.statuses[entry.status] += 1
+        if isinstance(found, Statistics) and entry.status == "complete":
+            found.rows += len(entry.positions)
+    found.statuses = +found.statuses
+
+
+def _add_arrays(found: dict[str, Arrays], snapshot: Snapshot) -> None:
     for key, raw in snapshot.starting_with(layout.DERIVED, b""):
         name = key.partition(b"\0")[2].decode("utf-8", "backslashreplace")
         number, nbytes = found.get(name, (0, 0))
         # len() does not read the array itself.
         found[name] = Arrays(number + 1, nbytes + len(raw))
-    return dict(sorted(found.items()))
 
 
 def _listed(store: Store, snapshot: Snapshot, kind: str) -> Iterator[tuple[list[Any], int]]:

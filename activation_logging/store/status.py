@@ -22,6 +22,8 @@ def status_of(head: Head, capture: Mapping[str, Any] | None) -> Status:
         return "failed"
     if capture is None:
         return "pending"
+    if capture.get("rows_in"):
+        return "elsewhere"
     if capture.get("dropped"):
         return "dropped"
     if capture.get("unkept"):

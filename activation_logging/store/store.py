@@ -7,6 +7,7 @@ from contextlib import suppress
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import lmdb
@@ -15,10 +16,11 @@ from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
-from activation_logging.store.engine.opening import unwritable
+from activation_logging.store.engine.opening import file_id, unwritable
 from activation_logging.store.entry import Entry
+from activation_logging.store.index import Index
 from activation_logging.store.mutations import Mutations
-from activation_logging.store.reading import RowBatch, RowReader
+from activation_logging.store.reading import ReadsRows, RowBatch, RowReader
 
 if TYPE_CHECKING:
     import os
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from activation_logging.sites import AnySite
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot
+    from activation_logging.store.places import Where
 
 T = TypeVar("T")
 
@@ -40,32 +43,22 @@ _CHUNK = 256
 """Records per transaction of an iteration, so that none stays open for long."""
 
 
-def open_store(path: str | os.PathLike[str], *, writable: bool = False) -> Store:
-    """Open a store, by default read-only.
-
-    Args:
-        path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``).
-        writable: also allow labels and deletions. The store is created if it does not exist.
-
-    Raises:
-        StoreNotFound: the path does not exist.
-        NotAStore, StoreVersionError: the path holds something else.
-        StoreCorrupt: the file is truncated or damaged.
-        StoreReadOnly: ``writable`` is set, but this user may not write to the store.
-    """
-    return Store(path, writable=writable)
-
-
 class Store(WritesBeside, Mapping[str, Entry]):
     """A mapping of keys to entries that always shows the last commit.
 
     Iteration is in order of the keys, :meth:`entries` in order of writing. Threads may share a
     store, and it works after a fork. Several processes may read and write at the same time.
+    :func:`.open_store` opens one.
 
     A store and its entries can be pickled. Unpickling opens the store again by its absolute path,
     writable if it was. It must therefore be open when it is pickled, and the other process must be
     able to reach it.
     """
+
+    is_many = False
+    """Whether it is several stores that are read as one, see :class:`.ManyStores`."""
+    problems: Mapping[str, str] = MappingProxyType({})
+    """Why some of several stores are left out, by name."""
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
         self._open(Path(path).expanduser().absolute(), writable=writable, create=writable)
@@ -80,11 +73,18 @@ class Store(WritesBeside, Mapping[str, Entry]):
         """Close the store. Arrays read from it stay valid."""
         self._environment = None
 
-    def __getstate__(self) -> tuple[Path, bool]:
+    @classmethod
+    def existing(cls, path: Path, *, writable: bool) -> Store:
+        """Open a store, and never create it; otherwise as the class itself."""
+        store = cls.__new__(cls)
+        store.__setstate__((path, writable))
+        return store
+
+    def __getstate__(self) -> Any:
         """A store travels to another process as its path, and whether it may be written."""
         return self.environment.path, self.writable
 
-    def __setstate__(self, state: tuple[Path, bool]) -> None:
+    def __setstate__(self, state: Any) -> None:
         path, writable = state
         # The store existed when it was pickled. If it is missing now, do not create an empty one.
         self._open(path, writable=writable, create=False)
@@ -211,8 +211,11 @@ class Store(WritesBeside, Mapping[str, Entry]):
             StoreError: the rows have different widths and do not fit into one array.
             DatasetError: the position is invalid.
         """
+        return self._rows().read(keys, layer if site is None else site, position)
+
+    def _rows(self) -> ReadsRows:
         self.environment  # noqa: B018 - after a fork it also replaces the row reader
-        return self._row_reader.read(keys, layer if site is None else site, position)
+        return self._row_reader
 
     def dataset(self, label: str | None = None, **options: Any) -> Dataset:
         """Features and labels of the answers that one evaluator has judged.
@@ -280,12 +283,55 @@ class Store(WritesBeside, Mapping[str, Entry]):
             for found in env.readers()
         ]
 
+    def disk_bytes(self) -> tuple[int, int]:
+        """The size of its file, and how much of the disk that takes; the file has holes."""
+        status = (self.path / "data.mdb").stat()
+        return status.st_size, status.st_blocks * 512
+
     def orphans(self) -> list[str]:
         """Ids of captures without an entry, which a killed front end leaves behind."""
         keys = (key for key, _ in self.walk(layout.CAPTURES, values=False))
         return [_text(key) for key in keys if self.snapshot().get(layout.REQUESTS, key) is None]
 
     # --- for the package itself: views, transactions and walks; no part of the contract ----
+
+    @property
+    def parts(self) -> tuple[Store, ...]:
+        """The stores that it is made of: itself."""
+        return (self,)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each of the parts."""
+        return (self.path.name,)
+
+    @property
+    def where(self) -> Where:
+        """What :func:`.open_store` takes to open it again."""
+        return self.path
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether its index lists all of its entries."""
+        return Index.of(self.snapshot()) is not None
+
+    def waiting(self) -> tuple[str, ...]:
+        """Statuses under which an index lists entries whose rows may lie in another store."""
+        return ()
+
+    def joined(self) -> Iterator[tuple[str, Entry]]:
+        """Entries whose rows lie in another store, and the status that their own gives them."""
+        return iter(())
+
+    def notes(self) -> list[str]:
+        """What is to be known of several stores before their answers are counted."""
+        return []
+
+    @property
+    def replaced(self) -> bool:
+        """Whether the path leads to another store by now, or to none."""
+        environment = self.environment
+        return environment.file != file_id(environment.path)
 
     @property
     def environment(self) -> Environment:

@@ -19,7 +19,7 @@ from activation_logging.store.engine.locks import exclusive
 from activation_logging.store.engine.opening import open_alone
 from activation_logging.store.index import EVERY, Index
 from activation_logging.store.indexing import Indexing, Totals, bytes_by_code
-from activation_logging.store.store import Store, open_store
+from activation_logging.store.store import Store
 
 if TYPE_CHECKING:
     import os
@@ -53,14 +53,14 @@ def upgrade(
         StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
     """
     folder = Path(path).expanduser().resolve()
-    with open_store(folder) as store:
+    with Store(folder) as store:
         has_index = store.environment.has_index
         version = layout.FORMAT_VERSION if has_index else layout.WITHOUT_INDEX
     del store
     if version == layout.WITHOUT_INDEX:
         with exclusive(folder):
             _add_index(folder)
-    with open_store(folder, writable=True) as store:
+    with Store(folder, writable=True) as store:
         if rebuild and version != layout.WITHOUT_INDEX:
             store.transact(lambda change, txn: change.forget_index(txn))
         return Upgraded(version, _list_all(store, progress))

@@ -51,6 +51,10 @@ _PATIENCE_S = 10.0
 _AFTER_ERROR_S = 60.0
 _BYTES_PER_LOOK = 64 << 20
 _PROBLEMS = (lmdb.Error, OSError, StoreError)
+_TEXTS_GO = (
+    "%s: texts take more than half of ACTIVATION_MAX_SIZE, so the oldest entries without rows and "
+    "labels are deleted whole from now on; to have them stay, raise it, or label them"
+)
 
 
 class Ceiling(NamedTuple):
@@ -147,6 +151,8 @@ class Upkeep:
         self._look_at = 0.0
         self.pruned = 0
         """Entries whose rows were removed to stay below the ceiling."""
+        self.deleted = 0
+        """Entries without rows that were deleted whole to stay below it."""
         self.patience_s = SWEEP_S
         """Longest time until the next look, seconds."""
         if ceiling is not None:
@@ -306,7 +312,12 @@ class Upkeep:
             return free, entries, place
 
         free, entries, walk.after = self._mutations.transact(action)
-        self.pruned += entries * (walk is self._rows)
+        if walk is self._rows:
+            self.pruned += entries
+        elif entries:
+            if not self.deleted:
+                logger.warning(_TEXTS_GO, self._environment.path)
+            self.deleted += entries
         return free
 
     @staticmethod

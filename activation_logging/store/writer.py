@@ -143,13 +143,13 @@ class StoreWriter:
         """This writer's record: identity and counters.
 
         Besides :class:`WriterStats`, it counts as ``pruned`` the entries whose rows were removed
-        to stay below the ceiling.
+        to stay below the ceiling, and as ``deleted`` those without rows that went whole.
         """
         return self._record(self.stats)
 
     def _record(self, stats: WriterStats) -> dict[str, Any]:
-        pruned = {"pruned": self._upkeep.pruned}
-        return {**self._identity, **dataclasses.asdict(stats), **pruned}
+        gone = {"pruned": self._upkeep.pruned, "deleted": self._upkeep.deleted}
+        return {**self._identity, **dataclasses.asdict(stats), **gone}
 
     def share(self, give_up: GiveUp) -> None:
         """Name the one whose captures may refer to this writer's segments again.
@@ -258,7 +258,7 @@ class StoreWriter:
 
     def _drop(self, capture: Capture, reason: str) -> None:
         with self._wake:
-            self.stats.dropped += reason != NEVER_RAN
+            self.stats.dropped += reason != NEVER_RAN and capture.rows_in is None
             self._submit(without_rows(capture, reason), DOCUMENT_BYTES)
 
     def _submit(self, item: Item, size: int) -> None:
@@ -383,7 +383,7 @@ class StoreWriter:
         stats = dataclasses.replace(self.stats, commits=self.stats.commits + 1)
         for item in batch:
             if isinstance(item, Capture):
-                stats.captures += 1
+                stats.captures += item.rows_in is None  # others are counted where they are
                 stats.rows += item.num_rows
                 stats.bytes += item.nbytes
                 stats.unkept += item.unkept is not None

@@ -28,7 +28,7 @@ from activation_logging.verify.alignment import Aligner, Alignment, Kind, match_
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from activation_logging.records import Status
     from activation_logging.store import Entry, Store
@@ -133,7 +133,7 @@ def _check_entries(
             entry = store[key]
             status, found = entry.status, list(entry_problems(entry))
         except EntryNotFound:
-            if layout.entry_key(key) is None:
+            if layout.entry_key(key.rpartition(":")[2]) is None:
                 report.problems.append(Problem(key, "its key is not one of an entry"))
             continue
         except StoreCorrupt as error:
@@ -153,12 +153,22 @@ def _check_entries(
 
 
 def _problems_of_rows(store: Store) -> Iterator[Problem]:
+    """The problems of :func:`_problems_of_one` of each of the stores, and those left out."""
+    for name, reason in store.problems.items():
+        yield Problem(name, reason)
+    for name, part in zip(store.names, store.parts, strict=True):
+        beside = [other for other in store.parts if other is not part]
+        for key, what in _problems_of_one(part, beside):
+            yield Problem(f"{name}:{key}" if store.is_many else key, what)
+
+
+def _problems_of_one(store: Store, beside: Sequence[Store]) -> Iterator[Problem]:
     """Unmatched records, unreferenced or miscounted rows, stray arrays, a wrong order or index."""
     if not store.snapshot().is_ordered:
         yield Problem("~log", "the order of entries does not name as many as there are")
     for key, what in index_problems(store):
         yield Problem(key, f"{what} (activation-logging upgrade --rebuild rebuilds the index)")
-    for record in find_unmatched(store):
+    for record in find_unmatched(store, beside):
         yield Problem(record.id, _unmatched_text(record.kind, record.final))
     found = check_segments(store)
     for left in found.unreferenced:
@@ -176,12 +186,14 @@ def _problems_of_rows(store: Store) -> Iterator[Problem]:
 def entry_problems(entry: Entry) -> Iterator[str]:
     """The problems of one entry, a sentence each. A pending or unkept one has no rows to check.
 
+    Neither has one whose rows are in another store.
+
     Raises:
         StoreCorrupt: a record is invalid.
     """
     yield from _record_problems(entry)
     status = entry.status
-    if status in ("pending", "unkept"):
+    if status in ("pending", "unkept", "elsewhere"):
         return
     if entry.status_reason == NEVER_RAN:
         return
@@ -196,14 +208,14 @@ def entry_problems(entry: Entry) -> Iterator[str]:
 
 
 def _record_problems(entry: Entry) -> Iterator[str]:
-    if entry.document["key"] != entry.key:
+    if entry.document["key"] != entry.stored_key:
         yield "it is stored under another entry's key"
     tokens = len(entry.prompt_token_ids), len(entry.response_token_ids)
     if entry.num_tokens != tokens or entry.num_rows_expected != layout.expected_rows(
         entry.document
     ):
         yield "the counts in its head do not match its tokens"
-    if layout.prompt_key(entry.prompt) != entry.key.partition("#")[0]:
+    if layout.prompt_key(entry.prompt) != entry.prompt_key:
         yield "its key is not the SHA-256 of its prompt"
     for name, values in (("logprobs", entry.logprobs), ("response_tokens", entry.response_tokens)):
         if values is None and entry.document.get(name) is not None:

@@ -7,6 +7,9 @@
             -> state.py      what they share: the store, its search index, the probes
                index.py      the search index: FTS5 and columns.py, follows the store
                finding.py    which answers a list shows, in which order, and counts
+               near.py       the nearest answers by state; sketches.py chooses candidates
+               history.py    what was labelled by hand, to be taken back
+               inspect_link.py  the sample of Inspect that an answer was asked by
                tokens.py     what is known of each token, and what colours it
                talk.py       a question to a server and its answer; server_link.py reaches it
                studies.py    reports in processes of their own (study_process.py)

@@ -10,10 +10,12 @@ PREFIX = "/activations"
 
 
 def address(key: str) -> str:
-    """What an entry's page ends with: ``<sha256>`` or ``<sha256>.2``."""
-    return key.replace("#", ".")
+    """What an entry's page ends with: ``<sha256>`` or ``<sha256>.2``, or ``<store>:<sha256>``."""
+    name, colon, own = key.rpartition(":")
+    return name + colon + own.replace("#", ".")
 
 
 def key_of(address: str) -> str:
     """The reverse of :func:`address`."""
-    return address.replace(".", "#")
+    name, colon, own = address.rpartition(":")
+    return name + colon + own.replace(".", "#")

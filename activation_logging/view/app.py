@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
+import sqlite3
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.responses import RedirectResponse, Response
 
-from activation_logging.errors import ActivationLoggingError
+from activation_logging.errors import ActivationLoggingError, ViewError
 from activation_logging.view.addresses import PREFIX
 from activation_logging.view.guard import Guard
-from activation_logging.view.pages import answers, chat, entry, judge, key, selection, studies
-from activation_logging.view.state import ViewState, base_of, error_page
+from activation_logging.view.pages import answers, chat, entry, judge, key, near, selection, studies
+from activation_logging.view.state import ViewState, base_of, error_page, state_of
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping, Sequence
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.store.places import Where
     from activation_logging.view.server_link import ServerLink
 
-PAGES = (answers, selection, entry, judge, chat, studies, key)
+PAGES = (answers, selection, entry, near, judge, chat, studies, key)
 """Every module of pages; its ``router`` has their addresses."""
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -39,10 +42,11 @@ _STATIC = {
 
 
 def make_app(
-    path: str | os.PathLike[str],
+    path: Where,
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
+    inspect: str | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = LOOPBACK,
 ) -> FastAPI:
@@ -52,14 +56,16 @@ def make_app(
         path: the store's folder.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
+        inspect: the address of Inspect's viewer, see :func:`.inspect_link.checked_viewer`.
         keys: any of which opens the pages.
         hosts: the names in addresses that are answered; None for any.
     """
     app = FastAPI(title="activation-logging", openapi_url=None)
     # Nothing logs these addresses, so the key may come in one.
     app.state.view = mount(
-        app, path, probes=probes, server=server, keys=keys, hosts=hosts, key_in_address=True
-    )
+        app, path, probes=probes, server=server, inspect=inspect, keys=keys, hosts=hosts,
+        key_in_address=True,
+    )  # fmt: skip
 
     app.add_route("/", _to_the_pages)
     return app
@@ -67,10 +73,11 @@ def make_app(
 
 def mount(
     app: Any,
-    path: str | os.PathLike[str],
+    path: Where,
     *,
     probes: Mapping[str, SavedProbe] | None = None,
     server: ServerLink | None = None,
+    inspect: str | None = None,
     keys: Sequence[str] = (),
     hosts: Sequence[str] | None = None,
     key_in_address: bool = False,
@@ -79,22 +86,26 @@ def mount(
 
     Args:
         app: any application of FastAPI or Starlette.
-        path: the store's folder; it may not be there yet.
+        path: the store's folder, which may not be there yet; or several, see :func:`.open_store`.
         probes: see :func:`make_app`, as for the rest.
         server: see there.
+        inspect: see there.
         keys: see there.
         hosts: see there.
         key_in_address: whether ``?token=KEY`` opens the pages, too.
     """
     guard: dict[str, Any] = {"keys": tuple(keys), "hosts": hosts, "key_in_address": key_in_address}
     pages = FastAPI(openapi_url=None, middleware=[Middleware(Guard, **guard)])
-    pages.state.view = ViewState(path, probes or {}, server)
+    pages.state.view = ViewState(path, probes or {}, server, inspect)
     pages.state.guard = Guard(pages, **guard)
     for module in PAGES:
         pages.include_router(module.router)
     pages.add_api_route("/static/{name}", _static)
     pages.add_exception_handler(ActivationLoggingError, _refused)
     app.add_route(PREFIX, _to_the_pages)
+    pages.add_exception_handler(sqlite3.DatabaseError, _broken)
+    pages.add_exception_handler(RequestValidationError, _not_understood)
+    pages.add_exception_handler(HTTPException, _no_page)
     app.mount(PREFIX, pages)
     state: ViewState = pages.state.view
     return state
@@ -120,3 +131,27 @@ def _static(name: str) -> Response:
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, ActivationLoggingError)
     return error_page(request, error)
+
+
+async def _not_understood(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    return error_page(request, ViewError(f"{first['loc'][-1]}: {first['msg']}"))
+
+
+async def _no_page(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = "there is no such page" if error.status_code == 404 else error.detail
+    return error_page(request, ViewError(what), error.status_code)
+
+
+async def _broken(request: Request, error: Exception) -> Response:
+    assert isinstance(error, sqlite3.DatabaseError)
+    state = state_of(request)
+    try:
+        state.start_anew(state.index, error)
+    except ActivationLoggingError as said:
+        return error_page(request, said)
+    return error_page(
+        request, ViewError("the search index was broken and is made anew: reload the page")
+    )

@@ -29,6 +29,8 @@ FACET_VALUES = 12
 """So many values of a tag are listed, the most frequent ones."""
 MOST_VALUES = 2000
 """A tag of more values is an id of something, and is not counted."""
+MOST_CONDITIONS = 60
+"""Each is looked up in a column of its own."""
 UNLABELLED = "unlabelled"
 
 Mask = npt.NDArray[np.bool_]
@@ -209,9 +211,9 @@ def _conditions(
         scores = _scores(columns, search)
         known = ~np.isnan(scores)
         if search.low:
-            known &= scores >= np.float32(_number(search.low))
+            known &= scores >= _number(search.low)
         if search.high:
-            known &= scores <= np.float32(_number(search.high))
+            known &= scores <= _number(search.high)
         found["score"] = known
     return found
 
@@ -226,6 +228,9 @@ def _any_of(column: npt.NDArray[Any], codes: Sequence[int]) -> Mask:
 
 def _by_name(pairs: Iterable[str], what: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
+    pairs = tuple(pairs)
+    if len(pairs) > MOST_CONDITIONS:
+        raise ViewError(f"{what}: {len(pairs):,} conditions are too many")
     for pair in pairs:
         # A label has no equals sign, and the name of a tag seldom has one.
         name, equals, value = pair.rpartition("=") if what == "label" else pair.partition("=")
@@ -252,9 +257,11 @@ def _scores(columns: Columns, search: Search) -> npt.NDArray[np.float32]:
     return columns[search.score]
 
 
-def _number(text: str) -> float:
+def _number(text: str) -> np.float32:
     try:
-        return float(text)
+        # What is too large for a score is infinite.
+        with np.errstate(over="ignore"):
+            return np.float32(float(text))
     except ValueError:
         raise ViewError(f"score: {text[:80]!r} is not a number") from None
 

@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 import threading
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,10 +26,10 @@ import numpy.typing as npt
 from activation_logging.errors import StoreCorrupt, StoreVersionError, ViewError
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
-from activation_logging.store.index import Change, Index
-from activation_logging.view.columns import Columns
+from activation_logging.store.feed import Feed
+from activation_logging.view.columns import MOST, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
-from activation_logging.view.index_file import SCHEMA, TABLES, index_path, remove_files
+from activation_logging.view.index_file import SCHEMA, TABLES, index_path, refusal, remove_files
 from activation_logging.view.words import matching
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
-VERSION = 1
+VERSION = 2
 MOST_FOUND = 200_000
 """A search looks at so many answers with its words, the newest."""
 _SEARCHES = 8
 """So many searches are remembered, until the index changes."""
 _PER_BATCH = 500
 _PER_READ = 5000
+_MOST_WAITING = 100
 _PIECE = "SELECT text FROM pieces WHERE model = ? AND token = ?"
 _MAX_WORDS = 200_000
 
@@ -60,12 +61,13 @@ class SearchIndex:
     """
 
     def __init__(self, store: Store, path: Path | None = None) -> None:
-        if Index.of(store.snapshot()) is None:
+        if not store.is_indexed:
             raise StoreVersionError(
                 f"{store.path} has no index, or an unfinished one: run `activation-logging upgrade "
                 f"{store.path}` and come back"
             )
         self.store = store
+        self._feed = Feed(store)
         self.path = path or index_path(store.path)
         self.columns = Columns()
         self.left_out: set[str] = set()
@@ -105,6 +107,20 @@ class SearchIndex:
         with self._lock:
             yield self.columns
 
+    @contextmanager
+    def file(self, *, writing: bool = False) -> Iterator[sqlite3.Connection]:
+        """The file, for what is kept in it beside the texts and columns, such as :mod:`.near`.
+
+        It is this thread's alone meanwhile; ``writing`` makes it one transaction.
+        """
+        with self._lock:
+            if writing:
+                with self._exclusively():
+                    self._check_store()
+                    yield self._connection
+            else:
+                yield self._connection
+
     def matching(self, query: str) -> npt.NDArray[np.int64] | None:
         """Slots of the newest answers that a search finds; None where it asks for nothing.
 
@@ -132,6 +148,8 @@ class SearchIndex:
                 (utf8(asked), MOST_FOUND),
             ).fetchall()
         except sqlite3.OperationalError as error:
+            if "no such table" in str(error):
+                raise
             raise ViewError(f"the search {asked[:80]!r} cannot be made: {error}") from None
         return np.fromiter(chain.from_iterable(found), np.int64, len(found))
 
@@ -174,36 +192,16 @@ class SearchIndex:
 
     def keys(self, slots: Iterable[int]) -> list[str]:
         """The keys of the answers in these slots; those that are gone are left out."""
-        with self._lock:
-            ask = self._connection.execute
-            rows = (
-                ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in slots
-            )
-            return [row[0] for row in rows if row is not None and row[0]]
-
-    # --- what was labelled by hand, to be taken back ------------------------------------
-
-    def remember(self, evaluator: str, key: str, before: str | None) -> None:
-        """Note what an evaluator's label of an answer was before it was changed, as JSON."""
-        with self._lock:
-            self._connection.execute(
-                "INSERT INTO history (evaluator, key, before) VALUES (?, ?, ?)",
-                (evaluator, key, before),
-            )
-
-    def last_changed(self, evaluator: str) -> tuple[int, str, str | None] | None:
-        """The number, key and earlier label of an evaluator's latest change; None without one."""
-        with self._lock:
-            row = self._connection.execute(
-                "SELECT id, key, before FROM history WHERE evaluator = ? ORDER BY id DESC LIMIT 1",
-                (evaluator,),
-            ).fetchone()
-        return None if row is None else (row[0], row[1], row[2])
-
-    def forget_change(self, number: int) -> None:
-        """Remove a change that was taken back."""
-        with self._lock:
-            self._connection.execute("DELETE FROM history WHERE id = ?", (number,))
+        left, found = iter(slots), []
+        while some := list(islice(left, _PER_BATCH)):
+            # Of many slots, others have their turn in between.
+            with self._lock:
+                ask = self._connection.execute
+                rows = [
+                    ask("SELECT key FROM slots WHERE slot = ?", (int(s),)).fetchone() for s in some
+                ]
+            found += [row[0] for row in rows if row is not None and row[0]]
+        return found
 
     # --- following the store ---------------------------------------------------------
 
@@ -223,40 +221,41 @@ class SearchIndex:
         """
         done = 0
         while done < limit:
-            index = Index(self.store.snapshot())
-            if self.ready and index.last_change() == self._change:
+            if self.ready and self._feed.last() == self._meta["change"]:
+                self._look_again()
                 return True
             with self._lock, self._writing():
                 if not self.ready:
                     return False
-                found = index.changes(self._change, min(_PER_BATCH, limit - done))
+                found = self._feed.changed(self._meta["change"], min(_PER_BATCH, limit - done))
                 if found is None:
                     logger.warning("%s: another store, or a rebuilt one; reading anew", self.path)
                     self._forget()
                     return False
-                self._put({one.sequence for one in found})
-                if found:
-                    self._meta["change"] = list(found[-1])
-                done += max(len(found), 1)
+                self._put(set(found.sequences))
+                self._meta["change"] = found.mark
+                done += max(len(found.sequences), 1)
         return False
 
-    @property
-    def _change(self) -> Change | None:
-        known = self._meta["change"]
-        return None if known is None else Change(*known)
+    def _look_again(self) -> None:
+        """Of several stores: read the newest answers whose rows have come to another than theirs.
+
+        The store that an answer lies in does not list that as a change.
+        """
+        if not self.store.is_many:
+            return
+        with self._lock:
+            waiting = np.flatnonzero(self.columns["status"] == STATUS_CODES["pending"])
+            sequences = (self.columns["sequence"][waiting[-_MOST_WAITING:]] - 1).tolist()
+        found = [self.store.at(layout.place(0, sequence)) for sequence in sequences]
+        joined = {entry.sequence for entry in found if entry and entry.status != "pending"}
+        if joined:
+            with self._lock, self._writing():
+                self._put(joined)
 
     def _read_more(self) -> None:
         """Read the next batch in the order of writing."""
-        start = self._meta["next"]
-        snapshot = self.store.snapshot()
-        with snapshot.reading():
-            cursor = snapshot.cursor(layout.LOG)
-            found = cursor.set_range(layout.sequence_key(start))
-            batch: list[int] = []
-            while found and len(batch) < _PER_READ:
-                batch.append(layout.sequence_number(bytes(cursor.key())))
-                found = cursor.next()
-        del cursor, snapshot
+        batch = self._feed.written(self._meta["next"], _PER_READ)
         self._put(batch)
         self._meta["next"] = batch[-1] + 1 if len(batch) == _PER_READ else None
 
@@ -284,7 +283,9 @@ class SearchIndex:
             if found is not None:
                 self._learn(facts.get("model", 0), found.pieces)
             # One more, so that 0 is what is not there.
-            self.left_out.update(self.columns.put(slot, {"sequence": sequence + 1, **facts}))
+            refused = self.columns.put(slot, {"sequence": sequence + 1, **facts})
+            # Some of them are shown. A client may send others without end.
+            self.left_out.update(refused[: MOST - len(self.left_out)])
 
     def _learn(self, model: int, pieces: Mapping[int, str]) -> None:
         """Keep the texts of tokens that no answer has had before."""
@@ -316,8 +317,8 @@ class SearchIndex:
         try:
             return self._try_open()
         except sqlite3.DatabaseError as error:
-            if isinstance(error, sqlite3.OperationalError) and "lock" in str(error):
-                raise ViewError(f"{self.path} is in use by another process: {error}") from None
+            if (said := refusal(self.path, error)) is not None:
+                raise said from None
             logger.warning("%s is broken (%s); reading the store anew", self.path, error)
             remove_files(self.path)
             return self._try_open()
@@ -326,8 +327,9 @@ class SearchIndex:
         self._connection = sqlite3.connect(
             self.path, timeout=30, isolation_level=None, check_same_thread=False
         )
-        # What it holds is as private as the store.
-        self.path.chmod((self.store.path / "data.mdb").stat().st_mode & 0o666)
+        # What it holds is as private as the store, unless it is somebody else's.
+        with suppress(PermissionError):
+            self.path.chmod(self._feed.mode())
         ask = self._connection.execute
         ask("PRAGMA journal_mode = WAL")
         # After a power cut it may be behind or broken; then the store is read again.
@@ -338,26 +340,31 @@ class SearchIndex:
             if not made:
                 self._make()
         self._load()
-        if self._meta.get("version") != _version() or self._meta["store"] != self._identity():
+        if self._meta.get("version") != _version() or self._meta["store"] != self._feed.identity():
             with self._exclusively():
+                if self._meta["store"] != self._feed.identity():
+                    ask("DELETE FROM history")
                 self._forget()
             self._load()
         return self._connection
 
-    def _identity(self) -> float | None:
-        raw = self.store.snapshot().get(layout.META, layout.FORMAT_KEY)
-        return None if raw is None else layout.load(raw, "the format record").get("created")
+    def _check_store(self) -> None:
+        """Write nothing of a store into the index of another one, which has replaced it."""
+        (known,) = self._connection.execute(
+            "SELECT value FROM meta WHERE name = 'store'"
+        ).fetchone()
+        if json.loads(known) != self._feed.identity():
+            raise ViewError(f"another store is at {self.store.path} by now: reload the page")
 
     def _make(self) -> None:
         for line in SCHEMA.split(";\n"):
             self._connection.execute(line)
         # What changes while the entries are read is read again.
-        last = Index(self.store.snapshot()).last_change()
         self._meta = {
             "version": _version(),
-            "store": self._identity(),
+            "store": self._feed.identity(),
             "made": secrets.token_hex(8),
-            "change": None if last is None else list(last),
+            "change": self._feed.last(),
             "next": 0,
             "size": 0,
             "revision": 1,
@@ -379,7 +386,9 @@ class SearchIndex:
         try:
             yield
         except BaseException:
-            self._connection.execute("ROLLBACK")
+            # SQLite itself has ended it where the disk is full.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
             raise
         self._connection.execute("COMMIT")
 
@@ -388,6 +397,7 @@ class SearchIndex:
         """One transaction, which begins with what other processes have written."""
         try:
             with self._exclusively():
+                self._check_store()
                 self._load()
                 yield
                 self._save()

@@ -14,6 +14,7 @@ from activation_logging.store.statistics import counts
 from activation_logging.strict_json import dumps
 from activation_logging.view.facts import LABEL_CODES
 from activation_logging.view.finding import largest, matching_slots, parse_place, place_text
+from activation_logging.view.history import forget_change, last_changed, remember
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -139,7 +140,7 @@ def give(
     before = store[key].evaluations.get(by)
     kept = before.spans if spans is None and before is not None else spans or ()
     store.put_evaluation(key, name=by, label=label, judge=HAND, spans=kept)
-    index.remember(by, key, None if before is None else dumps(before.as_json()))
+    remember(index, by, key, None if before is None else dumps(before.as_json()))
     index.keep_up()
 
 
@@ -149,11 +150,11 @@ def take_back(index: SearchIndex, store: Store, by: str) -> str:
     Raises:
         ViewError: there is nothing to take back.
     """
-    found = index.last_changed(by)
+    found = last_changed(index, by)
     if found is None:
         raise ViewError(f"{by} has labelled nothing that could be taken back")
     number, key, before = found
-    index.forget_change(number)
+    forget_change(index, number)
     if before is None:
         store.delete_evaluation(key, by)
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime, timezone
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from jinja2 import ChoiceLoader, PackageLoader, PrefixLoader
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+@cache
 def environment() -> Environment:
-    """Jinja2 with escaping of every text."""
+    """Jinja2 with escaping of every text; one for the process, which compiles a template once."""
     own = PackageLoader("activation_logging.view", "templates")
     report = PrefixLoader({"report": PackageLoader("activation_logging.report", ".")})
     made = environment_of(ChoiceLoader([own, report]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sqlite3
 import threading
@@ -21,14 +22,17 @@ from activation_logging.errors import (
     ViewError,
 )
 from activation_logging.store import Store, open_store
+from activation_logging.store.places import find_stores
 from activation_logging.view.index import SearchIndex
+from activation_logging.view.index_file import refusal
+from activation_logging.view.near import Near
 from activation_logging.view.rendering import environment
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
     from activation_logging.detectors.saved_probe import SavedProbe
+    from activation_logging.store.places import Where
     from activation_logging.view.server_link import ServerLink
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -41,23 +45,29 @@ class ViewState:
     """What the pages work on.
 
     Args:
-        path: the store's folder; it may not be there yet.
+        path: the store's folder, which may not be there yet; or several, see :func:`.open_store`.
         probes: saved probes by the names that they are shown under.
         server: a server to chat with.
+        inspect: the address of a viewer of Inspect's logs.
     """
 
     def __init__(
         self,
-        path: str | os.PathLike[str],
+        path: Where,
         probes: Mapping[str, SavedProbe],
         server: ServerLink | None = None,
+        inspect: str | None = None,
     ) -> None:
         self.path = path
+        one = isinstance(path, (str, os.PathLike))
+        self.title = str(path if one else find_stores(path).title)
         self.probes = dict(probes)
         self.server = server
+        self.inspect = inspect
         self.pages = environment()
         self._lock = threading.Lock()
         self._index: SearchIndex | None = None
+        self._near: Near | None = None
         self._reader: threading.Thread | None = None
         self._failed: ActivationLoggingError | None = None
 
@@ -74,9 +84,20 @@ class ViewState:
     def index(self) -> SearchIndex:
         """The search index, as far as it has been made."""
         with self._lock:
+            if self._index is not None and self._index.store.replaced:
+                logger.warning("the store at %s has been removed or replaced", self.path)
+                self._index = None
             if self._index is None:
                 self._index = SearchIndex(open_store(self.path))
+                self._near = Near(self._index)
             return self._index
+
+    @property
+    def near(self) -> Near:
+        """What finds the nearest answers by state."""
+        self.index  # noqa: B018 - makes both
+        assert self._near is not None
+        return self._near
 
     def writable(self) -> Store:
         """The store, open for writing; to be closed.
@@ -84,8 +105,7 @@ class ViewState:
         Raises:
             StoreReadOnly: this user may not write to it.
         """
-        path = self.store.path
-        return open_store(path, writable=True)
+        return open_store(self.store.where, writable=True)
 
     def up_to_date(self) -> bool:
         """Read what is new. Returns False if there is more than a page should wait for.
@@ -98,7 +118,7 @@ class ViewState:
             if index.ready and index.keep_up(AT_ONCE):
                 return True
         except sqlite3.DatabaseError as error:
-            self._start_anew(index, error)
+            self.start_anew(index, error)
             return False
         with self._lock:
             failed, self._failed = self._failed, None
@@ -111,10 +131,14 @@ class ViewState:
                 self._reader.start()
         return False
 
-    def _start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
-        """Give up a search index that is broken; the next page begins another."""
-        if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
-            raise ViewError("another process reads the store into the index; try again") from None
+    def start_anew(self, index: SearchIndex, error: sqlite3.DatabaseError) -> None:
+        """Give up a search index that is broken; the next page begins another.
+
+        Raises:
+            ViewError: it is not broken, but cannot be used now.
+        """
+        if (said := refusal(index.path, error)) is not None:
+            raise said from None
         logger.warning("%s is broken (%s); reading the store anew", index.path, error)
         with self._lock:
             if self._index is index:
@@ -128,7 +152,7 @@ class ViewState:
         except ActivationLoggingError as error:
             self._failed = error
         except Exception as error:
-            logger.exception("the search index of %s cannot be made", self.path)
+            logger.exception("the search index of %s cannot be made", self.title)
             self._failed = ViewError(f"the search index cannot be made: {error}")
 
 
@@ -168,18 +192,20 @@ def page(
     text = state.pages.get_template(template).render(
         base=base_of(request),
         form_token=request.state.form_token,
-        store_path=str(state.path),
+        store_path=state.title,
         **names,
     )
     # Lone surrogates of a store become question marks: UTF-8 has none.
     return HTMLResponse(text.encode("utf-8", "replace"), status)
 
 
-def error_page(request: Request, error: ActivationLoggingError) -> HTMLResponse:
-    """What a page says that cannot be shown."""
+def error_page(
+    request: Request, error: ActivationLoggingError, status: int | None = None
+) -> HTMLResponse:
+    """What a page says that cannot be shown; the error has its status, unless one is given."""
     no_store = isinstance(error, StoreNotFound)
     missing = no_store or isinstance(error, EntryNotFound)
-    status = 404 if missing else 403 if isinstance(error, StoreReadOnly) else 400
+    status = status or (404 if missing else 403 if isinstance(error, StoreReadOnly) else 400)
     return page(
         request,
         state_of(request),

@@ -76,6 +76,7 @@ class Captures:
     Attributes:
         stored: the blocks whose rows are stored.
         unread: the rows that captures have asked for and nobody has read.
+        entry_in: ``HOST:PATH`` of the store that has the entries, if it is another.
     """
 
     def __init__(
@@ -103,6 +104,7 @@ class Captures:
         self.scorer = scorer
         self.stored = StoredBlocks()
         self.unread = Unread()
+        self.entry_in: str | None = None
         self._segment_numbers = count()
 
     def plan(self, request: Request) -> Plan:
@@ -189,6 +191,7 @@ class Captures:
             dtype=last.dtype,
             first=first,
             slices=(),
+            entry_in=self.entry_in,
             sites={s.code: self._shapes[s.code] for s in sites if s.name != RESID},
         )
 

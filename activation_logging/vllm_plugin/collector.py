@@ -267,9 +267,13 @@ class RowCollector:
 
     def settle(self, names: Iterable[str]) -> None:
         """Record that requests have no rows: they ended before they reached this worker."""
-        for name in names:
-            if name not in self._requests and self._undecided.get(name) is None:
-                self._writer.put_capture(replace(self._captures.empty(name), dropped=NEVER_RAN))
+        for name in self.unknown(names):
+            self._writer.put_capture(replace(self._captures.empty(name), dropped=NEVER_RAN))
+
+    def unknown(self, names: Iterable[str]) -> list[str]:
+        """Those of some requests that this worker does not have, or no longer."""
+        known = self._requests
+        return [n for n in names if n not in known and self._undecided.get(n) is None]
 
     def close(self) -> None:
         """Write the rows of all requests in flight, and wait for the store."""

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
+from activation_logging.placeholders import filled
 from activation_logging.probe_list import absolute, parse_probes
 from activation_logging.settings import Settings
 from activation_logging.sites import RESID, Site
@@ -103,8 +104,10 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     from activation_logging.vllm_plugin import shared_probes
     from activation_logging.vllm_plugin.probe_desk import checked_folder
 
-    path = Path(settings.lmdb_path).expanduser().resolve()
-    with open_store(path, writable=True) as store:
+    path = Path(settings.lmdb_path).expanduser()
+    gate.check_absolute(path, config)
+    path = path.resolve()
+    with open_store(filled(str(path)), writable=True) as store:
         if settings.ceiling is not None:
             check_index(store.environment, "ACTIVATION_MAX_SIZE")
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit
@@ -196,7 +199,10 @@ def _init_engine(
     if gate.is_logged(vllm_config):
         from activation_logging.vllm_plugin.frontend import FrontEndTap
 
-        FrontEndTap(engine, Settings.from_env()).attach()
+        tap = FrontEndTap(engine, Settings.from_env())
+        tap.attach()
+        if tap.offline:
+            tap.hosts.meet()
 
 
 def _init_executor(
@@ -235,10 +241,12 @@ async def _build_client(
 ) -> AsyncIterator[Any]:
     """A server's engine. vLLM kills its workers on exit, so their rows are flushed before that."""
     async with original(*args, **kwargs) as engine:
+        tap = getattr(engine.output_processor, "tap", None)
+        if tap is not None:
+            await tap.hosts.meet_async()
         try:
             yield engine
         finally:
-            tap = getattr(engine.output_processor, "tap", None)
             if tap is not None and not engine.errored:
                 await tap.drain()
                 _drained.add(engine)

@@ -16,18 +16,19 @@ from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import vllm
 from vllm import SamplingParams
 from vllm.exceptions import VLLMValidationError
-from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 
 from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
+from activation_logging.vllm_plugin.calls import answer_or_engine_gone, ask_workers
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
+from activation_logging.vllm_plugin.hosts import LOOK_S, Hosts
 from activation_logging.vllm_plugin.origin import mark_accepted
 from activation_logging.vllm_plugin.sampling import sampling_record
 from activation_logging.vllm_plugin.scored_outputs import (
@@ -45,14 +46,12 @@ from activation_logging.vllm_plugin.text import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest
     from vllm.v1.engine.parallel_sampling import ParentRequest
 
 logger = logging.getLogger(f"vllm.{__name__}")
-
-T = TypeVar("T")
 
 _IN_PIECES = (
     "a prompt that comes in pieces (a streaming-input session) cannot be logged: send it whole, or "
@@ -64,12 +63,6 @@ _MAX_FLUSHED = 10_000
 _DRAIN_S = 30.0
 _TELL_S = 0.5
 """How long words for the worker are gathered, seconds: each call costs the engine a pause."""
-_POLL_S = 0.5
-_ENGINE_DIED = (
-    "vLLM's engine has died; rows that it had not written yet are lost, and `activation-logging "
-    "repair` removes the unmatched records"
-)
-
 
 Words: TypeAlias = dict[str, tuple[bool, int]]
 """What a worker must hear of answers; see :meth:`.RowCollector.hear`."""
@@ -104,7 +97,8 @@ class FrontEndTap:
         self._processor: TappedOutputProcessor = engine.output_processor
         # An offline engine answers in the caller's own thread, so the tap itself must flush.
         self.offline = not hasattr(engine, "output_handler")
-        self.writer = StoreWriter(settings.lmdb_path, role="front end", policy=settings.full_policy)
+        path = settings.store_path()
+        self.writer = StoreWriter(path, role="front end", policy=settings.full_policy)
         self._accepted: dict[str, _Accepted] = {}
         self._finished: deque[str] = deque(maxlen=_MAX_FLUSHED)
         # Requests that ended without a token: the worker may never have received them.
@@ -114,6 +108,8 @@ class FrontEndTap:
         self._tell_at = 0.0
         self._keep = settings.keeping
         self.live = start_scores(settings, engine.vllm_config)
+        probes, inbox = (self.live.served.digest, self.live.address) if self.live else ("", None)
+        self.hosts = Hosts(engine, self.writer, settings, probes, inbox)
         self._settling: asyncio.Task[None] | None = None
         atexit.register(self.close)
 
@@ -194,7 +190,9 @@ class FrontEndTap:
         self._finished.append(state.request_id)
         num_tokens = len(state.detokenizer.output_token_ids) if state.detokenizer else 0
         stopped = self.live.finish(state.request_id, num_tokens) if self.live else None
-        if not num_tokens and stopped is None:
+        ran = bool(num_tokens) or stopped is not None
+        self.hosts.ended(state.request_id, ran=ran)
+        if not (ran or self.hosts.away):
             self._unseen.append(state.request_id)
             self._settle_soon()
         if not accepted.kept and (self._keep.finish or self._keep.scores):
@@ -217,6 +215,7 @@ class FrontEndTap:
         engine = self._engine()
         if engine is not None:
             engine.collective_rpc("flush_activations", args=self._take_finished())
+            self.hosts.locate()
         self.writer.flush()
 
     async def flush_async(self) -> None:
@@ -227,12 +226,12 @@ class FrontEndTap:
         """
         engine = self._engine()
         if engine is not None:
-            call = engine.collective_rpc("flush_activations", args=self._take_finished())
-            await answer_or_engine_gone(engine, call)
+            await ask_workers(engine, "flush_activations", *self._take_finished())
+            await self.hosts.locate_async()
         await asyncio.to_thread(self.writer.flush)
         if self._has_peers:
             # This process cannot reach the other servers' writers. They commit within this time.
-            await asyncio.sleep(3 * GATHER_S)
+            await asyncio.sleep(3 * GATHER_S + (2 * LOOK_S if self.hosts.away else 0))
 
     async def drain(self) -> None:
         """Before shutdown: record all requests in flight as aborted, and flush."""
@@ -246,6 +245,7 @@ class FrontEndTap:
     def close(self) -> None:
         """Record all requests in flight as aborted, and wait for the store."""
         self._abort_all()
+        self.hosts.close()
         self.writer.close()
         if self.live is not None:
             self.live.close()
@@ -398,24 +398,6 @@ def _arguments(params: SamplingParams, http: HttpRequest | None) -> dict[str, An
     """
     given = {**(http.arguments if http else {}), **(params.extra_args or {})}
     return {name: value for name, value in given.items() if name.startswith("activation_")}
-
-
-async def answer_or_engine_gone(engine: Any, call: Awaitable[T]) -> T:
-    """The engine's answer to a call. A dead engine would never answer.
-
-    Raises:
-        EngineGone: the engine has died.
-    """
-    answer = asyncio.ensure_future(call)
-    try:
-        while not (await asyncio.wait({answer}, timeout=_POLL_S))[0]:
-            if engine.errored:
-                raise EngineGone(_ENGINE_DIED)
-        if isinstance(answer.exception(), EngineDeadError):
-            raise EngineGone(_ENGINE_DIED)
-        return answer.result()
-    finally:
-        answer.cancel()
 
 
 def _content(

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VERSIONS",
     "WORKERS",
+    "check_absolute",
     "check_config",
     "check_modules",
     "check_plugin_is_loaded",
@@ -200,6 +201,32 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
     if parallel.pipeline_parallel_size > 1:
         _check_stages(settings, inner=inner)
     return sites
+
+
+def check_absolute(path: Path, config: VllmConfig) -> None:
+    """Refuse a relative path of the store under Ray.
+
+    Raises:
+        UnsupportedEngineError: each of Ray's workers runs in a folder of its own, which does not
+            last.
+    """
+    parallel = config.parallel_config
+    if not path.is_absolute() and (
+        "ray" in (parallel.distributed_executor_backend, parallel.data_parallel_backend)
+        or _runs_in_ray()
+    ):
+        raise UnsupportedEngineError(
+            f"ACTIVATION_LMDB_PATH={path} is relative, and Ray runs workers in folders of its own, "
+            "which it deletes: give an absolute path, such as /data/{host}/activations.lmdb"
+        )
+
+
+def _runs_in_ray() -> bool:
+    """Whether this process is one of Ray's workers."""
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return False
+    return bool(ray.get_runtime_context().worker.mode == ray.WORKER_MODE)
 
 
 def _check_stages(settings: Settings, *, inner: bool) -> None:

@@ -78,7 +78,8 @@ class _Part:
             return
         if stop > len(self.rows):
             grown = np.empty((max(2 * stop, 64), columns.shape[1]))
-            grown[: self.count] = self.rows[: self.count].reshape(-1, columns.shape[1])
+            if self.count:
+                grown[: self.count] = self.rows[: self.count]
             self.rows = grown
         self.rows[first:stop] = columns
         self.count = max(self.count, stop)
@@ -195,17 +196,19 @@ class LiveAnswer:
         complete = finished and len(rows) > fed
         start = self._told_tokens
         stop = num_tokens if finished else max(min(fed, len(rows) - 1), start)
+        tells_prompt = not self._told_prompt and (finished or bool(len(rows)))
         told: Told = {}
         for name in self._names:
-            prompt, tokens, answer = _of(self.served[name], rows, start, complete=complete)
+            probe = self.served[name]
+            tokens, answer = _of(probe, rows, start, complete=complete)
             found = told[name] = {}
-            if not self._told_prompt and (finished or len(rows)):
-                found["prompt"] = prompt
+            if tells_prompt:
+                found["prompt"] = _of_prompt(probe, rows)
             tokens += [None] * (stop - start)
             found["tokens"] = tokens[: stop - start]
             if finished:
                 found["answer"] = answer
-        self._told_prompt |= finished or bool(len(rows))
+        self._told_prompt |= tells_prompt
         self._told_tokens = stop
         return told
 
@@ -224,29 +227,34 @@ def finals(served: ServedProbes, rows: Floats) -> dict[str, Final]:
     """
     found = {}
     for name, probe in served.items():
-        prompt, _, answer = _of(probe, rows, len(rows), complete=True)
-        found[name] = Final(prompt, answer)
+        _, answer = _of(probe, rows, len(rows), complete=True)
+        found[name] = Final(_of_prompt(probe, rows), answer)
     return found
+
+
+def _of_prompt(probe: ServedProbe, rows: Floats) -> float | None:
+    """What a probe says at row 0."""
+    return _number(probe.at(rows[:1])[0]) if probe.knows_prompt and len(rows) else None
 
 
 def _of(
     probe: ServedProbe, rows: Floats, start: int, *, complete: bool
-) -> tuple[float | None, list[float | None], float | None]:
-    """What a probe says at row 0, of each token from ``start`` on, and of the answer.
+) -> tuple[list[float | None], float | None]:
+    """What a probe says of each token from ``start`` on, and of the answer.
 
     Token ``i`` is read at row ``i + 1``. A probe that looks at the end says something of the last
     of these rows, where they are ``complete``.
     """
     own = rows[1:]
-    prompt = _number(probe.at(rows[:1])[0]) if probe.knows_prompt and len(rows) else None
     known = complete or not (probe.of_tokens or probe.looks_at_end)
     answer = _number(probe.answer(rows)) if known else None
     if probe.of_tokens:
-        return prompt, [_number(score) for score in probe.at(own[start:])], answer
-    tokens: list[float | None] = [None] * len(own)
-    if tokens and known and not probe.knows_prompt:
-        tokens[-1 if probe.looks_at_end else 0] = answer
-    return prompt, tokens[start:], answer
+        return [_number(score) for score in probe.at(own[start:])], answer
+    tokens: list[float | None] = [None] * max(len(own) - start, 0)
+    place = len(own) - 1 if probe.looks_at_end else 0
+    if known and not probe.knows_prompt and start <= place < len(own):
+        tokens[place - start] = answer
+    return tokens, answer
 
 
 def _number(value: Any) -> float | None:

@@ -59,8 +59,8 @@ def extend_app(app: FastAPI, num_layers: int | None = None, keys: Sequence[str] 
     )
     _warn_of_others(app)
     probe_routes.add_to(app, desk)
-    routes.add_to(app, settings.lmdb_path)
-    _add_pages(app, settings.lmdb_path, keys)
+    routes.add_to(app, settings.store_path())
+    _add_pages(app, settings.store_path(), keys)
     # With several API servers ``/metrics`` knows only what goes through files of its own: answer
     # in its place, with the same and ours.
     app.router.routes.insert(0, Route("/metrics", _metrics))

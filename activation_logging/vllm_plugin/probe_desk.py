@@ -26,7 +26,7 @@ from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.errors import ProbeError, SettingsError
 from activation_logging.probe_list import check_name
 from activation_logging.text import shown
-from activation_logging.vllm_plugin.frontend import answer_or_engine_gone
+from activation_logging.vllm_plugin.calls import ask_workers
 from activation_logging.vllm_plugin.score_metrics import Window, gauges, observe_all, told_by
 from activation_logging.vllm_plugin.shared_probes import SharedProbes
 
@@ -71,10 +71,17 @@ class ProbeDesk:
         """
         if live.on_final is None:
             live.on_final = lambda finals: observe_all(live.served, finals)
-            live.on_unknown = lambda: self.learn(live)
+            live.on_unknown = lambda: self._recognize(live)
         news = None if self._shared is None else self._shared.news()
         if news is not None:
             self._take(live, news)
+
+    def _recognize(self, live: LiveScores) -> None:
+        """Know what workers use already, because another API server has just changed to it."""
+        self.learn(live)
+        coming = None if self._shared is None else self._shared.coming()
+        if coming is not None:
+            live.expect(coming)
 
     def files(self) -> list[str]:
         """The names of the probes that may be loaded.
@@ -129,7 +136,10 @@ class ProbeDesk:
                 self.learn(live)
                 served = await asyncio.to_thread(changed, live.served)
                 live.expect(served)
-                await _use(engine, served)
+                await _ask_workers(engine, "check_activation_probes", pack(served))
+                if self._shared is not None:
+                    self._shared.announce(served)
+                await _ask_workers(engine, "use_activation_probes")
                 self._take(live, served)
                 if self._shared is not None:
                     self._shared.put(served)
@@ -247,13 +257,12 @@ def _is_file(name: str) -> bool:
     return _FILE.fullmatch(name) is not None
 
 
-async def _use(engine: AsyncLLM, served: ServedProbes) -> None:
-    """Have all workers check the probes, and then use them."""
-    calls: dict[str, tuple[Any, ...]] = {
-        "check_activation_probes": (pack(served),),
-        "use_activation_probes": (),
-    }
-    for method, args in calls.items():
-        answers = await answer_or_engine_gone(engine, engine.collective_rpc(method, args=args))
-        for reason in filter(None, answers):
-            raise ProbeError(reason)
+async def _ask_workers(engine: AsyncLLM, method: str, *args: Any) -> None:
+    """Have all workers do something.
+
+    Raises:
+        ProbeError: one of them refuses.
+        EngineGone: the engine has died.
+    """
+    for reason in filter(None, await ask_workers(engine, method, *args)):
+        raise ProbeError(reason)

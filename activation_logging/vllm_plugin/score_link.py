@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import secrets
 import shutil
+import socket
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -35,6 +36,7 @@ _QUEUED = 10_000
 """Messages that wait at either end before the next ones are dropped."""
 _MAX_FRONT_ENDS = 256
 _KEY_BYTES = 16
+_REACH_S = 5.0
 
 
 class Block(NamedTuple):
@@ -123,7 +125,9 @@ class ScoreInbox:
         if len(frames) != 3 or not secrets.compare_digest(frames[0], self._key):
             return None
         header = msgspec.msgpack.decode(frames[1], type=_Header)
-        rows = np.frombuffer(frames[2], "<f8").reshape(-1, header.width)
+        # Where all probes were removed there are no columns, and no bytes that tell their number.
+        number = sum(count for _, _, count in header.blocks)
+        rows = np.frombuffer(frames[2], "<f8").reshape(number, header.width)
         blocks, at = [], 0
         for request, first, count in header.blocks:
             blocks.append(Block(request, first, rows[at : at + count]))
@@ -135,6 +139,19 @@ class ScoreInbox:
         self._context.destroy(linger=0)
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def is_reachable(address: str) -> bool:
+    """Whether an inbox can be reached from here; see :attr:`ScoreInbox.address`."""
+    way, _, where = address.partition("@")[2].partition("://")
+    if way == "ipc":
+        return Path(where).exists()
+    host, _, port = where.rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), _REACH_S):
+            return True
+    except OSError:
+        return False
 
 
 class ScoreOutbox:

@@ -12,12 +12,12 @@ the answer.
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from starlette.datastructures import MutableHeaders
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from starlette.types import Message, Send
 
@@ -30,18 +30,30 @@ _ENDS = frozenset({"response.completed", "response.incomplete", "response.failed
 _OTHER_ENDS = frozenset({"message_delta", "message-end"})
 """Those of the routes that imitate Anthropic's and Cohere's APIs."""
 _DELTA = (".delta", "_delta", "-delta")
+_DATA, _END = b"data: ", b"\n\n"
+"""What stands before an event's data, and after an event."""
 
 
 def join(first: Told, second: Told) -> Told:
     """What was told of an answer in two parts, as one."""
-    joined = dict(first)
-    for name, found in second.items():
-        before = joined.get(name, {})
-        parts = {**found, **before, "tokens": [*before.get("tokens", ()), *found["tokens"]]}
+    joined: Told = {}
+    for told in (first, second):
+        _extend(joined, told)
+    return {
+        name: {field: found[field] for field in _FIELDS if field in found}
+        for name, found in joined.items()
+    }
+
+
+def _extend(joined: Told, told: Told) -> None:
+    """Add what was told next to what was told before; the lists of the latter grow in place."""
+    for name, found in told.items():
+        before = joined.setdefault(name, {"tokens": []})
+        before["tokens"] += found["tokens"]
+        if "prompt" in found:
+            before.setdefault("prompt", found["prompt"])
         if "answer" in found:
-            parts["answer"] = found["answer"]
-        joined[name] = {field: parts[field] for field in _FIELDS if field in parts}
-    return joined
+            before["answer"] = found["answer"]
 
 
 class AnswerScores:
@@ -66,9 +78,16 @@ class AnswerScores:
             part: whether they follow on earlier ones; otherwise they replace them.
         """
         turns = self._whole.setdefault(choice, {})
-        turns[turn] = join(turns.get(turn, {}), told) if part else told
-        if part:
-            self._waiting[choice] = join(self._waiting.get(choice, {}), told)
+        if not part:
+            turns[turn] = told
+            return
+        _extend(turns.setdefault(turn, {}), told)
+        waiting = self._waiting.get(choice)
+        self._waiting[choice] = told if waiting is None else join(waiting, told)
+
+    def has_begun(self, choice: int) -> bool:
+        """Whether a choice has had an output."""
+        return choice in self._whole
 
     def take(self, choice: int, *, last: bool) -> Told:
         """What no chunk of a choice has had yet. Unless it is the ``last``, ``answer`` waits."""
@@ -109,6 +128,7 @@ class ScoredAnswer:
         self._start: Message | None = None
         self._kind = ""
         self._held = b""
+        self._waiting: list[_Event] = []
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -131,7 +151,11 @@ class ScoredAnswer:
         self._held += message.get("body", b"")
         if message.get("more_body", False) or self._start is None:
             return
-        body = _changed(self._held, self._extend_whole)
+        body, answer = self._held, _object(self._held)
+        if answer is not None:
+            for place, choice in _places(answer):
+                place[FIELD] = self._scores.whole(choice)
+            body = _dumped(answer)
         headers = MutableHeaders(raw=list(self._start["headers"]))
         headers["content-length"] = str(len(body))
         await self._send({**self._start, "headers": headers.raw})
@@ -139,19 +163,38 @@ class ScoredAnswer:
 
     def _events(self, message: Message) -> bytes:
         """The events that are complete now."""
-        *events, self._held = (self._held + message.get("body", b"")).split(b"\n\n")
-        done = [b"\n".join(map(self._line, event.split(b"\n"))) + b"\n\n" for event in events]
+        *events, self._held = (self._held + message.get("body", b"")).split(_END)
+        done = [one for raw in events for one in self._ready(raw)]
         if not message.get("more_body", False):
-            done.append(self._held)
+            done += [*self._due(everything=True), self._held]
         return b"".join(done)
 
-    def _line(self, line: bytes) -> bytes:
-        start, data = line[:6], line[6:]
-        return start + _changed(data, self._extend_event) if start == b"data: " else line
+    def _ready(self, raw: bytes) -> Iterator[bytes]:
+        """What can be sent once an event is there.
 
-    def _extend_whole(self, answer: dict[str, Any]) -> None:
-        for place, choice in _places(answer):
-            place[FIELD] = self._scores.whole(choice)
+        VLLM begins all choices of a chat when the first of them has an output. The first chunk of
+        each other one waits for an output of its own, which brings ``prompt``.
+        """
+        event = _Event.read(raw)
+        if event is not None and event.choices:
+            self._waiting.append(event)
+            yield from self._due()
+            return
+        yield from self._due(everything=True)
+        if event is None or not self._extend_event(event.data):
+            yield raw + _END
+        else:
+            yield bytes(event) + _END
+
+    def _due(self, *, everything: bool = False) -> Iterator[bytes]:
+        """The chunks that have waited and whose choices have had an output, or all of them."""
+        waiting, self._waiting = self._waiting, []
+        for event in waiting:
+            if everything or any(map(self._scores.has_begun, event.choices)):
+                self._extend_event(event.data)
+                yield bytes(event) + _END
+            else:
+                self._waiting.append(event)
 
     def _extend_event(self, event: dict[str, Any]) -> bool:
         kind = event.get("type", "")
@@ -180,12 +223,36 @@ def _places(answer: dict[str, Any]) -> Iterable[tuple[dict[str, Any], int]]:
     return [(choice, choice["index"]) for choice in choices if isinstance(choice, dict)]
 
 
-def _changed(raw: bytes, change: Any) -> bytes:
-    """A JSON object after a change; other bytes as they are."""
+class _Event(NamedTuple):
+    """An event of a stream: what stands before its data, and its data, a JSON object."""
+
+    head: bytes
+    data: dict[str, Any]
+
+    @classmethod
+    def read(cls, raw: bytes) -> _Event | None:
+        """The event; None if its data is something else."""
+        head, mark, data = raw.partition(_DATA)
+        found = _object(data)
+        return None if found is None else cls(head + mark, found)
+
+    @property
+    def choices(self) -> list[int]:
+        """The choices that it is a chunk of."""
+        return [choice for _, choice in _places(self.data)] if self.data.get("choices") else []
+
+    def __bytes__(self) -> bytes:
+        return self.head + _dumped(self.data)
+
+
+def _object(raw: bytes) -> dict[str, Any] | None:
+    """A JSON object; None of other bytes."""
     try:
         value = json.loads(raw)
     except ValueError:
-        return raw
-    if not isinstance(value, dict) or change(value) is False:
-        return raw
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _dumped(value: dict[str, Any]) -> bytes:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()

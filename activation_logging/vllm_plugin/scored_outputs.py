@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import OrderedDict
 from contextlib import suppress
@@ -25,7 +26,7 @@ from vllm.v1.engine import FinishReason
 from vllm.v1.engine.output_processor import RequestOutputCollector, RequestState
 
 from activation_logging.detectors.served_probes import ServedProbes
-from activation_logging.errors import RequestOptionError
+from activation_logging.errors import RequestOptionError, UnsupportedEngineError
 from activation_logging.score_options import ScoreOptions
 from activation_logging.text import shown
 from activation_logging.vllm_plugin.live_scores import LiveAnswer, check_options, finals
@@ -49,7 +50,8 @@ PATIENCE_S = 0.5
 """Time to wait in all for rows that a worker sent before the token that is here already, seconds.
 
 They come by another way, so they may be a little later. Where they do not come at all, the worker
-dropped them, and its answers are not waited for again.
+dropped them, and its answers are not waited for again. Each time halves the patience with the next
+ones, until rows arrive: a way that is blocked must not keep every step waiting.
 """
 _LAST_S = 0.5
 """Time after the end of an answer at which its last message is looked for, seconds.
@@ -73,14 +75,24 @@ def start_scores(settings: Settings, config: VllmConfig) -> LiveScores | None:
 
 
 def _reachable_host(config: VllmConfig) -> str | None:
-    """This host's address, if workers may run on another."""
+    """This host's address, if workers may run on another.
+
+    Raises:
+        UnsupportedEngineError: vLLM does not know it.
+    """
     parallel = config.parallel_config
     away = (
         parallel.nnodes > 1
         or parallel.data_parallel_size_local < parallel.data_parallel_size
         or parallel.distributed_executor_backend == "ray"
     )
-    return get_ip() if away else None
+    host = get_ip() if away else None
+    if host == "0.0.0.0":  # noqa: S104 - what vLLM gives where it finds none; nothing is bound
+        raise UnsupportedEngineError(
+            "workers on other hosts cannot send scores to this one, whose address is not known: "
+            "set VLLM_HOST_IP to the one that they reach"
+        )
+    return host
 
 
 def check_scores(options: ScoreOptions, live: LiveScores | None) -> None:
@@ -121,6 +133,7 @@ class LiveScores:
         self._ended: OrderedDict[str, int] = OrderedDict()
         self._last: dict[str, LiveAnswer] = {}
         self._sets = OrderedDict({served.digest: served})
+        self._in_vain = 0
         self._timer: asyncio.TimerHandle | None = None
         self.on_final: Callable[[Mapping[str, Final]], None] | None = None
         """Told what every probe said of each answer that has ended."""
@@ -133,8 +146,9 @@ class LiveScores:
         return self._inbox.address
 
     def expect(self, served: ServedProbes) -> None:
-        """Know these probes, which workers are about to use."""
+        """Know these probes, which workers are about to use, unless one of them refuses."""
         self._sets[served.digest] = served
+        self._sets.move_to_end(self.served.digest)
         self._sets.move_to_end(served.digest)
         if len(self._sets) > _MAX_SETS:
             self._sets.popitem(last=False)
@@ -228,15 +242,27 @@ class LiveScores:
         self._inbox.close()
 
     def _wait(self, expected: list[tuple[LiveAnswer, int]]) -> None:
-        end = time.monotonic() + PATIENCE_S
+        end = time.monotonic() + math.ldexp(PATIENCE_S, -self._in_vain)
         while missing := [a for a, rows in expected if a.num_rows < rows and not a.late]:
             left = end - time.monotonic()
             if left <= 0:
-                logger.warning("the scores of %d answers do not arrive in time", len(missing))
-                for answer in missing:
-                    answer.late = True
-                return
+                self._give_up(missing)
+                break
             self.collect(left)
+        if any(answer.num_rows >= rows for answer, rows in expected):
+            self._in_vain = 0
+
+    def _give_up(self, missing: list[LiveAnswer]) -> None:
+        """Wait no longer for the scores of these answers, and half as long for those of others."""
+        for answer in missing:
+            answer.late = True
+        self._in_vain += 1
+        if self._in_vain.bit_count() == 1:  # the first time, the second, the fourth, ...
+            logger.warning(
+                "the scores of %d answers do not arrive in time; that was so %d times in a row",
+                len(missing),
+                self._in_vain,
+            )
 
     def collect(self, timeout_s: float = 0.0) -> None:
         """Take the messages that have arrived, in the thread that also takes outputs.
@@ -245,15 +271,16 @@ class LiveScores:
             timeout_s: time to wait for one where there is none, seconds.
         """
         for message in self._inbox.receive(timeout_s):
+            if message.probes not in self._sets and self.on_unknown is not None:
+                self.on_unknown()
+            served = self._sets.get(message.probes, ServedProbes())
             for block in message.blocks:
                 if message.ended:
-                    self._final(message, block)
+                    self._final(served, message, block)
                 elif (answer := self._answers.get(block.request)) is not None:
-                    if message.probes == answer.served.digest:
-                        answer.take(block.first, block.columns, message.part, message.parts)
-                    else:
-                        # Its probes were replaced in the workers: nothing more comes of them.
-                        answer.late = True
+                    # The workers may use others by now: of those that stayed there is more.
+                    columns = answer.served.columns_of(served, block.columns)
+                    answer.take(block.first, columns, message.part, message.parts)
 
     def _collect_soon(self) -> None:
         if self._timer is None:
@@ -266,13 +293,10 @@ class LiveScores:
         self._timer = None
         self.collect()
 
-    def _final(self, message: Columns, block: Block) -> None:
+    def _final(self, served: ServedProbes, message: Columns, block: Block) -> None:
         """Take the rows of an answer that has ended in the workers, and perhaps not here yet."""
         request = block.request
-        if message.probes not in self._sets and self.on_unknown is not None:
-            self.on_unknown()
-        served = self._sets.get(message.probes)
-        if served is None or not (request in self._open or request in self._ended):
+        if not (request in self._open or request in self._ended):
             return
         if request not in self._last:
             self._last[request] = LiveAnswer(served, ScoreOptions(), block.first + 1)

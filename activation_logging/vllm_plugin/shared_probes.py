@@ -2,7 +2,8 @@
 
 vLLM starts them from one process, which makes a folder that they all inherit the name of. The one
 that changes the probes writes all of them to a file there; the others look at its time whenever
-somebody asks something of them. A lock keeps two from changing the probes at once.
+somebody asks something of them. Before workers use them it announces them in another file, so that
+the others know the scores of answers on their way. A lock keeps two from changing them at once.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class SharedProbes:
 
     def __init__(self, folder: Path) -> None:
         self._file = folder / "probes"
+        self._coming = folder / "coming"
         self._lock = folder / "lock"
         self._seen: tuple[int, int] | None = None
 
@@ -59,6 +61,17 @@ class SharedProbes:
         with self._lock.open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+    def announce(self, served: ServedProbes) -> None:
+        """Tell the others what workers are about to use."""
+        write_whole(self._coming, pack(served))
+
+    def coming(self) -> ServedProbes | None:
+        """What was announced last; None if nothing was."""
+        try:
+            return unpack(self._coming.read_bytes())
+        except FileNotFoundError:
+            return None
 
     def put(self, served: ServedProbes) -> None:
         """Tell the others."""

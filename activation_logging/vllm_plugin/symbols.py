@@ -44,6 +44,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("ParallelConfig", "prefill_context_parallel_size data_parallel_index"),
         *_of("ParallelConfig", "enable_elastic_ep _api_process_count nnodes"),
         *_of("ParallelConfig", "data_parallel_size data_parallel_size_local"),
+        "ParallelConfig.data_parallel_backend",
         *_of("CacheConfig", "kv_sharing_fast_prefill num_gpu_blocks_override"),
         *_of("SchedulerConfig", "max_num_seqs max_num_batched_tokens"),
     ),
@@ -81,6 +82,7 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
     "vllm.entrypoints.llm": (
         "LLM.from_engine_args(engine_args)",
         "LLM.llm_engine",
+        "LLM.request_counter",
         "LLM.enqueue(prompts, sampling_params, use_tqdm, ...)",
         "LLM.enqueue_chat(messages, sampling_params, use_tqdm, ...)",
     ),
@@ -157,7 +159,11 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         *_of("AsyncLLM", "output_processor output_handler get_supported_tasks()"),
         "AsyncLLM.collective_rpc(method, timeout, args, kwargs)",
     ),
-    "vllm.v1.engine.core_client": ("EngineCoreClient.shutdown(timeout)",),
+    "vllm.v1.engine.core_client": (
+        "EngineCoreClient.shutdown(timeout)",
+        "MPClient.core_engines",
+        "AsyncMPClient._call_utility_async(method, engine)",
+    ),
     "vllm.v1.engine.detokenizer": (
         "IncrementalDetokenizer.output_token_ids",
         "IncrementalDetokenizer.num_output_tokens()",

@@ -8,6 +8,9 @@ step.
 from __future__ import annotations
 
 import logging
+import socket
+import time
+from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -37,15 +40,17 @@ from activation_logging.vllm_plugin.capture import (
 from activation_logging.vllm_plugin.captures import Captures
 from activation_logging.vllm_plugin.collector import RowCollector
 from activation_logging.vllm_plugin.compat import kv_cache_groups
+from activation_logging.vllm_plugin.hosts import Met
 from activation_logging.vllm_plugin.kv_cache import full_attention_group, keep_every_token, one_spec
 from activation_logging.vllm_plugin.pipeline import GroupLink, RowReceiver, RowSender, make_group
-from activation_logging.vllm_plugin.score_link import ScoreOutbox
+from activation_logging.vllm_plugin.score_link import ScoreOutbox, is_reachable
 from activation_logging.vllm_plugin.score_sender import ScoreSender
 from activation_logging.vllm_plugin.scorer import Scorer
 from activation_logging.vllm_plugin.self_test import check_one_request
 from activation_logging.vllm_plugin.served_model import depth_of, name_of
 from activation_logging.vllm_plugin.server_probes import load_probes, sites_to_read
 from activation_logging.vllm_plugin.stack import with_room_below
+from activation_logging.vllm_plugin.worker_store import WorkerStore, check_variables
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
@@ -55,6 +60,7 @@ if TYPE_CHECKING:
 
     from activation_logging.sites import RowShape
     from activation_logging.vllm_plugin.capture import Tap
+    from activation_logging.vllm_plugin.hosts import Located
 
 logger = logging.getLogger(f"vllm.{__name__}")
 
@@ -67,9 +73,11 @@ class ActivationWorker(Worker):
     _scorer: Scorer | None = None
     _sender: ScoreSender | None = None
     _kv_group: int | None = None
+    _store: WorkerStore | None = None
     taps: Sequence[Tap] = ()
 
     def load_model(self, **kwargs: Any) -> None:
+        check_variables()
         super().load_model(**kwargs)
         self._settings = Settings.from_env()
         self._num_layers = depth_of(self.vllm_config.model_config)
@@ -199,6 +207,8 @@ class ActivationWorker(Worker):
             scorer=self._scorer,
         )
         self._collector = RowCollector(captures, kv_group=group, accepted_only=True)
+        if isinstance(writer, StoreWriter):
+            self._store = WorkerStore(writer, captures, self._collector)
 
     def _score_sender(self) -> ScoreSender | None:
         """Sends this stage's part of the scores to front ends; None if it has none."""
@@ -207,6 +217,11 @@ class ActivationWorker(Worker):
         if own not in stages:
             return None
         return ScoreSender(ScoreOutbox(), stages.index(own), len(stages))
+
+    @property
+    def _engine(self) -> int:
+        """Number of this worker's engine among those of one data-parallel server."""
+        return int(self.vllm_config.parallel_config.data_parallel_index)
 
     def _ways_out(self) -> tuple[StoreWriter | RowSender, RowReceiver | None]:
         """Where the rows of this stage go, and from where those of the other stages come."""
@@ -218,8 +233,8 @@ class ActivationWorker(Worker):
         if not stages.is_last_rank:
             return RowSender(GroupLink(group, last)), None
         writer = StoreWriter(
-            self._settings.lmdb_path,
-            role=f"worker of engine {self.vllm_config.parallel_config.data_parallel_index}",
+            self._settings.store_path(self._engine),
+            role=f"worker of engine {self._engine}",
             policy=self._settings.full_policy,
             ceiling=self._settings.ceiling,
             cores=self._writer_cores(),
@@ -297,6 +312,35 @@ class ActivationWorker(Worker):
             self._collector.hear(words)
             self._collector.settle(unseen)
 
+    def meet_activations(self, home: str, marker: str, scores_to: str | None) -> dict[str, Any]:
+        """Tell a front end of this worker: the fields of :class:`.Met`. The front end calls this.
+
+        Args:
+            home: ``HOST:PATH`` of its store.
+            marker: name of a file that is there for now.
+            scores_to: the address of its inbox of scores; None if it has none.
+        """
+        said = Met(
+            host=socket.gethostname(),
+            engine=self._engine,
+            clock=time.time(),
+            settings=self._settings.agreed,
+            probes=self._served.digest if self._served else "",
+            reached=self._sender is None or scores_to is None or is_reachable(scores_to),
+        )
+        return asdict(said if self._store is None else self._store.meet(said, home, marker))
+
+    def locate_activations(self, names: Sequence[str], unseen: Sequence[str]) -> Located:
+        """Say which requests the store has, of a front end with another. The front end calls this.
+
+        Args:
+            names: requests that have ended.
+            unseen: those of them that may never have reached a worker.
+        """
+        if self._store is None:
+            return None, {}, list(unseen)
+        return self._store.locate(names, unseen)
+
     def check_activation_probes(self, parcel: bytes) -> str | None:
         """Read probes that are to take the place of the others, and keep them in mind.
 
@@ -331,7 +375,7 @@ class ActivationWorker(Worker):
             self._collector.load_probes(self._served)
 
     def shutdown(self) -> None:
-        collector, self._collector = self._collector, None
+        collector, self._collector, self._store = self._collector, None, None
         if collector is not None:
             collector.close()
             detach(self.vllm_config)

@@ -33,6 +33,30 @@ def ask_all(server: RunningServer, prompts: Sequence[str], **options: Any) -> li
     return [entry for answer in answers for entry in server.store().for_request(answer["id"])]
 
 
+def ask_for_scores(server: RunningServer) -> list[Entry]:
+    """Stream choices with scores, and an answer that a probe ends; the entries that they became.
+
+    Raises:
+        AssertionError: the client was told something else than is stored.
+    """
+    usual: dict[str, Any] = {"model": server.model, "stream": True, "max_tokens": 12}
+    create = client(server).completions.create
+    prompts = [story(5 + 20 * i, seed=40 + i) for i in range(4)]
+    found = Stream(create(prompt=prompts, n=2, extra_body=asking(), **usual))
+    stop = {"probe": "mean", "above": 0, "tokens": 4}
+    stopped = Stream(create(prompt=story(9, seed=50), extra_body=asking(stop), **usual))
+    assert stopped.reasons == {0: ("stop", "activation:mean")}
+    server.flush()
+    entries = server.store().for_request(found.id)
+    (ended,) = server.store().for_request(stopped.id)
+    assert len(entries) == 8
+    assert len(ended.response_token_ids) == 4
+    check_told(stopped.told[0], ended)
+    for entry in entries:
+        check_told(found.told[entry.choice], entry)
+    return [*entries, ended]
+
+
 class Modes:
     """Every way to ask, against one server; subclasses bring the server."""
 
@@ -92,22 +116,7 @@ class Modes:
         check(f"{self.name}, chat", serving.entries_of(answer))
 
     def test_what_clients_are_told(self, serving: RunningServer, check: Fidelity) -> None:
-        """Scores of a stream with choices, and of an answer that a probe ends."""
-        usual: dict[str, Any] = {"model": serving.model, "stream": True, "max_tokens": 12}
-        create = client(serving).completions.create
-        prompts = [story(5 + 20 * i, seed=40 + i) for i in range(4)]
-        found = Stream(create(prompt=prompts, n=2, extra_body=asking(), **usual))
-        stop = {"probe": "mean", "above": 0, "tokens": 4}
-        stopped = Stream(create(prompt=story(9, seed=50), extra_body=asking(stop), **usual))
-        assert stopped.reasons == {0: ("stop", "activation:mean")}
-        serving.flush()
-        for stream, choices in ((found, 8), (stopped, 1)):
-            entries = serving.store().for_request(stream.id)
-            assert len(entries) == choices
-            for entry in entries:
-                check_told(stream.told[entry.choice], entry)
-            check(f"{self.name}, with scores", entries)
-        assert len(entries[0].response_token_ids) == 4
+        check(f"{self.name}, with scores", ask_for_scores(serving))
 
     def test_client_leaves(self, serving: RunningServer, check: Fidelity) -> None:
         # A quick model may be done before a busy machine tells it that the client has left.
@@ -273,6 +282,7 @@ class TestTensorParallel:
                 serving.complete("Thrice", n=3, temperature=1, max_tokens=4)
             )
             assert serving.metric("vllm:prefix_cache_hits_total") > 0
+            entries += ask_for_scores(serving)
             writers = [record["role"] for record in serving.store().writers().values()]
             assert sorted(writers) == ["front end", "worker of engine 0"]
             check("tensor parallel 3", entries)

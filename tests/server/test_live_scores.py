@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -324,3 +326,80 @@ class TestTools:
             # The other API server may have written it, which no flush here reaches.
             entry = wait_for_entry(tools, name)
             check_told(scores, entry)
+
+
+class TestKeeping:
+    """A server that decides late whose rows it keeps, in a store that may not grow."""
+
+    KEEP = "finish:length,score:mean>0.49"
+    CEILING = 16_000_000
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def keeping(cls, serve: Callable[..., Any]) -> Iterator[RunningServer]:
+        env = {"ACTIVATION_KEEP": cls.KEEP, "ACTIVATION_MAX_SIZE": "16MB"}
+        env["ACTIVATION_LAYERS"] = "all"
+        with serve(env=env, model="tiny") as started:
+            yield started
+
+    def test_decided_at_the_end(self, keeping: RunningServer) -> None:
+        """By how an answer ended, which the worker is not told, or by what a probe says of it."""
+        usual: dict[str, Any] = {"n": 2, "temperature": 1, "max_tokens": 12}
+        for number in range(8):
+            # VLLM's front end finds a stop string; the worker may be a step ahead.
+            complete(keeping, f"Tale {number}", **usual, seed=number, stop=[" ", "e", "a"])
+            complete(keeping, f"Poem {number}", **usual, seed=number)
+        stream = complete(keeping, "Left", stream=True, max_tokens=500)
+        next(stream)
+        stream.close()
+        keeping.flush()
+        with keeping.store() as store:
+            found = [entry for entry in store.entries() if entry.response]
+            kept = [entry.status == "complete" for entry in found]
+            assert kept == [self.is_wanted(entry) for entry in found]
+            reasons = {(entry.finish_reason, entry.status) for entry in found}
+            counted = Counter(entry.status for entry in store.entries())
+        assert reasons >= {("length", "complete"), ("stop", "complete"), ("stop", "unkept")}
+        assert keeping.metric("activation_logging_unkept_total") == counted["unkept"]
+        self.check_counts(keeping)
+
+    @staticmethod
+    def is_wanted(entry: Any) -> bool:
+        above = entry.scores["mean"] > 0.49
+        return entry.finish_reason == "length" or bool(above.any())
+
+    @staticmethod
+    def check_counts(server: RunningServer) -> None:
+        """What ``/metrics`` says of statuses is what is in the store."""
+        with server.store() as store:
+            there = Counter(entry.status for entry in store.entries())
+        line = r'^activation_logging_store_status{status="(\w+)"} ([\d.]+)$'
+        told = re.findall(line, server.get("/metrics").text, re.MULTILINE)
+        assert {status: float(count) for status, count in told if float(count)} == there
+
+    def test_the_oldest_rows_make_room(self, keeping: RunningServer) -> None:
+        """More than twice as many as there is room for, while requests go on."""
+        first = complete(keeping, [list(range(3, 300))], max_tokens=2)
+        (entry,) = entries(keeping, first.id)
+        label = {"name": "judge", "label": "correct"}
+        route = f"/v1/activations/{entry.key}/evaluations"
+        assert keeping.post(route, label).status_code == 201
+        prompts = [[3 + (7 * n + i * i) % 1000 for i in range(500)] for n in range(30)]
+        with ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(complete, keeping, [prompt], max_tokens=2) for prompt in prompts]
+            for one in asked:
+                one.result(timeout=120)
+                assert (keeping.lmdb_path / "data.mdb").stat().st_size <= self.CEILING
+        keeping.flush()
+        with keeping.store() as store:
+            found = [store.for_request(one.result().id)[0] for one in asked]
+            gone = [entry for entry in found if entry.status == "unkept"]
+            assert {entry.status for entry in found} == {"complete", "unkept"}
+            assert all("ACTIVATION_MAX_SIZE" in str(entry.status_reason) for entry in gone)
+            assert all(entry.response and entry.scores for entry in gone)
+            pruned = sum("MAX_SIZE" in str(one.status_reason) for one in store.entries())
+            assert store[entry.key].status == "complete"
+        assert keeping.metric("activation_logging_pruned_total") == pruned > 0
+        for name in ("dropped", "lost", "errors"):
+            assert keeping.metric(f"activation_logging_{name}_total") == 0
+        self.check_counts(keeping)

@@ -11,10 +11,11 @@ from activation_logging import Entry, open_store
 from activation_logging.records import NEVER_RAN
 from activation_logging.sites import Site
 from tests.fixtures.architectures import LAYERS, make
-from tests.fixtures.offline import SEVERAL_WORKERS, execute, usual
+from tests.fixtures.offline import SEVERAL_WORKERS, execute, told_of, usual
 from tests.fixtures.offline import ask as ask_offline
 from tests.server import live
 from tests.server.reference import EVERYTHING, Reference, SiteTable, SiteTables, check_sites
+from tests.server.told import check_told
 
 FALCON = {
     "new_decoder_architecture": False,
@@ -87,7 +88,7 @@ class TestPipeline:
 
         Probes read a head and a layer of the first stage, and the last layer.
         """
-        options |= {"pipeline_parallel_size": 2, "crowd": True, **TIGHT}
+        options |= {"pipeline_parallel_size": 2, "crowd": True, "scores": True, **TIGHT}
         shape = live.Shape(LAYERS, 192, "heads@1.2", 1)
         probes = live.make_probes(str(model), shape, head=192 // 6)
         listed = live.save(probes, tmp_path / "probes")
@@ -96,8 +97,13 @@ class TestPipeline:
         assert {entry.finish_reason for entry in ran} == {"length", "abort"}
         reference = Reference(model)
         scores = live.LiveScores(lambda _, ids: reference.states(ids))
+        told = told_of(tmp_path / "s.lmdb")
+        assert len(told) == 5
         for entry in ran:
             scores.check(entry, probes)
+            if entry.request_id in told:
+                check_told(told.pop(entry.request_id), entry)
+        assert not told
         assert scores.counts["scores"] > 10 * len(ran)
         return check_sites(ran, model)
 

@@ -18,6 +18,7 @@ from activation_logging.detectors.drift import Reference
 from activation_logging.detectors.saved_probe import SavedProbe
 from tests.fixtures.server import RunningServer
 from tests.fixtures.tiny import LAYERS
+from tests.server.told import client
 
 DOCS = Path(__file__).parents[2] / "docs" / "grafana"
 RNG = np.random.default_rng(0)
@@ -192,6 +193,37 @@ class TestChange:
         assert entry.scores["hidden"][-1] == pytest.approx(PROBES["mean"].score(entry), rel=1e-6)
         change(server, set={"hidden": "mean"})
         assert "hidden" in ask(server, 2, "all").json()["choices"][0]["activation_scores"]
+
+    def test_all_of_them_may_go(self, server: RunningServer) -> None:
+        assert change(server, remove=["span", "hidden"]) == {}
+        answers = [ask(server, number) for number in range(4)]
+        assert [answer.status_code for answer in answers] == [200] * 4
+        for answer in answers:
+            (entry,) = server.entries_of(answer.json())
+            assert (entry.status, entry.scores) == ("complete", {})
+        assert "this server has no probes" in ask(server, 4, "all").text
+        change(server, set={"span": "span"})
+        told = ask(server, 5, "span").json()["choices"][0]["activation_scores"]["span"]
+        assert told["prompt"] is not None
+
+    def test_probes_that_stay_go_on_telling(self, server: RunningServer) -> None:
+        """An answer that is on its way notices only that another one was replaced."""
+        change(server, set={"other": "other"})
+        body = {"vllm_xargs": {"activation_scores": "span,other"}, "ignore_eos": True}
+        stream = client(server).completions.create(
+            model="tiny", prompt="On and on", max_tokens=800, stream=True, extra_body=body
+        )
+        told: dict[str, list[float | None]] = {"span": [], "other": []}
+        for number, chunk in enumerate(stream):
+            if number == 3:
+                change(server, set={"other": "span"})
+            for name, found in (chunk.choices[0].model_extra or {})["activation_scores"].items():
+                told[name] += found["tokens"]
+        assert len(told["span"]) == len(told["other"]) == 800
+        assert None not in told["span"][:-1]
+        replaced = told["other"].index(None)
+        assert 0 < replaced < 799
+        assert set(told["other"][replaced:]) == {None}
 
     def test_while_requests_are_on_their_way(self, server: RunningServer) -> None:
         """None of them fails, all of their rows are there, and every answer is counted once."""

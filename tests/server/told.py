@@ -62,9 +62,7 @@ class Stream:
             assert ("answer" in found) == (choice.finish_reason is not None)
             tokens = told[name]["tokens"] + found["tokens"]
             told[name] |= {**found, "tokens": tokens}
-        # VLLM begins all choices of a chat when the first of them has something to say.
-        begun = all("prompt" in one for one in told.values())
-        assert begun or (not text and choice.finish_reason is None)
+        assert all("prompt" in one for one in told.values()), "the first chunk lacks it"
         self.chunks.setdefault(index, []).append(len(told["token"]["tokens"]))
         ids = choice.model_extra.get("token_ids") or ()
         tokens = self.tokens.setdefault(index, [])

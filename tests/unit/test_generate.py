@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 
 from activation_logging import open_store
-from activation_logging.errors import ActivationLoggingError, RequestOptionError, SettingsError
+from activation_logging.errors import (
+    ActivationLoggingError,
+    PromptsError,
+    RequestOptionError,
+    SettingsError,
+)
 from activation_logging.generate import (
     LINE_TAG,
     RUN_TAG,
-    PromptsError,
     answered_lines,
     generate,
     read_prompts,

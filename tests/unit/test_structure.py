@@ -17,8 +17,8 @@ PACKAGE = "activation_logging"
 GROUND = frozenset(
     {
         "arrays", "asgi", "console", "errors", "exposure", "extras", "files", "keep", "lazy",
-        "memory", "moved", "printable", "probe_list", "progress", "records", "registry",
-        "score_options", "settings", "sites", "strict_json", "tags", "text",
+        "locations", "memory", "moved", "placeholders", "printable", "probe_list", "progress",
+        "records", "registry", "score_options", "settings", "sites", "strict_json", "tags", "text",
     }
 )  # fmt: skip
 """What everybody may import; these import each other only."""
@@ -46,11 +46,13 @@ ARROWS: dict[str, set[str]] = {
     "vllm_serve": {"vllm_plugin"},
     "server": {"routes", "view", "vllm_plugin"},
     "generate": {"store", "vllm_plugin"},
+    "ray": {"dataset", "detectors", "generate", "store"},
     "bench": {"process", "store"},
     "test_lmdb_logging": {"store"},
     "cli": {
         "bench", "benchmarks", "default_model", "detectors", "export", "follow_up", "generate",
-        "large_model", "packages", "replay", "report", "store", "verify", "view", "vllm_serve",
+        "large_model", "packages", "ray", "replay", "report", "store", "verify", "view",
+        "vllm_serve",
     },
     "demo": {"benchmarks", "cli", "default_model", "process", "report", "store", "verify"},
 }  # fmt: skip
@@ -60,6 +62,8 @@ NAMED_EXCEPTIONS = {
     # `store.dataset(...)` and `store.read(..., position=...)` are promised to users of a store.
     (f"{PACKAGE}.store.store", f"{PACKAGE}.dataset"),
     (f"{PACKAGE}.store.reading", f"{PACKAGE}.dataset.positions"),
+    # `open_store` opens an export like a store.
+    (f"{PACKAGE}.store.open", f"{PACKAGE}.export.reading"),
 }
 
 ALLOWED_FOREIGN = {
@@ -69,6 +73,7 @@ ALLOWED_FOREIGN = {
     "sklearn": {"detectors", "report"},
     "inspect_ai": {"benchmarks", "judges"},
     "typer": {"cli"},
+    "ray": {"ray"},
     "fastapi": {"routes", "server", "view", "vllm_plugin"},
 }
 """Libraries that only some parts may import."""

@@ -14,11 +14,12 @@ import threading
 import time
 from contextlib import contextmanager
 from contextvars import ContextVar
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
 from inspect_ai.hooks import Hooks, RunEnd, SampleEnd, TaskEnd, TaskStart, hooks
+from inspect_ai.log._samples import sample_active
 from inspect_ai.model import get_model
 
 from activation_logging.benchmarks.elsewhere.inspect_log import GRADES, marks_of
@@ -64,10 +65,10 @@ class _Task:
         self._waiting: list[Mark] = []
         self._lock = threading.Lock()
 
-    def add(self, sample: EvalSample) -> None:
+    def add(self, sample: EvalSample, log: str | None) -> None:
         """Label the answer of a sample, and those of earlier ones that were not stored yet."""
         with self._lock:
-            for found in marks_of(sample, self._spec):
+            for found in marks_of(sample, self._spec, log=log):
                 self._work.outcome.marks += 1
                 if isinstance(found, Problem):
                     self._work.note(found)
@@ -126,7 +127,10 @@ class LabelHook(Hooks):
     async def on_sample_end(self, data: SampleEnd) -> None:
         if data.sample.scores:
             model = get_model()  # the one that the task asks
-            await anyio.to_thread.run_sync(self._add, data.eval_id, data.sample, model)
+            # Nothing that Inspect hands to a hook says which file it writes to.
+            active = sample_active()
+            log = None if active is None else PurePath(active.log_location).name
+            await anyio.to_thread.run_sync(self._add, data.eval_id, data.sample, model, log)
 
     async def on_task_end(self, data: TaskEnd) -> None:
         await anyio.to_thread.run_sync(self._end, data.eval_id)
@@ -135,7 +139,7 @@ class LabelHook(Hooks):
         for eval_id in list(self._specs):  # of tasks that were cancelled
             await anyio.to_thread.run_sync(self._end, eval_id)
 
-    def _add(self, eval_id: str, sample: EvalSample, model: Model) -> None:
+    def _add(self, eval_id: str, sample: EvalSample, model: Model, log: str | None) -> None:
         with self._lock:
             if eval_id not in self._tasks:
                 self._tasks[eval_id] = _begin(self._specs[eval_id], model)
@@ -143,7 +147,7 @@ class LabelHook(Hooks):
         if task is None:
             return
         try:
-            task.add(sample)
+            task.add(sample, log)
         except ActivationLoggingError as error:
             _LOG.warning("no more answers of this task are labelled: %s", error)
             self._tasks[eval_id] = None

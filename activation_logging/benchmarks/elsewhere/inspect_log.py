@@ -74,7 +74,7 @@ def read(path: Path, kind: Kind, metric: str | None, progress: Progress) -> Read
         samples = _samples(path) if kind == "eval" else iter(log.samples or ())
         total, done = _expected(log), 0
         for sample in samples:
-            yield from marks_of(sample, log.eval, metric)
+            yield from marks_of(sample, log.eval, metric, log=path.name)
             done += 1
             progress(f"samples of {path.name}", done, max(total, done))
     except _UNREADABLE as error:
@@ -106,13 +106,16 @@ def _with_events(path: Path, sample: EvalSample) -> EvalSample:
     return read_eval_log_sample(path, sample.id, sample.epoch, format="eval")
 
 
-def marks_of(sample: EvalSample, task: EvalSpec, metric: str | None = None) -> Reading:
+def marks_of(
+    sample: EvalSample, task: EvalSpec, metric: str | None = None, *, log: str | None = None
+) -> Reading:
     """The marks of one sample, one for each of its scorers.
 
     Args:
         sample: with its scores.
         task: what the log says of the task.
         metric: ``SCORER``, ``SCORER.PART`` of a score with several values, or ``PART``.
+        log: the name of the log's file.
     """
     place = _place(sample)
     if not sample.scores:
@@ -134,7 +137,8 @@ def marks_of(sample: EvalSample, task: EvalSpec, metric: str | None = None) -> R
             elif request_id is None:
                 yield Problem(place, "the log has no id of the answer", None)
             else:
-                yield _mark(sample, task, request_id, _Scored(f"{scorer}{part}", score, value))
+                scored = _Scored(f"{scorer}{part}", score, value)
+                yield _mark(sample, task, request_id, scored, log)
     if not taken:
         yield Problem(place, f"it has no score {metric!r}, only {', '.join(sample.scores)}")
 
@@ -162,7 +166,9 @@ def _values(scorer: str, score: Score, metric: str | None) -> Iterator[tuple[str
             yield f".{part}", value[part]
 
 
-def _mark(sample: EvalSample, task: EvalSpec, request_id: str, scored: _Scored) -> Mark | Problem:
+def _mark(
+    sample: EvalSample, task: EvalSpec, request_id: str, scored: _Scored, log: str | None
+) -> Mark | Problem:
     place, (scorer, score, value) = _place(sample), scored
     said = score.metadata or {}
     # What our own benchmarks' scorers say of a score.
@@ -180,6 +186,7 @@ def _mark(sample: EvalSample, task: EvalSpec, request_id: str, scored: _Scored) 
         "gold": target and target[:_MAX_TEXT],
         "words": score.explanation and score.explanation[:_MAX_TEXT],
         "inspect_eval": task.eval_id,
+        "inspect_log": log,
     }
     return Mark(
         place=place,

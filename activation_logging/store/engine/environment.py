@@ -340,10 +340,11 @@ class Environment:
                 least = least if more else used
                 wanted = max(least, self.limit)
             try:
-                size = min(fitting_map_size(least, wanted=wanted, have=have), wanted)
+                size = fitting_map_size(least, wanted=wanted, have=have)
             except StoreError as error:
                 raise StoreError(f"the memory map of {self.path} cannot grow: {error}") from None
-            self._env.set_mapsize(size)
+            # Only a limit may keep it from growing: without one, more than MAP_SIZE is doubled.
+            self._env.set_mapsize(size if self.limit is None else min(size, wanted))
             self.remaps += 1
             self._idle.notify_all()
 

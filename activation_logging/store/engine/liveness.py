@@ -15,6 +15,14 @@ _START_FIELD = 19
 """Index of the start time in ``/proc/PID/stat`` after the name; in clock ticks since the boot."""
 
 
+def boot() -> str | None:
+    """An id of this machine's last start; None if unknown."""
+    try:
+        return _BOOT.read_text().strip()
+    except OSError:
+        return None
+
+
 def birth(pid: int) -> str | None:
     """Boot and start time, which no other process of the same number shares; None if unknown."""
     # Not psutil's create_time: it is in seconds since the epoch, and moves when the clock is set.

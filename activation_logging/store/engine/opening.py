@@ -228,6 +228,9 @@ def check_files(path: Path, *, create: bool) -> None:
                 raise NotAStore(f"{path} holds an empty data.mdb, not a store")
         elif create:
             path.mkdir(parents=True, exist_ok=True)
+            # One here would hide those inside from whoever reads the folder.
+            if any((inside / "data.mdb").exists() for inside in path.iterdir()):
+                raise NotAStore(f"{path} is a folder of stores; name a store in it")
             if not os.access(path, os.W_OK):
                 raise unwritable(path)
         elif path.exists() and any(path.iterdir()):

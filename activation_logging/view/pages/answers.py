@@ -10,7 +10,7 @@ from starlette.responses import RedirectResponse
 
 from activation_logging.errors import EntryNotFound
 from activation_logging.store.query import find as find_entry
-from activation_logging.view.addresses import address
+from activation_logging.view.addresses import address, key_of
 from activation_logging.view.finding import Found, Search, find
 from activation_logging.view.judging import HAND
 from activation_logging.view.state import State, base_of, page
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from activation_logging.view.index import SearchIndex
 
 router = APIRouter()
-_KEY = re.compile(r"[0-9a-f]{8,64}([#.]\d+)?")
+_KEY = re.compile(r"([^\s:]+:)?[0-9a-f]{8,64}([#.]\d+)?")
 PAGE_SIZE = 50
 _BRIEF = 239
 """Characters of a text that a list shows."""
@@ -95,7 +95,7 @@ def _named(state: State, text: str) -> str | None:
     if not (_KEY.fullmatch(text) or "-" in text):
         return None
     try:
-        found = find_entry(state.store, text.replace(".", "#") if _KEY.fullmatch(text) else text)
+        found = find_entry(state.store, key_of(text) if _KEY.fullmatch(text) else text)
     except EntryNotFound:
         return None
     return found[0].key

@@ -13,12 +13,13 @@ from activation_logging.report.examples import shown_span
 from activation_logging.view.addresses import address, key_of
 from activation_logging.view.differences import compared
 from activation_logging.view.heat import make_map, maps
+from activation_logging.view.inspect_link import samples_of
 from activation_logging.view.state import State, base_of, page
 from activation_logging.view.tokens import choices, make_tokens
 
 if TYPE_CHECKING:
     from activation_logging.records import Evaluation
-    from activation_logging.store import Entry
+    from activation_logging.store import Entry, Store
     from activation_logging.view.state import ViewState
 
 router = APIRouter()
@@ -34,23 +35,30 @@ def entry(
 ) -> Response:
     """An answer. ``colour`` is one of its choices, ``spans`` an evaluator whose spans are shown."""
     found = state.store[key_of(name)]
-    others = [one for one in state.store.for_prompt(found.prompt) if one.key != found.key]
+    others = _others(state.store, found)
     return page(
         request,
         state,
         "entry.html.j2",
         **answer_parts(state, found, colour, spans),
         maps=maps(found, state.probes),
+        samples=[(one, one.address(state.inspect)) for one in samples_of(found)],
         others=[
             {
                 "entry": one,
                 "parts": compared(found.response, one.response),
                 "labels": one.evaluations,
             }
-            for one in others[:MOST_OTHERS]
+            for one in (state.store[key] for key in others[:MOST_OTHERS] if key in state.store)
         ],
         more_others=max(len(others) - MOST_OTHERS, 0),
     )
+
+
+def _others(store: Store, entry: Entry) -> list[str]:
+    """The keys of the other answers to an answer's prompt, the oldest first; there may be many."""
+    found = [one for one in store.keys_beginning(entry.prompt_key) if one != entry.key]
+    return sorted(found, key=lambda one: int(one.partition("#")[2] or 0))
 
 
 def answer_parts(

@@ -14,6 +14,7 @@ from activation_logging.errors import StoreCorrupt, ViewError
 from activation_logging.records import Evaluation
 from activation_logging.strict_json import dumps
 from activation_logging.view.finding import Search, matching_slots
+from activation_logging.view.history import remember
 from activation_logging.view.judging import HAND, check_name
 from activation_logging.view.state import Form, State, base_of, page
 
@@ -83,7 +84,7 @@ def _label(state: ViewState, keys: list[str], by: str, label: str) -> None:
         there = [key for key in keys if key in store]
         for key in there:
             before = store[key].evaluations.get(by)
-            state.index.remember(by, key, None if before is None else dumps(before.as_json()))
+            remember(state.index, by, key, None if before is None else dumps(before.as_json()))
         store.put_evaluations((key, found) for key in there)
     state.index.keep_up()
 

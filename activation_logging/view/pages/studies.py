@@ -31,7 +31,12 @@ _KINDS = {"json": "application/json", "csv": "text/csv; charset=utf-8"}
 
 
 def _studies(state: ViewState) -> Studies:
-    return Studies(Path(state.store.path))
+    path = Path(state.store.path)
+    if not path.is_dir():
+        raise ViewError(
+            "studies are of a store, or of a folder of stores: open the folder for them"
+        )
+    return Studies(path)
 
 
 @router.get("/studies")

@@ -179,6 +179,38 @@ class TestSeveralAnswers:
             run(server, tmp_path, temperature=0.5)
 
 
+class TestStops:
+    """``activation_stop``: probes of the server end answers."""
+
+    STOP = '{"probe": "unknown", "prompt_above": 0.8}'
+
+    def test_an_answer_without_a_word_is_a_refusal(self, tmp_path: Path) -> None:
+        with canned(lambda _: "") as silent:
+            stopped = run(silent, tmp_path / "stopped", activation_stop=self.STOP)
+            asked = [body["vllm_xargs"]["activation_stop"] for body in silent.asked]
+            assert asked == [self.STOP] * 8
+            assert stopped.results["counts"]["refused"] == 8
+            assert stopped.results["provenance"]["activation_stop"] == self.STOP
+            # Judged again from the files, and without a stop an empty answer says nothing.
+            again = run(
+                silent, tmp_path / "stopped", activation_stop=self.STOP, eval_overwrite=True
+            )
+            assert again.results["counts"]["refused"] == 8
+            assert run(silent, tmp_path / "free").results["counts"]["invalid"] == 8
+
+    def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
+        with pytest.raises(BenchmarkError, match=r"--activation-stop: .*probability, 0 to 1"):
+            run(server, tmp_path, activation_stop='{"probe": "unknown", "prompt_above": 8}')
+        run(server, tmp_path)
+        with pytest.raises(BenchmarkError, match="with activation_stop None"):
+            run(server, tmp_path, activation_stop=self.STOP)
+        with (
+            canned(describe, owner="somebody") as other,
+            pytest.raises(BenchmarkError, match="is not a vLLM server"),
+        ):
+            run(other, tmp_path / "other", activation_stop=self.STOP)
+
+
 def test_options_are_the_same_as_fields(server: Any, tmp_path: Path) -> None:
     options = RunOptions(
         model=server.model, base_url=server.base_url, output_base_dir=tmp_path, n=2, do_eval=False

@@ -39,7 +39,7 @@ from activation_logging.detectors.samples import (
 )
 from activation_logging.detectors.splits import make_folds
 from activation_logging.detectors.stacked import StackedProbe
-from activation_logging.detectors.sweep import Cell, fit_sweep
+from activation_logging.detectors.sweep import Cell, Task, fit_sweep
 from activation_logging.errors import InputMissing, PluginError
 from activation_logging.sites import Site
 from activation_logging.store import StoreWriter
@@ -358,7 +358,8 @@ def test_best_heads_by_hand(with_heads):
         heads = heads_of(examples)
         assert heads == [f"heads@{layer}.{head}" for layer in (2, 3) for head in range(4)]
         folds = make_folds(examples.y, examples.groups)
-        sweep = fit_sweep(examples, folds, heads, [POSITION], DETECTORS.get("best_heads"))
+        task = Task(examples, folds, DETECTORS.get("best_heads"))
+        sweep = fit_sweep(task, heads, [POSITION])
         (cell,), scores = best_heads(sweep)
         X = {head: store.dataset(layer=head, position=POSITION).X for head in heads}
     assert cell == Cell("4 of 8 heads", POSITION)

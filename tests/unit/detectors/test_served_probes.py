@@ -42,6 +42,18 @@ ROWS = {
 """States from the prompt's last token on."""
 
 
+def test_columns_of_probes_after_a_change() -> None:
+    """Those that stayed keep theirs, whatever their place; of the others nothing is known."""
+    stays, goes, comes = probe("attention"), probe(), probe(position="prompt_last")
+    before, after = served(goes=goes, stays=stays, other=goes), served(stays=stays, other=comes)
+    columns = columns_of(after, ROWS)
+    found = before.columns_of(after, columns)
+    assert np.array_equal(found[:, before["stays"].columns], columns[:, after["stays"].columns])
+    assert np.isnan(found[:, before["goes"].columns]).all()
+    assert np.isnan(found[:, before["other"].columns]).all()
+    assert before.columns_of(before, found) is found
+
+
 class TestWhatTheySay:
     @pytest.mark.parametrize("form", ["linear", "attention", "multimax"])
     def test_of_tokens(self, form: str) -> None:

@@ -178,7 +178,9 @@ def test_rows_that_are_too_large_by_themselves(store_path: Path) -> None:
     assert statuses(store_path) == ["complete", "complete", "dropped", "complete"]
 
 
-def test_texts_give_way_where_they_have_come_to_fill_it(store_path: Path) -> None:
+def test_texts_give_way_where_they_have_come_to_fill_it(
+    store_path: Path, our_log: pytest.LogCaptureFixture
+) -> None:
     writer = StoreWriter(store_path, role="test", ceiling=CEILING)
     writer.share(list)
     text = "word " * 20_000
@@ -196,6 +198,8 @@ def test_texts_give_way_where_they_have_come_to_fill_it(store_path: Path) -> Non
         assert sum(bool(entry.evaluations) for entry in store.entries()) == 1
     assert len(left) < 200
     assert left[-50:] == list(range(350, 400))
+    assert writer.record["deleted"] == 400 - len(left)
+    assert our_log.text.count("the oldest entries without rows and labels are deleted whole") == 1
 
 
 def test_two_writers_share_it(store_path: Path) -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from activation_logging import Derived, open_store
-from activation_logging.store.index import Change, Index
+from activation_logging.store.index import CHANGED, Change, Index
 from activation_logging.store.upgrade import upgrade
 from tests.fixtures.answers import put_answer
 
@@ -105,3 +105,56 @@ def test_a_list_is_read_in_parts(store):
     first = changed(store, limit=2)
     assert len(first) == 2
     assert first + changed(store, first[-1], limit=2) == changed(store)
+
+
+def label_all(store, times):
+    for i in range(times):
+        for key in list(store):
+            store.put_evaluation(key, name="judge", label=("correct", "refused")[i % 2])
+
+
+@pytest.fixture
+def short_list(monkeypatch):
+    """A list of ten changes, from which five are removed together."""
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 10)
+    monkeypatch.setattr("activation_logging.store.indexing.PER_FORGETTING", 5)
+
+
+def test_the_list_does_not_grow_for_ever(store, short_list):
+    first = changed(store)
+    label_all(store, 30)
+    listed = Index(store.snapshot()).count(CHANGED)
+    assert 10 <= listed <= 10 + 5
+    # Who has seen none of them, or has seen what was removed, has to read all again.
+    assert changed(store) is None
+    assert changed(store, first[-1]) is None
+
+
+def test_who_is_not_far_behind_misses_nothing(store, short_list):
+    label_all(store, 30)
+    last = Index(store.snapshot()).last_change()
+    key = next(iter(store))
+    for i in range(9):
+        store.put_evaluation(key, name="judge", label=("refused", "correct")[i % 2])
+    found = changed(store, last)
+    assert [one.sequence for one in found] == [store[key].sequence] * 9
+    assert Index(store.snapshot()).last_change() == found[-1]
+
+
+def test_a_list_that_has_become_too_long_is_cut_step_by_step(store, short_list, monkeypatch):
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 1000)
+    label_all(store, 60)
+    assert Index(store.snapshot()).count(CHANGED) > 180
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 10)
+    label_all(store, 2)
+    assert Index(store.snapshot()).count(CHANGED) <= 15
+    assert changed(store) is None
+
+
+def test_as_many_changes_as_entries_are_kept(store, store_writer, short_list, monkeypatch):
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 0)
+    for i in range(40):
+        put_answer(store_writer, f"more {i}", prompt=f"more {i}")
+    store_writer.flush()
+    label_all(store, 3)
+    assert len(store) <= Index(store.snapshot()).count(CHANGED) <= len(store) + 5

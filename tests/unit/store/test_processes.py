@@ -209,6 +209,20 @@ def test_growth_waits_for_views(store_path: Path, monkeypatch: pytest.MonkeyPatc
     assert writer.stats.lost == 0
 
 
+def test_the_usual_map_is_no_limit(store_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store goes on growing where the map that it was opened with, a terabyte, is full."""
+    monkeypatch.setattr(environment, "MAP_SIZE", 1 << 20)
+    env = environment.acquire(store_path, create=True, map_size=1 << 20)
+    writer = StoreWriter(store_path, role="test")
+    for number in range(100):
+        put_answer(writer, f"r{number}", prompt_ids=[1] * 500)
+    writer.flush(30)
+    writer.close()
+    assert env.map_size > 1 << 20
+    with open_store(store_path) as store:
+        assert len(store) == 100
+
+
 def test_threads_that_meet_a_grown_map_together(store_path: Path) -> None:
     """Each used to wait for the other to go first."""
     env = environment.acquire(store_path, create=True, map_size=1 << 20)

@@ -47,6 +47,10 @@ def test_for_others_the_address_has_a_token(path: Path, tmp_path: Path) -> None:
             process.terminate()
 
 
+def test_an_address_that_is_no_viewer(path: Path) -> None:
+    assert "--inspect 7575: give the address" in refused(path, "--inspect", "7575")
+
+
 def test_a_port_that_is_taken(path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -326,3 +326,34 @@ class TestColumns:
 def test_hostile_names_are_texts(index):
     assert index.word(HOSTILE) > 0
     assert index.word("no such word") == -1
+
+
+def test_what_has_changed_too_much_is_read_anew(index, store, monkeypatch):
+    """Also by who has seen no change, since the store was empty then."""
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 10)
+    monkeypatch.setattr("activation_logging.store.indexing.PER_FORGETTING", 1)
+    for i in range(40):
+        store.put_evaluation(next(iter(store)), name=f"judge {i % 3}", label="correct")
+    assert not index.keep_up()
+    assert not index.ready
+    index.build()
+    assert index.keep_up()
+    assert known(index) == expected(store)
+
+
+def test_an_index_of_an_empty_store_misses_no_forgotten_change(tmp_path, monkeypatch):
+    monkeypatch.setattr("activation_logging.store.indexing.MOST_CHANGES", 0)
+    monkeypatch.setattr("activation_logging.store.indexing.PER_FORGETTING", 1)
+    with open_store(tmp_path / "s", writable=True) as store:
+        index = SearchIndex(store)
+        index.build()
+        writer = StoreWriter(tmp_path / "s", role="test")
+        for name in "abc":
+            put_answer(writer, name, prompt=name)
+        writer.close()
+        for i in range(20):
+            store.put_evaluation(next(iter(store)), name=f"judge {i % 3}", label="correct")
+        assert not index.keep_up()
+        index.build()
+        assert known(index) == expected(store)
+        index.close()

@@ -17,6 +17,7 @@ from activation_logging import open_store
 from activation_logging.detectors import SavedProbe
 from activation_logging.store import StoreWriter
 from activation_logging.view.addresses import address
+from activation_logging.view.sketches import Place
 from tests.fixtures.answers import HIDDEN, NUM_LAYERS, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER, Pages
 
@@ -68,11 +69,15 @@ def every_page(entries) -> list[str]:
     for entry in entries.values():
         found.append(f"entry/{address(entry.key)}")
         found.append(f"entry/{address(entry.key)}/map")
+        found.append(f"entry/{address(entry.key)}/near")
         found.append(f"label?by=ada&key={address(entry.key)}")
     return found
 
 
-def test_no_text_becomes_markup_or_a_script(pages, entries):
+def test_no_text_becomes_markup_or_a_script(pages, entries, store):
+    pages.state.near.build(Place("org/model", "resid@4", "response_last"))
+    details = {"inspect_log": "log.eval", "sample_id": HOSTILE, "epoch": 1, HOSTILE: HOSTILE}
+    store.put_evaluation(entries["request-4"].key, name="i", label="correct", details=details)
     for where in every_page(entries):
         answer = pages.client.get(f"/activations/{where}")
         assert answer.status_code in (200, 400), where
@@ -364,7 +369,7 @@ def test_every_form_of_another_site_is_refused(pages, path):
     fields = {
         "by": "ada", "key": key, "label": "correct", "action": "delete", "sure": "1", "all": "",
     }  # fmt: skip
-    assert len(posts(pages)) == 8
+    assert len(posts(pages)) == 9
     for where in posts(pages):
         pages.post(where.lstrip("/"), 400, forged=True, **fields)
         answer = pages.client.post(f"/activations{where}", data=fields)

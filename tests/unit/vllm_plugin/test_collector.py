@@ -96,7 +96,7 @@ class Machine:
             device=torch.device("cpu"),
             scored=scored,
         )
-        captures = Captures(
+        self.captures = captures = Captures(
             Settings(layers="1,last", probes=listed, **settings),
             shapes=self.arena.shapes,
             arena=self.arena,

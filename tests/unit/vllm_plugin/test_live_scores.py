@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_logging.errors import RequestOptionError
@@ -140,6 +140,7 @@ class TestTold:
         told = answer(rows).tell(4, finished=True)["span"]
         assert told["tokens"] == [p(0.5), None, p(-1), None]
 
+    @settings(deadline=None)
     @given(st.lists(st.floats(-5, 5), min_size=1, max_size=40), st.data())
     def test_whatever_the_steps_the_whole_is_the_same(
         self, logits: list[float], data: st.DataObject

@@ -146,6 +146,15 @@ class TestSharing:
         # One that starts later finds what there is.
         assert SharedProbes(tmp_path).news() == {}
 
+    def test_what_is_announced_is_known_and_not_used_yet(self, tmp_path: Path) -> None:
+        one, other = SharedProbes(tmp_path), SharedProbes(tmp_path)
+        assert other.coming() is None
+        one.announce(SERVED)
+        found = other.coming()
+        assert found is not None
+        assert found.digest == SERVED.digest
+        assert other.news() is None
+
     def test_only_one_changes_at_a_time(self, tmp_path: Path) -> None:
         inside: list[int] = []
         most = 0

@@ -68,6 +68,15 @@ def test_messages_arrive_whole_and_in_order(inbox: ScoreInbox, outbox: ScoreOutb
     assert list(inbox.receive()) == []
 
 
+def test_rows_without_columns_arrive(inbox: ScoreInbox, outbox: ScoreOutbox) -> None:
+    """As they are sent once all probes were removed."""
+    for one in (message(2, 3, width=0), message(1)):
+        outbox.send(inbox.address, one)
+    found = received(inbox, 2)
+    assert [block.columns.shape for block in found[0].blocks] == [(2, 0), (3, 0)]
+    assert same(message(1), found[1])
+
+
 def test_two_threads_send_at_once(inbox: ScoreInbox, outbox: ScoreOutbox) -> None:
     def send(number: int) -> None:
         for count in range(200):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from activation_logging.settings import Settings
@@ -155,6 +155,32 @@ class TestStreams:
         raw = answered(noted(FIRST), event({"index": 1}), kind=EVENTS)[1]
         assert scores_in(raw) == [NOTHING]
 
+    def test_the_first_chunk_of_a_choice_brings_its_prompt(self) -> None:
+        """VLLM writes all roles when the first of the choices has an output."""
+        scores = noted(FIRST)
+        roles = [event({"index": n, "delta": {"role": "assistant"}}) for n in range(3)]
+        _, raw = answered(
+            scores,
+            *roles,
+            event({"index": 0}),
+            lambda: scores.add(2, "turn", LAST, part=True),
+            event({"index": 0}),
+            event({"index": 2, "finish_reason": "stop"}),
+            b'data: {"error": {}}\n\n',
+            b"data: [DONE]\n\n",
+            kind=EVENTS,
+        )
+        lines = [line for line in raw.split(b"\n") if line]
+        told = [json.loads(line[6:])["choices"][0] for line in lines[:-2]]
+        assert [one["index"] for one in told] == [0, 0, 2, 0, 2, 1]
+        assert [one["activation_scores"] for one in told[:3]] == [
+            FIRST,
+            NOTHING,
+            {"a": {"tokens": [0.75, None]}, "b": {"tokens": [None, None]}},
+        ]
+        assert told[2]["delta"] == told[5]["delta"] == {"role": "assistant"}
+        assert lines[-2:] == [b'data: {"error": {}}', b"data: [DONE]"]
+
     def test_wherever_the_pieces_are_cut(self) -> None:
         whole = event({"index": 0, "text": "a\n\nb"}) + b": ping\n\ndata: [DONE]\n\n"
         told = {"choices": [{"index": 0, "text": "a\n\nb", "activation_scores": FIRST}]}
@@ -167,6 +193,7 @@ class TestStreams:
     def test_a_stream_that_breaks_off_gives_all_that_came(self) -> None:
         assert answered(noted(), b'data: {"choi', kind=EVENTS)[1] == b'data: {"choi'
 
+    @settings(deadline=None)
     @given(st.lists(st.sampled_from("tce"), max_size=40), st.integers(1, 3))
     def test_nothing_is_lost_or_told_twice(self, order: list[str], choices: int) -> None:
         """Outputs are taken, and chunks written, in any order; at the end each choice ends."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from vllm import SamplingParams
 from vllm.outputs import CompletionOutput, RequestOutput
@@ -69,9 +69,10 @@ class Engine:
         self.live.attach(self.processor.request_states[name], queue, note)
         return queue
 
-    def send(self, *rows: float, name: str = "r", first: int = 0, **how: Any) -> None:
-        """What a worker sends of some rows; ``first`` is the number of the first."""
-        columns = project(SERVED, rows_of(*rows))
+    def send(self, *rows: Any, name: str = "r", first: int = 0, **how: Any) -> None:
+        """What a worker sends of some rows, or columns; ``first`` is the number of the first."""
+        given = rows and isinstance(rows[0], np.ndarray)
+        columns = rows[0] if given else project(SERVED, rows_of(*rows))
         block = Block(name, len(PROMPT) - 1 + first, columns)
         given = {"probes": SERVED.digest, "part": 0, "parts": 1, "ended": False, **how}
         self.outbox.send(self.live.address, Columns(**given, blocks=[block]))
@@ -149,6 +150,56 @@ class TestOutputs:
         told = outputs[0].outputs[0].activation_scores["span"]
         assert told == {"prompt": None, "tokens": [None] * 3, "answer": None}
         assert "the scores of 1 answers do not arrive in time" in our_log.text
+
+    def test_a_way_that_is_blocked_does_not_keep_every_answer_waiting(
+        self, engine: Engine, monkeypatch: pytest.MonkeyPatch, our_log: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(scored_outputs, "PATIENCE_S", 0.001)
+        for number in range(32):
+            engine.ask(f"blocked {number}", scores="span")
+            engine.step(9, name=f"blocked {number}")
+        assert our_log.text.count("do not arrive in time") == 6
+        monkeypatch.setattr(scored_outputs, "PATIENCE_S", 60.0)
+        assert self.told_of_late_rows(engine, "next") == {"tokens": []}
+        engine.ask("there", scores="span")
+        engine.send(-2.0, name="there")
+        self.wait_for(engine, "there")
+        engine.step(9, name="there")
+        assert self.told_of_late_rows(engine, "again") == {"prompt": p(-2), "tokens": []}
+
+    @staticmethod
+    def told_of_late_rows(engine: Engine, name: str) -> Any:
+        engine.ask(name, kind=DELTA, scores="span")
+        later = threading.Timer(1.0, engine.send, (-2.0,), {"name": name})
+        later.start()
+        outputs, _ = engine.step(9, name=name)
+        later.join()
+        return outputs[0].outputs[0].activation_scores["span"]
+
+    @staticmethod
+    def wait_for(engine: Engine, name: str) -> None:
+        deadline = time.monotonic() + 10
+        while not engine.live._answers[name].num_rows and time.monotonic() < deadline:
+            engine.live.collect(0.1)
+
+    def test_probes_that_stay_go_on_while_others_are_replaced(self, engine: Engine) -> None:
+        """Scores and stops, of an answer that came with the old ones."""
+        others = serve(new=probe(), span=probe(), made_up=probe("answer", "response_first"))
+        engine.ask(kind=DELTA, scores="span,made_up", stop=STOP)
+        engine.send(-2.0)
+        engine.step(9)
+        engine.live.expect(others)
+        for number, logit in enumerate((3.0, 1.0), 1):
+            columns = project(others, rows_of(logit))
+            engine.send(columns, first=number, probes=others.digest)
+            outputs, _ = engine.step(9)
+        output = outputs[0].outputs[0]
+        assert output.stop_reason == "activation:span"
+        assert output.activation_scores == {
+            "span": {"tokens": [p(1)], "answer": p(3)},
+            # It has said what it says before the change.
+            "made_up": {"tokens": [None], "answer": p(-2)},
+        }
 
     def test_columns_of_other_probes_are_no_scores(self, engine: Engine) -> None:
         engine.ask(kind=DELTA, scores="span")
@@ -264,6 +315,24 @@ class TestFinals:
         self.wait(engine)
         assert engine.finals[0]["span"] == (p(-2), p(3))
 
+    def test_after_changes_that_workers_refused(self, engine: Engine) -> None:
+        for number in range(40):
+            engine.live.expect(serve(**{f"refused_{number}": probe()}))
+        engine.ask()
+        engine.live.finish("r", 2)
+        engine.send(-2.0, 3.0, ended=True)
+        self.wait(engine)
+        assert engine.finals[0]["span"] == (p(-2), p(3))
+
+    def test_after_all_probes_were_removed(self, engine: Engine) -> None:
+        nothing = serve()
+        engine.live.load(nothing)
+        engine.ask()
+        engine.live.finish("r", 2)
+        engine.send(np.empty((2, 0)), ended=True, probes=nothing.digest)
+        self.wait(engine)
+        assert engine.finals == [{}]
+
     def test_strangers_leave_nothing(self, engine: Engine) -> None:
         engine.send(-2.0, ended=True, name="stranger")
         engine.send(-2.0, name="stranger")
@@ -281,6 +350,7 @@ class TestFinals:
 
 
 class TestQueues:
+    @settings(deadline=None)
     @given(st.lists(st.integers(0, 3), min_size=2, max_size=30))
     def test_merged_outputs_have_merged_scores(self, taken: list[int]) -> None:
         """Two choices are put in turn; the route takes what there is now and then."""

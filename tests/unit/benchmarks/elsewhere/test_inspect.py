@@ -104,6 +104,7 @@ def test_each_score_labels_the_answer_it_is_about(
     assert label.details["sample_id"] == "3 and 3"
     assert label.details["gold"] == "6"
     assert (label.details["task"], label.details["value"]) == ("toy", "I")
+    assert (label.details["inspect_log"], label.details["epoch"]) == (log.name, 1)
 
 
 def test_a_part_of_a_score(server: LoggingServer, log: Path) -> None:
@@ -204,8 +205,11 @@ class TestHook:
             monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(server.path))
         else:
             monkeypatch.delenv("ACTIVATION_LMDB_PATH", raising=False)
-        evaluate(server, tmp_path / "logs")
+        log = evaluate(server, tmp_path / "logs")
         assert labels_of(server, "includes") == RIGHT
+        with open_store(server.path) as store:
+            labels = [entry.evaluations["includes"] for entry in store.entries()]
+        assert {one.details["inspect_log"] for one in labels} == {Path(log.location).name}
 
     def test_a_server_that_does_not_log(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -267,6 +271,8 @@ def test_a_benchmark_of_ours_is_labelled_once_and_by_its_run(
     server: LoggingServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its labels say what only the run knows, and its log has nothing to add to them."""
+    from inspect_ai.log import read_eval_log
+
     monkeypatch.setenv("ACTIVATION_LMDB_PATH", str(server.path))
     result = run_benchmark(
         "short_facts",
@@ -278,8 +284,15 @@ def test_a_benchmark_of_ours_is_labelled_once_and_by_its_run(
     )
     (log,) = (result.folder / "inspect").glob("*.eval")
     with open_store(server.path) as store:
-        labels = [entry.evaluations["short_facts"] for entry in store.entries()]
+        entries = {entry.request_id: entry for entry in store.entries()}
+        labels = [entry.evaluations["short_facts"] for entry in entries.values()]
     assert len(labels) == result.labels.written
+    # From an entry to its sample, and back.
+    samples = {(one.id, one.epoch): one for one in read_eval_log(str(log)).samples}
+    for label, request_id in zip(labels, entries, strict=True):
+        assert label.details["inspect_log"] == log.name
+        sample = samples[label.details["sample_id"], label.details["epoch"]]
+        assert sample.metadata["request_id"] == request_id
     assert all(label.details["run"] and label.judge == "gold/3" for label in labels)
     outcome = label_from(log, StoreLabels(server.path), dry_run=True)
     assert outcome.written == len(labels)

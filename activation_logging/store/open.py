@@ -1,0 +1,59 @@
+"""Opening a store, or several as one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from activation_logging.errors import StoreReadOnly
+from activation_logging.locations import located, refuse_address
+from activation_logging.store.many import ManyStores
+from activation_logging.store.places import find_stores
+from activation_logging.store.store import Store
+
+if TYPE_CHECKING:
+    from activation_logging.store.places import Where
+
+
+def open_store(path: Where, *, writable: bool = False) -> Store:
+    """Open a store, by default read-only; or several that are read and labelled as one.
+
+    Args:
+        path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``); or a folder of stores, a
+            pattern such as ``data/*.lmdb``, or a list of these, see :class:`.ManyStores`; or the
+            folder or address of an export, such as ``s3://bucket/folder``.
+        writable: also allow labels and deletions. A single store is created if it does not exist.
+
+    Raises:
+        StoreNotFound: the path does not exist, or a pattern matches no store.
+        NotAStore, StoreVersionError: the path holds something else.
+        StoreCorrupt: the file is truncated or damaged.
+        StoreReadOnly: ``writable`` is set, but this user may not write to the store, or it is an
+            export.
+        AddressError: an address cannot be reached, or ``writable`` is set.
+    """
+    one = path if isinstance(path, (str, os.PathLike)) else path[0] if len(path) == 1 else None
+    if one is not None and _is_export(one, writable=writable):
+        from activation_logging.export.reading import ExportStore
+
+        return ExportStore(one)
+    places = find_stores(path)
+    if places.several:
+        return ManyStores(places, writable=writable)
+    return Store(places.title, writable=writable)
+
+
+def _is_export(path: str | os.PathLike[str], *, writable: bool) -> bool:
+    if writable:
+        refuse_address(path, "a store")
+    where = located(path)
+    if isinstance(where, Path):
+        found = (where / "export.json").is_file() and not (where / "data.mdb").exists()
+    else:
+        found = True
+    if found and writable:
+        raise StoreReadOnly(
+            f"{where} is an export, which is only read: write to the store that it was made of"
+        )
+    return found

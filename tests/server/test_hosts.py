@@ -1,0 +1,165 @@
+"""Data parallelism over two hosts: network namespaces of this machine, an engine and a store each.
+
+The front end and engine 0 are in the namespace of the test, engine 1 in another with another name.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from activation_logging import Entry, Store, open_store, process
+from activation_logging.placeholders import short_host
+from activation_logging.store.repair import find_unmatched
+from tests.fixtures.offline import SEVERAL_WORKERS
+from tests.fixtures.server import RunningServer, running
+from tests.server import live
+
+NAME = f"al{os.getpid()}"
+NET = f"10.231.{os.getpid() % 250}"
+HERE, THERE = f"{NET}.1", f"{NET}.2"
+PROMPTS = [f"The number {n} is" for n in range(4)]
+
+
+def ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def namespace() -> Iterator[list[str]]:
+    """What to put before a command that is to run on the other host."""
+    if os.geteuid() or not shutil.which("ip") or not shutil.which("unshare"):
+        pytest.skip("network namespaces need root, `ip` and `unshare`")
+    try:
+        ip("netns", "add", NAME)
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"this machine makes no network namespace: {error.stderr.strip()}")
+    try:
+        ip("link", "add", NAME, "type", "veth", "peer", "name", "eth0", "netns", NAME)
+        ip("addr", "add", f"{HERE}/24", "dev", NAME)
+        ip("link", "set", NAME, "up")
+        for words in (f"addr add {THERE}/24 dev eth0", "link set eth0 up", "link set lo up"):
+            ip("-n", NAME, *words.split())
+        rename = f'hostname {NAME} && exec "$@"'
+        yield ["ip", "netns", "exec", NAME, "unshare", "--uts", "sh", "-c", rename, "sh"]
+    finally:
+        ip("netns", "delete", NAME)
+
+
+@pytest.fixture(scope="module")
+def server(
+    namespace: list[str],
+    tmp_path_factory: pytest.TempPathFactory,
+    folder_of: Callable[[str], Path],
+) -> Iterator[RunningServer]:
+    folder = tmp_path_factory.mktemp("hosts")
+    probes = live.save(live.make_probes("tiny", live.SHAPES["tiny"]), folder / "probes")
+    env = {
+        **SEVERAL_WORKERS,
+        "ACTIVATION_LMDB_PATH": str(folder / "{host}" / "activations.lmdb"),
+        "ACTIVATION_LAYERS": "1,2,last",
+        "ACTIVATION_PROBES": probes,
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    size = ["--data-parallel-size", "2", "--data-parallel-size-local", "1"]
+    where = ["--data-parallel-address", HERE, "--data-parallel-rpc-port", str(process.free_port())]
+    command = [
+        *(str(Path(sys.executable).parent / "vllm"), "serve", str(folder_of("tiny"))),
+        *("--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256"),
+        *("--enforce-eager", "--max-num-seqs", "8", *size, *where),
+    ]
+    away = [*namespace, *command, "--headless", "--data-parallel-start-rank", "1"]
+    away_env = {**os.environ, **env, "VLLM_HOST_IP": THERE}
+    with (folder / "away.log").open("wb") as log:
+        other = subprocess.Popen(away, stdout=log, stderr=log, env=away_env, start_new_session=True)
+    try:
+        here = [*command, "--host", "127.0.0.1", "--api-server-count", "1"]
+        with running(here, folder, model="tiny", env={**env, "VLLM_HOST_IP": HERE}) as started:
+            started.lmdb_path = folder / short_host() / "activations.lmdb"
+            yield started
+    finally:
+        process.stop(other)
+
+
+@pytest.fixture(scope="module")
+def answers(server: RunningServer) -> list[dict[str, Any]]:
+    """Each prompt asked twice at once: the engines take turns."""
+    scores = {"activation_scores": "all"}
+
+    def ask(prompt: str) -> dict[str, Any]:
+        return server.complete(prompt, max_tokens=6, vllm_xargs=scores, ignore_eos=True)
+
+    with ThreadPoolExecutor(8) as threads:
+        return list(threads.map(ask, PROMPTS * 2))
+
+
+@pytest.fixture(scope="module")
+def stores(server: RunningServer, answers: list[Any]) -> tuple[Store, Store]:
+    """The front end's store and the other host's, after a flush."""
+    server.flush()
+    return server.store(), open_store(server.lmdb_path.parents[1] / NAME / "activations.lmdb")
+
+
+def test_every_entry_ends(stores: tuple[Store, Store], answers: list[Any]) -> None:
+    """Each has its rows, here or there, and they are those of its tokens."""
+    home, away = stores
+    entries = list(home.entries())
+    assert len(entries) == len(answers)
+    assert {entry.status for entry in entries} == {"complete", "elsewhere"}
+    there = [entry for entry in entries if entry.status == "elsewhere"]
+    for entry in there:
+        assert f"{NAME}:{away.path}" in (entry.status_reason or "")
+    assert sorted(away.orphans()) == sorted(one.document["capture"] for one in there)
+    assert not [*find_unmatched(home), *find_unmatched(away)]
+    with open_store([home.path, away.path]) as both:
+        whole = list(both.entries())
+        check_rows(whole)
+    assert len(whole) == len(entries)
+
+
+def check_rows(whole: Sequence[Entry]) -> None:
+    """Whichever engine answered, a prompt has the same rows."""
+    assert {one.status for one in whole} == {"complete"}
+    for prompt in PROMPTS:
+        first, second = (one for one in whole if one.prompt == prompt)
+        assert first.response_token_ids == second.response_token_ids
+        for layer in (1, 2, "last"):
+            assert np.allclose(first.layer(layer), second.layer(layer), atol=1e-4)
+
+
+def test_live_scores_cross_the_network(
+    stores: tuple[Store, Store], answers: list[dict[str, Any]]
+) -> None:
+    home, away = stores
+    for answer in answers:
+        told = answer["choices"][0]["activation_scores"]["token"]
+        with open_store([home.path, away.path]) as both:
+            [entry] = both.for_request(answer["id"])
+            assert np.allclose(told["tokens"][:5], entry.scores["token"][-5:], atol=1e-6)
+
+
+def test_the_routes_say_where(server: RunningServer, stores: tuple[Store, Store]) -> None:
+    home, away = stores
+    found = server.get("/v1/activations/stores").json()["data"]
+    assert [(one["path"], one["entries"], one["rows_of_engines"]) for one in found] == [
+        (str(home.path), True, [0]),
+        (str(away.path), False, [1]),
+    ]
+    listed = server.get("/v1/activations", params={"status": "elsewhere"}).json()["data"]
+    assert listed
+    key = listed[0]["key"].replace("#", "%23")
+    assert server.get(f"/v1/activations/{key}").json()["rows_in"] == f"{NAME}:{away.path}"
+    refused = server.get(f"/v1/activations/{key}/tensor")
+    assert refused.status_code == 404
+    # vLLM leaves paths out of errors.
+    assert f"the rows are in the store {NAME}:" in refused.text
