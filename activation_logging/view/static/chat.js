@@ -248,23 +248,33 @@ async function ask(text) {
   const plain = field.plain.checked;
   const sent = toSend([...(plain ? [] : conversation()), { role: "user", content: text }]);
   const [item, answer] = begun(text, plain);
-  running = new AbortController();
+  const own = running = new AbortController();
   busy(true);
+  // The next question need not wait until the store has this answer.
+  const done = () => {
+    answer.done();
+    if (running !== own) return;
+    running = null;
+    busy(false);
+  };
   item.scrollIntoView({ block: "nearest" });
   try {
-    const response = await fetch(form.action, { method: "POST", body: sent, signal: running.signal });
+    const response = await fetch(form.action, { method: "POST", body: sent, signal: own.signal });
     if (response.headers.get("content-type")?.startsWith("application/x-ndjson")) {
       for await (const told of lines(response)) {
         if (told.error) throw new Error(told.error);
         const low = window.innerHeight + window.scrollY >= document.body.scrollHeight - 40;
         answer.take(told);
         if (low) window.scrollTo(0, document.body.scrollHeight);
+        if (!told.ended) continue;
+        statusLine.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how}.`;
+        done();
       }
     } else {
       const said = await response.json().catch(() => ({}));
       throw new Error(said.error ?? `the page's process refuses this (HTTP ${response.status}): reload the page`);
     }
-    statusLine.textContent = `The answer has ${answer.tokens.length} tokens; ${answer.how ?? "its end was not told"}.`;
+    if (!answer.how) statusLine.textContent = "The answer's end was not told.";
   } catch (error) {
     if (error.name === "AbortError") {
       answer.take({ left: true });
@@ -274,9 +284,7 @@ async function ask(text) {
       if (!answer.tokens.length) field.question.value ||= text;
     }
   }
-  answer.done();
-  running = null;
-  busy(false);
+  done();
   keep();
 }
 

@@ -14,7 +14,7 @@ from activation_logging.view.addresses import address
 from activation_logging.view.app import make_app
 from activation_logging.view.server_link import ServerLink
 from tests.fixtures.answers import put_answer
-from tests.fixtures.browser import serving
+from tests.fixtures.browser import WAIT_MS, serving
 from tests.fixtures.scored_server import ScoredServer, scored_server
 from tests.unit.view.conftest import build
 
@@ -53,6 +53,7 @@ def served(tmp_path_factory) -> Iterator[tuple[str, str]]:
 def page(browser):
     """A page in which axe may run: our policy would refuse its script as any other."""
     opened = browser.new_page(bypass_csp=True)
+    opened.set_default_timeout(WAIT_MS)
     yield opened
     opened.close()
 
@@ -93,6 +94,10 @@ def test_axe_finds_no_serious_fault(page, served, where):
     page.goto(base + where.format(key=key))
     if where.startswith(("entry/{key}", "request/long")):
         page.locator("table.heat").wait_for()
+        page.locator("#near form").first.wait_for()
+    if where == "entry/{key}":
+        page.get_by_role("button", name="Find the nearest answers").click()
+        page.locator("#near ol.answers").wait_for()
     page.evaluate("for (const one of document.querySelectorAll('details')) one.open = true")
     assert faults(page, where) == []
 
