@@ -50,7 +50,8 @@ def connected(address: str | None = None) -> Iterator[None]:
     goes to standard error.
 
     Raises:
-        ClusterError: there is no cluster at the address, or the program is connected to another.
+        ClusterError: there is no cluster at the address, none could be started, or the program is
+            connected to another.
     """
     if ray.is_initialized():
         there = ray.get_runtime_context().gcs_address
@@ -68,7 +69,13 @@ def connected(address: str | None = None) -> Iterator[None]:
     if named == "local" or not _join(named, options):
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         options |= {"include_dashboard": False, "object_store_memory": _OBJECTS_BYTES}
-        ray.init(address="local", **options)
+        try:
+            ray.init(address="local", **options)
+        except Exception as error:  # noqa: BLE001 - Ray raises no narrower one
+            ray.shutdown()
+            raise ClusterError(
+                f"Ray could not be started on this machine: {brief_reason(error)}"
+            ) from None
     try:
         with redirect_stdout(sys.stderr):
             yield

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("pyarrow", reason="the extra 'ray' is not installed")
 
 import ray
+from ray.exceptions import RayTaskError
 
 from activation_logging.errors import SettingsError
 from activation_logging.generate import LINE_TAG, RUN_TAG, make_line
@@ -57,3 +58,10 @@ def test_options(tmp_path: Path) -> None:
         generate(dataset, model="m", path=tmp_path, sampling={"n": 2})
     with pytest.raises(SettingsError, match="engines: 0"):
         generate(dataset, model="m", path=tmp_path, engines=0)
+
+
+def test_an_engine_that_cannot_write_is_named() -> None:
+    dataset = ray.data.from_items(ROWS[:1])
+    found = generate(dataset, model="m", path="/proc/stores", engines=1)
+    with pytest.raises(RayTaskError, match=r"no engine on .*: /proc/stores cannot be written"):
+        found.take_all()
