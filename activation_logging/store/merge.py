@@ -27,6 +27,7 @@ from activation_logging.store.derived import Header, read_header
 from activation_logging.store.joins import capture_in, has_entry
 from activation_logging.store.live import decode_scores
 from activation_logging.store.mutations import shapes_of, slices_of
+from activation_logging.store.open import open_each
 from activation_logging.store.places import find_stores
 from activation_logging.store.store import Store
 
@@ -111,7 +112,7 @@ def merge(
 
     Args:
         sources: folders of stores, which are only read; also folders of such, or patterns. There
-            the target is passed over.
+            the target is passed over. Exports, too, and their addresses.
         target: folder of the store to add to.
         progress: told after each entry of a source, and how many the source has.
 
@@ -124,8 +125,8 @@ def merge(
         raise SettingsError(f"{target} is the target, so it is not a valid source")
     if find_stores(target).several:
         raise SettingsError(f"{target} is a folder of stores; name a store in it as the target")
-    folders = [folder for one in sources for folder in find_stores(one).folders]
-    opened = [Store(folder) for folder in folders if folder.resolve() != goal]
+    found = [store for one in sources for store in open_each(one)]
+    opened = [store for store in found if store.path.resolve() != goal]
     with Store(target, writable=True) as store:
         done = Merged()
         for source in opened:

@@ -13,7 +13,7 @@ from activation_logging.store.places import find_stores
 from activation_logging.store.store import Store
 
 if TYPE_CHECKING:
-    from activation_logging.store.places import Where
+    from activation_logging.store.places import OnePlace, Where
 
 
 def open_store(path: Where, *, writable: bool = False) -> Store:
@@ -42,6 +42,13 @@ def open_store(path: Where, *, writable: bool = False) -> Store:
     if places.several:
         return ManyStores(places, writable=writable)
     return Store(places.title, writable=writable)
+
+
+def open_each(path: OnePlace) -> list[Store]:
+    """Open the stores that a path means, each by itself; or the export that it is, as one."""
+    if _is_export(path, writable=False):
+        return [open_store(path)]
+    return [Store(folder) for folder in find_stores(path).folders]
 
 
 def _is_export(path: str | os.PathLike[str], *, writable: bool) -> bool:
