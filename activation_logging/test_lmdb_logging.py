@@ -29,6 +29,7 @@ import numpy as np
 
 from activation_logging import Entry, open_store
 from activation_logging.errors import ActivationLoggingError
+from activation_logging.placeholders import filled
 from activation_logging.printable import lines
 from activation_logging.settings import DEFAULT_LMDB_PATH
 
@@ -188,7 +189,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument(
         "--lmdb_path",
-        default=os.environ.get("ACTIVATION_LMDB_PATH") or DEFAULT_LMDB_PATH,
+        default=filled(os.environ.get("ACTIVATION_LMDB_PATH") or DEFAULT_LMDB_PATH),
         help="the server's store (default: ACTIVATION_LMDB_PATH, else %(default)s)",
     )
     return parser
