@@ -68,8 +68,13 @@ def test_a_person_sees_the_scores_and_a_stop(server: Any) -> None:
             link = answer.get_by_role("link", name="open it").get_attribute("href")
             return answer, server.store()[key_of(link.rpartition("/")[2])]
 
-        answer, entry = ask("Where is the river Spree?", 0)
-        tokens = answer.locator(".token")
+        tip = tab.locator("#tip")
+        for number in range(3):
+            answer, entry = ask("Where is the river Spree?", number)
+            tokens = answer.locator(".token")
+            tokens.nth(1).hover()
+            if "probe token" in tip.inner_text():
+                break  # on a busy machine scores may come too late to be shown
         assert tokens.all_text_contents() == entry.response_tokens[:5]
         # Above the answer: what the last token of the prompt says.
         above = answer.locator(".facts").first.inner_text()
@@ -77,19 +82,18 @@ def test_a_person_sees_the_scores_and_a_stop(server: Any) -> None:
         (first,) = entry.scores["prompt"][np.isfinite(entry.scores["prompt"])]
         assert shown is not None
         assert shown[1] == f"{first:.2f}"
-        tokens.nth(1).hover()
         score = entry.scores["token"][entry.num_tokens[0] + 1]
-        playwright.expect(tab.locator("#tip")).to_contain_text(f"probe token: {score:.3f}")
+        playwright.expect(tip).to_contain_text(f"probe token: {score:.3f}")
 
         # A probability is above 0.
         tab.get_by_label("End the answer").select_option("tokens")
         tab.get_by_label("Above").fill("0")
         tab.get_by_label("Tokens in a row").fill("3")
-        answer, entry = ask("And the Havel?", 1)
+        answer, entry = ask("And the Havel?", number + 1)
         playwright.expect(answer).to_contain_text("ended by the probe token")
         assert (answer.locator(".token").count(), entry.stop_reason) == (3, "activation:token")
         tab.get_by_label("End the answer").select_option("prompt")
         tab.locator("[name=stop_probe]").select_option("prompt")
-        answer, entry = ask("And the Panke?", 2)
+        answer, entry = ask("And the Panke?", number + 2)
         playwright.expect(answer).to_contain_text("ended by the probe prompt")
         assert (answer.locator(".token").count(), entry.response) == (0, "")
