@@ -11,6 +11,7 @@ from activation_logging.cli.options import AsJson, StorePaths, Yes
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import LINES, as_row, reasons_table, short_key, size, table
 from activation_logging.cli.terminal import errors, output, print_json
+from activation_logging.locations import Address, located
 from activation_logging.progress import track
 from activation_logging.store import Store, open_store
 from activation_logging.store.places import find_stores, stores_beside
@@ -67,12 +68,12 @@ def verify_store(
     The exit code is 0 only when all is well. An entry without rows, or rows without an entry,
     is what a killed server leaves behind: `activation-logging repair PATH` removes them.
     """
-    places = find_stores(paths)
-    looked_at = {folder: verify_file(folder) for folder in places.folders}
+    folders, several = _on_disk(paths)
+    looked_at = {folder: verify_file(folder) for folder in folders}
     damaged = {folder: found for folder, found in looked_at.items() if found and not found.ok}
-    whole = [folder for folder in places.folders if folder not in damaged]
-    if not whole or (damaged and not places.several):
-        _tell(_of_files(damaged, several=places.several), as_json=as_json)
+    whole = [folder for folder in folders if folder not in damaged]
+    if damaged and not (whole and several):
+        _tell(_of_files(damaged, several=several), as_json=as_json)
         raise typer.Exit(1)
     with open_store(whole if damaged else paths) as store:
         head, matches = None, None
@@ -82,13 +83,21 @@ def verify_store(
             head, matches = load_lm_head(model), match_model(store, model, served_as)
         with show_progress() as progress:
             report = verify(store, head, checks_alignment=matches, progress=progress)
-    report.problems += _of_files(damaged, several=places.several).problems
+    report.problems += _of_files(damaged, several=several).problems
     if None in looked_at.values():
         why = "the lmdb package is older than 3.0, which brings what looks at the pages"
         report.unchecked.append(Problem("data.mdb", why))
     _tell(report, as_json=as_json)
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _on_disk(paths: Sequence[Path]) -> tuple[tuple[Path, ...], bool]:
+    """The folders of stores, none for an export at an address, and whether there are several."""
+    if len(paths) == 1 and isinstance(located(paths[0]), Address):
+        return (), False
+    places = find_stores(paths)
+    return places.folders, places.several
 
 
 def _of_files(damaged: Mapping[Path, Report], *, several: bool) -> Report:

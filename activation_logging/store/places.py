@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from activation_logging.errors import NotAStore, SettingsError, StoreNotFound
+from activation_logging.locations import Address, located
 from activation_logging.store.engine.opening import file_id
 
 if TYPE_CHECKING:
@@ -75,13 +76,13 @@ def stores_beside(folder: Path) -> list[Path]:
 
 
 def _stores_at(place: OnePlace) -> Places:
-    text = os.fspath(place)
-    if "://" in text:
+    text, where = os.fspath(place), located(place)
+    if isinstance(where, Address):
         raise NotAStore(
-            f"{text} is an address: an export there is read by itself, and each of several stores "
+            f"{where} is an address: an export there is read by itself, and each of several stores "
             "is a folder on this machine"
         )
-    path = Path(text).expanduser().absolute()
+    path = where.absolute()
     if _is_store(path):
         return Places(path, (path,), several=False)
     if path.is_dir():

@@ -379,8 +379,10 @@ def test_by_the_command_line(s3: S3, store):
     assert (said["there"], said["entries"], said["format"]) == (N, 0, "npy")
     assert strict(command("stats", target, "--json"))["entries"] == N
     assert len(strict(command("ls", target, "--json"))) == N
+    assert strict(command("verify", target, "--json"))["problems"] == []
     with open_store(target) as opened:
         assert not opened.orphans()
     with pytest.raises(AssertionError) as refused:
         command("prune", target, "--older-than", "1d")
-    assert isinstance(refused.value.__cause__, StoreReadOnly)
+    assert isinstance(refused.value.__cause__, NotAStore)
+    assert f"{target} is an address" in str(refused.value.__cause__)
