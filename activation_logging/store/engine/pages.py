@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-# LMDB 1.0 counts a page or two too many once sorted duplicates have been deleted. Nothing depends on
+# LMDB 1.0 counts a page or two too many once sorted duplicates were deleted. Nothing depends on
 # that count: it is bookkeeping, and the pages themselves are checked one by one.
 _MISCOUNT = re.compile(r" DB: walked \d+ \w+ pages \(\d+ with dup sub-trees\), record says \d+$")
 
