@@ -7,10 +7,11 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 import urllib.request
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import ServerFailed
 
@@ -23,6 +24,12 @@ STOP_S = 60.0
 _POLL_S = 0.5
 _PROBE_S = 5.0
 _LOG_LINES = 40
+
+# Not a session of its own where that can be helped: Linux schedules by session, and on two cores
+# streams stood still for seconds (docs/architecture.md).
+_OWN_GROUP: dict[str, Any] = (
+    {"process_group": 0} if sys.version_info >= (3, 11) else {"start_new_session": True}
+)
 
 
 @contextmanager
@@ -57,10 +64,11 @@ def running(
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
+            stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             env={"VLLM_CPU_KVCACHE_SPACE": str(kv_cache_gib), **env},
-            start_new_session=True,
+            **_OWN_GROUP,
         )
     try:
         _wait_until_healthy(process, url, log, start_s, name)
