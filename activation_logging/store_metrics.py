@@ -50,7 +50,7 @@ def _sums(records: Any) -> dict[str, int]:
     # Writers of earlier versions have not counted everything.
     totals = {name: sum(record.get(name, 0) for record in found) for name in _COUNTERS}
     # High-water marks do not add up.
-    return {**totals, _QUEUE: max((record[_QUEUE] for record in found), default=0)}
+    return {**totals, _QUEUE: max((record.get(_QUEUE, 0) for record in found), default=0)}
 
 
 def metrics(path: str) -> bytes:

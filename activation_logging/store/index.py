@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.snapshot import Snapshot
 
 _HASHED = b"#"
+_OF_ONE_WORD = (b"model", b"status")
 
 
 @lru_cache(maxsize=4096)
@@ -51,21 +52,26 @@ def term(kind: str, *words: str | None) -> bytes:
 
 
 def words_of(key: bytes) -> list[str | None] | None:
-    """The words of a term; None if they were hashed.
+    """The words of a term, as many as its kind has; None if they were hashed.
 
     Raises:
         StoreCorrupt: the term is invalid.
     """
-    written = key.partition(b"\0")[2]
+    kind, _, written = key.partition(b"\0")
     if written.startswith(_HASHED):
         return None
     try:
         words = json.loads(written.decode("utf-8", "surrogatepass"))
-    except ValueError:
+    except (ValueError, RecursionError):
         words = None
-    if not isinstance(words, list):
+    count = 1 if kind in _OF_ONE_WORD else 2
+    if not (isinstance(words, list) and len(words) == count and all(map(_is_word, words))):
         raise StoreCorrupt("the index has an invalid term")
     return words
+
+
+def _is_word(value: Any) -> bool:
+    return value is None or isinstance(value, str)
 
 
 def _prefix(kind: str) -> bytes:
@@ -97,8 +103,9 @@ def terms_of(document: Mapping[str, Any]) -> list[bytes]:
 
 def terms_of_label(name: str, record: Mapping[str, Any]) -> list[bytes]:
     """The terms that one evaluator's label adds to an entry."""
-    found = [term("label", name, record["label"]), term("judge", name, record.get("judge"))]
     # This may be a label that is being replaced, which nobody has checked.
+    words = {kind: record.get(kind) for kind in ("label", "judge")}
+    found = [term(kind, name, word) for kind, word in words.items() if _is_word(word)]
     given = record.get("spans")
     spans = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
     labels = (label for label in SPAN_LABELS if any(one.get("label") == label for one in spans))

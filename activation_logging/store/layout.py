@@ -83,8 +83,8 @@ WRITER_ID_BYTES = 8
 """Length of a writer's id. A segment's id begins with the id of its writer."""
 
 _HEAD = re.compile(
-    rb'\{"capture":"([\w:.-]+)","rows":(\d{1,18}),"created":([\d.e+]{1,30}),"sequence":(\d{1,20}),'
-    rb'"num_prompt":(\d{1,18}),"num_response":(\d{1,18}),("unread":0,)?'
+    rb'\{"capture":"([\w:.-]+)","rows":(\d{1,8}),"created":([\d.e+]{1,30}),"sequence":(\d{1,18}),'
+    rb'"num_prompt":(\d{1,8}),"num_response":(\d{1,8}),("unread":0,)?'
     rb'(?:"finish_reason":"([a-z_]+)",)?("error":)?'
 )
 _WORD = re.compile("[a-z_]+")
@@ -231,7 +231,8 @@ def head_of(document: Mapping[str, Any]) -> Head:
 def read_head(raw: bytes | memoryview) -> Head | None:
     """The head of an entry's JSON; None if the whole record must be parsed.
 
-    That is the case for records of version 1, and for capture ids with unusual characters.
+    That is the case for records of version 1, for capture ids with unusual characters, and for
+    numbers that no entry has.
     """
     found = _HEAD.match(raw)
     if found is None:

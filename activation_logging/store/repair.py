@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
-from activation_logging.store import layout
+from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.engine.locks import holder
@@ -138,10 +138,7 @@ def check_segments(store: Store) -> SegmentCheck:
     sizes: Counter[bytes] = Counter()
     for key, rows in snapshot.starting_with(layout.ROWS, b""):
         sizes[layout.rows_segment(key)] += len(rows)
-    counts = {
-        name: int(bytes(raw)) if bytes(raw).isdigit() else -1
-        for name, raw in snapshot.starting_with(layout.SEGMENTS, b"")
-    }
+    counts = {name: _number(raw) for name, raw in snapshot.starting_with(layout.SEGMENTS, b"")}
     known = [
         name
         for name in sizes.keys() | counts.keys()
@@ -155,6 +152,13 @@ def check_segments(store: Store) -> SegmentCheck:
             if used[name] and counts.get(name, 0) != used[name]
         ),
     )
+
+
+def _number(raw: memoryview) -> int:
+    try:
+        return schema.number(raw, "a reference count")
+    except StoreCorrupt:
+        return -1
 
 
 def remove_unreferenced(store: Store, segments: Iterable[bytes]) -> int:

@@ -136,6 +136,19 @@ class _Writer(Struct):
     started: Time
     born: str | None = None
     stopped: Time = 0.0
+    # What it has counted; earlier versions lack some.
+    entries: int = 0
+    captures: int = 0
+    rows: int = 0
+    bytes: int = 0
+    dropped: int = 0
+    unkept: int = 0
+    pruned: int = 0
+    deleted: int = 0
+    lost: int = 0
+    commits: int = 0
+    errors: int = 0
+    queue_bytes_max: int = 0
 
 
 def document(fields: Mapping[str, Any]) -> Mapping[str, Any]:

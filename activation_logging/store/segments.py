@@ -107,7 +107,7 @@ class Segments:
         if writer not in self._running:
             raw = txn.get(writer.encode(), db=self._db(layout.WRITERS))
             self._running[writer] = raw is not None and is_running(
-                layout.load(raw, f"writer {writer}")
+                schema.writer(raw, f"writer {writer}")
             )
         return self._running[writer]
 

@@ -143,7 +143,8 @@ class Store(WritesBeside, Mapping[str, Entry]):
         """All answers to exactly this text, oldest first."""
         base = layout.prompt_key(prompt)
         snapshot = self.snapshot()
-        keys = [key.decode() for key, _ in snapshot.starting_with(layout.MAIN, base.encode())]
+        there = snapshot.starting_with(layout.MAIN, base.encode())
+        keys = [key.decode("ascii", "replace") for key, _ in there]
         found = [entry for key in keys if (entry := self._find(snapshot, key)) is not None]
         return sorted(found, key=lambda entry: int(entry.key.partition("#")[2] or 0))
 
