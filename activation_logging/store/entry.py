@@ -428,7 +428,8 @@ class Entry(Beside):
         """Where the rows of a site are in the map, valid as long as ``snapshot`` lives."""
         record = self._rows_record(snapshot)
         found = Site.of(site, record["num_layers"])
-        return find_runs(snapshot, self._key, record, found, self.num_rows_expected)
+        kind, runs = find_runs(snapshot, self._key, self._head.capture, record, found)
+        return kind, cut(runs, 0, self.num_rows_expected, kind.nbytes)
 
     def _rows_snapshot(self) -> Snapshot:
         """A view of the store that holds its rows."""

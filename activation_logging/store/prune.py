@@ -92,12 +92,14 @@ def plan_prune(
     plan, sizes = Plan(used=store.snapshot().used_bytes), _Sizes()
     freed, left = 0, False
     for entry in track(_oldest_first(store, whole=entries), "looking", len(store), progress):
-        is_old = before is not None and entry.created < before
-        if not (is_old or (max_size is not None and plan.used - freed > max_size)):
-            # All that follow are younger.
-            left = True
-            break
         try:
+            if not _is_meant(entry, whole=entries):
+                continue
+            is_old = before is not None and entry.created < before
+            if not (is_old or (max_size is not None and plan.used - freed > max_size)):
+                # All that follow are younger.
+                left = True
+                break
             if reason := None if keep is None else why_kept(entry, keep):
                 plan.kept[reason] += 1
                 continue
@@ -226,17 +228,19 @@ class _Sizes:
 
 
 def _oldest_first(store: Store, *, whole: bool) -> Iterator[Entry]:
-    """Entries that may have rows, or all but pending ones, in order of arrival."""
+    """Entries that may have rows, or all, in order of arrival."""
     if whole:
-        for entry in select(store, newest_first=False):
-            if entry.status != "pending":
-                yield entry
-        return
+        return select(store, newest_first=False)
     each = [select(store, status=status, newest_first=False) for status in _WITH_ROWS]
-    for entry in heapq.merge(*each, key=attrgetter("created")):
-        record = entry.capture_record()
-        if record is not None and record["slices"]:
-            yield entry
+    return heapq.merge(*each, key=attrgetter("created"))
+
+
+def _is_meant(entry: Entry, *, whole: bool) -> bool:
+    """Whether there is something to remove: rows, or of whole entries any that waits for none."""
+    if whole:
+        return entry.status != "pending"
+    record = entry.capture_record()
+    return record is not None and bool(record["slices"])
 
 
 def _text_bytes(snapshot: Snapshot, entry: Entry) -> int:

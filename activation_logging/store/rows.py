@@ -87,19 +87,19 @@ def shape_in(record: Mapping[str, Any], key: str, site: Site) -> RowShape:
 
 
 def find_runs(
-    snapshot: Snapshot, key: str, record: Mapping[str, Any], site: Site, limit: int
+    snapshot: Snapshot, key: str, capture: str, record: Mapping[str, Any], site: Site
 ) -> tuple[RowType, list[Run]]:
     """Where the rows of one site of an entry are, valid as long as ``snapshot`` lives.
 
     Args:
         snapshot: the snapshot to read.
         key: the entry's key.
-        record: the record of its capture.
+        capture: the id of its rows.
+        record: their record, which an earlier view may have shown.
         site: the site.
-        limit: largest number of rows of the entry.
 
     Raises:
-        RowsMissing: the site was not logged.
+        RowsMissing: the site was not logged, or the rows have been removed since.
         StoreCorrupt: rows are missing, or their number of bytes is wrong.
     """
     kind = row_type(shape_in(record, key, site))
@@ -107,15 +107,18 @@ def find_runs(
     for part in slices_of(record):
         raw = snapshot.get(layout.ROWS, layout.rows_key(part.segment, site.code))
         if raw is None:
-            if snapshot.get(layout.MAIN, key.encode()) is None:
+            now = snapshot.get(layout.CAPTURES, layout.id_key(capture))
+            if now is None:
                 raise RowsMissing(f"entry {key} has been deleted")
+            if slices_of(layout.load(now, f"capture of {key}")) != slices_of(record):
+                raise RowsMissing(f"the rows of entry {key} have been removed meanwhile")
             raise StoreCorrupt(f"entry {key} refers to rows of {site.words} that are missing")
         if len(raw) % kind.nbytes or (part.start + part.rows) * kind.nbytes > len(raw):
             raise StoreCorrupt(f"{site.words} of entry {key} has an invalid length")
         if part.rows:
             address = np.frombuffer(raw, np.uint8).__array_interface__["data"][0]
             runs.append(Run(address + part.start * kind.nbytes, part.rows))
-    return kind, cut(runs, 0, limit, kind.nbytes)
+    return kind, runs
 
 
 def cut(runs: Sequence[Run], start: int, stop: int, nbytes: int) -> list[Run]:

@@ -20,7 +20,7 @@ from activation_logging.cli import _app
 from activation_logging.errors import RowsMissing, SettingsError
 from activation_logging.keep import PRUNING, Keep
 from activation_logging.records import SegmentSlice
-from activation_logging.store import Derived, StoreWriter
+from activation_logging.store import Derived, StoreWriter, layout
 from activation_logging.store.compact import compact
 from activation_logging.store.merge import merge
 from activation_logging.store.prune import answer_scores, plan_prune, prune, why_kept
@@ -276,3 +276,32 @@ def test_one_that_is_killed_is_repeated(store_path: Path) -> None:
     assert set(statuses(store_path).values()) == {"unkept"}
     with open_store(store_path) as store:
         assert store.snapshot().count(b"~rows") == 0
+
+
+def test_rows_that_are_removed_while_they_are_read(aged: Path) -> None:
+    """Whoever has looked at an entry before is told, and hears nothing of damage."""
+    with open_store(aged, writable=True) as store:
+        first, second = [entry for entry in store.entries() if entry.status == "complete"][:2]
+        prune(store, [first.key], "too old")
+        store.delete(second.key)
+        with pytest.raises(RowsMissing, match=r"rows of entry .* have been removed meanwhile"):
+            first.activations  # noqa: B018 - reads
+        with pytest.raises(RowsMissing, match="has been deleted"):
+            second.layer("last")
+        with pytest.raises(RowsMissing, match="too old"):
+            store[first.key].activations  # noqa: B018
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_cannot_be_read_stays_and_stops_nobody(aged: Path, whole: bool) -> None:
+    with open_store(aged, writable=True) as store:
+        entries = {entry.request_id: entry for entry in store.entries()}
+        with store.environment.write() as txn:
+            for name in ("d1", "d3", "d5"):
+                key = layout.id_key(entries[name].document["capture"])
+                txn.put(key, b"{}", db=store.environment.database(layout.CAPTURES))
+        plan = plan_prune(store, before=NOW + DAY, entries=whole)
+        chosen = {name for name, entry in entries.items() if entry.key in plan.keys}
+        assert chosen == {"d0", "d2", "d4"}
+        assert plan.kept == {"cannot be read": 3}
+        assert prune(store, plan.keys, "too old", entries=whole) == 3
