@@ -35,6 +35,8 @@ TRIAL = (1, 2, 3, 4)
 """The tokens that an architecture is looked at with."""
 LENS_ERROR = 1e-3
 """Relative difference of logits from which the head is not all that makes them."""
+_NO_MEMORY = re.compile("out of memory|can't allocate memory")
+"""What torch says, of a GPU and of the host."""
 _NOT_TEXT = re.compile("(image|video|audio|vision|speech).*_token_(id|index)")
 
 
@@ -311,14 +313,14 @@ class ReplayModel:
             The rows of each of the sites, float32 ``[tokens, hidden]``.
 
         Raises:
-            ReplayError: memory ran out.
+            MemoryError: memory ran out.
         """
-        import torch
-
         try:
             last, states = self._run(ids, take, {site.layer for site in sites})
-        except torch.OutOfMemoryError as error:
-            raise ReplayError(f"memory ran out: {brief(error, 80)}") from None
+        except RuntimeError as error:
+            if _NO_MEMORY.search(str(error)):
+                raise MemoryError(f"memory ran out ({brief(error, 80)})") from None
+            raise
         found = {}
         for site in sites:
             is_last = site == Site(RESID, self.num_layers)

@@ -81,7 +81,8 @@ class Plan:
 
     ``jobs`` are all answers that lack something, also where the options set a limit.
     ``there`` counts the answers that have everything already, ``others`` those that have it from
-    another model or with other settings. ``left_out`` counts answers by reason.
+    another model or with other settings. ``is_proven`` says that an earlier run has found an
+    answer's rows to be this model's. ``left_out`` counts answers by reason.
     """
 
     model: ReplayModel
@@ -91,6 +92,7 @@ class Plan:
     jobs: list[Job] = field(default_factory=list)
     there: int = 0
     others: int = 0
+    is_proven: bool = False
     left_out: Counter[str] = field(default_factory=Counter)
     refused: list[Refusal] = field(default_factory=list)
 
@@ -255,6 +257,8 @@ def _unfit(entry: Entry, model: ReplayModel) -> str | None:
 
 def _add(plan: Plan, entry: Entry) -> None:
     headers = entry.derived_headers(REPLAY)
+    models = {header.details.get("model") for header in headers.values()}
+    plan.is_proven |= plan.model.digest in models
     missing, other = [], False
     for quantity in plan.quantities:
         header = headers.get(REPLAY + quantity.name)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from activation_logging.errors import ReplayError
+from activation_logging.errors import EntryNotFound, ReplayError, RowsMissing
 from activation_logging.extras import version_of
 from activation_logging.progress import Progress, silent, track
 from activation_logging.replay.plan import Job, Plan, Refusal
@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 _COMMIT_S = 5.0
 """At least so often what has been computed is written."""
 _STRANGERS = 3
-"""If none of the first answers of that number is the model's, no other is tried."""
+"""If none of the first answers of that number is the model's, and none ever was, no other is tried.
+"""
+
+_LESS_MEMORY = (
+    "replay it on a machine with more memory, or compute kinds that read no attention "
+    "(--kinds logit_lens)"
+)
 
 
 @dataclass
@@ -105,16 +111,20 @@ def run_replay(store: Store, plan: Plan, *, progress: Progress = silent) -> Repl
 
 
 def _replay(store: Store, job: Job, report: ReplayReport) -> list[Derived]:
-    """What one answer comes to; nothing if it is refused, or has been deleted."""
+    """What one answer comes to; nothing if it is refused, or has lost its rows meanwhile."""
     plan, model = report.plan, report.plan.model
-    if job.key not in store:
-        return []
-    entry = store[job.key]
     if why := _too_large(model, job):
         report.refused.append(Refusal(job.key, why))
         return []
     quantities = [quantity for quantity in plan.quantities if quantity.name in job.kinds]
-    values, proof = replay_entry(model, entry, quantities, plan.layers)
+    try:
+        values, proof = replay_entry(model, store[job.key], quantities, plan.layers)
+    except (EntryNotFound, RowsMissing):
+        plan.left_out["that were deleted or pruned meanwhile"] += 1
+        return []
+    except MemoryError as error:
+        report.refused.append(Refusal(job.key, f"{error}: {_LESS_MEMORY}"))
+        return []
     report.tokens += job.tokens
     if why := proof.refuted(plan.options.tolerance):
         report.refused.append(Refusal(job.key, why))
@@ -141,6 +151,10 @@ def replay_entry(
 
     Returns:
         The array of each quantity, and how far the entry's rows are from the model's.
+
+    Raises:
+        RowsMissing: the entry has no rows, or has lost them meanwhile.
+        MemoryError: memory ran out.
     """
     import torch
 
@@ -187,14 +201,15 @@ def _too_large(model: ReplayModel, job: Job) -> str | None:
         return None
     return (
         f"its {job.tokens} tokens take {needed / 2**30:.1f} GiB, most of it for the attention of "
-        f"one layer, and {free / 2**30:.1f} GiB are free: replay it on a machine with more "
-        "memory, or compute kinds that read no attention (--kinds logit_lens)"
+        f"one layer, and {free / 2**30:.1f} GiB are free: {_LESS_MEMORY}"
     )
 
 
 def _refuse_strangers(report: ReplayReport) -> None:
     plan = report.plan
-    if report.proofs.answers == 0 and report.strangers >= _STRANGERS:
+    if plan.is_proven or report.proofs.answers:
+        return
+    if report.strangers >= _STRANGERS:
         last = report.refused[-1]
         raise ReplayError(
             f"none of the first {_STRANGERS} answers has the rows of {plan.model.folder} (of "
@@ -219,7 +234,7 @@ def _write(store: Store, pending: list[Derived], report: ReplayReport) -> None:
     """Write and forget what is pending; what belongs to an entry that is gone is dropped."""
     there = [item for item in pending if item.key in store]
     pending.clear()
-    store.put_derived(there)
+    store.put_derived(there, skip_deleted=True)
     for item in there:
         report.kept[item.name.removeprefix(REPLAY)] += 1
         report.bytes += np.asarray(item.values).nbytes

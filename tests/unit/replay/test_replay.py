@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,8 +16,9 @@ from typer.testing import CliRunner
 from activation_logging import open_store
 from activation_logging.cli import _app
 from activation_logging.errors import ReplayError, SettingsError, StoreNotFound, UnknownName
-from activation_logging.replay import ReplayOptions, model, plan_replay, run_replay
+from activation_logging.replay import QUANTITIES, ReplayOptions, model, plan_replay, run_replay
 from activation_logging.store import StoreWriter
+from activation_logging.store.prune import prune
 from tests.fixtures import architectures, teacher
 
 KINDS = ["icr", "lapeigvals", "logit_lens", "lookback"]
@@ -112,6 +114,58 @@ def test_refused_answers_do_not_use_up_the_limit(folder, other, store_path):
     report = replay(store_path, folder, kinds=["icr"], limit=1)
     assert (len(report.refused), report.kept) == (2, {"icr": 1})
     assert [len(found) for found in names(store_path)] == [0, 0, 1, 1, 0]
+
+
+def test_refused_answers_do_not_end_a_run_that_goes_on(folder, other, store_path):
+    """They come first then, and are no sign of another model: an earlier run has proven that."""
+    writer = StoreWriter(store_path, role="test")
+    for number, rows_of in enumerate([folder, other, other, other, folder]):
+        teacher.put(writer, folder, number, rows_of=rows_of)
+    writer.close()
+    assert replay(store_path, folder, kinds=["icr"], limit=1).kept == {"icr": 1}
+    report = replay(store_path, folder, kinds=["icr"])
+    assert (len(report.refused), report.kept) == (3, {"icr": 1})
+    assert len(replay(store_path, folder, kinds=["icr"]).refused) == 3
+    with pytest.raises(ReplayError, match="none of the first 3"):
+        replay(store_path, other, kinds=["icr"], tolerance=1e-9, served_as=str(folder))
+
+
+def test_what_is_deleted_or_pruned_meanwhile_is_left_out(folder, store_path):
+    teacher.build(store_path, folder, 4)
+    with open_store(store_path, writable=True) as store:
+        keys = [entry.key for entry in store.entries()]
+
+        def remove(what, done, total):
+            if (what, done) == ("replaying", 1):
+                store.delete(keys[1])
+                prune(store, [keys[2]], "too old")
+
+        plan = plan_replay(store, folder, ReplayOptions(kinds=["icr"]))
+        report = run_replay(store, plan, progress=remove)
+    assert (report.kept, report.refused) == ({"icr": 2}, [])
+    assert report.plan.left_out == {"that were deleted or pruned meanwhile": 2}
+
+
+def test_one_that_memory_is_too_small_for_is_refused(folder, store_path):
+    import torch
+
+    teacher.build(store_path, folder, 2)
+    done = []
+
+    def hungry(layer, answer):
+        done.append(layer.number)
+        if done == [1]:
+            torch.empty(1 << 60)
+        return QUANTITIES.get("icr").of_layer(layer, answer)
+
+    with open_store(store_path, writable=True) as store:
+        plan = plan_replay(store, folder, ReplayOptions(kinds=["icr"]))
+        plan.quantities = [replace(plan.quantities[0], of_layer=hungry)]
+        report = run_replay(store, plan)
+    assert report.kept == {"icr": 1}
+    (refusal,) = report.refused
+    assert "memory ran out (" in refusal.why
+    assert "--kinds logit_lens" in refusal.why
 
 
 def test_broken_off_it_keeps_what_it_has(folder, store_path):
