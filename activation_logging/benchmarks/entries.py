@@ -77,6 +77,13 @@ class Found(NamedTuple):
         return bool(found) and rest.split() == text.split()
 
 
+class Recovered(NamedTuple):
+    """An answer's content as its client got it, and whether it ended before its first token."""
+
+    content: str
+    no_token: bool
+
+
 def moved(spans: Sequence[Span], place: int | None) -> tuple[Span, ...]:
     """Spans of the judged text, which is at ``place`` in the response; none if it is nowhere."""
     if place is None:
@@ -123,10 +130,17 @@ class Labels(ABC):
             LabelError: one cannot be written; earlier ones may have been.
         """
 
-    def answer_to(self, request_id: str) -> str | None:
-        """The content of the complete answer to a request, as its client got it; None if none."""
-        ended = [found for found in self.find(request_id) if found.whole]
-        return ended[0].content if ended else None
+    @abstractmethod
+    def has_no_token(self, key: str) -> bool:
+        """Whether the answer of an entry ended before its first token, as only a probe does."""
+
+    def answer_to(self, request_id: str) -> Recovered | None:
+        """The complete answer to a request; None if there is none."""
+        for found in self.find(request_id):
+            if found.whole:
+                no_token = not found.content and self.has_no_token(found.key)
+                return Recovered(found.content, no_token)
+        return None
 
     @abstractmethod
     def flush(self) -> None:
@@ -157,6 +171,9 @@ class StoreLabels(Labels):
 
     def evaluation(self, key: str, name: str) -> Evaluation | None:
         return self._store[key].evaluations.get(name)
+
+    def has_no_token(self, key: str) -> bool:
+        return not self._store[key].num_tokens[1]
 
     def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
         self._store.put_evaluations(evaluations)
@@ -200,11 +217,11 @@ class ServerLabels(Labels):
                 return
 
     def evaluation(self, key: str, name: str) -> Evaluation | None:
-        path = f"/activations/{quote(key, safe='')}"
-        with self._asking():
-            entry: Any = self._client.get(path, cast_to=object)
-        found = entry["evaluations"].get(name)
+        found = self._whole(key)["evaluations"].get(name)
         return found and Evaluation(name, found["label"], found["score"], found["judge"])
+
+    def has_no_token(self, key: str) -> bool:
+        return not self._whole(key)["response_token_ids"]
 
     def put(self, evaluations: Sequence[tuple[str, Evaluation]]) -> None:
         for key, evaluation in evaluations:
@@ -241,6 +258,11 @@ class ServerLabels(Labels):
             if error.status_code in _UNPROCESSABLE:
                 raise LabelError(brief(error, 400)) from None
             raise BenchmarkError(f"{self.where} fails: {brief(error, 400)}") from None
+
+    def _whole(self, key: str) -> Any:
+        """One entry with all of its fields."""
+        with self._asking():
+            return self._client.get(f"/activations/{quote(key, safe='')}", cast_to=object)
 
     def _get(self, query: Mapping[str, Any]) -> dict[str, Any]:
         with self._asking():

@@ -37,6 +37,7 @@ from activation_logging.score_options import STOP
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from activation_logging.benchmarks.entries import Recovered
     from activation_logging.judges.registry import Judge
 
 _LOG = logging.getLogger(__name__)
@@ -117,8 +118,7 @@ class Session:
         journal: where answers and verdicts are kept; those in it are not asked for again.
         is_vllm: whether the server takes the additional fields.
         stop: the ``activation_stop`` of every request; None for none.
-        recover: finds the content that answered a request of a broken run in the store, if it is
-            there whole.
+        recover: finds what answered a request of a broken run in the store, if it is there whole.
         replay: never ask; an answer that is missing is an error.
         answered: called after every new answer.
     """
@@ -127,7 +127,7 @@ class Session:
     journal: Journal | None = None
     is_vllm: bool = True
     stop: str | None = None
-    recover: Callable[[str], str | None] | None = None
+    recover: Callable[[str], Recovered | None] | None = None
     replay: bool = False
     answered: Callable[[], None] = lambda: None
 
@@ -194,10 +194,15 @@ async def _known_answer(session: Session, question: Question, epoch: int) -> Ans
     if known is None and session.recover is not None and not session.replay:
         # vLLM puts the name of the API before the id that a chat request brings.
         request_id = f"chatcmpl-{_request_id(session, question, epoch)}"
-        content = session.recover(request_id)
-        if content is not None:
-            output = await _as_answered(content)
-            known = _answer(question, epoch, output, request_id=request_id)
+        found = session.recover(request_id)
+        if found is not None:
+            known = _answer(
+                question,
+                epoch,
+                await _as_answered(found.content),
+                request_id=request_id,
+                finish_reason=_BEFORE if found.no_token else None,
+            )
             session.journal.add_answer(known)
     return known
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from activation_logging.generate.prompts import PromptLine
+    from activation_logging.store import Entry
+
+WHOLE = ("complete", "elsewhere", "unkept")
+"""The statuses of answers that need not be asked for again."""
 
 
 @dataclass
@@ -49,13 +53,18 @@ def run_name(path: Path, model: str, sampling: Mapping[str, Any]) -> str:
 
 
 def answered_lines(store: Store, run: str) -> set[str]:
-    """Ids of the lines of a run whose answers the store holds whole, activations included."""
+    """Ids of the lines of a run whose answers the store holds whole, see :func:`is_whole`."""
     return {
         entry.tags[LINE_TAG]
-        for status in ("complete", "elsewhere")
+        for status in WHOLE
         for entry in select(store, tags={RUN_TAG: run}, status=status)
-        if entry.finish_reason in ANSWERED
+        if is_whole(entry) and LINE_TAG in entry.tags
     }
+
+
+def is_whole(entry: Entry) -> bool:
+    """Whether an answer came to its end, with its rows unless they were not to be kept."""
+    return entry.finish_reason in ANSWERED and entry.status in WHOLE
 
 
 def generate(

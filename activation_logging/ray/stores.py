@@ -10,9 +10,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import NotAStore, SettingsError, StoreError, StoreReadOnly
 from activation_logging.generate.engine import request_id_of
-from activation_logging.generate.run import answered_lines
+from activation_logging.generate.run import answered_lines, is_whole
 from activation_logging.ray.cluster import on_every_node
-from activation_logging.records import ANSWERED
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _answers_here(folder: str, run: str, lines: list[str]) -> dict[str, Kept]:
     for store in _open_all(folder, []):
         for line in lines:
             for entry in store.for_request(request_id_of(run, line)):
-                if entry.status == "complete" and entry.finish_reason in ANSWERED:
+                if is_whole(entry):
                     reason = str(entry.finish_reason)
                     found[line] = Kept(request_id_of(run, line), entry.response, reason)
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -110,15 +111,20 @@ def test_a_run_is_of_one_model_and_sampling() -> None:
 def test_only_whole_answers_of_the_run_count(tmp_path: Path) -> None:
     path = tmp_path / "s.lmdb"
     writer = StoreWriter(path, role="test")
-    endings = {"a": "length", "b": "abort", "c": "stop", "d": "stop", "e": "stop"}
+    endings = {"a": "length", "b": "abort", "c": "stop", "d": "stop", "e": "stop", "f": "stop"}
     for name, reason in endings.items():
         tags = {RUN_TAG: "other" if name == "e" else "mine", LINE_TAG: name}
         writer.put_entry(make_document(name, finish_reason=reason, tags=tags))
-        if name != "d":  # Killed before its rows came.
+        if name == "f":  # As ACTIVATION_KEEP wants it.
+            writer.put_capture(replace(make_capture(name, []), unkept="its score is low"))
+        elif name != "d":  # Killed before its rows came.
             writer.put_capture(make_capture(name, [make_segment(name, 4)]))
+    # Anybody may use the name of the tag.
+    writer.put_entry(make_document("g", tags={RUN_TAG: "mine"}))
+    writer.put_capture(make_capture("g", [make_segment("g", 4)]))
     writer.close()
     with open_store(path) as store:
-        assert answered_lines(store, "mine") == {"a", "c"}
+        assert answered_lines(store, "mine") == {"a", "c", "f"}
         assert answered_lines(store, "nothing") == set()
 
 

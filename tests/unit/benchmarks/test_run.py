@@ -198,6 +198,24 @@ class TestStops:
             assert again.results["counts"]["refused"] == 8
             assert run(silent, tmp_path / "free").results["counts"]["invalid"] == 8
 
+    @pytest.mark.parametrize(("token_ids", "label"), [([], "refused"), ([2], "invalid")])
+    def test_one_that_comes_out_of_the_store(
+        self, tmp_path: Path, token_ids: list[int], label: str
+    ) -> None:
+        """Killed after the server answered and before the line was written."""
+        path = tmp_path / "s.lmdb"
+        writer = StoreWriter(path, role="test")
+        with canned(lambda _: "") as silent:
+            first = run(silent, tmp_path, activation_stop=self.STOP, do_eval=False)
+            for answer in first.journal.answers.values():
+                put_entry(writer, answer.request_id, "", response_token_ids=token_ids)
+            writer.close()
+            (first.folder / "generation.jsonl").unlink()
+            silent.asked.clear()
+            second = run(silent, tmp_path, activation_stop=self.STOP, store=path)
+            assert silent.asked == []
+        assert second.results["counts"][label] == 8
+
     def test_what_cannot_be(self, server: Any, tmp_path: Path) -> None:
         with pytest.raises(BenchmarkError, match=r"--activation-stop: .*probability, 0 to 1"):
             run(server, tmp_path, activation_stop='{"probe": "unknown", "prompt_above": 8}')
