@@ -196,7 +196,8 @@ def _prompts(store: Store, answers: Iterable[_Answer]) -> list[list[str]]:
         if (answer.subject.prompt, answer.model) in seen:
             continue
         seen.add((answer.subject.prompt, answer.model))
-        samples = samples_to(store, store[answer.key].prompt, answer.model)
+        entry = store.get(answer.key)
+        samples = [] if entry is None else samples_to(store, entry.prompt, answer.model)
         keys = [samples[places[0]].key for places in same_texts(samples)]
         if len(keys) > 1:
             found.append(keys)
@@ -261,7 +262,7 @@ class _Asker:
 
     def knows(self, keys: Sequence[str]) -> bool:
         """Whether nothing has to be asked about these answers."""
-        steps = self._steps([self._store[key] for key in keys])
+        steps = self._steps(keys)
         try:
             one = next(steps)
             while True:
@@ -274,7 +275,7 @@ class _Asker:
 
     async def about(self, keys: Sequence[str]) -> None:
         """Ask whatever is not known about these answers; a failure goes into the report."""
-        steps = self._steps([self._store[key] for key in keys])
+        steps = self._steps(keys)
         try:
             one = next(steps)
             while True:
@@ -287,10 +288,12 @@ class _Asker:
             self._failed_in_a_row += 1
             self.report.failures.append(Failure(keys[0], brief(error)))
 
-    def _steps(self, entries: Sequence[Entry]) -> Generator[tuple[Entry, ...], bool, None]:
-        """The questions to ask, each as the entries that it is about; is sent the replies."""
+    def _steps(self, keys: Sequence[str]) -> Generator[tuple[Entry, ...], bool, None]:
+        """The questions to ask, each as entries that are still there; is sent the replies."""
+        entries = [entry for key in keys if (entry := self._store.get(key)) is not None]
         if self._kind == "p_true":
-            yield (entries[0],)
+            if entries:
+                yield (entries[0],)
             return
         pairs = grouping(len(entries))
         try:
@@ -420,12 +423,8 @@ def _tokenized(asking: Any, model: str, text: str) -> list[int]:
 def _flush(endpoint: Endpoint, *, quietly: bool) -> None:
     """Wait until all replies are stored.
 
-    Args:
-        endpoint: the server that logs them.
-        quietly: it has failed before, so that it may not be there any more.
-
     Raises:
-        BenchmarkError: the server does not log.
+        BenchmarkError: the server does not log. Not if ``quietly``: it may be there no more.
     """
     try:
         client(endpoint.base_url).post("/activations/flush", cast_to=object, body={})

@@ -253,7 +253,8 @@ def entries_of(store: Store, key: str) -> list[Entry]:
 
     A key without the name of a store stands for those of all.
     """
-    found = [store[one] for one in store.keys_beginning(key) if _is_of(one, key) and one in store]
+    keys = (one for one in store.keys_beginning(key) if _is_of(one, key))
+    found = (entry for one in keys if (entry := store.get(one)) is not None)
     return sorted(found, key=lambda entry: entry.sequence)
 
 

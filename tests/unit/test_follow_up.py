@@ -63,6 +63,23 @@ def test_equal_texts_are_asked_about_once(tmp_path: Path, server: Any) -> None:
     assert (report.subjects, report.asked) == (0, 0)
 
 
+@pytest.mark.parametrize(("kind", "asked"), [("p_true", 22), ("entails", 11)])
+def test_what_is_deleted_meanwhile_is_not_asked_about(
+    store: Path, server: Any, kind: Any, asked: int
+) -> None:
+    server.reply = lambda body: "False"
+    with open_store(store, writable=True) as writing:
+        keys = [entry.key for entry in writing.entries()][4:6]  # two answers to one prompt
+
+        def delete(what: str, done: int, total: int) -> None:
+            if (what, done) == ("asking", 0):
+                assert writing.delete_all(keys) == 2
+
+        with pytest.raises(BenchmarkError, match=f"{asked} of {asked} replies are not in"):
+            ask_follow_ups(store, kind, base_url=server.base_url, progress=delete)
+    assert len(server.asked) == asked
+
+
 def test_failures_are_listed_and_end_the_run(store: Path) -> None:
     with canned(lambda body: 500, vocabulary=WORDS) as server:
         report = ask_follow_ups(store, "p_true", base_url=server.base_url, max_connections=2)
