@@ -40,6 +40,9 @@ LOCK_FILE_BYTES = 64 * (MAX_READERS - 1) + 192
 # py-lmdb 3 bundles two engines, which cannot read each other's files. Stay with the first.
 _ENGINE: dict[str, Any] = {"lib_version": 0} if int(lmdb.__version__.split(".")[0]) >= 3 else {}
 
+_ALREADY_OPEN = "already open"
+_CLOSING_S = 1.0
+"""How long a thread may take to close an environment, seconds."""
 _CREATION_S = 1.0
 """How long the maker of a store may take from the empty file to the first record, seconds."""
 _NEW_MAP = 1 << 20
@@ -96,16 +99,14 @@ def open_store_files(
     if not alone:
         _prepare_locks(path, can_lock=can_lock)
     try:
-        env = lmdb.open(
-            str(path),
+        env = _open(
+            path,
             map_size=map_size,
-            max_dbs=len(layout.DATABASES),
             max_readers=MAX_READERS,
             readonly=not writable,
             create=create,
             lock=can_lock,
             mode=0o644,
-            **_ENGINE,
         )
     except lmdb.InvalidError:
         raise NotAStore(f"{path} holds a data.mdb that is not an LMDB file") from None
@@ -115,7 +116,7 @@ def open_store_files(
         raise StoreReadOnly(f"{path} cannot be opened: {error}") from None
     except (lmdb.Error, OSError) as error:
         remedy = "; open it with activation_logging alone, and with lmdb >= 3 after a fork"
-        suffix = remedy if "already open" in str(error) else ""
+        suffix = remedy if _ALREADY_OPEN in str(error) else ""
         raise StoreError(f"{path} cannot be opened: {error}{suffix}") from None
     try:
         _check_length(path, env)
@@ -137,6 +138,22 @@ def open_store_files(
         raise
 
 
+def _open(path: Path, **options: Any) -> Any:
+    """LMDB's environment, as soon as another thread has closed the one that it no longer needs.
+
+    A thread that drops the last reference to an environment is still closing it when others no
+    longer find it.
+    """
+    deadline = time.monotonic() + _CLOSING_S
+    while True:
+        try:
+            return lmdb.open(str(path), max_dbs=len(layout.DATABASES), **options, **_ENGINE)
+        except lmdb.Error as error:
+            if _ALREADY_OPEN not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.001)
+
+
 @contextmanager
 def open_alone(path: Path) -> Iterator[Opened]:
     """Open a store for writing without LMDB's locks, in a process that keeps all others out.
@@ -144,13 +161,8 @@ def open_alone(path: Path) -> Iterator[Opened]:
     Raises:
         NotAStore, StoreVersionError, StoreCorrupt.
     """
-    env = lmdb.open(
-        str(path),
-        map_size=fitting_map_size((path / "data.mdb").stat().st_size),
-        lock=False,
-        max_dbs=len(layout.DATABASES),
-        **_ENGINE,
-    )
+    size = fitting_map_size((path / "data.mdb").stat().st_size)
+    env = _open(path, map_size=size, lock=False)
     try:
         _check_length(path, env)
         yield Opened(env, _open_databases(path, env), writable=True)
@@ -164,14 +176,7 @@ def open_file(file: Path) -> Opened:
     Raises:
         lmdb.Error: LMDB cannot read it. NotAStore, StoreVersionError, StoreCorrupt.
     """
-    env = lmdb.open(
-        str(file),
-        subdir=False,
-        readonly=True,
-        lock=False,
-        max_dbs=len(layout.DATABASES),
-        **_ENGINE,
-    )
+    env = _open(file, subdir=False, readonly=True, lock=False)
     try:
         return Opened(env, _open_databases(file, env), writable=False)
     except BaseException:

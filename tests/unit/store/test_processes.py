@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import multiprocessing
+import shutil
 import subprocess
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
+import lmdb
 import numpy as np
 import pytest
 
@@ -136,6 +138,22 @@ def test_threads_share_a_store(store_path: Path, store_writer: StoreWriter) -> N
             thread.join()
         assert not wrong
         assert len(store) == 300
+
+
+def test_one_that_another_thread_is_just_closing(
+    store_path: Path, store_writer: StoreWriter
+) -> None:
+    """It is not found any more, and yet open: whoever opens the store waits."""
+    put_answer(store_writer, "r")
+    store_writer.close()
+    copy = store_path.with_name("copy.lmdb")
+    shutil.copytree(store_path, copy)
+    closing = lmdb.open(str(copy), lib_version=0)
+    later = threading.Timer(0.2, closing.close)
+    later.start()
+    with open_store(copy) as store:
+        assert len(store) == 1
+    later.join()
 
 
 def test_a_fork_disturbs_neither_side(store_path: Path, store_writer: StoreWriter) -> None:
