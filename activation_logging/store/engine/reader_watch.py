@@ -11,6 +11,8 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+import lmdb
+
 if TYPE_CHECKING:
     from activation_logging.store.engine.environment import Environment, Reader
 
@@ -38,12 +40,19 @@ class ReaderWatch:
     def look(self) -> None:
         """Free the slots of dead readers, and warn once of each read transaction that is too old.
 
-        This does nothing if the last check was less than ``every_s`` ago.
+        This does nothing if the last check was less than ``every_s`` ago. Where LMDB refuses, the
+        log says so: whoever writes must go on.
         """
         now = time.monotonic()
         if now < self._next:
             return
         self._next = now + self._every_s
+        try:
+            self._check(now)
+        except (lmdb.Error, OSError) as error:
+            logger.warning("%s: its readers cannot be checked: %s", self._environment.path, error)
+
+    def _check(self, now: float) -> None:
         dead = self._environment.free_dead_readers()
         if dead:
             logger.info("%s: freed the slots of %d dead readers", self._environment.path, dead)

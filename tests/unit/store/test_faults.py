@@ -15,8 +15,10 @@ from activation_logging import open_store
 from activation_logging.cli import _app
 from activation_logging.errors import NotAStore
 from activation_logging.store import StoreWriter
+from activation_logging.store.engine import environment
 from activation_logging.store.engine.filesystem import network_type
 from activation_logging.store.engine.liveness import birth, is_running
+from activation_logging.store.engine.reader_watch import ReaderWatch
 from activation_logging.store.repair import page_problems
 from tests.faults import crowds, disks, hostile, kills, power
 from tests.fixtures.answers import put_answer
@@ -102,6 +104,14 @@ class TestCrowds:
 
     def test_a_dead_reader_is_cleared_away(self, store_path: Path) -> None:
         assert crowds.dead_reader(store_path) == (1, 0)
+
+    def test_readers_that_lmdb_does_not_tell(
+        self, store_path: Path, our_log: pytest.LogCaptureFixture
+    ) -> None:
+        env = environment.acquire(store_path, create=True)
+        env._env.close()
+        ReaderWatch(env).look()
+        assert "its readers cannot be checked: Attempt to operate on closed" in our_log.text
 
     def test_a_reader_that_stays(self, store_path: Path, our_log: pytest.LogCaptureFixture) -> None:
         sizes = crowds.lasting_reader(store_path, turns=30)
