@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from activation_logging.errors import AddressError
+from activation_logging.errors import AddressError, SettingsError
 from activation_logging.extras import require
 from activation_logging.files import write_whole
 
@@ -64,6 +64,7 @@ def located(path: str | os.PathLike[str]) -> Path | Address:
 
     Raises:
         AddressError: the address has a password in it, or no folder.
+        SettingsError: the path begins with the home of a user whom nobody knows.
     """
     text = os.fspath(path)
     if isinstance(path, Path) and ":/" in text and not path.is_absolute():
@@ -71,7 +72,7 @@ def located(path: str | os.PathLike[str]) -> Path | Address:
         slashes = "///" if scheme == "file" else "//"
         text = f"{scheme}:{slashes}{rest}" if scheme.isalnum() else text
     if "://" not in text:
-        return Path(text).expanduser()
+        return expanded(text)
     parts = urlsplit(text)
     if "@" in parts.netloc:
         raise AddressError(
@@ -84,6 +85,20 @@ def located(path: str | os.PathLike[str]) -> Path | Address:
     if not parts.netloc + parts.path.strip("/"):
         raise AddressError(f"{text} names no folder; write {text.rstrip('/')}//FOLDER")
     return Address(text.rstrip("/"))
+
+
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """A path with ``~`` and ``~name`` filled in.
+
+    Raises:
+        SettingsError: there is no such home.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingsError(
+            f"{path} begins with the home of a user who is not known here; write the whole path"
+        ) from None
 
 
 NO_STORE_THERE = (

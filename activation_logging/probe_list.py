@@ -8,10 +8,10 @@ A list is ``made_up=probes/made_up,span=probes/span:shadow``: names, and the fil
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import SettingsError
+from activation_logging.locations import expanded
 from activation_logging.text import shown
 
 if TYPE_CHECKING:
@@ -81,6 +81,4 @@ def parse_probes(text: str) -> tuple[ProbeFile, ...]:
 
 def absolute(files: Iterable[ProbeFile]) -> str:
     """The list as a process with another working directory reads it."""
-    return ",".join(
-        str(one._replace(path=str(Path(one.path).expanduser().absolute()))) for one in files
-    )
+    return ",".join(str(one._replace(path=str(expanded(one.path).absolute()))) for one in files)

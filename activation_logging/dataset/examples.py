@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -151,6 +151,7 @@ def select_examples(
             raise DatasetError(f"label {name!r} is not one of {', '.join(LABELS)}")
     if positive == negative:
         raise DatasetError(f"the two classes are both {positive!r}; name two labels")
+    check_broken(broken)
     found = scan(
         store,
         label,
@@ -189,6 +190,12 @@ def select_examples(
     )
     refuse_one_class(examples)
     return examples
+
+
+def check_broken(broken: str) -> None:
+    """Raise DatasetError unless it is one of :data:`Broken`."""
+    if broken not in get_args(Broken):
+        raise DatasetError(f"broken is {broken!r}, not one of {', '.join(get_args(Broken))}")
 
 
 def refuse_one_class(examples: Examples) -> None:
@@ -295,6 +302,8 @@ def scan(
     Raises:
         DatasetError: there is no such evaluator, or no answer by that model.
     """
+    if isinstance(group, str):
+        raise DatasetError(f"group is a list of names of tags, such as [{group!r}], not a text")
     # A store without an index has to be walked through, which takes its time.
     all_counts = counts(store, progress)
     found = Found(choose_evaluator(store, label, all_counts))

@@ -25,6 +25,7 @@ asked about.
 from __future__ import annotations
 
 import json
+import operator
 import unicodedata
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -130,8 +131,9 @@ def parse_position(text: str | int) -> str | int:
     if text in NAMED_POSITIONS:
         return text
     try:
-        return int(text)
-    except ValueError:
+        # Not int(): a fraction is no position.
+        return int(text) if isinstance(text, str) else operator.index(text)
+    except (TypeError, ValueError):
         raise DatasetError(
             f"position {text!r} is not one of {', '.join(NAMED_POSITIONS)} or an integer"
         ) from None

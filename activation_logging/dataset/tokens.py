@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from activation_logging.dataset.examples import Broken, scan
+from activation_logging.dataset.examples import Broken, check_broken, scan
 from activation_logging.dataset.features import read_rows
 from activation_logging.dataset.groups import join_groups
 from activation_logging.dataset.layers import Source, labels_of
@@ -367,6 +367,7 @@ def select_tokens(
     """
     if not 0 <= unlabelled < float("inf"):
         raise DatasetError(f"unlabelled is {unlabelled}: a weight of 0 or more is needed")
+    check_broken(broken)
     found_spans: dict[str, Any] = {}
     found = scan(
         store,

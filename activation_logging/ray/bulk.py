@@ -12,6 +12,7 @@ from activation_logging.errors import SettingsError
 from activation_logging.generate.engine import checked_settings
 from activation_logging.generate.prompts import read_prompts
 from activation_logging.generate.run import Outcome, run_name
+from activation_logging.locations import expanded
 from activation_logging.progress import Progress, silent
 from activation_logging.ray.cluster import connected, living
 from activation_logging.ray.crew import Crew
@@ -119,8 +120,8 @@ def make_job(
     if engines is not None and engines < 1:
         raise SettingsError(f"engines: {engines} answer nothing; give 1 or more")
     checked_settings(sampling)
-    if Path(model).expanduser().is_dir():
-        model = str(Path(model).expanduser().absolute())
+    if expanded(model).is_dir():
+        model = str(expanded(model).absolute())
     return Job(
         model=model,
         sampling=sampling,

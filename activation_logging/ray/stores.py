@@ -11,6 +11,7 @@ from typing import IO, TYPE_CHECKING, NamedTuple
 from activation_logging.errors import NotAStore, SettingsError, StoreError, StoreReadOnly
 from activation_logging.generate.engine import request_id_of
 from activation_logging.generate.run import answered_lines, is_whole
+from activation_logging.locations import expanded
 from activation_logging.ray.cluster import on_every_node
 from activation_logging.store import open_store
 
@@ -49,7 +50,7 @@ def checked_folder(path: str | Path) -> Path:
     Raises:
         SettingsError: it is one store.
     """
-    folder = Path(path).expanduser().absolute()
+    folder = expanded(path).absolute()
     if (folder / "data.mdb").exists():
         raise SettingsError(
             f"{folder} is a store; on Ray each engine has its own, so name a folder for them"

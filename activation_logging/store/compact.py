@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor, wait
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import lmdb
 
 from activation_logging.errors import StoreCorrupt, StoreError, StoreReadOnly
 from activation_logging.files import sync_folder
+from activation_logging.locations import expanded
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.engine.locks import exclusive
@@ -18,6 +18,8 @@ from activation_logging.store.engine.opening import open_file, open_store_files
 from activation_logging.store.engine.pages import used_bytes
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from activation_logging.store.engine.opening import Opened
 
 COPY = "data.mdb.compacting"
@@ -50,7 +52,7 @@ def compact(path: str | os.PathLike[str], *, progress: Progress = silent) -> Com
         StoreInUse: a process has the store open. StoreReadOnly: it is not this user's.
         StoreCorrupt: its pages contradict each other. StoreError: there is no room.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = expanded(path).resolve()
     data, copy = folder / "data.mdb", folder / COPY
     with exclusive(folder):
         opened = open_store_files(folder, create=False, alone=True)

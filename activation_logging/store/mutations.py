@@ -140,7 +140,7 @@ class Mutations:
         raw_key = layout.entry_key(key)
         entry = None if raw_key is None else txn.get(raw_key, db=self._db(layout.MAIN))
         if raw_key is None or entry is None:
-            raise EntryNotFound(f"there is no entry {key[:100]!r} to label")
+            raise EntryNotFound(f"there is no entry {str(key)[:100]!r} to label")
         if evaluation.spans:
             response = schema.entry(entry, f"entry {key}")["response"]
             if problem := evaluation.outside(response):
@@ -173,7 +173,7 @@ class Mutations:
         """
         raw_key = layout.entry_key(key)
         if raw_key is None or txn.get(raw_key, db=self._db(layout.MAIN)) is None:
-            raise EntryNotFound(f"there is no entry {key[:100]!r} to put {name} beside")
+            raise EntryNotFound(f"there is no entry {str(key)[:100]!r} to put {name} beside")
         txn.put(layout.beside_key(key, name), record, db=self._db(layout.DERIVED))
         self._index.array_changed(txn, raw_key)
 
@@ -193,7 +193,7 @@ class Mutations:
         raw_key = layout.entry_key(key)
         raw = None if raw_key is None else txn.pop(raw_key, db=self._db(layout.MAIN))
         if raw is None:
-            raise EntryNotFound(f"there is no entry {key[:100]!r} to delete")
+            raise EntryNotFound(f"there is no entry {str(key)[:100]!r} to delete")
         document = schema.entry(raw, f"entry {key}")
         self._index.entry_removed(txn, document)
         txn.delete(layout.sequence_key(document["sequence"]), db=self._db(layout.LOG))

@@ -55,10 +55,12 @@ def _is_export(path: str | os.PathLike[str], *, writable: bool) -> bool:
     if writable:
         refuse_address(path, "a store")
     where = located(path)
+    found = True
     if isinstance(where, Path):
-        found = (where / "export.json").is_file() and not (where / "data.mdb").exists()
-    else:
-        found = True
+        try:
+            found = (where / "export.json").is_file() and not (where / "data.mdb").exists()
+        except OSError:  # which is told when it is opened as a store
+            found = False
     if found and writable:
         raise StoreReadOnly(
             f"{where} is an export, which is only read: write to the store that it was made of"

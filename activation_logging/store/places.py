@@ -85,11 +85,14 @@ def _stores_at(place: OnePlace) -> Places:
     path = where.absolute()
     if _is_store(path):
         return Places(path, (path,), several=False)
-    if path.is_dir():
+    if _is_folder(path):
         inside = tuple(_stores_in(path, 2))
         return Places(path, inside or (path,), several=bool(inside))
-    if glob.has_magic(text) and not path.exists():
-        matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+    if glob.has_magic(text) and not _is_there(path):
+        try:
+            matches = sorted(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        except OSError as error:
+            raise StoreNotFound(f"no store matches {text}: {error.strerror}") from None
         stores = [one for match in matches for one in _matching(match)]
         if stores:
             return Places(path, tuple(_distinct(stores)), several=True)
@@ -103,10 +106,18 @@ def _matching(path: Path) -> Iterable[Path]:
 
 
 def _is_store(path: Path) -> bool:
+    return _is_there(path / "data.mdb")
+
+
+def _is_there(path: Path) -> bool:
     try:
-        return (path / "data.mdb").exists()
-    except OSError:
+        return path.exists()
+    except OSError:  # whoever opens it says why it cannot be looked at
         return False
+
+
+def _is_folder(path: Path) -> bool:
+    return _is_there(path) and path.is_dir()
 
 
 def _stores_in(folder: Path, depth: int) -> Iterator[Path]:
@@ -118,7 +129,7 @@ def _stores_in(folder: Path, depth: int) -> Iterator[Path]:
     for one in inside:
         if _is_store(one):
             yield one
-        elif depth > 1 and one.is_dir():
+        elif depth > 1 and _is_folder(one):
             yield from _stores_in(one, depth - 1)
 
 

@@ -18,14 +18,15 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
+from activation_logging.locations import expanded
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
 from activation_logging.store.engine.liveness import is_running
 from activation_logging.store.engine.locks import holder
+from activation_logging.store.engine.opening import file_id
 from activation_logging.store.engine.pages import walk
 from activation_logging.store.index import Index
 from activation_logging.store.joins import has_entry, is_headless, rows_alone
@@ -215,8 +216,8 @@ def page_problems(path: str | os.PathLike[str]) -> list[str] | None:
         None if the installed lmdb cannot check pages (see :mod:`.engine.pages`), or there is no
         file.
     """
-    folder = Path(path).expanduser().resolve()
-    if not (folder / "data.mdb").is_file():
+    folder = expanded(path).resolve()
+    if file_id(folder) is None or not (folder / "data.mdb").is_file():
         return None
     # If another process has the store open, a read transaction keeps it from reusing pages during
     # the check. Opening the file is safe then: LMDB in that process has opened it without a crash.

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import lmdb
 
 from activation_logging.errors import EntryNotFound, StoreError, StoreReadOnly
+from activation_logging.locations import expanded
 from activation_logging.store import layout, schema
 from activation_logging.store.beside import WritesBeside
 from activation_logging.store.engine import environment
@@ -24,6 +24,7 @@ from activation_logging.store.reading import ReadsRows, RowBatch, RowReader
 
 if TYPE_CHECKING:
     import os
+    from pathlib import Path
     from types import TracebackType
     from typing import Literal
 
@@ -61,7 +62,7 @@ class Store(WritesBeside, Mapping[str, Entry]):
     """Why some of several stores are left out, by name."""
 
     def __init__(self, path: str | os.PathLike[str], *, writable: bool = False) -> None:
-        self._open(Path(path).expanduser().absolute(), writable=writable, create=writable)
+        self._open(expanded(path).absolute(), writable=writable, create=writable)
 
     def _open(self, path: Path, *, writable: bool, create: bool) -> None:
         self.path = path

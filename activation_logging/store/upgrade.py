@@ -9,10 +9,10 @@ it, and servers may write meanwhile.
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from activation_logging.errors import StoreCorrupt
+from activation_logging.locations import expanded
 from activation_logging.progress import Progress, silent
 from activation_logging.store import layout
 from activation_logging.store.engine.locks import exclusive
@@ -24,6 +24,7 @@ from activation_logging.store.store import Store
 if TYPE_CHECKING:
     import os
     from collections.abc import Iterator
+    from pathlib import Path
 
 _PER_COMMIT = 1000
 
@@ -52,7 +53,7 @@ def upgrade(
         StoreInUse: a process has a store of version 1 open.
         StoreReadOnly: it is not this user's. StoreNotFound, NotAStore, StoreCorrupt.
     """
-    folder = Path(path).expanduser().resolve()
+    folder = expanded(path).resolve()
     with Store(folder) as store:
         has_index = store.environment.has_index
         version = layout.FORMAT_VERSION if has_index else layout.WITHOUT_INDEX

@@ -16,12 +16,12 @@ import threading
 import time
 import weakref
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lmdb
 
 from activation_logging.errors import RowsMissing, StoreCorrupt, StoreError, StoreFull
+from activation_logging.locations import expanded
 from activation_logging.records import NEVER_RAN, Capture
 from activation_logging.store import layout, schema
 from activation_logging.store.engine import environment
@@ -43,6 +43,7 @@ from activation_logging.store.upkeep import Ceiling, Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
 
     from activation_logging.settings import FullPolicy
 
@@ -66,7 +67,7 @@ def live_records(path: str | os.PathLike[str]) -> dict[str, dict[str, Any]]:
 
     The store has the records of the last commit, which may be old if the disk is full.
     """
-    resolved = Path(path).expanduser().resolve()
+    resolved = expanded(path).resolve()
     return {w.id: w.record for w in list(_writers) if w.path == resolved}
 
 

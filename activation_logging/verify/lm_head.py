@@ -16,6 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from activation_logging.errors import ExtraMissing, SettingsError
+from activation_logging.locations import expanded
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -131,7 +132,7 @@ def model_folder(model: str | Path, *, more: Sequence[str] = ()) -> Path:
         SettingsError: it is neither.
         ExtraMissing: it is no folder, and ``huggingface_hub`` is not installed.
     """
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         return folder
     try:

@@ -18,11 +18,11 @@ import os
 import sys
 from contextlib import asynccontextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 from activation_logging.exposure import warn_if_open
+from activation_logging.locations import expanded
 from activation_logging.placeholders import filled
 from activation_logging.probe_list import absolute, parse_probes
 from activation_logging.settings import Settings
@@ -104,7 +104,7 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     from activation_logging.vllm_plugin import shared_probes
     from activation_logging.vllm_plugin.probe_desk import checked_folder
 
-    path = Path(settings.lmdb_path).expanduser()
+    path = expanded(settings.lmdb_path)
     gate.check_absolute(path, config)
     path = path.resolve()
     with open_store(filled(str(path)), writable=True) as store:

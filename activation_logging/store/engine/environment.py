@@ -12,7 +12,6 @@ import sys
 import threading
 import weakref
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import lmdb
@@ -24,6 +23,7 @@ from activation_logging.errors import (
     StoreInUse,
     StoreVersionError,
 )
+from activation_logging.locations import expanded
 from activation_logging.store import layout
 from activation_logging.store.engine.address_space import MAP_SIZE, fitting_map_size
 from activation_logging.store.engine.opening import (
@@ -36,6 +36,7 @@ from activation_logging.store.engine.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 logger = logging.getLogger(f"vllm.{__name__}")
 T = TypeVar("T")
@@ -367,7 +368,7 @@ def acquire(path: str | os.PathLike[str], *, create: bool, map_size: int = MAP_S
         StoreNotFound, NotAStore, StoreVersionError, StoreReadOnly, StoreCorrupt: see
             :mod:`activation_logging.errors`.
     """
-    resolved = Path(path).expanduser().resolve()
+    resolved = expanded(path).resolve()
     with _registry_lock:
         known = _open_environments.get(resolved)
         if known is not None and known.file == file_id(resolved):

@@ -157,3 +157,22 @@ def test_bad_arguments(tmp_path):
     assert "both" in refused(tmp_path / "s", positive="correct")
     assert "not one of" in refused(tmp_path / "s", position="middle")
     assert MODEL not in refused(tmp_path / "s", tags={"domain": "zzz"})
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"position": 1.5}, "position 1.5 is not one of"),
+        ({"position": None}, "position None is not one of"),
+        ({"broken": "keep"}, "broken is 'keep', not one of error, skip"),
+        # Each letter would be a tag, and nothing grouped.
+        ({"group": "entity"}, r"group is a list of names of tags, such as \['entity'\]"),
+    ],
+)
+def test_options_that_would_mean_something_else(tmp_path, options, says):
+    with open_store(build(tmp_path / "s", n=4)) as store:
+        with pytest.raises(DatasetError, match=says):
+            store.dataset(**options)
+        if "position" not in options:
+            with pytest.raises(DatasetError, match=says):
+                store.tokens(**options)

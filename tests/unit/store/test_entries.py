@@ -321,8 +321,10 @@ def test_orders(store_path: Path, store_writer: StoreWriter) -> None:
         assert len(set(store)) == 600
 
 
-@pytest.mark.parametrize("key", ["~meta", "~rows", "", "x", "0" * 64 + "#0", "\ud800", "0" * 65])
-def test_keys_that_cannot_be(key: str, store_path: Path, store_writer: StoreWriter) -> None:
+@pytest.mark.parametrize(
+    "key", ["~meta", "~rows", "", "x", "0" * 64 + "#0", "\ud800", "0" * 65, None, 5]
+)
+def test_keys_that_cannot_be(key: Any, store_path: Path, store_writer: StoreWriter) -> None:
     store_writer.flush()
     with open_store(store_path, writable=True) as store:
         assert key not in store
