@@ -26,11 +26,12 @@ from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
 from activation_logging.store.merge import merge
+from tests.fixtures.answers import HIDDEN, NUM_LAYERS
 from tests.fixtures.planted import build
 from tests.fixtures.readers import command, strict
 from tests.fixtures.s3 import KEYS, S3
 
-HEADS = {Site("heads", 3): (4, 3)}
+SITES = {Site("heads", 3): (4, 3), Site("resid_prenorm", NUM_LAYERS): (HIDDEN,)}
 N = 14
 PART_BYTES = 10_000
 """Of rows, so that a small store has several parts."""
@@ -38,7 +39,7 @@ PART_BYTES = 10_000
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("objects") / "s", n=N, sites=HEADS)
+    return build(tmp_path_factory.mktemp("objects") / "s", n=N, sites=SITES)
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def grown(store, tmp_path_factory):
     """The store that was exported, with more answers since."""
     path = tmp_path_factory.mktemp("grown") / "s"
     shutil.copytree(store, path)
-    return build(path, n=3, prefix="more-", sites=HEADS)
+    return build(path, n=3, prefix="more-", sites=SITES)
 
 
 @pytest.mark.parametrize("prompts", ["the same", "others"])
@@ -283,7 +284,7 @@ def test_appending_another_store(store, target, tmp_path, prompts):
         if prompts == "others":
             document["prompt"] += " Now."
 
-    other = build(tmp_path / "s", n=3, prefix="x", sites=HEADS, change=change)
+    other = build(tmp_path / "s", n=3, prefix="x", sites=SITES, change=change)
     with pytest.raises(DatasetError, match="of another store"):
         export(other, target, append=True)
     assert_equal(store, target)
