@@ -206,7 +206,7 @@ def _show_leftovers(
 def _remove(found: _Leftovers, unmatched: Sequence[Unmatched]) -> int:
     with open_store(found.path, writable=True) as store, show_progress() as progress:
         records = track(unmatched, "removing", len(unmatched), progress)
-        removed = sum(remove_unmatched(store, record) for record in records)
+        removed = remove_unmatched(store, records)
         segments = (segment.segment for segment in found.unreferenced)
         names = track(segments, "removing", len(found.unreferenced), progress)
         removed += remove_unreferenced(store, names)
