@@ -183,6 +183,7 @@ def _at_once(
             manifest = Manifest(head, [part], str(store.path), dict(plan.left_out))
             (partial / NAME).write_bytes(manifest.dump())
             partial.chmod(0o755)
+            _refuse_existing(target, overwrite)  # which may have come meanwhile
             _move(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)

@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ from activation_logging.errors import (
     StoreReadOnly,
 )
 from activation_logging.export import FORMATS, export_store
+from activation_logging.locations import place_of
 from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
@@ -212,6 +215,40 @@ def test_two_exports_at_once(s3: S3, store):
     listed = json.loads(s3.files.cat_file("activations/both/export.json"))
     files = {f"{part['folder']}/{name}" for part in listed["parts"] for name in part["files"]}
     assert set(s3.names("both")) == {"export.json", *files}
+
+
+@pytest.mark.parametrize("is_local", [False, True])
+def test_of_those_that_end_in_the_same_moment_one_stands(s3: S3, tmp_path, is_local):
+    place = tmp_path / "moment" if is_local else f"{s3.bucket}/moment"
+    for before in (None, b"the first"):
+        if before is not None:
+            place_of(place).write("export.json", before)
+        start = threading.Barrier(6)
+
+        def publish(number, before=before, start=start):
+            own = place_of(place)
+            start.wait()
+            return own.replace("export.json", b"of %d" % number, before)
+
+        with ThreadPoolExecutor(6) as pool:
+            (stands,) = np.flatnonzero(list(pool.map(publish, range(6))))
+        assert place_of(place).read("export.json") == b"of %d" % stands
+        assert not place_of(place).replace("export.json", b"late", before)
+        assert not place_of(place).replace("nothing", b"late", b"was there")
+
+
+def test_a_folder_that_another_export_has_made_meanwhile(store, tmp_path):
+    started = []
+
+    def meanwhile(what, done, total):
+        if what == "exporting" and not started:
+            started.append(True)
+            export(store, tmp_path / "out")
+
+    with pytest.raises(OutputExists, match="is there already"):
+        export(store, tmp_path / "out", "npy", progress=meanwhile)
+    assert_equal(store, tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
