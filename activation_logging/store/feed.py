@@ -102,7 +102,7 @@ def _mode(path: Path | Address) -> int:
     if isinstance(path, Address):
         return 0o600
     file = path / "data.mdb"
-    return (file if file.exists() else path / "export.json").stat().st_mode
+    return (file if file.exists() else path / layout.EXPORT).stat().st_mode
 
 
 def _created(store: Store) -> float | str | None:

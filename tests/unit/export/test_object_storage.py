@@ -28,6 +28,7 @@ from activation_logging.locations import place_of
 from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
+from activation_logging.store import StoreWriter
 from activation_logging.store.merge import merge
 from tests.fixtures.answers import HIDDEN, NUM_LAYERS
 from tests.fixtures.planted import build
@@ -424,3 +425,24 @@ def test_by_the_command_line(s3: S3, store):
         command("prune", target, "--older-than", "1d")
     assert isinstance(refused.value.__cause__, NotAStore)
     assert f"{target} is an address" in str(refused.value.__cause__)
+
+
+def test_a_folder_of_an_export_is_no_store(store, tmp_path):
+    """Commands that change or check files say what it is, and nobody writes a store into it."""
+    target = tmp_path / "out"
+    export(store, target)
+    said = "is an export, which is read by itself and never written to"
+    for words in (
+        ("repair", target, "--yes"),
+        ("compact", target),
+        ("upgrade", target),
+        ("merge", store, "-o", target),
+    ):
+        with pytest.raises(AssertionError) as refused:
+            command(*words)
+        assert said in str(refused.value.__cause__)
+    with pytest.raises(NotAStore, match=said):
+        StoreWriter(target, role="test")
+    assert not (target / "data.mdb").exists()
+    checked = strict(command("verify", target, "--json"))
+    assert (checked["problems"], checked["unchecked"]) == ([], [])
