@@ -177,6 +177,22 @@ def test_a_killed_export_is_gone_on_with(s3: S3, store):
     assert_equal(store, target)
 
 
+def test_what_a_killed_export_leaves_is_removed_by_the_next(store, tmp_path):
+    """And what one that runs has written is not."""
+    program = KILLED.replace("append=True, ", "")
+    words = [sys.executable, "-c", program, str(store), str(tmp_path / "out")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"hanging\n"
+        (left,) = tmp_path.iterdir()
+        export(store, tmp_path / "out")
+        assert set(tmp_path.iterdir()) == {left, tmp_path / "out"}
+        child.kill()
+    export(store, tmp_path / "out", overwrite=True)
+    assert_equal(store, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
 def test_overwriting_replaces_all(s3: S3, store, tmp_path):
     target = f"{s3.bucket}/replaced"
     export(store, target)

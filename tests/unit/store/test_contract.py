@@ -209,9 +209,9 @@ class TestOpening:
         """Another process makes the file first, and writes what the store is a moment later."""
         path = tmp_path / "s"
         program = (
-            "import lmdb, sys, time; env = lmdb.open(sys.argv[1]); print(flush=True); "
+            "import lmdb, sys, time; from activation_logging.store import StoreWriter; "
+            "env = lmdb.open(sys.argv[1]); print(flush=True); "
             "time.sleep(0.3); env.close(); "
-            "from activation_logging.store import StoreWriter; "
             "StoreWriter(sys.argv[1], role='test').close()"
         )
         command = [sys.executable, "-c", program, path]
