@@ -9,10 +9,11 @@ down.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -154,6 +155,24 @@ class Place:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, content)
 
+    def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        """Write a file that holds ``before`` (None: that is not there), or return False.
+
+        Of several processes that do so in the same moment, one succeeds: of those on this machine,
+        and on an S3 server that knows conditional writes. Elsewhere the last one does.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            with suppress(OSError):  # some network disks have no locks
+                fcntl.flock(opened, fcntl.LOCK_EX)
+            if self.read(name) != before:
+                return False
+            self.write(name, content)
+        finally:
+            os.close(opened)
+        return True
+
     def put(self, name: str, source: Path) -> None:
         """Copy a file there."""
         path = self.folder / name
@@ -233,6 +252,30 @@ class RemotePlace(Place):
         with self._speaking():
             self.fs.pipe_file(self._path(name), content)
 
+    def replace(self, name: str, content: bytes, before: bytes | None) -> bool:
+        condition: dict[str, str] = {}
+        if str(self.address).startswith("s3://"):
+            condition["IfNoneMatch"] = "*"
+            if before is not None:
+                # The tag is older than what is read next: whatever comes later has another one.
+                with self._speaking():
+                    self.fs.invalidate_cache()
+                    try:
+                        condition = {"IfMatch": self.fs.info(self._path(name))["ETag"]}
+                    except FileNotFoundError:
+                        return False
+        if self.read(name) != before:
+            return False
+        with self._speaking():
+            try:
+                self.fs.pipe_file(self._path(name), content, **condition)
+            except OSError as error:
+                if _code(error) == "NotImplemented":
+                    self.fs.pipe_file(self._path(name), content)
+                elif _code(error) not in _OVERTAKEN:
+                    raise
+        return self.read(name) == content
+
     def put(self, name: str, source: Path) -> None:
         with self._speaking():
             self.fs.put_file(str(source), self._path(name))
@@ -287,6 +330,16 @@ _OTHERS = frozenset(
     {"botocore", "aiobotocore", "aiohttp", "s3fs", "gcsfs", "google", "azure", "adlfs", "fsspec"}
 )
 """Packages whose exceptions speak of the storage, not of a fault of this program."""
+
+
+_OVERTAKEN = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"})
+"""What S3 says where a condition of a write is not met."""
+
+
+def _code(error: OSError) -> str:
+    """What S3 calls an error that s3fs has put into words; empty if it did not come from there."""
+    response = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code", ""))
 
 
 def _words(error: BaseException) -> str:

@@ -69,7 +69,7 @@ def verify_store(
     is what a killed server leaves behind: `activation-logging repair PATH` removes them.
     """
     folders, several = _on_disk(paths)
-    looked_at = {folder: verify_file(folder) for folder in folders}
+    looked_at = {one: verify_file(one) for one in folders if (one / "data.mdb").exists()}
     damaged = {folder: found for folder, found in looked_at.items() if found and not found.ok}
     whole = [folder for folder in folders if folder not in damaged]
     if damaged and not (whole and several):
@@ -93,7 +93,7 @@ def verify_store(
 
 
 def _on_disk(paths: Sequence[Path]) -> tuple[tuple[Path, ...], bool]:
-    """The folders of stores, none for an export at an address, and whether there are several."""
+    """The folders that are named, none for an address, and whether there are several."""
     if len(paths) == 1 and isinstance(located(paths[0]), Address):
         return (), False
     places = find_stores(paths)
@@ -133,7 +133,7 @@ def repair(
     places = find_stores(paths)
     beside = [other for folder in places.folders for other in stores_beside(folder)]
     if not places.several:
-        open_store(places.title).close()  # of one store, what is wrong with it is the answer
+        Store(places.title).close()  # of one store, what is wrong with it is the answer
     with open_store([*places.folders, *beside]) as store:
         found = [
             _look_for(name, part, [other for other in store.parts if other is not part])
@@ -206,7 +206,7 @@ def _show_leftovers(
 def _remove(found: _Leftovers, unmatched: Sequence[Unmatched]) -> int:
     with open_store(found.path, writable=True) as store, show_progress() as progress:
         records = track(unmatched, "removing", len(unmatched), progress)
-        removed = sum(remove_unmatched(store, record) for record in records)
+        removed = remove_unmatched(store, records)
         segments = (segment.segment for segment in found.unreferenced)
         names = track(segments, "removing", len(found.unreferenced), progress)
         removed += remove_unreferenced(store, names)

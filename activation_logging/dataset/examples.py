@@ -113,7 +113,7 @@ class Examples:
 
     def width(self, label: int | str) -> int:
         """Number of elements of a feature that is read from there."""
-        source = Source.of(label)
+        source = Source.of(label, self.num_layers)
         return source.width(self.shapes[source.site])
 
 

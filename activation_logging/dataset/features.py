@@ -116,7 +116,7 @@ def _chunks(
 
 def read_rows(entry: Entry, layer: int | str, start: int, stop: int) -> npt.NDArray[Any]:
     """Rows of one layer, site or head, ``[rows, width]``; float16 stays as it is."""
-    site, head = Source.of(layer)
+    site, head = Source.of(layer, entry.num_layers)
     if head is None:
         return entry.rows(site, start, stop)
     return entry.site_rows(site, start, stop)[:, head]
@@ -132,7 +132,8 @@ def read_vectors(
     entry: Entry, layers: Iterable[int | str], rows: Rows
 ) -> Iterator[npt.NDArray[np.float32]]:
     """The pooled states of layers, sites or heads in turn; heads of one site are read together."""
-    for site, sources in groupby(map(Source.of, layers), key=attrgetter("site")):
+    named = (Source.of(layer, entry.num_layers) for layer in layers)
+    for site, sources in groupby(named, key=attrgetter("site")):
         part = entry.rows(site, rows.start, rows.stop).astype(np.float32, copy=False)
         pooled = pool_rows(part, rows.pool)
         for source in sources:

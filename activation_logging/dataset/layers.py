@@ -28,12 +28,13 @@ class Source(NamedTuple):
     head: int | None = None
 
     @classmethod
-    def of(cls, given: AnySite, num_layers: int = 0) -> Source:
+    def of(cls, given: AnySite, num_layers: int) -> Source:
         """The source that a caller names.
 
         Args:
             given: as described above; ``last`` is valid for a layer.
-            num_layers: the model's depth, which is the number of ``last``.
+            num_layers: the model's depth, which is the number of ``last`` and the layer of
+                ``resid_prenorm``.
 
         Raises:
             DatasetError: it is none of these.
@@ -83,7 +84,7 @@ def in_order(labels: Iterable[int | str]) -> list[int | str]:
     """Labels of sources, each once: layers first, then by kind, layer and head."""
 
     def place(label: int | str) -> tuple[int, int]:
-        site, head = Source.of(label)
+        site, head = Source.of(label, 0)  # only resid_prenorm depends on the depth: one label
         return site.code, -1 if head is None else head
 
     return sorted(set(labels), key=place)

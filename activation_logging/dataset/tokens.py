@@ -283,7 +283,7 @@ class Tokens:
 
     def width_of(self, layer: int | str) -> int:
         """Number of elements of a state of one layer or site."""
-        source = Source.of(layer)
+        source = Source.of(layer, self.num_layers)
         return source.width(self.shapes[source.site])
 
     def _refuse_nan(self, X: States, answer: Ints) -> None:

@@ -28,7 +28,7 @@ class StateDataset(TorchDataset):  # type: ignore[misc] # torch is Any to the ty
         self.where: Where = dataset.examples.store.where
         self.keys = list(dataset.keys)
         self.classes = dataset.y.tolist()
-        source = Source.of(dataset.layer)
+        source = Source.of(dataset.layer, dataset.examples.num_layers)
         self.site = source.site
         self.columns = source.columns(dataset.examples.shapes[source.site])
         self.position = dataset.position

@@ -154,7 +154,9 @@ def _read_samples(
         rows_of.setdefault(prompt, []).append(row)
     layer = min(
         examples.layers or examples.labels_of(),
-        key=lambda label: abs(Source.of(label).site.layer - examples.num_layers / 2),
+        key=lambda label: abs(
+            Source.of(label, examples.num_layers).site.layer - examples.num_layers / 2
+        ),
     )
     found: dict[str, list[Entry]] = {}
     for prompt in track(rows_of, "finding samples", len(rows_of), progress):

@@ -125,7 +125,7 @@ class SavedProbe:
         given = {name: each.astype(np.float64) for name, each in wide.items()}
         object.__setattr__(self, "tensors", given)
         try:
-            sources = tuple(Source.of(one).label for one in self.sources)
+            sources = tuple(Source.of(one, self.num_layers).label for one in self.sources)
             if self.position is not None:
                 object.__setattr__(self, "position", parse_position(self.position))
         except DatasetError as error:
@@ -368,7 +368,7 @@ class SavedProbe:
 
     def _width(self, entry: Entry) -> int:
         """Number of elements of a row."""
-        sources = [Source.of(label) for label in self.sources]
+        sources = [Source.of(label, entry.num_layers) for label in self.sources]
         try:
             return sum(one.width(entry.shape_of(one.site).shape) for one in sources)
         except DatasetError as error:

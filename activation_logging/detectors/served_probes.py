@@ -193,7 +193,7 @@ class ServedProbes(Mapping[str, ServedProbe]):
                 )
             stop = start + form_of(probe.form).columns(probe.tensors).shape[1]
             self._probes[name] = ServedProbe(name, probe, shadow, slice(start, stop))
-            for site in (Source.of(one).site for one in probe.sources):
+            for site in (Source.of(one, probe.num_layers).site for one in probe.sources):
                 used[site] += stop - start
                 if used[site] > CAPACITY:
                     raise ProbeError(
@@ -238,7 +238,8 @@ class ServedProbes(Mapping[str, ServedProbe]):
     @cached_property
     def sites(self) -> tuple[Site, ...]:
         """What the probes read, ascending by code."""
-        found = {Source.of(one).site for served in self.values() for one in served.probe.sources}
+        probes = [served.probe for served in self.values()]
+        found = {Source.of(one, probe.num_layers).site for probe in probes for one in probe.sources}
         return tuple(sorted(found, key=lambda site: site.code))
 
     def columns_of(self, others: ServedProbes, columns: Floats) -> Floats:
@@ -276,7 +277,7 @@ class ServedProbes(Mapping[str, ServedProbe]):
                     "that name (--served-model-name), or fit a probe on answers of this one"
                 )
             for source in fitted.sources:
-                site = Source.of(source).site
+                site = Source.of(source, num_layers).site
                 if site.layer > num_layers:
                     raise ProbeError(f"the probe {name} reads {site.words}, which does not exist")
 
@@ -297,7 +298,7 @@ def _parts(served: ServedProbe, shapes: Mapping[int, RowShape]) -> Iterator[Part
     projection = form_of(probe.form).columns(probe.tensors)
     start = 0
     for label in probe.sources:
-        source = Source.of(label)
+        source = Source.of(label, probe.num_layers)
         shape = shapes.get(source.site.code)
         if shape is None:
             sites = (Site.from_code(code).words for code in sorted(shapes))

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
+import os
 import shutil
 import tempfile
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +36,7 @@ from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
-    import os
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from activation_logging.store import Store
     from activation_logging.store.places import Where
@@ -177,15 +180,21 @@ def _at_once(
         plan = _plan(store, _choose(store, asked, There(), progress), asked)
         head = head_of(plan, chosen, asked["label"], asked["tags"] or {})
         target.parent.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+        held = ExitStack()
+        with suppress(OSError):  # some network disks have no locks
+            held.enter_context(_locked(partial))
         try:
             part = write_part(plan, chosen, head, partial, progress)
             manifest = Manifest(head, [part], str(store.path), dict(plan.left_out))
             (partial / NAME).write_bytes(manifest.dump())
             partial.chmod(0o755)
+            _refuse_existing(target, overwrite)  # which may have come meanwhile
             _move(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+            held.close()
     return _result(target, head, [part], plan.left_out)
 
 
@@ -288,6 +297,25 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
         )
     if not (target / NAME).is_file():
         raise OutputExists(f"{target} is not an export of this program; it is not overwritten")
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Delete the unfinished folders of killed exports to this place; those that run hold a lock."""
+    for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        with suppress(OSError), _locked(left):
+            if any(left.iterdir()):  # an empty one is about to be locked
+                shutil.rmtree(left)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """A folder that no other process locks meanwhile; OSError if one does."""
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(opened)
 
 
 def _move(partial: Path, target: Path) -> None:

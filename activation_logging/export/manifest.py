@@ -17,6 +17,7 @@ from msgspec import Meta, Struct, ValidationError, convert, field, to_builtins
 from activation_logging import __version__
 from activation_logging.errors import NotAStore, StoreCorrupt, StoreVersionError
 from activation_logging.files import sha256
+from activation_logging.store import layout
 from activation_logging.store.schema import Layer, Rows, Size
 from activation_logging.strict_json import dumps
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from activation_logging.locations import Place
 
-NAME = "export.json"
+NAME = layout.EXPORT
 PART = "part.json"
 VERSION = 2
 """Exports of version 0.2 have no version and no sums, and can be read by other programs only."""

@@ -278,17 +278,9 @@ def publish(place: Place, there: There, manifest: Manifest) -> None:
         AddressError: the place cannot be written.
     """
     raw = manifest.dump()
-    if place.read(NAME) != there.raw:
-        raise _Overtaken(place)
-    place.write(NAME, raw)
-    if place.read(NAME) != raw:
-        raise _Overtaken(place)
-    place.delete(name for name in there.unfinished if name != NAME)
-
-
-class _Overtaken(OutputExists):
-    def __init__(self, place: Place) -> None:
-        super().__init__(
+    if not place.replace(NAME, raw, there.raw):
+        raise OutputExists(
             f"{place.address}: another export to this place was finished meanwhile, and stands; "
             "start this one again with --append, which writes what is still new"
         )
+    place.delete(name for name in there.unfinished if name != NAME)

@@ -296,7 +296,7 @@ def make_plan(
     ((num_layers, hidden_size),) = chosen.shapes
     wanted_sites = None if layers is None and sites is None else [*(layers or ()), *(sites or ())]
     columns = _columns(wanted_sites, chosen.site_sets, num_layers, len(chosen.items))
-    is_half = _is_half(columns, chosen.site_sets) and all(
+    is_half = _is_half(columns, chosen.site_sets, num_layers) and all(
         item.rows is None or item.rows.pool == "one" for item in chosen.items
     )
     return Plan(
@@ -314,9 +314,13 @@ def make_plan(
     )
 
 
-def _is_half(columns: Iterable[Column], stored: Iterable[Iterable[tuple[Site, RowShape]]]) -> bool:
+def _is_half(
+    columns: Iterable[Column],
+    stored: Iterable[Iterable[tuple[Site, RowShape]]],
+    num_layers: int,
+) -> bool:
     """Whether all rows that are exported were stored as float16."""
-    exported = {Source.of(column.layer).site for column in columns}
+    exported = {Source.of(column.layer, num_layers).site for column in columns}
     types = {row.dtype for one in stored for site, row in one if site in exported}
     return types == {"float16"}
 
@@ -353,7 +357,7 @@ def _columns(
             )
         wanted = [str(site) for site in common]
     labels = labels_of(wanted, common, num_layers=num_layers, answers=answers)
-    return tuple(_column(label, common) for label in labels)
+    return tuple(_column(label, common, num_layers) for label in labels)
 
 
 def _names(sites: Iterable[Site]) -> str:
@@ -361,8 +365,8 @@ def _names(sites: Iterable[Site]) -> str:
     return ", ".join(str(site.label) for site in in_order) or "none"
 
 
-def _column(label: int | str, shapes: Mapping[Site, tuple[int, ...]]) -> Column:
-    source = Source.of(label)
+def _column(label: int | str, shapes: Mapping[Site, tuple[int, ...]], num_layers: int) -> Column:
+    source = Source.of(label, num_layers)
     shape = shapes[source.site]
     name = f"layer_{label}" if source.site.name == RESID else str(label)
     return Column(label, name, source.width(shape), shape)

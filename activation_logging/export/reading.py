@@ -8,6 +8,7 @@ Files are fetched when they are first needed, and checked before they are read.
 
 from __future__ import annotations
 
+import hashlib
 import mmap
 import threading
 from collections import OrderedDict, defaultdict
@@ -17,11 +18,11 @@ import numpy as np
 
 from activation_logging.errors import DatasetError, StoreReadOnly
 from activation_logging.export.contents import Records, Table
-from activation_logging.export.manifest import PART, Listed, Part, read_part, the_manifest
+from activation_logging.export.manifest import NAME, PART, Listed, Part, read_part, the_manifest
 from activation_logging.export.records import RECORDS, column_of, span
 from activation_logging.export.registry import FORMATS, PartRows
 from activation_logging.export.verified import Files
-from activation_logging.locations import place_of
+from activation_logging.locations import Address, place_of
 from activation_logging.store import RowBatch, Store, layout, schema
 from activation_logging.store.reading import RowReader
 from activation_logging.store.rows import NUMPY_TYPES, shape_in
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from activation_logging.export.registry import RowsOf
-    from activation_logging.locations import Address
     from activation_logging.sites import Site
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot
@@ -58,6 +58,8 @@ class ExportStore(Store):
         DatasetError: it has one row per answer only.
         AddressError: the address cannot be reached, or gives no right to it.
     """
+
+    is_export = True
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._open_export(path)
@@ -94,6 +96,14 @@ class ExportStore(Store):
         """Refuse: an export is written by ``export`` only."""
         raise StoreReadOnly(_only_read(self.path))
 
+    @property
+    def replaced(self) -> bool:
+        """Whether the folder has another export by now, such as a longer one, or none.
+
+        False of an address: it is read as it was when it was opened.
+        """
+        return cast("Opened", self.environment).file != _file_of(self.path)
+
     def readers(self) -> list[dict[str, int]]:
         """None: there are no transactions."""
         return []
@@ -102,6 +112,17 @@ class ExportStore(Store):
         """The bytes of its files, twice: they take as much as they hold."""
         size = cast("Opened", self.environment).nbytes
         return size, size
+
+
+def _file_of(where: Path | Address) -> object:
+    """Tells an ``export.json`` on this machine from its successor."""
+    if isinstance(where, Address):
+        return None
+    try:
+        status = (where / NAME).stat()
+    except OSError:
+        return "none"
+    return status.st_dev, status.st_ino, status.st_mtime_ns
 
 
 def _only_read(path: object) -> str:
@@ -129,6 +150,7 @@ class Opened:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         place = place_of(path)
         self.path: Path | Address = place.address.absolute()
+        self.file = _file_of(self.path)
         self._manifest = the_manifest(place)
         position = self._manifest.head.position
         if position is not None:
@@ -167,7 +189,10 @@ class Opened:
             captures[layout.id_key(at.listed.capture)] = key
             for name in {at.listed.request_id, at.listed.capture}:
                 requests[layout.id_key(name)].append(key.encode())
+        made = layout.dump({"created": hashlib.sha256(self._manifest.dump()).hexdigest()})
         return {
+            # What follows a store knows it by this (:meth:`.Feed.identity`).
+            layout.META: Table([layout.FORMAT_KEY], lambda _: [made]),
             layout.MAIN: Table(
                 sorted(key.encode() for key in keys),
                 lambda raw: [self.text(raw.decode(), "document")],

@@ -62,7 +62,7 @@ def write(plan: Plan, folder: Path, progress: Progress) -> None:
 def _as_stored(plan: Plan, entry: Entry, item: Item, layer: int | str) -> npt.NDArray[Any]:
     if item.rows is not None and item.rows.pool != "one":
         return plan.array(entry, item, layer)
-    site, head = Source.of(layer)
+    site, head = Source.of(layer, plan.num_layers)
     start, stop = (0, None) if item.rows is None else (item.rows.start, item.rows.stop)
     rows = entry.stored(site, start, stop).view(NUMPY_TYPES[entry.shape_of(site).dtype])
     # A copy of the head: a view would keep all heads in memory until the shard is written.

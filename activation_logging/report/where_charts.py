@@ -8,6 +8,7 @@ of layers by heads, as in ITI (Li et al. 2023, arXiv:2306.03341).
 from __future__ import annotations
 
 from itertools import cycle
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import plotly.graph_objects as go
@@ -45,14 +46,15 @@ class Places(NamedTuple):
 
 
 def places(document: Mapping[str, Any]) -> Places:
-    """The rows of ``document["sweep"]`` by what they were read from."""
+    """The rows of ``document["sweep"]`` by what they were read from.
+
+    Each has the numbers of its layer and head as ``at`` and ``head``, too.
+    """
     found = Places({}, [])
     for row in document["sweep"]:
-        source = Source.of(row["layer"])
-        if source.head is None:
-            found.sites.setdefault(source.site.name, []).append(row)
-        else:
-            found.heads.append(row)
+        site, head = Source.of(row["layer"], document["data"]["num_layers"])
+        placed = {**row, "at": site.layer, "head": head}
+        (found.heads if head is not None else found.sites.setdefault(site.name, [])).append(placed)
     return found
 
 
@@ -94,7 +96,7 @@ def best_heads(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _layers(sites: Mapping[str, list[Row]], place: Row, levels: Sequence[Row]) -> Chart:
     """AUROC by layer: a line per position, and one per other kind of site at the best position."""
-    main = Source.of(place["layer"]).site.name
+    main = Source.of(place["layer"], 0).site.name
     if main not in sites:
         main = next(iter(sites))
     best = place["position"]
@@ -103,10 +105,10 @@ def _layers(sites: Mapping[str, list[Row]], place: Row, levels: Sequence[Row]) -
     traces: list[Any] = []
     for (name, kind, position), colour in zip(lines, cycle(PALETTE), strict=False):
         rows = [row for row in sites[kind] if row["position"] == position]
-        rows.sort(key=_layer)
+        rows.sort(key=itemgetter("at"))
         is_best = (kind, position) == (main, best)
         intervals = [row["auroc"] for row in rows]
-        x = [_layer(row) for row in rows]
+        x = [row["at"] for row in rows]
         if is_best:
             traces.append(band(x, intervals, colour))
         traces.append(
@@ -125,7 +127,7 @@ def _layers(sites: Mapping[str, list[Row]], place: Row, levels: Sequence[Row]) -
                 "<extra>%{fullData.name}</extra>",
             )
         )
-    numbers = [_layer(row) for rows in sites.values() for row in rows]
+    numbers = [row["at"] for rows in sites.values() for row in rows]
     for row, dash in zip(levels, cycle(DASHES), strict=False):
         traces.append(
             go.Scatter(
@@ -144,8 +146,8 @@ def _layers(sites: Mapping[str, list[Row]], place: Row, levels: Sequence[Row]) -
 
 def _map(rows: Sequence[Row], scale: Chart) -> Chart:
     """Layers by positions, of one kind of site."""
-    layers, positions = sorted({_layer(row) for row in rows}), _positions(rows)
-    at = {(row["position"], _layer(row)): row["auroc"] for row in rows}
+    layers, positions = sorted({row["at"] for row in rows}), _positions(rows)
+    at = {(row["position"], row["at"]): row["auroc"] for row in rows}
     cells = [[at.get((position, layer)) for layer in layers] for position in positions]
     heat = _heat(layers, [text(position) for position in positions], cells, scale, "%{y}")
     return matrix(heat, "layer", "", height=120 + 44 * len(positions))
@@ -156,7 +158,7 @@ def _heads(rows: Sequence[Row], position: Any, scale: Chart) -> Chart:
     at = {}
     for row in rows:
         if row["position"] == position:
-            at[_head(row), _layer(row)] = row["auroc"]
+            at[row["head"], row["at"]] = row["auroc"]
     layers, heads = sorted({layer for _, layer in at}), sorted({head for head, _ in at})
     cells = [[at.get((head, layer)) for layer in layers] for head in heads]
     heat = _heat(layers, list(map(str, heads)), cells, scale, "head %{y}")
@@ -198,13 +200,3 @@ def _scale(rows: Sequence[Row]) -> Chart:
 def _positions(rows: Sequence[Row]) -> list[Any]:
     """The positions, as they come."""
     return list({row["position"]: 0 for row in rows})
-
-
-def _layer(row: Row) -> int:
-    return Source.of(row["layer"]).site.layer
-
-
-def _head(row: Row) -> int:
-    head = Source.of(row["layer"]).head
-    assert head is not None
-    return head

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from activation_logging.locations import Address
 from activation_logging.store import layout
 from activation_logging.store.index import Change, Index
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from activation_logging.store.store import Store
 
 
@@ -42,7 +45,7 @@ class Feed:
         """The rights that the files of all stores give, as in :func:`os.stat`."""
         found = 0o666
         for part in self._store.parts:
-            found &= (part.path / "data.mdb").stat().st_mode
+            found &= _mode(part.path)
         return found
 
     def written(self, start: int, limit: int) -> list[int]:
@@ -95,7 +98,14 @@ class Feed:
         return Changed(found, after if self._store.is_many else after[0])
 
 
-def _created(store: Store) -> float | None:
+def _mode(path: Path | Address) -> int:
+    if isinstance(path, Address):
+        return 0o600
+    file = path / "data.mdb"
+    return (file if file.exists() else path / layout.EXPORT).stat().st_mode
+
+
+def _created(store: Store) -> float | str | None:
     raw = store.snapshot().get(layout.META, layout.FORMAT_KEY)
     return None if raw is None else layout.load(raw, "the format record").get("created")
 

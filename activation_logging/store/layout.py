@@ -93,6 +93,10 @@ MAX_KEY = 511
 """LMDB's limit for keys and for duplicate values, in bytes."""
 
 
+EXPORT = "export.json"
+"""The file that makes a folder an export, and no store."""
+
+
 def prompt_key(prompt: str) -> str:
     """Lower-case hex SHA-256 of the prompt's UTF-8 text.
 

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from activation_logging.store.engine.environment import Environment
     from activation_logging.store.engine.snapshot import Snapshot
     from activation_logging.store.entry import Entry
+    from activation_logging.store.mutations import Mutations
     from activation_logging.store.places import Places, Where
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -354,12 +355,8 @@ class ManyStores(Store):
             StoreReadOnly: the stores were opened for reading.
             AmbiguousKey: the key names no store, and several have it.
         """
-        found = self._member(key)
-        if found.rows_part != found.part:
-            capture = found.capture
-            rows = self._parts[found.rows_part]
-            rows.transact(lambda change, txn: change.delete_orphan(txn, capture))
-        self._parts[found.part].delete(found.stored_key)
+        self._member(key)  # which raises what is to be raised
+        self.delete_all([key])
 
     def delete_all(self, keys: Iterable[str]) -> int:
         """Remove entries, many per commit, and return how many. Missing ones are skipped.
@@ -372,14 +369,15 @@ class ManyStores(Store):
         deleted = 0
         while some := list(islice(left, _PER_LOOK)):
             by_part: dict[int, list[str]] = {}
+            rows: dict[int, list[str]] = {}
             for key in some:
                 with suppress(EntryNotFound):
                     found = self._member(key)
                     if found.rows_part != found.part:
-                        self.delete(key)
-                        deleted += 1
-                    else:
-                        by_part.setdefault(found.part, []).append(found.stored_key)
+                        rows.setdefault(found.rows_part, []).append(found.capture)
+                    by_part.setdefault(found.part, []).append(found.stored_key)
+            for number, captures in rows.items():
+                self._parts[number].transact(partial(_delete_rows, captures))
             deleted += sum(self._parts[n].delete_all(own) for n, own in by_part.items())
         return deleted
 
@@ -409,6 +407,11 @@ def _try_open(folder: Path, *, writable: bool) -> Store | StoreError:
         raise
     except StoreError as error:
         return error
+
+
+def _delete_rows(captures: Iterable[str], change: Mutations, txn: Any) -> None:
+    for capture in captures:
+        change.delete_orphan(txn, capture)
 
 
 @lru_cache(maxsize=1024)

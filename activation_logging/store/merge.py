@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from activation_logging.store.places import find_stores
 from activation_logging.store.store import Store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from typing_extensions import Self
 
@@ -82,20 +82,41 @@ class Merged:
 _COUNTS = tuple(one.name for one in fields(Merged) if one.name != "unreadable")
 
 
+_Segments: TypeAlias = "dict[bytes, dict[int, memoryview]]"
+
+
 class _Item(NamedTuple):
     """One entry of a source with all that belongs to it; rows and arrays point into its map."""
 
     key: str
     document: dict[str, Any]
     capture: dict[str, Any] | None
-    segments: dict[bytes, dict[int, memoryview]]
+    segments: _Segments
     evaluations: dict[str, Evaluation]
     arrays: list[tuple[str, Header, memoryview]]
 
     @property
     def nbytes(self) -> int:
-        rows = sum(len(rows) for sites in self.segments.values() for rows in sites.values())
-        return rows + sum(len(raw) for _, _, raw in self.arrays)
+        return _nbytes(self.segments) + sum(len(raw) for _, _, raw in self.arrays)
+
+
+class _Rows(NamedTuple):
+    """The rows of a source whose entry lies in another store; they point into its map."""
+
+    name: str
+    record: dict[str, Any]
+    segments: _Segments
+
+    @property
+    def nbytes(self) -> int:
+        return _nbytes(self.segments)
+
+
+def _nbytes(segments: _Segments) -> int:
+    return sum(len(rows) for sites in segments.values() for rows in sites.values())
+
+
+_One = TypeVar("_One", _Item, _Rows)
 
 
 def merge(
@@ -132,7 +153,7 @@ def merge(
         for source in opened:
             what = f"merging {source.path.name}"
             keys = track(_keys(source), what, len(source), progress)
-            _merge_one(store, _batches(source, keys, done), done)
+            _merge_one(store, _batches(source, keys, partial(_read, source, done)), done)
         for source in opened:
             _join_rows(store, source, done)
         _put_writers(store, opened)
@@ -172,34 +193,33 @@ def _add(
 
 def _join_rows(store: Store, source: Store, done: Merged) -> None:
     """Add the rows of a source that have no entry there, but one in the target."""
-    for name in source.orphans():
-        if not has_entry(store, name):
-            done.rows_without_entry += 1
-            continue
-        there = capture_in(store.snapshot(), name)
-        if there is not None and not there.get("dropped"):
-            continue
-        snapshot = source.snapshot()
-        record = capture_in(snapshot, name)
-        if record is None or (there is not None and record.get("dropped")):
-            continue
-        try:
-            segments = _segments(record, snapshot)
-        except StoreCorrupt as error:
-            done.unreadable[name] = str(error)
-            continue
-        store.transact(partial(_add_rows, store, (name, record, segments)))
-        del snapshot
-        done.joined += 1
+    for batch in _batches(source, source.orphans(), partial(_read_rows, store, done)):
+        store.transact(partial(_add_rows, store, batch))
+        done.joined += len(batch)
 
 
-def _add_rows(
-    store: Store,
-    rows: tuple[str, Mapping[str, Any], Mapping[bytes, Mapping[int, Any]]],
-    change: Mutations,
-    txn: Any,
-) -> None:
-    _Batch(store, change, txn, {}).put_capture(*rows)
+def _read_rows(store: Store, done: Merged, snapshot: Snapshot, name: str) -> _Rows | None:
+    """Some rows, unless the target has no use for them."""
+    if not has_entry(store, name):
+        done.rows_without_entry += 1
+        return None
+    there = capture_in(store.snapshot(), name)
+    if there is not None and not there.get("dropped"):
+        return None
+    record = capture_in(snapshot, name)
+    if record is None or (there is not None and record.get("dropped")):
+        return None
+    try:
+        return _Rows(name, record, _segments(record, snapshot))
+    except StoreCorrupt as error:
+        done.unreadable[name] = str(error)
+        return None
+
+
+def _add_rows(store: Store, batch: Iterable[_Rows], change: Mutations, txn: Any) -> None:
+    adding = _Batch(store, change, txn, {})
+    for rows in batch:
+        adding.put_capture(*rows)
 
 
 def _put_writers(store: Store, sources: Iterable[Store]) -> None:
@@ -218,34 +238,42 @@ def _put_writers(store: Store, sources: Iterable[Store]) -> None:
     store.transact(action)
 
 
-def _batches(source: Store, keys: Iterable[str], done: Merged) -> Iterator[list[_Item]]:
-    """The entries of a source in batches of one transaction.
+def _batches(
+    source: Store, names: Iterable[str], read: Callable[[Snapshot, str], _One | None]
+) -> Iterator[list[_One]]:
+    """What ``read`` gives of each name in a source, in batches of one transaction.
 
     They point into the source's map, and are valid until the next batch is asked for.
     """
-    left = iter(keys)
+    left = iter(names)
     while some := list(islice(left, BATCH_ENTRIES)):
         while some:
-            batch: list[_Item] = []
+            batch: list[_One] = []
             size = 0
             # One view for all of them: a second beside it would keep the map from growing.
             snapshot = source.snapshot()
             while some and size < BATCH_BYTES:
-                key = some.pop(0)
-                try:
-                    item = _read(source.entry_in(snapshot, key), snapshot)
-                except EntryNotFound:
-                    continue
-                except (StoreCorrupt, RowsMissing) as error:
-                    done.unreadable[key] = str(error)
-                    continue
-                batch.append(item)
-                size += item.nbytes
-            yield batch
+                one = read(snapshot, some.pop(0))
+                if one is not None:
+                    batch.append(one)
+                    size += one.nbytes
+            if batch:
+                yield batch
             del snapshot
 
 
-def _read(entry: Entry, snapshot: Snapshot) -> _Item:
+def _read(source: Store, done: Merged, snapshot: Snapshot, key: str) -> _Item | None:
+    """An entry, unless it is gone or cannot be read."""
+    try:
+        return _item(source.entry_in(snapshot, key), snapshot)
+    except EntryNotFound:
+        return None
+    except (StoreCorrupt, RowsMissing) as error:
+        done.unreadable[key] = str(error)
+        return None
+
+
+def _item(entry: Entry, snapshot: Snapshot) -> _Item:
     """Everything of one entry, seen at one moment."""
     capture = entry.capture_record(snapshot)
     segments = {} if capture is None else _segments(capture, snapshot)
@@ -259,9 +287,9 @@ def _read(entry: Entry, snapshot: Snapshot) -> _Item:
     return _Item(entry.key, entry.document, capture, segments, labels, arrays)
 
 
-def _segments(capture: Mapping[str, Any], snapshot: Snapshot) -> dict[bytes, dict[int, memoryview]]:
+def _segments(capture: Mapping[str, Any], snapshot: Snapshot) -> _Segments:
     """The rows that a capture refers to, by segment and site."""
-    segments: dict[bytes, dict[int, memoryview]] = {}
+    segments: _Segments = {}
     for part in slices_of(capture):
         if part.segment not in segments:
             segments[part.segment] = {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from activation_logging.errors import StoreReadOnly
 from activation_logging.locations import located, refuse_address
+from activation_logging.store import layout
 from activation_logging.store.many import ManyStores
 from activation_logging.store.places import find_stores
 from activation_logging.store.store import Store
@@ -58,7 +59,7 @@ def _is_export(path: str | os.PathLike[str], *, writable: bool) -> bool:
     found = True
     if isinstance(where, Path):
         try:
-            found = (where / "export.json").is_file() and not (where / "data.mdb").exists()
+            found = (where / layout.EXPORT).is_file() and not (where / "data.mdb").exists()
         except OSError:  # which is told when it is opened as a store
             found = False
     if found and writable:

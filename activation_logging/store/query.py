@@ -349,6 +349,8 @@ def find(store: Store, text: str) -> list[Entry]:
         named = ", ".join(keys[:_NAMED]) + (", ..." if len(keys) > _NAMED else "")
         raise EntryNotFound(f"{len(keys)} entries begin with {text[:100]!r}: {named}")
     if not keys:
+        if store.is_many and ":" in text:
+            store[text]  # says so if there is no such store, or why it is left out
         raise EntryNotFound(
             f"no entry of {store.path} has the key, key prefix or request id {text[:100]!r}"
         )

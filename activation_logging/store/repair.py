@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
 
 from activation_logging.errors import EntryNotFound, StoreCorrupt
 from activation_logging.locations import expanded
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from activation_logging.store.store import Store
 
 _PER_COMMIT = 256
+T = TypeVar("T")
 
 
 class Unmatched(NamedTuple):
@@ -91,15 +92,13 @@ def _running(store: Store) -> set[str]:
     return {name for name, record in store.writers().items() if is_running(record)}
 
 
-def remove_unmatched(store: Store, unmatched: Unmatched) -> bool:
-    """Remove an unmatched record. Returns False if it is gone or has been completed meanwhile.
+def remove_unmatched(store: Store, unmatched: Iterable[Unmatched]) -> int:
+    """Remove unmatched records, and return how many. Completed ones stay.
 
     Raises:
         StoreReadOnly: the store was opened for reading.
     """
-    if unmatched.kind == "entry":
-        return store.transact(lambda change, txn: change.delete_pending(txn, unmatched.id))
-    return store.transact(lambda change, txn: change.delete_orphan(txn, unmatched.id))
+    return _in_parts(store, unmatched, _remove_some_unmatched)
 
 
 class UnreferencedSegment(NamedTuple):
@@ -192,13 +191,22 @@ def remove_strays(store: Store, places: Iterable[bytes]) -> int:
 
 
 def _in_parts(
-    store: Store, names: Iterable[bytes], remove: Callable[[list[bytes], Mutations, Any], int]
+    store: Store, what: Iterable[T], remove: Callable[[list[T], Mutations, Any], int]
 ) -> int:
-    """Remove what has these names, some in each transaction, and return how many."""
-    left, removed = iter(names), 0
+    """Remove these, some in each transaction, and return how many."""
+    left, removed = iter(what), 0
     while some := list(islice(left, _PER_COMMIT)):
         removed += store.transact(partial(remove, some))
     return removed
+
+
+def _remove_some_unmatched(records: list[Unmatched], change: Mutations, txn: Any) -> int:
+    return sum(
+        change.delete_pending(txn, one.id)
+        if one.kind == "entry"
+        else change.delete_orphan(txn, one.id)
+        for one in records
+    )
 
 
 def _remove_some_unreferenced(segments: list[bytes], change: Mutations, txn: Any) -> int:

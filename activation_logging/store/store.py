@@ -56,7 +56,7 @@ class Store(WritesBeside, Mapping[str, Entry]):
     able to reach it.
     """
 
-    is_many = False
+    is_many = is_export = False
     """Whether it is several stores that are read as one, see :class:`.ManyStores`."""
     problems: Mapping[str, str] = MappingProxyType({})
     """Why some of several stores are left out, by name."""

@@ -149,10 +149,10 @@ class Upkeep:
         self._rows = Walk("complete", "failed")
         self._texts = Walk("unkept", "dropped")
         self._look_at = 0.0
-        self.pruned = 0
-        """Entries whose rows were removed to stay below the ceiling."""
-        self.deleted = 0
-        """Entries without rows that were deleted whole to stay below it."""
+        self.record: dict[str, Any] = {}
+        """The writer's record as it was stored last; what is removed is counted in it at once."""
+        self.gone = {"pruned": 0, "deleted": 0}
+        """To stay below the ceiling: entries whose rows were removed, entries deleted whole."""
         self.patience_s = SWEEP_S
         """Longest time until the next look, seconds."""
         if ceiling is not None:
@@ -294,9 +294,10 @@ class Upkeep:
     def _remove(self, walk: Walk, found: Sequence[tuple[bytes, str]], nbytes: int) -> int:
         """Remove something of some entries until ``nbytes`` are free, in one transaction."""
         now = time.strftime("%Y-%m-%d", time.gmtime())
+        name = "deleted" if walk is self._texts else "pruned"
         reason = f"its rows were removed on {now} to stay below ACTIVATION_MAX_SIZE"
 
-        def action(txn: Any) -> tuple[int, int, bytes]:
+        def action(txn: Any) -> tuple[int, dict[str, int], bytes]:
             free = entries = 0
             for place, key in found:  # noqa: B007 - the last one is returned
                 # `verify` reports a damaged record; the next entries have rows, too.
@@ -309,15 +310,15 @@ class Upkeep:
                     entries += size is not None
                 if free >= nbytes:
                     break
-            return free, entries, place
+            gone = {**self.gone, name: self.gone[name] + entries}
+            if entries:
+                self._mutations.put_writer(txn, self._writer, {**self.record, **gone})
+            return free, gone, place
 
-        free, entries, walk.after = self._mutations.transact(action)
-        if walk is self._rows:
-            self.pruned += entries
-        elif entries:
-            if not self.deleted:
-                logger.warning(_TEXTS_GO, self._environment.path)
-            self.deleted += entries
+        free, gone, walk.after = self._mutations.transact(action)
+        if gone["deleted"] and not self.gone["deleted"]:
+            logger.warning(_TEXTS_GO, self._environment.path)
+        self.gone = gone
         return free
 
     @staticmethod

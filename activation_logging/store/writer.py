@@ -117,6 +117,7 @@ class StoreWriter:
             "host": socket.gethostname(),
             "started": time.time(),
         }
+        self._upkeep.record = self.record
         self._queue: deque[Item] = deque()
         # Captures that their threads wait to put into the queue.
         self._waiting: list[Capture | Later] = []
@@ -149,8 +150,7 @@ class StoreWriter:
         return self._record(self.stats)
 
     def _record(self, stats: WriterStats) -> dict[str, Any]:
-        gone = {"pruned": self._upkeep.pruned, "deleted": self._upkeep.deleted}
-        return {**self._identity, **dataclasses.asdict(stats), **gone}
+        return {**self._identity, **dataclasses.asdict(stats), **self._upkeep.gone}
 
     def share(self, give_up: GiveUp) -> None:
         """Name the one whose captures may refer to this writer's segments again.
@@ -407,6 +407,7 @@ class StoreWriter:
             stats.dropped = self.stats.dropped
             stats.queue_bytes_max = self.stats.queue_bytes_max
             self.stats = stats
+        self._upkeep.record = self.record
 
     def _waits_after(self, error: Exception) -> bool:
         """Count and log a failed attempt. Returns False if no time is left for another."""

@@ -101,7 +101,7 @@ def _norm(entry: Entry, layer: int) -> npt.NDArray[np.float64]:
 
 def _layer_of(probe: SavedProbe) -> int | None:
     """The only layer that a probe reads, if what it reads is one layer of the residual stream."""
-    source = Source.of(probe.sources[0])
+    source = Source.of(probe.sources[0], probe.num_layers)
     is_layer = len(probe.sources) == 1 and source.site.name == "resid" and source.head is None
     return source.site.layer if is_layer else None
 

@@ -61,7 +61,7 @@ class SearchIndex:
     """
 
     def __init__(self, store: Store, path: Path | None = None) -> None:
-        if not store.is_indexed:
+        if not (store.is_indexed or store.is_export):  # which does not change
             raise StoreVersionError(
                 f"{store.path} has no index, or an unfinished one: run `activation-logging upgrade "
                 f"{store.path}` and come back"

@@ -6,9 +6,13 @@ import hashlib
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from activation_logging.errors import ViewError
 from activation_logging.view import columns, sketches
+
+if TYPE_CHECKING:
+    from activation_logging.locations import Address
 
 SCHEMA = f"""
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT);
@@ -30,15 +34,16 @@ TABLES = ("meta", "words", "pieces", "slots", "texts", "columns", *sketches.TABL
 """What is made of the store."""
 
 
-def index_path(store: Path) -> Path:
+def index_path(store: Path | Address) -> Path:
     """Where the index of a store is: beside it, or in the user's cache where nobody may write.
 
-    The index of several stores that are not those of one folder is always there.
+    That of an address, or of several stores that are not those of one folder, is always there.
     """
     resolved = store.resolve()
-    beside = resolved.with_name(f"{resolved.name}.view.sqlite")
-    if store.is_dir() and os.access(beside if beside.exists() else beside.parent, os.W_OK):
-        return beside
+    if isinstance(resolved, Path):
+        beside = resolved.with_name(f"{resolved.name}.view.sqlite")
+        if resolved.is_dir() and os.access(beside if beside.exists() else beside.parent, os.W_OK):
+            return beside
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     name = hashlib.sha256(os.fsencode(resolved)).hexdigest()[:16]
     return cache / "activation-logging" / f"{name}.view.sqlite"

@@ -21,6 +21,7 @@ from activation_logging.errors import (
     StoreReadOnly,
     ViewError,
 )
+from activation_logging.locations import Address, located
 from activation_logging.store import Store, open_store
 from activation_logging.store.places import find_stores
 from activation_logging.view.index import SearchIndex
@@ -59,8 +60,7 @@ class ViewState:
         inspect: str | None = None,
     ) -> None:
         self.path = path
-        one = isinstance(path, (str, os.PathLike))
-        self.title = str(path if one else find_stores(path).title)
+        self.title = _title(path)
         self.probes = dict(probes)
         self.server = server
         self.inspect = inspect
@@ -103,8 +103,10 @@ class ViewState:
         """The store, open for writing; to be closed.
 
         Raises:
-            StoreReadOnly: this user may not write to it.
+            StoreReadOnly: this user may not write to it, or it is an export.
         """
+        if self.store.is_export:
+            self.store.transact(lambda *_: None)  # which says that it is only read
         return open_store(self.store.where, writable=True)
 
     def up_to_date(self) -> bool:
@@ -154,6 +156,14 @@ class ViewState:
         except Exception as error:
             logger.exception("the search index of %s cannot be made", self.title)
             self._failed = ViewError(f"the search index cannot be made: {error}")
+
+
+def _title(path: Where) -> str:
+    if isinstance(path, (str, os.PathLike)):
+        return str(path)
+    # An address is that of an export, which cannot be one of several.
+    one = located(path[0]) if len(path) == 1 else None
+    return str(one if isinstance(one, Address) else find_stores(path).title)
 
 
 def state_of(request: Request) -> ViewState:

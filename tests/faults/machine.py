@@ -264,7 +264,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.flush()
         for half in list(find_unmatched(self.store)):
             if half.final:
-                assert remove_unmatched(self.store, half)
+                assert remove_unmatched(self.store, [half])
         remove_unreferenced(
             self.store, [one.segment for one in check_segments(self.store).unreferenced]
         )

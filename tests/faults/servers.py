@@ -222,8 +222,7 @@ def examine(server: RunningServer, acknowledged: list[str]) -> Killed:
             assert len(entry.activations) == entry.num_rows_expected
         halves = list(find_unmatched(store))
         assert all(half.final for half in halves), "a dead writer is taken for a living one"
-        for half in halves:
-            remove_unmatched(store, half)
+        remove_unmatched(store, halves)
         failed = [problem.what for problem in verify(store).problems]
         assert all(what.startswith(FAILED) for what in failed), failed
         return Killed(len(acknowledged), len(store), len(failed), len(halves))

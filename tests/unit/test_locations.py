@@ -82,7 +82,12 @@ def test_files_of_a_place(place, tmp_path):
     assert place.names("a/c") == ["a/c/d"]
     assert [place.read(name) for name in place.names()] == [b"other", b"sent", b""]
     assert place.local("a/c/d", cache).read_bytes() == b"sent"
-    place.delete(["a/b", "a/c/d"])
+    assert not place.replace("e", b"new", b"old")
+    assert not place.replace("e", b"new", None)
+    assert place.replace("e", b"new", b"")
+    assert place.replace("f", b"first", None)
+    assert [place.read(name) for name in "ef"] == [b"new", b"first"]
+    place.delete(["a/b", "a/c/d", "f"])
     assert place.names() == ["e"]
 
 

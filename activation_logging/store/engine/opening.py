@@ -231,7 +231,7 @@ def check_files(path: Path, *, create: bool) -> None:
                 raise unwritable(path)
             if not create and not data.stat().st_size:
                 raise NotAStore(f"{path} holds an empty data.mdb, not a store")
-        elif create:
+        elif create and not (path / layout.EXPORT).is_file():
             path.mkdir(parents=True, exist_ok=True)
             # One here would hide those inside from whoever reads the folder.
             if any((inside / "data.mdb").exists() for inside in path.iterdir()):
@@ -239,7 +239,12 @@ def check_files(path: Path, *, create: bool) -> None:
             if not os.access(path, os.W_OK):
                 raise unwritable(path)
         elif path.exists() and any(path.iterdir()):
-            raise NotAStore(f"{path} is a folder without a store (no data.mdb inside)")
+            is_export = (path / layout.EXPORT).is_file()
+            raise NotAStore(
+                f"{path} is an export, which is read by itself and never written to"
+                if is_export
+                else f"{path} is a folder without a store (no data.mdb inside)"
+            )
         else:
             raise StoreNotFound(f"there is no store at {path}")
     except (NotADirectoryError, FileExistsError):

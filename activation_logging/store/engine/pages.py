@@ -9,14 +9,15 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from activation_logging.store import layout
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-
-# LMDB 1.0 counts a page or two too many once sorted duplicates were deleted. Nothing depends on
-# that count: it is bookkeeping, and the pages themselves are checked one by one.
-_MISCOUNT = re.compile(r" DB: walked \d+ \w+ pages \(\d+ with dup sub-trees\), record says \d+$")
+_PAGES_OF = re.compile(
+    r"main/(.+) DB: walked (\d+) \w+ pages(?: \((\d+) with dup sub-trees\))?, record says (\d+)"
+)
 
 
 def used_bytes(stats: Iterable[Mapping[str, int]]) -> int:
@@ -48,7 +49,19 @@ def walk(file: Path) -> list[str] | None:
         # The verifier checks only the first page of a value with several pages, so check here that
         # the file contains the last used page. `live` has one byte per page.
         end = (walker.live.rfind(1) + 1) * walker.psize
-    found = [problem for problem in said if not _MISCOUNT.search(problem)]
+    found = [problem for problem in said if not _is_miscount(problem)]
     if end > size:
         found.append(f"the file ends at byte {size}, its last used page at byte {end}")
     return found
+
+
+def _is_miscount(problem: str) -> bool:
+    """Whether LMDB itself has counted too many pages of a database of sorted duplicates.
+
+    It does so whenever all duplicates of a key are deleted that had pages of their own. Nothing
+    depends on that count: it is bookkeeping, and the pages themselves are checked one by one.
+    """
+    found = _PAGES_OF.fullmatch(problem)
+    if found is None or found[1].encode() not in layout.DUPLICATES:
+        return False
+    return int(found[4]) > int(found[3] or found[2])

@@ -34,7 +34,8 @@ def _studies(state: ViewState) -> Studies:
     path = Path(state.store.path)
     if not path.is_dir():
         raise ViewError(
-            "studies are of a store, or of a folder of stores: open the folder for them"
+            "studies are of a folder on this machine, of a store or of several: open the folder "
+            "for them, or use `activation-logging report`"
         )
     return Studies(path)
 

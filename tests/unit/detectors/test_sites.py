@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +14,11 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from activation_logging import open_store
 from activation_logging.dataset.layers import in_order
 from activation_logging.detectors import Options, SavedProbe, run_study, score_store
+from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.errors import DatasetError, ProbeError
-from activation_logging.report import build_report
+from activation_logging.report import build_report, where_charts
 from activation_logging.sites import Site
+from tests.fixtures.answers import NUM_LAYERS
 from tests.fixtures.planted import HIDDEN, build
 from tests.fixtures.readers import command, strict
 
@@ -165,3 +168,26 @@ class TestStudy:
         )
         rows = {row["detector"]: row for row in strict(said)["table"]}
         assert rows["Linear probe"]["layer"] == "heads@3.1"
+
+
+def test_the_site_without_a_number(tmp_path):
+    """``resid_prenorm`` is at the model's depth, which its name does not say."""
+    prenorm = Site("resid_prenorm", NUM_LAYERS)
+    path = build(tmp_path / "s", n=60, layers=(2,), sites={prenorm: (HIDDEN,)})
+    with open_store(path) as store:
+        data = store.dataset(layer="resid_prenorm")
+        right = store.read(data.keys, site="resid_prenorm", position="response_last")
+        assert np.array_equal(data.X, right)
+    wanted = {"layers": ["resid_prenorm", 2], "positions": ["response_last"], "draws": 20}
+    build_report(path, tmp_path / "r", save_probe=tmp_path / "p", **wanted)
+    document = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert [row["layer"] for row in document["sweep"]] == [2, "resid_prenorm"]
+    (kind,) = set(where_charts.places(document).sites) - {"resid"}
+    assert kind == "resid_prenorm"
+    assert where_charts.places(document).sites[kind][0]["at"] == NUM_LAYERS
+    probe = SavedProbe.load(tmp_path / "p")
+    served = ServedProbes([("one", replace(probe, sources=("resid_prenorm",)), False)])
+    assert served.sites == (prenorm,)
+    with open_store(path) as store:
+        shape = next(store.entries()).shape_of("resid_prenorm")
+    assert [part.site for part in served.parts({prenorm.code: shape})] == [prenorm]

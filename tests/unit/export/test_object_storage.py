@@ -6,6 +6,8 @@ import json
 import shutil
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -22,15 +24,18 @@ from activation_logging.errors import (
     StoreReadOnly,
 )
 from activation_logging.export import FORMATS, export_store
+from activation_logging.locations import place_of
 from activation_logging.report import build_report
 from activation_logging.settings import Settings
 from activation_logging.sites import Site
+from activation_logging.store import StoreWriter
 from activation_logging.store.merge import merge
+from tests.fixtures.answers import HIDDEN, NUM_LAYERS
 from tests.fixtures.planted import build
 from tests.fixtures.readers import command, strict
 from tests.fixtures.s3 import KEYS, S3
 
-HEADS = {Site("heads", 3): (4, 3)}
+SITES = {Site("heads", 3): (4, 3), Site("resid_prenorm", NUM_LAYERS): (HIDDEN,)}
 N = 14
 PART_BYTES = 10_000
 """Of rows, so that a small store has several parts."""
@@ -38,7 +43,7 @@ PART_BYTES = 10_000
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("objects") / "s", n=N, sites=HEADS)
+    return build(tmp_path_factory.mktemp("objects") / "s", n=N, sites=SITES)
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +177,22 @@ def test_a_killed_export_is_gone_on_with(s3: S3, store):
     assert_equal(store, target)
 
 
+def test_what_a_killed_export_leaves_is_removed_by_the_next(store, tmp_path):
+    """And what one that runs has written is not."""
+    program = KILLED.replace("append=True, ", "")
+    words = [sys.executable, "-c", program, str(store), str(tmp_path / "out")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"hanging\n"
+        (left,) = tmp_path.iterdir()
+        export(store, tmp_path / "out")
+        assert set(tmp_path.iterdir()) == {left, tmp_path / "out"}
+        child.kill()
+    export(store, tmp_path / "out", overwrite=True)
+    assert_equal(store, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [tmp_path / "out"]
+
+
 def test_overwriting_replaces_all(s3: S3, store, tmp_path):
     target = f"{s3.bucket}/replaced"
     export(store, target)
@@ -211,6 +232,40 @@ def test_two_exports_at_once(s3: S3, store):
     listed = json.loads(s3.files.cat_file("activations/both/export.json"))
     files = {f"{part['folder']}/{name}" for part in listed["parts"] for name in part["files"]}
     assert set(s3.names("both")) == {"export.json", *files}
+
+
+@pytest.mark.parametrize("is_local", [False, True])
+def test_of_those_that_end_in_the_same_moment_one_stands(s3: S3, tmp_path, is_local):
+    place = tmp_path / "moment" if is_local else f"{s3.bucket}/moment"
+    for before in (None, b"the first"):
+        if before is not None:
+            place_of(place).write("export.json", before)
+        start = threading.Barrier(6)
+
+        def publish(number, before=before, start=start):
+            own = place_of(place)
+            start.wait()
+            return own.replace("export.json", b"of %d" % number, before)
+
+        with ThreadPoolExecutor(6) as pool:
+            (stands,) = np.flatnonzero(list(pool.map(publish, range(6))))
+        assert place_of(place).read("export.json") == b"of %d" % stands
+        assert not place_of(place).replace("export.json", b"late", before)
+        assert not place_of(place).replace("nothing", b"late", b"was there")
+
+
+def test_a_folder_that_another_export_has_made_meanwhile(store, tmp_path):
+    started = []
+
+    def meanwhile(what, done, total):
+        if what == "exporting" and not started:
+            started.append(True)
+            export(store, tmp_path / "out")
+
+    with pytest.raises(OutputExists, match="is there already"):
+        export(store, tmp_path / "out", "npy", progress=meanwhile)
+    assert_equal(store, tmp_path / "out")
+    assert [one.name for one in tmp_path.iterdir()] == ["out"]
 
 
 @pytest.mark.parametrize(
@@ -274,7 +329,7 @@ def grown(store, tmp_path_factory):
     """The store that was exported, with more answers since."""
     path = tmp_path_factory.mktemp("grown") / "s"
     shutil.copytree(store, path)
-    return build(path, n=3, prefix="more-", sites=HEADS)
+    return build(path, n=3, prefix="more-", sites=SITES)
 
 
 @pytest.mark.parametrize("prompts", ["the same", "others"])
@@ -283,7 +338,7 @@ def test_appending_another_store(store, target, tmp_path, prompts):
         if prompts == "others":
             document["prompt"] += " Now."
 
-    other = build(tmp_path / "s", n=3, prefix="x", sites=HEADS, change=change)
+    other = build(tmp_path / "s", n=3, prefix="x", sites=SITES, change=change)
     with pytest.raises(DatasetError, match="of another store"):
         export(other, target, append=True)
     assert_equal(store, target)
@@ -386,3 +441,24 @@ def test_by_the_command_line(s3: S3, store):
         command("prune", target, "--older-than", "1d")
     assert isinstance(refused.value.__cause__, NotAStore)
     assert f"{target} is an address" in str(refused.value.__cause__)
+
+
+def test_a_folder_of_an_export_is_no_store(store, tmp_path):
+    """Commands that change or check files say what it is, and nobody writes a store into it."""
+    target = tmp_path / "out"
+    export(store, target)
+    said = "is an export, which is read by itself and never written to"
+    for words in (
+        ("repair", target, "--yes"),
+        ("compact", target),
+        ("upgrade", target),
+        ("merge", store, "-o", target),
+    ):
+        with pytest.raises(AssertionError) as refused:
+            command(*words)
+        assert said in str(refused.value.__cause__)
+    with pytest.raises(NotAStore, match=said):
+        StoreWriter(target, role="test")
+    assert not (target / "data.mdb").exists()
+    checked = strict(command("verify", target, "--json"))
+    assert (checked["problems"], checked["unchecked"]) == ([], [])

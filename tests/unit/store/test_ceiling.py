@@ -90,6 +90,22 @@ def test_the_oldest_make_room(store_path: Path) -> None:
         assert "ACTIVATION_MAX_SIZE" in str(entry.status_reason)
 
 
+def test_what_is_removed_is_counted_in_the_same_commit(store_path: Path) -> None:
+    """Not with the next answer, which an idle server may never get."""
+    writer = write(store_path, [])
+    for name in numbered(300):
+        put_large(writer, name)
+        writer.flush()
+        time.sleep(0.1)  # for the look that follows the commit
+        if writer.record["pruned"]:
+            break
+    wait_for(lambda: writer.record["pruned"] == statuses(store_path).count("unkept") > 0)
+    with open_store(store_path) as store:
+        (record,) = store.writers().values()
+        assert record["pruned"] == writer.record["pruned"]
+    writer.close()
+
+
 @pytest.fixture
 def labelled(store_path: Path) -> Path:
     """A store as large as the ceiling, in which every answer is labelled."""

@@ -17,7 +17,7 @@ from activation_logging.cli import _app
 from activation_logging.errors import SettingsError
 from activation_logging.store import StoreWriter
 from activation_logging.store.merge import merge
-from activation_logging.store.repair import find_unmatched
+from activation_logging.store.repair import find_unmatched, remove_unmatched
 from activation_logging.verify import verify
 from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
 from tests.fixtures.halves import make_halves
@@ -132,6 +132,45 @@ class TestRepair:
         with open_store(tmp_path / "d" / "one.lmdb") as store:
             assert [entry.request_id for entry in store.entries()] == ["x"]
             assert verify(store).ok
+
+
+class TestManyAtOnce:
+    """What is done to hundreds of halves takes a few commits, each of which waits for the disk."""
+
+    @pytest.fixture
+    def crowd(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "crowd"
+        head = StoreWriter(folder / "a.lmdb", role="front end")
+        far = StoreWriter(folder / "b.lmdb", role="worker of engine 1")
+        for number in range(300):
+            head.put_entry(make_document(f"r{number}", prompt=f"r{number}"))
+            far.put_capture(make_capture(f"r{number}", [make_segment(f"r{number}", 4)]))
+        head.close()
+        far.close()
+        return folder
+
+    def test_merge(self, crowd: Path, tmp_path: Path) -> None:
+        assert merge([crowd], tmp_path / "all.lmdb").joined == 300
+        with open_store(tmp_path / "all.lmdb") as store:
+            assert {entry.status for entry in store.entries()} == {"complete"}
+            assert len(next(store.entries()).activations) == 4
+            assert store.environment.last_commit < 15
+
+    def test_delete(self, crowd: Path) -> None:
+        with open_store(crowd, writable=True) as store:
+            before = sum(part.environment.last_commit for part in store.parts)
+            assert store.delete_all(list(store)) == 300
+            assert (len(store), store.orphans()) == (0, [])
+            assert sum(part.environment.last_commit for part in store.parts) - before < 10
+
+    @pytest.mark.parametrize("name", ["a.lmdb", "b.lmdb"])
+    def test_repair(self, crowd: Path, tmp_path: Path, name: str) -> None:
+        shutil.copytree(crowd / name, tmp_path / "alone" / name)
+        with open_store(tmp_path / "alone" / name, writable=True) as store:
+            before = store.environment.last_commit
+            assert remove_unmatched(store, find_unmatched(store)) == 300
+            assert store.environment.last_commit - before < 5
+            assert list(find_unmatched(store)) == []
 
 
 class TestCommands:

@@ -147,6 +147,12 @@ class TestBroken:
             assert "not an LMDB file" in str(found["h1.lmdb"].problem)
             with pytest.raises(EntryNotFound, match=r"h1.lmdb is left out: .*not an LMDB file"):
                 store[f"h1.lmdb:{'0' * 64}"]
+            with pytest.raises(EntryNotFound, match=r"h1.lmdb is left out"):
+                find(store, "h1.lmdb:00")
+            with pytest.raises(EntryNotFound, match=r"has no store 'h7'; it has h0.lmdb"):
+                find(store, "h7:00")
+            with pytest.raises(EntryNotFound, match=r"there is no entry"):
+                find(store, "h0.lmdb:zz")
         assert "gone.lmdb is left out" in our_log.text
         assert not (folder / "gone.lmdb").exists()
 
