@@ -356,7 +356,9 @@ def _vllm_arguments(name: str, vllm_args: tuple[str, ...]) -> Any:
     from activation_logging.vllm_plugin.compat import serve_arguments
 
     make_arg_parser, validate_parsed_serve_args = serve_arguments()
-    args = make_arg_parser(FlexibleArgumentParser()).parse_args(["--model", name, *vllm_args])
+    args = make_arg_parser(FlexibleArgumentParser()).parse_args(list(vllm_args))
+    # Not as a flag: a name that a client sends may begin with dashes.
+    args.model = name
     validate_parsed_serve_args(args)
     # vLLM itself does not listen here. A loopback address keeps ``build_app`` from a false warning.
     args.host = "127.0.0.1"

@@ -83,6 +83,11 @@ class ServedProbe:
         return self.of_tokens or self.probe.position == "prompt_last"
 
     @property
+    def reads_one_row(self) -> bool:
+        """Whether what it says at a position follows from the state there alone."""
+        return self.of_tokens or self.probe.position == "response_last"
+
+    @property
     def offset(self) -> int:
         """The first position that it says something at, counted from ``P - 1``."""
         return 0 if self.knows_prompt or self.probe.position == "response_last" else 1
@@ -134,7 +139,7 @@ class ServedProbe:
         Args:
             columns: of all probes, ``[n, num_columns]``, from position ``P - 1`` on.
         """
-        if self.of_tokens or self.probe.position == "response_last":
+        if self.reads_one_row:
             return self.at(columns)
         if self.looks_at_end:
             return self.running(columns[1:])

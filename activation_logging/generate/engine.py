@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from activation_logging.errors import SettingsError
 from activation_logging.generate.prompts import LINE_TAG, RUN_TAG
 from activation_logging.probe_list import parse_probes
 from activation_logging.settings import RequestOptions, Settings
+from activation_logging.text import brief
 from activation_logging.vllm_plugin.gate import check_plugin_is_loaded
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Engine:
         vllm_args: flags as for ``vllm serve``.
 
     Raises:
-        SettingsError: a flag or sampling parameter is invalid.
+        SettingsError: a flag or sampling parameter is invalid, or there is no such model.
     """
 
     def __init__(
@@ -72,7 +73,6 @@ class Engine:
         _check_sampling(sampling)
         self._sampling = sampling
         self._run = run
-        self._lines: dict[str, str] = {}
         self._llm = _load(model, vllm_args)
         scheduler = self._llm.llm_engine.vllm_config.scheduler_config
         self.capacity = 2 * int(scheduler.max_num_seqs)
@@ -109,7 +109,7 @@ class Engine:
             if output.finished:
                 first, *_ = output.outputs
                 answer = Answer(
-                    line=self._lines.pop(output.request_id),
+                    line=output.request_id.removeprefix(request_id_of(self._run, "")),
                     request_id=output.request_id,
                     text=first.text,
                     finish_reason=str(first.finish_reason),
@@ -134,7 +134,6 @@ class Engine:
             self._llm.enqueue(line.prompt, params, use_tqdm=False)
         else:
             self._llm.enqueue_chat(list(line.messages), params, use_tqdm=False)
-        self._lines[name] = line.id
 
 
 def _sampling_params(values: Mapping[str, Any]) -> SamplingParams:
@@ -157,6 +156,15 @@ def _load(model: str, vllm_args: Sequence[str]) -> LLM:
     from vllm.engine.arg_utils import EngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-    parser = EngineArgs.add_cli_args(FlexibleArgumentParser(prog="activation-logging generate"))
-    args = parser.parse_args(["--model", model, *vllm_args])
-    return LLM.from_engine_args(EngineArgs.from_cli_args(args))
+    def refuse(message: str) -> NoReturn:
+        raise SettingsError(message)
+
+    parser = EngineArgs.add_cli_args(FlexibleArgumentParser())
+    # Its own prints all flags and ends the process.
+    parser.error = refuse
+    try:
+        args = parser.parse_args(list(vllm_args))
+        args.model = model
+        return LLM.from_engine_args(EngineArgs.from_cli_args(args))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"vLLM does not start: {brief(error, 500)}") from error

@@ -89,7 +89,8 @@ def generate(
 
     Raises:
         PromptsError: the file has invalid lines; none was asked.
-        SettingsError: logging is off, or a flag or sampling parameter is invalid.
+        SettingsError: logging is off, a flag or sampling parameter is invalid, or there is no such
+            model.
     """
     settings = checked_settings(sampling)
     lines = read_prompts(path)

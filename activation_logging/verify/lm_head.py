@@ -103,8 +103,9 @@ def load_lm_head(model: str | Path) -> LMHead:
         ExtraMissing: the model is a name, and ``huggingface_hub`` is not installed.
     """
     folder = model_folder(model)
-    config = _read_json(folder / "config.json")
-    text_config = {**config, **(config.get("text_config") or {})}
+    file = folder / "config.json"
+    config = _read_json(file)
+    text_config = {**config, **_object(config.get("text_config") or {}, file, "text_config")}
     tensors = _find_tensors(folder)
     tied = text_config.get("tie_word_embeddings")
     wanted = _EMBEDDINGS + _HEADS if tied else _HEADS + (() if tied is False else _EMBEDDINGS)
@@ -162,7 +163,8 @@ def _find_tensors(folder: Path) -> dict[str, Path]:
     """Which file holds which tensor."""
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        return {name: folder / file for name, file in _read_json(index)["weight_map"].items()}
+        weights = _object(_read_json(index).get("weight_map"), index, "weight_map")
+        return {name: folder / str(file) for name, file in weights.items()}
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise SettingsError(
@@ -199,7 +201,15 @@ def _open(file: Path) -> Iterator[Any]:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        value: dict[str, Any] = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
+        value = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise SettingsError(f"{file.parent} is not a model folder: {file.name}: {error}") from None
+    return _object(value, file, "it")
+
+
+def _object(value: Any, file: Path, name: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise SettingsError(
+            f"{file.parent} is not a model folder: {file.name}: {name} is not a JSON object"
+        )
     return value

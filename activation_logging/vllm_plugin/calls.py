@@ -40,11 +40,11 @@ async def ask_workers(engine: Any, method: str, *args: Any) -> list[Any]:
         client._call_utility_async("collective_rpc", method, None, args, None, engine=one)
         for one in client.core_engines
     ]
-    each = await answer_or_engine_gone(engine, asyncio.gather(*calls))
+    each = await _answer_or_engine_gone(engine, asyncio.gather(*calls))
     return [answer for workers in each for answer in workers]
 
 
-async def answer_or_engine_gone(engine: Any, call: Awaitable[T]) -> T:
+async def _answer_or_engine_gone(engine: Any, call: Awaitable[T]) -> T:
     """The engine's answer to a call. A dead engine would never answer.
 
     Raises:

@@ -18,7 +18,7 @@ from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin.arena import COLUMNS, SlotRows, Unread, row_bytes
 from activation_logging.vllm_plugin.pipeline import JoinedRows, RowSender
 from activation_logging.vllm_plugin.plan import Plan, StoredBlocks
-from activation_logging.vllm_plugin.scorer import Columns, LiveScores
+from activation_logging.vllm_plugin.scorer import CapturedScores, Columns
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -149,7 +149,7 @@ class Captures:
         if self.others is not None:
             rows = JoinedRows(columns.rows, self.others, capture.id, scorer.away, count)
             columns = Columns(scorer.layout, rows, count)
-        return replace(capture, scores=LiveScores(columns, first))
+        return replace(capture, scores=CapturedScores(columns, first))
 
     def slots(self, request: Request, first: int, count: int) -> npt.NDArray[np.int64]:
         """The slots of some positions of a request."""

@@ -29,7 +29,7 @@ from activation_logging.store.queued import Later
 from activation_logging.vllm_plugin.captures import Captures, Request
 from activation_logging.vllm_plugin.origin import is_accepted, is_kept, is_warm_up, scores_to
 from activation_logging.vllm_plugin.score_sender import Listeners
-from activation_logging.vllm_plugin.scorer import Columns, LiveScores
+from activation_logging.vllm_plugin.scorer import CapturedScores, Columns
 from activation_logging.vllm_plugin.undecided import Ended, Undecided, Word
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class RowCollector:
         request = ended.request
         scores = request.bare.scores
         request.kept = request.kept or word.keeps
-        if request.kept or not (self._keep.scores and isinstance(scores, LiveScores)):
+        if request.kept or not (self._keep.scores and isinstance(scores, CapturedScores)):
             self._put(ended)
             return
         assert isinstance(self._writer, StoreWriter)
@@ -165,7 +165,7 @@ class RowCollector:
             self._undecided.remove(ended)
             self._held_bytes -= ended.held_bytes
 
-    def _judge(self, ended: Ended, scores: LiveScores, states: int) -> Capture | None:
+    def _judge(self, ended: Ended, scores: CapturedScores, states: int) -> Capture | None:
         """In the writer's thread: the capture of an answer that probes decide on.
 
         None if that has been put meanwhile, because too much was held.

@@ -26,7 +26,7 @@ from vllm.v1.engine.output_processor import OutputProcessor, RequestState
 from activation_logging.errors import EngineGone, RequestOptionError
 from activation_logging.settings import RequestOptions, Settings
 from activation_logging.store import GATHER_S, StoreWriter
-from activation_logging.vllm_plugin.calls import answer_or_engine_gone, ask_workers
+from activation_logging.vllm_plugin.calls import ask_workers
 from activation_logging.vllm_plugin.context import HttpRequest, http_request, place_of
 from activation_logging.vllm_plugin.hosts import LOOK_S, Hosts
 from activation_logging.vllm_plugin.origin import mark_accepted
@@ -280,8 +280,7 @@ class FrontEndTap:
         engine, unsettled = self._engine(), self._take_unsettled()
         if engine is not None and any(unsettled):
             with suppress(EngineGone):
-                call = engine.collective_rpc("settle_activations", args=unsettled)
-                await answer_or_engine_gone(engine, call)
+                await ask_workers(engine, "settle_activations", *unsettled)
 
     def _document(
         self,
@@ -365,7 +364,8 @@ class TappedOutputProcessor(OutputProcessor):
         }
         processed = super().process_outputs(engine_core_outputs, *args, **kwargs)
         processed.reqs_to_abort.extend(ended)
-        if self.tap.offline and self._reasons:
+        # Of a stop string the engine does not know.
+        if self.tap.offline and (self._reasons or processed.reqs_to_abort):
             if self.request_states:
                 self.tap.tell()
             else:

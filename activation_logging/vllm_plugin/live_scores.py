@@ -111,7 +111,7 @@ class _Watch:
 
     def _scores(self, rows: Floats, start: int) -> Floats:
         """What the probe says at each row from ``start`` on, or of the answer up to there."""
-        if self._probe.of_tokens:
+        if self._probe.reads_one_row:
             return self._probe.at(rows[start:])
         return self._probe.running(rows[1:])[start - 1 :]
 

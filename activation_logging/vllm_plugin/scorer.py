@@ -83,7 +83,7 @@ class Columns:
         return found
 
 
-class LiveScores(Mapping[str, LiveScore]):
+class CapturedScores(Mapping[str, LiveScore]):
     """What the probes say of an answer, by name; reading it may wait, as :class:`Columns` may.
 
     Args:

@@ -157,7 +157,6 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "AsyncLLM.__init__(vllm_config, ...)",
         *_of("AsyncLLM", "shutdown(timeout) vllm_config model_config engine_core errored"),
         *_of("AsyncLLM", "output_processor output_handler get_supported_tasks()"),
-        "AsyncLLM.collective_rpc(method, timeout, args, kwargs)",
     ),
     "vllm.v1.engine.core_client": (
         "EngineCoreClient.shutdown(timeout)",

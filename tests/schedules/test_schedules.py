@@ -89,6 +89,39 @@ def test_what_was_driven(outcomes: dict[str, Future[Outcome]]) -> None:
         assert everything.happened[what] > 20, what
 
 
+def statuses_of_the_last(name: str) -> list[str]:
+    """What the store has of an answer that ends with a stop string, when nothing runs any more."""
+    import tempfile
+
+    from vllm import SamplingParams
+
+    from activation_logging import open_store
+
+    (setting,) = [setting for setting in SETTINGS if setting.name == name]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s"
+        with running(setting, path, save_probes(Path(folder) / "probes", 0)) as engine:
+            text, stop = "", None
+            for number in range(2):
+                params = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, stop=stop)
+                engine.add_request(str(number), {"prompt_token_ids": [7, 8, 9]}, params)
+                while engine.has_unfinished_requests():
+                    for output in engine.step():
+                        text = output.outputs[0].text
+                stop = text[6:12]
+            with open_store(path) as store:
+                return [f"{one.finish_reason}: {one.status}" for one in store.entries()]
+
+
+@pytest.mark.parametrize("name", ["V1", "V2, async"])
+def test_offline_all_is_stored_when_the_last_answer_has_ended(
+    pool: ProcessPoolExecutor, name: str
+) -> None:
+    """The engine itself does not know that a stop string has ended it."""
+    found = pool.submit(statuses_of_the_last, name).result()
+    assert found == ["length: complete", "stop: complete"]
+
+
 # --- that the bench can fail -------------------------------------------------------------
 
 FAULTS = {

@@ -58,6 +58,21 @@ def model(folder_of: Callable[[str], Path]) -> Path:
     return folder_of("tiny")
 
 
+@pytest.mark.parametrize(
+    ("name", "flags", "named"),
+    [("tiny", ["--nonsense", "3"], "unrecognized arguments: --nonsense 3"), ("-x", [], "'-x'")],
+)
+def test_what_vllm_does_not_take_is_said_in_a_sentence(
+    model: Path, tmp_path: Path, name: str, flags: list[str], named: str
+) -> None:
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": "One"}])
+    asked = model if name == "tiny" else Path(name)
+    _, err = start(asked, prompts, tmp_path / "s.lmdb", *flags).communicate(timeout=300)
+    last = err.strip().splitlines()[-1]
+    assert last.startswith("error: vLLM does not start: "), err
+    assert named in last
+
+
 @pytest.mark.server
 def test_answers_are_logged_and_not_asked_again(model: Path, tmp_path: Path) -> None:
     messages = [{"role": "user", "content": "What is the capital of France?"}]

@@ -156,7 +156,7 @@ class TestUvicorn:
                 (broken / file.name).symlink_to(file)
         env = {
             "ACTIVATION_VLLM_ARGS": FAST,
-            "ACTIVATION_ALLOWED_MODELS": f"{model_path},{other},{broken},{folder / 'missing'}",
+            "ACTIVATION_ALLOWED_MODELS": f"{model_path},{other},{broken},{folder / 'missing'},--x://y",
         }
         command = [*UVICORN, "--host", "0.0.0.0"]
         with running(command, folder, model=str(model_path), env=env) as started:
@@ -170,7 +170,7 @@ class TestUvicorn:
         assert app.model in [model["id"] for model in app.get("/v1/models").json()["data"]]
         assert "loading" not in app.log.read_text()
 
-    @pytest.mark.parametrize("model", ["/etc", "no/such-model", "missing"])
+    @pytest.mark.parametrize("model", ["/etc", "no/such-model", "missing", "--x", "--x://y"])
     def test_unknown_models(self, app: RunningServer, model: str) -> None:
         if model == "missing":
             model = str(Path(app.log).parent / "missing")

@@ -123,17 +123,11 @@ def ask(server: RunningServer, number: int, names: str | None = None) -> Any:
     return server.post("/v1/completions", {**body, "ignore_eos": True})
 
 
-def samples(server: RunningServer) -> dict[str, float]:
-    lines = server.get("/metrics").text.splitlines()
-    pairs = (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
-    return {name: float(value) for name, value in pairs}
-
-
 def answered(server: RunningServer, probe: str) -> float:
     """How many answers were counted, by both API servers. Each counts a moment after the end."""
     time.sleep(2)
     labels = f'{{place="answer",probe="{probe}"}}'
-    return samples(server).get(f"activation_logging_score_count{labels}", 0)
+    return server.samples().get(f"activation_logging_score_count{labels}", 0)
 
 
 class TestList:
@@ -309,7 +303,7 @@ class TestMetrics:
         with ThreadPoolExecutor(8) as pool:
             list(pool.map(lambda number: ask(server, number), range(60)))
         server.flush()
-        return {name.partition("{")[0] for name in samples(server)}
+        return {name.partition("{")[0] for name in server.samples()}
 
     def test_the_dashboard_asks_for_what_there_is(self, names: set[str]) -> None:
         dashboard = json.loads((DOCS / "dashboard.json").read_text())
@@ -334,16 +328,16 @@ class TestMetrics:
 
     def test_labels_are_few(self, server: RunningServer, names: set[str]) -> None:
         """As many series after more answers, and after a probe has come and gone."""
-        before = {name for name in samples(server) if name.startswith("activation_logging")}
+        before = {name for name in server.samples() if name.startswith("activation_logging")}
         for number in range(10):
             ask(server, number)
-        after = {name for name in samples(server) if name.startswith("activation_logging")}
+        after = {name for name in server.samples() if name.startswith("activation_logging")}
         assert after == before
 
     def test_what_probes_said_is_counted(self, server: RunningServer, names: set[str]) -> None:
         counted = answered(server, "span")
         told = {one["name"]: one for one in listed(server)}
         assert told["span"]["scored"] == counted >= 60
-        flagged = samples(server)['activation_logging_flagged_total{probe="span"}']
+        flagged = server.samples()['activation_logging_flagged_total{probe="span"}']
         assert told["span"]["flagged"] == flagged
-        assert samples(server)['activation_logging_probe_threshold{probe="hidden",shadow="true"}']
+        assert server.samples()['activation_logging_probe_threshold{probe="hidden",shadow="true"}']

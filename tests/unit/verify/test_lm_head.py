@@ -89,6 +89,24 @@ def test_folders_without_a_head(tmp_path: Path) -> None:
         load_lm_head(model(tmp_path, {"model.norm.weight": tensor(HIDDEN)}))
 
 
+@pytest.mark.parametrize(
+    ("config", "index", "named"),
+    [
+        ("[]", None, "config.json: it"),
+        ('{"text_config": 3}', None, "config.json: text_config"),
+        ("{}", "{}", "index.json: weight_map"),
+        ("{}", '{"weight_map": 3}', "index.json: weight_map"),
+        ("[" * 100_000, None, "config.json: maximum recursion"),
+    ],
+)
+def test_json_of_another_shape(tmp_path: Path, config: str, index: str | None, named: str) -> None:
+    (tmp_path / "config.json").write_text(config)
+    if index is not None:
+        (tmp_path / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(SettingsError, match=f"not a model folder: .*{named}"):
+        load_lm_head(tmp_path)
+
+
 @pytest.mark.parametrize("content", [b"", b"\0" * 7, b"\xff" * 64, b"\2\0\0\0\0\0\0\0{}rest"])
 def test_broken_files(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "config.json").write_text("{}")

@@ -13,7 +13,7 @@ from activation_logging.detectors.served_probes import CAPACITY, ServedProbes
 from activation_logging.errors import ProbeError
 from activation_logging.sites import RowShape
 from activation_logging.vllm_plugin.arena import RowArena, columns_code, device_bytes, slot_bytes
-from activation_logging.vllm_plugin.scorer import LiveScores, Scorer
+from activation_logging.vllm_plugin.scorer import CapturedScores, Scorer
 from tests.fixtures.random_probes import WIDTH, probe
 
 SLOTS = 32
@@ -102,7 +102,7 @@ def test_scores_of_an_answer() -> None:
     arena, scorer = make(TOKEN, probe(position="response_mean"), probe(position="prompt_last"))
     made = states(4)
     write(arena, [0, 1, 2, 3], made)
-    found = LiveScores(scorer.read(slots(0, 1, 2, 3)), first=10)
+    found = CapturedScores(scorer.read(slots(0, 1, 2, 3)), first=10)
     assert list(found) == ["p0", "p1", "p2"]
     assert [found[name].first for name in found] == [10, 11, 10]
     assert [len(found[name].values) for name in found] == [4, 3, 1]
@@ -135,7 +135,7 @@ class TestReplacing:
         found = scorer.read(slots(0))
         found.rows.gather()  # type: ignore[attr-defined]
         scorer.load(named(OTHER))
-        scores = LiveScores(found, first=0)
+        scores = CapturedScores(found, first=0)
         assert scores["p0"].digest == TOKEN.digest
         expected = TOKEN.of_tokens(stored(made, 3))
         assert scores["p0"].values == pytest.approx(expected, rel=1e-6)
