@@ -357,7 +357,12 @@ def export(
             show_default=False,
         ),
     ],
-    format_: Annotated[str | None, typer.Option("--format", "-f")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="What to write, parquet if left out: `--help` lists all."
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),

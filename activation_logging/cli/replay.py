@@ -46,7 +46,10 @@ def replay(
             "Without it, the folder that the store's only model was served from."
         ),
     ] = None,
-    kinds: Annotated[str | None, typer.Option()] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Only these, separated by commas: `--help` lists the kinds."),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these decoder layers, such as 8,15-20,last."),
