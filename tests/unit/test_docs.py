@@ -68,6 +68,24 @@ def test_every_record_is_used_and_names_its_program() -> None:
                 assert (ROOT / rest[0]).exists(), part
 
 
+def program(command: str) -> str:
+    """What of a command says which program it is: ``bench.view``, ``activation-logging report``."""
+    first, *rest = shlex.split(command)
+    if first in {"activation-logging", "make"}:
+        return f"{first} {rest[0]}"
+    names = [word for word in rest if not word.startswith("-") and word != "pytest"]
+    return names[0].removesuffix(".py").replace("/", ".")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_its_program_on_its_page(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("/", ".")
+    for name in docs.measured(page):
+        record = (ROOT / "docs" / "measured" / f"{name}.json").read_text(encoding="utf-8")
+        for part in json.loads(record)["command"].split(";"):
+            assert program(part) in text, name
+
+
 def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for name, command in get_command(_app).commands.items():  # type: ignore[attr-defined]
