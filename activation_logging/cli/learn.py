@@ -250,7 +250,8 @@ def score(
         bool, typer.Option("--dry-run", help="Only print: write no scores into the store.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace scores of that name by another probe.")
+        bool,
+        typer.Option("--overwrite", help="Replace scores that another probe gave under that name."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the scores here, as CSV.")
