@@ -43,7 +43,7 @@ def replay(
         str | None,
         typer.Option(
             help="The model that answered: its folder, or its name on the Hugging Face hub. "
-            "Without it, the folder that the store's only model was served from."
+            "Without it, the name of the store's only model, if that is a folder."
         ),
     ] = None,
     kinds: Annotated[
