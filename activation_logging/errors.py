@@ -35,7 +35,7 @@
     ├── ClusterError (RuntimeError)         no Ray cluster is there, or nothing works on it
     ├── ServerFailed (RuntimeError)         a server that was started here is not running
     ├── ViewError (ValueError)              a page that cannot be shown as it was asked for
-    ├── UnknownName (LookupError)           no benchmark, judge, detector or format has that name
+    ├── UnknownName (LookupError)           nothing that is found by name is called so
     ├── PluginError (ImportError)           another package's entry point cannot be used
     └── DemoModelError                      a model could not be prepared
 """
@@ -209,7 +209,10 @@ class ViewError(ActivationLoggingError, ValueError):
 
 
 class UnknownName(ActivationLoggingError, LookupError):
-    """No benchmark, judge, detector or export format has that name. The text lists the names."""
+    """Nothing that is found by name (a benchmark, judge, detector, format, ...) is called so.
+
+    The text lists the names.
+    """
 
 
 class PluginError(ActivationLoggingError, ImportError):

@@ -250,7 +250,8 @@ def score(
         bool, typer.Option("--dry-run", help="Only print: write no scores into the store.")
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace scores of that name by another probe.")
+        bool,
+        typer.Option("--overwrite", help="Replace scores that another probe gave under that name."),
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--output", "-o", help="Also write the scores here, as CSV.")
@@ -357,7 +358,12 @@ def export(
             show_default=False,
         ),
     ],
-    format_: Annotated[str | None, typer.Option("--format", "-f")] = None,
+    format_: Annotated[
+        str | None,
+        typer.Option(
+            "--format", "-f", help="What to write, parquet if left out: `--help` lists all."
+        ),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these layers: numbers, ranges and 'last', such as 8,15-20,last."),

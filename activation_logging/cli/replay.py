@@ -43,10 +43,13 @@ def replay(
         str | None,
         typer.Option(
             help="The model that answered: its folder, or its name on the Hugging Face hub. "
-            "Without it, the folder that the store's only model was served from."
+            "Without it, the name of the store's only model, if that is a folder."
         ),
     ] = None,
-    kinds: Annotated[str | None, typer.Option()] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(help="Only these, separated by commas: `--help` lists the kinds."),
+    ] = None,
     layers: Annotated[
         str | None,
         typer.Option(help="Only these decoder layers, such as 8,15-20,last."),

@@ -95,7 +95,8 @@ def serve(context: typer.Context) -> None:
 
     The same as `python -m activation_logging.vllm_serve`, with its flags: `--lmdb_path`,
     `--activation-layers`, `--activation-sites`, `--activation-tokens`, `--activation-dtype`,
-    `--activation-keep`, `--activation-max-size`, `--auth_token`.
+    `--activation-keep`, `--activation-max-size`, `--activation-probe`,
+    `--activation-probe-folder`, `--auth_token`. `activation-logging serve --help` explains them.
     """
     from activation_logging import vllm_serve
 

@@ -66,7 +66,7 @@ def score_store(
         probe_path: what :meth:`SavedProbe.save` wrote.
         name: what the scores are called; otherwise the probe's file.
         keep: False writes no scores of rows.
-        overwrite: also replace scores of that name by another probe.
+        overwrite: also replace scores that another probe gave under that name.
         write: also store each answer's score as an evaluation of this name.
         unlabelled: only entries that nobody, or only a probe, has judged.
         model: only this model's entries; else all, which must then be the probe's.

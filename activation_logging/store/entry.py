@@ -183,7 +183,7 @@ class Entry(Beside):
 
     @property
     def finish_reason(self) -> str | None:
-        """``stop``, ``length``, ``abort`` (the client left) or ``error``."""
+        """``stop``, ``length``, ``abort`` (the client left), ``error`` or ``repetition``."""
         return schema.text(self._document.get("finish_reason"))
 
     @property

@@ -11,6 +11,7 @@ import pytest
 from typer.main import get_command
 
 from activation_logging.cli import _app
+from activation_logging.vllm_serve import make_parser
 from bench import docs
 
 ROOT = Path(__file__).parents[2]
@@ -67,6 +68,24 @@ def test_every_record_is_used_and_names_its_program() -> None:
                 assert (ROOT / rest[0]).exists(), part
 
 
+def program(command: str) -> str:
+    """What of a command says which program it is: ``bench.view``, ``activation-logging report``."""
+    first, *rest = shlex.split(command)
+    if first in {"activation-logging", "make"}:
+        return f"{first} {rest[0]}"
+    names = [word for word in rest if not word.startswith("-") and word != "pytest"]
+    return names[0].removesuffix(".py").replace("/", ".")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_table_has_its_program_on_its_page(page: Path) -> None:
+    text = page.read_text(encoding="utf-8").replace("/", ".")
+    for name in docs.measured(page):
+        record = (ROOT / "docs" / "measured" / f"{name}.json").read_text(encoding="utf-8")
+        for part in json.loads(record)["command"].split(";"):
+            assert program(part) in text, name
+
+
 def test_every_command_and_option_is_on_the_page_of_commands() -> None:
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     for name, command in get_command(_app).commands.items():  # type: ignore[attr-defined]
@@ -84,12 +103,31 @@ def test_every_command_and_option_is_on_the_page_of_commands() -> None:
         assert options - hidden <= shown, name
 
 
+def test_the_page_of_commands_says_what_each_option_is() -> None:
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert not re.findall(r"^\* `[^`]+`$", page, re.MULTILINE)
+    section = page.partition("## `activation-logging serve`\n")[2].partition("\n## ")[0]
+    flags = set(re.findall(r"--[\w-]+", make_parser().format_usage()))
+    assert flags <= set(re.findall(r"--[\w-]+", section))
+
+
 def test_every_environment_variable_is_in_the_readme() -> None:
     ours = re.compile(r"\bACTIVATION_[A-Z_]+\b")
     read = {name for path in SOURCES for name in ours.findall(path.read_text(encoding="utf-8"))}
     said = set(ours.findall((ROOT / "README.md").read_text(encoding="utf-8")))
     assert {name.rstrip("_") for name in read} - said <= {"ACTIVATION"}
     assert said <= read
+
+
+def test_the_tree_of_contributing_is_the_real_one() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = set(text.partition("## Where things are")[2].split("```")[1].split())
+    package = ROOT / "activation_logging"
+    parts = {path.name for path in package.glob("*.py")} - {"__init__.py"}
+    parts |= {f"{path.parent.name}/" for path in package.glob("*/__init__.py")}
+    assert parts <= named
+    files = {name for name in named if name.endswith((".py", "/"))}
+    assert not [name for name in files if not any((at / name).exists() for at in (ROOT, package))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
