@@ -149,6 +149,11 @@ class SavedProbe:
         return frozenset(self.prompts.tolist())
 
     @cached_property
+    def known_subjects(self) -> frozenset[int]:
+        """:attr:`subjects`, to look one up."""
+        return frozenset(self.subjects.tolist())
+
+    @cached_property
     def digest(self) -> str:
         """SHA-256 of all that a probability depends on; equal probes give equal scores."""
         told = [self.kind, self.form, list(self.sources), self.position, *self.calibration]

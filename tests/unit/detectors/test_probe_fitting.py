@@ -235,22 +235,47 @@ class TestElsewhere:
         of_tokens = replace(
             probe, kind="token", position=None, positive="contradicted", negative="supported"
         )
-        for kind, label in ((probe, "facts"), (of_tokens, "spans")):
+        about = "about something that the probe was fitted on"
+        for kind, label, why in (
+            (probe, "facts", about),
+            (of_tokens, "spans", f"tokens of answers {about}"),
+        ):
             kind.save(tmp_path / label)
             loaded = SavedProbe.load(tmp_path / label)
             with open_store(path) as store:
                 found = evaluate_probe(store, loaded, label, draws=100)
             level = found.levels["answer"]
             assert level.positives + level.negatives == 60
-            assert list(found.left_out) == ["about something that the probe was fitted on"]
+            assert list(found.left_out) == [why]
+
+    def test_things_are_known_by_the_tags_of_the_fit(self, tmp_path: Path) -> None:
+        """Whatever the answers here are grouped by."""
+
+        def with_country(number: int, document: dict[str, Any]) -> None:
+            document["tags"]["country"] = f"country {number}"
+
+        def others(number: int, document: dict[str, Any]) -> None:
+            other_prompts(number, document)
+            with_country(number, document)
+
+        with open_store(build(tmp_path / "fit", n=60, signal=3.0, change=with_country)) as store:
+            probe = fit_answer_probe(store, "facts", Options(**OPTIONS, group=("country",)))
+        with (
+            open_store(build(tmp_path / "s", n=60, signal=3.0, change=others)) as store,
+            pytest.raises(ProbeError, match="the prompts or the subjects of these 60 answers"),
+        ):
+            evaluate_probe(store, probe, "facts", group=("entity",))
 
     def test_a_probe_that_does_not_know_its_prompts(
         self, probe: SavedProbe, elsewhere: Path
     ) -> None:
         old = replace(probe, prompts=np.empty(0, np.uint64))
-        with open_store(elsewhere) as store:
-            found = evaluate_probe(store, old, "facts", draws=100)
-        assert any("may be among it" in warning for warning in found.warnings)
+        # Recalibrated, it knows the prompts of the later labels alone.
+        moved = replace(probe, data={})
+        for one in (old, moved):
+            with open_store(elsewhere) as store:
+                found = evaluate_probe(store, one, "facts", draws=100)
+            assert any("may be among it" in warning for warning in found.warnings)
 
     def test_claims(self, probe: SavedProbe, elsewhere: Path) -> None:
         of_tokens = replace(
