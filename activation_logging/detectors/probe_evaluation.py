@@ -38,7 +38,7 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from activation_logging.arrays import AnyFloats, Ints
+    from activation_logging.arrays import AnyFloats, Floats, Ints
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.detectors.tokens.results import LevelName
     from activation_logging.records import Label
@@ -61,6 +61,9 @@ class Point(NamedTuple):
 class Level:
     """How good the probe is at one level: of answers, claims, their first tokens, or tokens.
 
+    A token counts for its share of its claim, as in a study. ``aurc`` is the area under risk
+    against coverage, see :func:`.metrics.aurc`; less is better.
+
     ``accuracy`` and ``points`` are at the probe's own thresholds, ``recall_at`` at the best ones
     here. ``controls`` are the AUROCs of what is told without states, by name, cross-validated on
     these answers; ``over_best_control`` is the probe's AUROC less that of the best of them. Both
@@ -71,6 +74,7 @@ class Level:
     negatives: int
     auroc: Interval
     auprc: Interval
+    aurc: Interval
     accuracy: Interval
     ece: Interval
     recall_at: Mapping[float, Interval]
@@ -109,8 +113,8 @@ class _Asked(NamedTuple):
     seed: int
     progress: Progress
 
-    def bootstrap(self, groups: npt.NDArray[np.str_]) -> Bootstrap:
-        return Bootstrap(groups, draws=self.draws, seed=self.seed)
+    def bootstrap(self, groups: npt.NDArray[np.str_], weight: Floats | None = None) -> Bootstrap:
+        return Bootstrap(groups, draws=self.draws, seed=self.seed, weight=weight)
 
 
 class _Sides(NamedTuple):
@@ -254,11 +258,15 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         for one in np.unique(run.answer):
             answer[one] = probe.of_answer(run.X[run.answer == one])
     of_spans = tokens.answer_groups[spans.answer]
-    sides: dict[LevelName, tuple[Ints, AnyFloats, npt.NDArray[np.str_]]] = {
-        "span": (spans.y, span, of_spans),
-        "first": (spans.y, token[firsts], of_spans),
-        "token": (tokens.y[judged], token, tokens.groups[judged]),
-        "answer": (spans.wrong_answers(), answer, tokens.answer_groups),
+    of_tokens = tokens.groups[judged]
+    sides: dict[LevelName, _Sides] = {
+        "span": _Sides(spans.y, span, asked.bootstrap(of_spans)),
+        "first": _Sides(spans.y, token[firsts], asked.bootstrap(of_spans)),
+        # As in a study: a claim counts once, however long it is.
+        "token": _Sides(
+            tokens.y[judged], token, asked.bootstrap(of_tokens, tokens.weights[judged])
+        ),
+        "answer": _Sides(spans.wrong_answers(), answer, asked.bootstrap(tokens.answer_groups)),
     }
     warnings = _warnings(probe, int(prompts.sum()))
     rivals: dict[LevelName, Rivals] = {}
@@ -268,13 +276,12 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     except DatasetError as error:
         warnings.append(f"there are no controls: {error}")
     levels: dict[str, Level] = {}
-    for name, (y, each, groups) in sides.items():
+    for name, here in sides.items():
         try:
-            refuse_small(y, names)
+            refuse_small(here.y, names)
         except DatasetError as error:
             warnings.append(f"{name}: {error}")
             continue
-        here = _Sides(y, each, asked.bootstrap(groups))
         levels[name] = _level(here, probe)
         if name in rivals:
             levels[name] = _beside(levels[name], rivals[name], here)
@@ -343,6 +350,7 @@ def _level(sides: _Sides, probe: SavedProbe) -> Level:
         negatives=int((1 - y).sum()),
         auroc=interval(partial(metrics.auroc, y, p, folds=everything)),
         auprc=interval(partial(metrics.auprc, y, p, folds=everything)),
+        aurc=interval(partial(metrics.aurc, y, p, folds=everything)),
         accuracy=interval(partial(metrics.accuracy, y, predicted)),
         ece=interval(partial(metrics.expected_calibration_error, y, p)),
         recall_at={

@@ -186,6 +186,7 @@ def _report(
     return {
         "auroc": auroc(p)._asdict(),
         "auprc": interval(lambda w: metrics.auprc(y, p, w, tests))._asdict(),
+        "aurc": interval(lambda w: metrics.aurc(y, p, w, tests))._asdict(),
         "recall_at": {
             str(rate): interval(
                 partial(metrics.recall_at_fpr, y, p, folds=tests, fpr=rate)

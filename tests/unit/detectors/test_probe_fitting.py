@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from activation_logging import Span, open_store
 from activation_logging.detectors import Options, SavedProbe, fit_answer_probe, fit_probe, run_study
@@ -24,6 +25,7 @@ from activation_logging.detectors.operating import (
 )
 from activation_logging.detectors.probe_evaluation import evaluate_probe
 from activation_logging.errors import DatasetError, ProbeError
+from tests.fixtures.claims import Claims, build_claims
 from tests.fixtures.planted import build
 
 OPTIONS: dict[str, Any] = {"draws": 100, "positions": ["prompt_last", "response_last"]}
@@ -77,6 +79,7 @@ class TestFitting:
             probe.report["auroc"]["value"] - probe.report["text_only"]["auroc"]["value"]
         )
         assert list(probe.report["recall_at"]) == ["0.01", "0.05", "0.1"]
+        assert 0 < probe.report["aurc"]["value"] < 0.5
         spread = Reference.of_probe(probe)
         assert spread.number == 100
         # Half of the answers are wrong, and the probe knows which.
@@ -195,6 +198,8 @@ class TestElsewhere:
         assert not found.warnings
         told = found.as_json()
         assert told["levels"]["answer"]["recall_at"].keys() == {"0.01", "0.05", "0.1"}
+        # Of an even order of all answers the risk is one half at every coverage.
+        assert 0 < level.aurc.low < level.aurc.value < level.aurc.high < 0.5
 
     def test_the_very_answers_are_refused(self, probe: SavedProbe, path: Path) -> None:
         with open_store(path) as store, pytest.raises(ProbeError, match="fitted on these 100"):
@@ -303,6 +308,32 @@ class TestElsewhere:
             assert level.best_control in level.controls
             assert level.over_best_control is not None
         assert {"claim_text", "claim_type", "min_logprob"} <= found.levels["span"].controls.keys()
+
+    def test_a_claim_counts_once_however_long_it_is(self, probe: SavedProbe, path: Path) -> None:
+        """As at the level of tokens in a study."""
+        store_path = build_claims(path.parent / "claims", Claims(n=60, prefix="more "))
+        of_tokens = replace(
+            probe, kind="token", position=None, positive="contradicted", negative="supported"
+        )
+        of_tokens = replace(of_tokens, prompts=np.empty(0, np.uint64))
+        with open_store(store_path) as store:
+            level = evaluate_probe(store, of_tokens, "profiles", draws=100).levels["token"]
+            y, p, weight = [], [], []
+            for entry in store.entries():
+                rows, prompt = of_tokens.score_rows(entry), entry.num_tokens[0]
+                for one in entry.evaluations["profiles"].spans:
+                    own = rows[prompt + entry.span_tokens(one)]
+                    if one.label != "unverifiable":
+                        y += [one.label == "contradicted"] * len(own)
+                        p += own.tolist()
+                        weight += [1 / len(own)] * len(own)
+        assert set(weight) == {0.5, 1.0}
+        told = {"sample_weight": weight}
+        assert level.auroc.value == pytest.approx(roc_auc_score(y, p, **told), abs=1e-6)
+        assert level.auprc.value == pytest.approx(average_precision_score(y, p, **told), abs=1e-6)
+        flagged = np.array(p) >= of_tokens.threshold
+        right = np.average(flagged == np.array(y), weights=weight)
+        assert level.accuracy.value == pytest.approx(right)
 
     @pytest.mark.parametrize(
         ("label", "fields", "error", "said"),
