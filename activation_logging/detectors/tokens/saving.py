@@ -23,6 +23,7 @@ from activation_logging.detectors.tokens.answers import (
     Chosen,
     held_answers,
     highest_of_answers,
+    pooled_probes,
 )
 from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.fitting import Problems
@@ -118,6 +119,16 @@ def _of_answers(study: TokenStudy, form: FormName) -> SavedProbe:
         reason = study.left_out.get("Whole answers", "the option answers was off")
         raise DatasetError(f"the study has no {form} probe of answers: {reason}") from None
     odds = row.scores.answer
+    if any(one.layers != study.place.layers for one in study.chosen):
+        # The row's own scores are of the layer of each fold, which gives other log-odds.
+        (here,) = pooled_probes(
+            Split.of(study.tokens, study.folds),
+            study.wrong,
+            [study.place] * len(study.folds),
+            names=[name],
+            seed=study.options.seed,
+        )
+        odds = here.scores.answer
     assert odds is not None
     tokens = study.tokens.at(*study.place.layers)
     X, answer = held_answers(tokens, seed=study.options.seed)

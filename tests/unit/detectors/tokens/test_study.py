@@ -198,6 +198,15 @@ def test_probes_of_the_maximum_are_calibrated_by_probes_of_their_own_penalty(tmp
     assert of_strong.calibration.a > 2 * of_weak.calibration.a
 
 
+@pytest.mark.parametrize("form", ["attention", "multimax"])
+def test_probes_of_answers_are_calibrated_by_probes_of_their_own_layer(study, form):
+    """Of a layer that knows nothing the log-odds mean nothing, whatever the folds chose."""
+    knows = fit_token_probe(study, form)
+    other = fit_token_probe(replace(study, place=study.place._replace(layers=(4,))), form)
+    assert other.sources == (4,)
+    assert other.calibration.a < knows.calibration.a / 3
+
+
 @pytest.mark.parametrize("n", [60, 120])
 def test_other_evaluators(tmp_path, n):
     path = tmp_path / "store"
