@@ -186,6 +186,12 @@ def test_text_only_sees_words_and_nothing_else():
     assert len(set(blind.predict_proba(texts)[:, 1].round(9))) == 1
 
 
+def test_text_only_reads_answers_without_a_word():
+    texts = np.array([["1 + 1 = 2?", sign] for sign in ("✓", "✗!") * 30], dtype=object)
+    y = np.arange(60) % 2
+    assert text_only().fit(texts, y).score(texts, y) == 1
+
+
 def test_signals_by_hand(tmp_path):
     build(tmp_path / "s", n=6)
     with open_store(tmp_path / "s") as store:
@@ -261,6 +267,8 @@ def test_semantic_entropy_and_agreement_by_hand(answers):
     *entries, loud = answers(*({"response": text} for text in texts))
     samples = Samples(entries, layer=2)
     assert normalise_answer("The  Pâris!") == "paris"
+    # Signs, and the letter of a choice that is an article, too.
+    assert len({normalise_answer(text) for text in ("✓", "✗", "A", "B", "")}) == 5
     wanted = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert semantic_entropy(entries[0], samples) == pytest.approx(wanted)
     assert disagreement(loud, samples) == pytest.approx(0.25)
