@@ -36,11 +36,9 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.records import Evaluation
     from activation_logging.store import Entry, Store
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _EDGE = float(np.finfo(np.float32).epsneg)
 """Scores are kept as float32: nearer to 1 than this there is only 1 itself."""

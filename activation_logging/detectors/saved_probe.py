@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from activation_logging.arrays import Floats
     from activation_logging.store import Entry
-
-Floats = npt.NDArray[np.float64]
 
 _KNOWN = {"prompts": "fitted_on", "subjects": "fitted_about"}
 """The names of the tensors that say what a probe was fitted on."""

@@ -18,12 +18,10 @@ from activation_logging.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.tokens.cells import Cell, Split
     from activation_logging.detectors.tokens.results import Place
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 KINDS: dict[str, tuple[str, str, type[AttentionProbe | MultimaxProbe]]] = {
