@@ -114,7 +114,7 @@ def fit(
 
     Layer and position are chosen within each training part. The probabilities are calibrated, and
     the thresholds for 1, 5 and 10 % false positives set, on scores of answers that were held out.
-    Beside it stands a control that sees the words only. The probe is then fitted on all answers.
+    Beside it stand the controls, such as the words alone. The probe is then fitted on all answers.
     """
     of_tokens = kind == "token" or form != "linear"
     if of_tokens and position is not None:

@@ -78,6 +78,14 @@ class TestFitting:
         assert probe.report["over_text"]["value"] == pytest.approx(
             probe.report["auroc"]["value"] - probe.report["text_only"]["auroc"]["value"]
         )
+        controls = probe.report["controls"]
+        assert {"text_only", "prompt_only", "length", "min_logprob"} <= controls.keys()
+        assert controls["text_only"] == probe.report["text_only"]
+        best = max(controls, key=lambda name: controls[name]["auroc"]["value"])
+        assert probe.report["best_control"] == best
+        assert probe.report["over_best_control"]["value"] == pytest.approx(
+            probe.report["auroc"]["value"] - controls[best]["auroc"]["value"]
+        )
         assert list(probe.report["recall_at"]) == ["0.01", "0.05", "0.1"]
         assert 0 < probe.report["aurc"]["value"] < 0.5
         spread = Reference.of_probe(probe)

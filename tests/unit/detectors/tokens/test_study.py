@@ -149,6 +149,8 @@ def test_a_saved_probe_says_what_the_study_said(tmp_path, path, study):
     assert (loaded.kind, loaded.form, loaded.sources) == ("token", "linear", (2,))
     assert (loaded.positive, loaded.negative) == ("contradicted", "supported")
     assert loaded.report["auroc"]["value"] == study.result("token_linear").levels["span"].auroc[0]
+    assert {"claim_text", "prompt_only", "min_logprob"} <= loaded.report["controls"].keys()
+    assert loaded.report["best_control"] in loaded.report["controls"]
     assert loaded.data["claims"] == 320
     assert len(loaded.operating_points) == 3
     with open_store(path) as store:
