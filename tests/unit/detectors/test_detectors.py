@@ -81,6 +81,22 @@ def test_a_curve_is_fitted_on_answers_that_were_held_out(data):
     np.testing.assert_allclose(ours, theirs, atol=0.03)
 
 
+def test_a_curve_is_fitted_on_answers_about_other_things():
+    """Of five samples of an answer, which differ little, each is known from the others."""
+    wanted = Calibrated(MassMeanProbe(whiten=True))
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(80), 5)
+    y = rng.integers(0, 2, 80)[group]
+    X = rng.normal(size=(80, 128))[group] + 0.3 * rng.normal(size=(400, 128))
+    train, test = group < 60, group >= 60
+    found = clone(wanted).fit(X[train], y[train], groups=group[train])
+    # The states know nothing, and the curve knows that.
+    sure = np.abs(found.predict_proba(X[test])[:, 1] - 0.5).mean()
+    assert sure < 0.2 < np.abs(wanted.fit(X[train], y[train]).predict_proba(X[test]) - 0.5).mean()
+    # With one thing of a class there is no other to learn from.
+    assert clone(wanted).fit(X[:40], np.repeat([0, 1], [5, 35]), groups=group[:40]).curve_
+
+
 def test_the_order_of_the_answers_does_not_turn_a_curve_round():
     """Answers come in order of their kind, and each kind has a rate of its own.
 
