@@ -167,6 +167,12 @@ class TestOperating:
         assert not (p[y == 0] >= point.threshold).any()
         assert (p[y == 1] >= point.threshold).sum() == 8
 
+    def test_a_share_of_all_lets_all_pass(self) -> None:
+        y, p = np.array([0, 1] * 10), np.linspace(0.2, 0.9, 20)
+        (point,) = operating_points(y, p, Bootstrap(y.astype(str), draws=100), [1.0])
+        assert 0 <= point.threshold <= 0.2
+        assert point.recall["value"] == 1.0
+
     def test_equal_scores(self) -> None:
         y, p = np.array([0, 1] * 20), np.full(40, 0.5)
         (point,) = operating_points(y, p, Bootstrap(y.astype(str), draws=100), [0.1])
