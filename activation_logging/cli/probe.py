@@ -114,7 +114,7 @@ def fit(
 
     Layer and position are chosen within each training part. The probabilities are calibrated, and
     the thresholds for 1, 5 and 10 % false positives set, on scores of answers that were held out.
-    Beside it stands a control that sees the words only. The probe is then fitted on all answers.
+    Beside it stand the controls, such as the words alone. The probe is then fitted on all answers.
     """
     of_tokens = kind == "token" or form != "linear"
     if of_tokens and position is not None:
@@ -349,14 +349,16 @@ def _show_evaluation(given: SavedProbe, found: ProbeEvaluation) -> None:
 
 
 _ROWS = (
-    *("positive", "negative", "AUROC", "AUPRC", "recall at 1 % false positives"),
-    *("recall at 5 %", "recall at 10 %", "accuracy", "calibration error"),
+    *("positive", "negative", "AUROC", "AUPRC", "risk over coverage (AURC)"),
+    *("recall at 1 % false positives", "recall at 5 %", "recall at 10 %"),
+    *("accuracy", "calibration error"),
 )
 
 
 def _cells(level: Level) -> list[str]:
-    intervals = (level.auroc, level.auprc, *level.recall_at.values(), level.accuracy, level.ece)
-    return [str(level.positives), str(level.negatives), *map(interval_text, intervals)]
+    intervals = (level.auroc, level.auprc, level.aurc, *level.recall_at.values())
+    counts = (str(level.positives), str(level.negatives))
+    return [*counts, *map(interval_text, (*intervals, level.accuracy, level.ece))]
 
 
 def interval_text(found: Any) -> str:

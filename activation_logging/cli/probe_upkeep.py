@@ -63,8 +63,8 @@ def drift(
     Two figures compare the scores of answers: the population stability index (Siddiqi 2006; up to
     0.1 is none, above 0.25 is large) and the distance of Kolmogorov and Smirnov, from 0 to 1. Both
     stand beside what chance exceeds in one case of twenty. Answers to prompts that the probe was
-    fitted on are left out. A move says that the questions or the model are others than they were;
-    whether the probe is still right, labels say (probe eval).
+    fitted on, or about the same things, are left out. A move says that the questions or the model
+    are others than they were; whether the probe is still right, labels say (probe eval).
     """
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.detectors.store_drift import drift_in

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from activation_logging.detectors.fitted_on import is_about, prompt_number
 from activation_logging.errors import DatasetError, InputMissing, RowsMissing
 from activation_logging.progress import Progress, silent, track
 from activation_logging.store.query import Filter, select
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from activation_logging.store import Entry, Store
 
 FITTED = "to prompts that the probe was fitted on"
+ABOUT = "about something that the probe was fitted on"
 
 
 def scored_answers(
@@ -37,7 +39,8 @@ def scored_answers(
 ) -> Iterator[tuple[Entry, npt.NDArray[np.float32]]]:
     """The entries that the probe has something to say of, each with its scores, ``[rows]``.
 
-    Answers to prompts that it was fitted on are left out: its weights know them.
+    Answers to prompts that it was fitted on, or about the same things, are left out: its weights
+    know them.
 
     Args:
         store: an open store.
@@ -67,9 +70,9 @@ def _refusal(entry: Entry, probe: SavedProbe, wanted: Filter) -> str | None:
         return reason
     if entry.model != probe.model:
         return f"by {entry.model}; the probe was fitted on {probe.model}"
-    if int(entry.prompt_key[:16], 16) in probe.known_prompts:
+    if prompt_number(entry.prompt_key) in probe.known_prompts:
         return FITTED
-    return None
+    return ABOUT if is_about(entry.tags, probe.known_subjects) else None
 
 
 def rows_said(probe: SavedProbe, entry: Entry, name: str) -> npt.NDArray[np.float32]:

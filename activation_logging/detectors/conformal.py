@@ -119,6 +119,9 @@ def conformal_promises(
         cuts: see :func:`calibration_cuts`.
         folds: the splits.
         bootstrap: resamples the groups.
+
+    Returns:
+        None at all without a cut: nothing was promised, so nothing was broken.
     """
     splits = []
     for number, (fold, fit, calibration, _) in enumerate(cuts):
@@ -126,6 +129,8 @@ def conformal_promises(
         scores = refit.score(number, examples.y, fit, np.concatenate([calibration, test]))
         count = len(calibration)
         splits.append(_Split(calibration, test, scores[:count], scores[count:]))
+    if not splits:
+        return []
     return [
         _promise(examples, splits, bootstrap, mistake, alpha)
         for mistake in ("flagged", "missed")

@@ -88,6 +88,7 @@ MAHALANOBIS = Detector(
     "Lee et al. 2018, arXiv:1807.03888; Ren et al. 2023, arXiv:2209.15558",
     "state",
     lambda _seed: Calibrated(MahalanobisDetector()),
+    fit_with=("groups",),
 )
 NEAREST_NEIGHBOURS = Detector(
     "nearest_neighbours",

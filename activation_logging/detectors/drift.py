@@ -22,10 +22,8 @@ import numpy.typing as npt
 from activation_logging.errors import DatasetError, ProbeError
 
 if TYPE_CHECKING:
+    from activation_logging.arrays import Floats
     from activation_logging.detectors.saved_probe import SavedProbe
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 LARGE = 0.25
 """A population stability index above this is called a large change (Siddiqi 2006)."""

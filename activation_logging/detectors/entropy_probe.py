@@ -75,5 +75,5 @@ SEMANTIC_ENTROPY_PROBE = Detector(
     "Kossen et al. 2024, arXiv:2406.15927",
     "state",
     lambda _seed: Calibrated(SemanticEntropyProbe()),
-    fit_with=("semantic_entropy",),
+    fit_with=("semantic_entropy", "groups"),
 )

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from activation_logging.dataset.groups import named_subjects
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Container, Iterable, Mapping, Sequence
 
     from activation_logging.dataset import Tokens
 
@@ -57,6 +57,14 @@ def subjects_among(
     """
     names = {subject for own in tags for subject in named_subjects(own, group)}
     return np.sort(np.array([_start_of_hash(name) for name in names], np.uint64))
+
+
+def is_about(tags: Mapping[str, str], known: Container[int]) -> bool:
+    """Whether an answer with these tags is about one of :attr:`.SavedProbe.known_subjects`.
+
+    All of its tags are looked up: the probe knows by which of them its own answers were grouped.
+    """
+    return any(_start_of_hash(name) in known for name in named_subjects(tags, list(tags)))
 
 
 def _start_of_hash(text: str) -> int:

@@ -36,7 +36,7 @@ from activation_logging.errors import InputMissing, ProbeError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Floats = npt.NDArray[np.float64]
+    from activation_logging.arrays import Floats
 
 
 class Form(ABC):

@@ -58,8 +58,9 @@ def read_signals(
     detectors = list(detectors)
     signals, follow_ups = Signals(), FollowUps(examples.store)
     of_one = [d for d in detectors if d.of_answer or d.of_given or d.of_follow_up]
-    _read_answers(signals, examples, of_one, follow_ups, progress)
-    _read_replays(signals, examples, [d for d in detectors if d.of_replay], progress)
+    replays = _Replays([d for d in detectors if d.of_replay])
+    _read_answers(signals, examples, of_one, follow_ups, replays, progress=progress)
+    replays.give(signals, len(examples))
     if of_samples := [d for d in detectors if d.of_samples]:
         _read_samples(signals, examples, of_samples, follow_ups, progress)
     return signals
@@ -70,8 +71,11 @@ def _read_answers(
     examples: Examples,
     detectors: Sequence[Detector],
     follow_ups: FollowUps,
+    replays: _Replays,
+    *,
     progress: Progress,
 ) -> None:
+    """The texts and all numbers of each answer by itself, in one pass over the entries."""
     numbers = {detector.name: np.full(len(examples), np.nan) for detector in detectors}
     reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
     answers = track(examples.entries(), "reading answers", len(examples), progress)
@@ -85,6 +89,7 @@ def _read_answers(
             numbers[detector.name][row] = number
             if reason:
                 reasons[detector.name].append(reason)
+        replays.read(entry)
     for name, found in reasons.items():
         if found:
             signals.missing[name] = f"{len(found)} of {len(examples)} answers have {found[0]}"
@@ -104,34 +109,49 @@ def _number(detector: Detector, entry: Entry, place: Place, follow_ups: FollowUp
     return detector.of_answer(entry)
 
 
-def _read_replays(
-    signals: Signals, examples: Examples, detectors: Sequence[Detector], progress: Progress
-) -> None:
-    found: dict[str, list[npt.NDArray[np.float32]]] = {detector.name: [] for detector in detectors}
-    made_by: dict[str, set[Any]] = {detector.name: set() for detector in detectors}
-    reasons: dict[str, list[str]] = {detector.name: [] for detector in detectors}
-    for entry in track(examples.entries(), "reading replays", len(examples), progress):
-        for detector in detectors:
+class _Replays:
+    """What replays have kept for some detectors, gathered entry by entry."""
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._detectors = detectors
+        names = [detector.name for detector in detectors]
+        self._found: dict[str, list[npt.NDArray[np.float32]]] = {name: [] for name in names}
+        self._made_by: dict[str, set[Any]] = {name: set() for name in names}
+        self._reasons: dict[str, list[str]] = {name: [] for name in names}
+
+    def read(self, entry: Entry) -> None:
+        """One more answer, or why it has nothing."""
+        for detector in self._detectors:
             name = detector.name
             try:
                 kept = entry.derived(f"replay/{detector.replays}")
-                found[name].append(_finite_vector(detector, kept.values))
-                # Details are anybody's.
-                made_by[name].add((str(kept.details.get("digest")), found[name][-1].shape))
+                vector = _finite_vector(detector, kept.values)
             except KeyError:
-                reasons[name].append(f"no {detector.replays}; run `activation-logging replay`")
+                self._refuse(name, f"no {detector.replays}; run `activation-logging replay`")
             except InputMissing as missing:
-                reasons[name].append(str(missing))
-    for name, why in reasons.items():
-        if why:
-            signals.missing[name] = f"{len(why)} of {len(examples)} answers have {why[0]}"
-        elif len(made_by[name]) > 1:
-            signals.missing[name] = (
-                f"the answers were replayed with {len(made_by[name])} models or settings; run "
-                "`activation-logging replay --overwrite`"
-            )
-        else:
-            signals.features[name] = np.stack(found[name])
+                self._refuse(name, str(missing))
+            else:
+                # Details are anybody's.
+                self._made_by[name].add((str(kept.details.get("digest")), vector.shape))
+                if not self._reasons[name]:
+                    self._found[name].append(vector)
+
+    def _refuse(self, name: str, reason: str) -> None:
+        self._reasons[name].append(reason)
+        self._found[name].clear()  # one such answer leaves the detector out
+
+    def give(self, signals: Signals, answers: int) -> None:
+        """The vectors of all ``answers``, and the reasons of those left out."""
+        for name, why in self._reasons.items():
+            if why:
+                signals.missing[name] = f"{len(why)} of {answers} answers have {why[0]}"
+            elif len(self._made_by[name]) > 1:
+                signals.missing[name] = (
+                    f"the answers were replayed with {len(self._made_by[name])} models or "
+                    "settings; run `activation-logging replay --overwrite`"
+                )
+            else:
+                signals.features[name] = np.stack(self._found[name])
 
 
 def _finite_vector(detector: Detector, values: npt.NDArray[Any]) -> npt.NDArray[np.float32]:

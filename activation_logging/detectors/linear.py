@@ -113,6 +113,7 @@ MASS_MEAN = Detector(
     "Marks & Tegmark 2023, arXiv:2310.06824",
     "state",
     lambda _seed: Calibrated(MassMeanProbe()),
+    fit_with=("groups",),
 )
 MASS_MEAN_WHITENED = replace(
     MASS_MEAN,

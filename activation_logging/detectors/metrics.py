@@ -16,7 +16,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from activation_logging.arrays import AnyFloats, Ints
+    from activation_logging.arrays import AnyFloats, Floats, Ints
 
 
 CALIBRATION_BINS = 10
@@ -197,16 +197,24 @@ class Bootstrap:
         groups: the entity of each answer, ``[n]``.
         draws: number of resamples.
         seed: the same seed gives the same resamples.
+        weight: what each counts for, ``[n]``; 1 if left out.
     """
 
-    def __init__(self, groups: npt.NDArray[np.str_], *, draws: int = 1000, seed: int = 0) -> None:
+    def __init__(
+        self,
+        groups: npt.NDArray[np.str_],
+        *,
+        draws: int = 1000,
+        seed: int = 0,
+        weight: Floats | None = None,
+    ) -> None:
         names, member = np.unique(groups, return_inverse=True)
         rng = np.random.default_rng(seed)
         even = np.full(len(names), 1 / len(names))
         # A column per resample: sorting answers then moves whole rows. Whole numbers below 2^24
         # and their halves are exact in half the bytes.
         counts = rng.multinomial(len(names), even, size=draws).astype(np.float32).T
-        self._member = member
+        self._member, self._weight = member, weight
         step = max(1, _CHUNK // len(member))
         self._counts = [
             np.ascontiguousarray(counts[:, start : start + step]) for start in range(0, draws, step)
@@ -219,15 +227,23 @@ class Bootstrap:
         permutation, a split), the mean, with an interval that holds what all of them gave.
         """
         ones = np.ones((1, len(self._member)))
-        point = float(np.mean([metric(ones)[0] for metric in metrics]))
+        point = float(np.mean([metric(self._weighted(ones))[0] for metric in metrics]))
         drawn = np.concatenate(
-            [metric(counts[self._member].T) for metric in metrics for counts in self._counts]
+            [
+                metric(self._weighted(counts[self._member].T))
+                for metric in metrics
+                for counts in self._counts
+            ]
         )
         drawn = drawn[np.isfinite(drawn)]
         if not len(drawn):
             return Interval(point, float("nan"), float("nan"))
         low, high = np.percentile(drawn, [2.5, 97.5])
         return Interval(point, float(low), float(high))
+
+    def _weighted(self, counts: AnyFloats) -> AnyFloats:
+        # Sums of such as 1/3 need double precision.
+        return counts if self._weight is None else counts * self._weight
 
 
 def _cumulated(score: AnyFloats, weights: AnyFloats, rows: Ints) -> tuple[AnyFloats, AnyFloats]:

@@ -78,12 +78,14 @@ def operating_points(
 
 def _point(y: Ints, p: Floats, bootstrap: Bootstrap, rate: float) -> OperatingPoint:
     negatives = np.sort(p[y == 0])[::-1]
-    # The highest negative that must stay below.
-    bound = negatives[int(rate * len(negatives) * (1 + 1e-12))]
-    above = p[p > bound]
-    threshold = float((bound + (above.min() if len(above) else 1.0)) / 2)
-    # Two numbers without a third between them.
-    threshold = max(threshold, float(np.nextafter(bound, 2.0)))
+    passing, threshold = int(rate * len(negatives) * (1 + 1e-12)), 0.0
+    if passing < len(negatives):
+        # The highest negative that must stay below.
+        bound = negatives[passing]
+        above = p[p > bound]
+        threshold = float((bound + (above.min() if len(above) else 1.0)) / 2)
+        # Two numbers without a third between them.
+        threshold = max(threshold, float(np.nextafter(bound, 2.0)))
     found = (p >= threshold) & (y == 1)
 
     def recall(weights: npt.NDArray[np.floating[Any]]) -> Floats:

@@ -1,13 +1,13 @@
-"""What is told without states of the answers that a saved probe is tried on.
+"""What is told without states of the answers that a probe is fitted or tried on.
 
-The probe has never seen these answers, and the controls learn from them: they are cross-validated,
-so what they have over the probe is on their side.
+A saved probe that is tried has never seen these answers, and the controls learn from them: they are
+cross-validated, so what they have over the probe is on their side.
 """
 
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.detectors import metrics
 from activation_logging.detectors.fitting import Inputs
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from activation_logging.dataset import Examples, Tokens
     from activation_logging.detectors.metrics import Bootstrap, Interval
+    from activation_logging.detectors.splits import Fold
     from activation_logging.progress import Progress
 
 FOLDS = 5
@@ -47,6 +48,15 @@ class Beside(NamedTuple):
     best_control: str | None
     over_best_control: Interval | None
 
+    def as_json(self) -> dict[str, Any]:
+        """For the report of a saved probe."""
+        over = self.over_best_control
+        return {
+            "controls": {name: {"auroc": auroc._asdict()} for name, auroc in self.controls.items()},
+            "best_control": self.best_control,
+            "over_best_control": None if over is None else over._asdict(),
+        }
+
 
 def rivals_of_answers(
     examples: Examples, seed: int, progress: Progress
@@ -56,8 +66,15 @@ def rivals_of_answers(
     Raises:
         DatasetError: the answers are about too few things to be split.
     """
-    detectors = [detector for detector in load_detectors() if detector.control]
     folds = make_folds(examples.y, examples.groups, folds=FOLDS, seed=seed)
+    return controls_of_answers(examples, folds, seed, progress)
+
+
+def controls_of_answers(
+    examples: Examples, folds: Sequence[Fold], seed: int, progress: Progress
+) -> tuple[Rivals, dict[str, str]]:
+    """The same on given folds."""
+    detectors = [detector for detector in load_detectors() if detector.control]
     signals = read_signals(examples, detectors, progress=progress)
     nowhere = Sweep(LINEAR_PROBE, {}, examples.y, folds, examples.num_layers)
     fitted, left_out = Inputs(examples, nowhere, {}, signals, seed).fit(detectors, progress)

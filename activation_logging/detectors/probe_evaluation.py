@@ -13,12 +13,12 @@ import numpy.typing as npt
 from activation_logging.dataset.examples import select_examples
 from activation_logging.dataset.tokens import make_tokens
 from activation_logging.detectors import metrics
-from activation_logging.detectors.answer_scores import FITTED
+from activation_logging.detectors.answer_scores import ABOUT, FITTED
 from activation_logging.detectors.fitted_on import (
     claims_fitted_on,
     fitted_on,
+    is_about,
     prompt_number,
-    subjects_among,
 )
 from activation_logging.detectors.forms import form_of
 from activation_logging.detectors.metrics import Bootstrap, Interval
@@ -38,7 +38,7 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from activation_logging.arrays import AnyFloats, Ints
+    from activation_logging.arrays import AnyFloats, Floats, Ints
     from activation_logging.detectors.saved_probe import SavedProbe
     from activation_logging.detectors.tokens.results import LevelName
     from activation_logging.records import Label
@@ -61,6 +61,9 @@ class Point(NamedTuple):
 class Level:
     """How good the probe is at one level: of answers, claims, their first tokens, or tokens.
 
+    A token counts for its share of its claim, as in a study. ``aurc`` is the area under risk
+    against coverage, see :func:`.metrics.aurc`; less is better.
+
     ``accuracy`` and ``points`` are at the probe's own thresholds, ``recall_at`` at the best ones
     here. ``controls`` are the AUROCs of what is told without states, by name, cross-validated on
     these answers; ``over_best_control`` is the probe's AUROC less that of the best of them. Both
@@ -71,6 +74,7 @@ class Level:
     negatives: int
     auroc: Interval
     auprc: Interval
+    aurc: Interval
     accuracy: Interval
     ece: Interval
     recall_at: Mapping[float, Interval]
@@ -109,8 +113,8 @@ class _Asked(NamedTuple):
     seed: int
     progress: Progress
 
-    def bootstrap(self, groups: npt.NDArray[np.str_]) -> Bootstrap:
-        return Bootstrap(groups, draws=self.draws, seed=self.seed)
+    def bootstrap(self, groups: npt.NDArray[np.str_], weight: Floats | None = None) -> Bootstrap:
+        return Bootstrap(groups, draws=self.draws, seed=self.seed, weight=weight)
 
 
 class _Sides(NamedTuple):
@@ -161,11 +165,7 @@ def evaluate_probe(
     asked = _Asked(label, tags or {}, group, draws, seed, progress)
     # Fits this small lose more to threads waiting for each other than they gain.
     with threadpool_limits(1):
-        found = evaluate(store, probe, asked)
-    if len(probe.prompts):
-        return found
-    unknown = "the probe does not say what it was fitted on: these answers may be among it"
-    return replace(found, warnings=[*found.warnings, unknown])
+        return evaluate(store, probe, asked)
 
 
 def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
@@ -182,9 +182,9 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     )
     names = np.where(examples.y == 1, examples.positive, examples.negative)
     digest = fitted_on(examples.keys, names)["digest"]
-    prompts, about = _known(probe, examples.keys, examples.tags, asked.group, digest)
+    prompts, about = _known(probe, examples.keys, examples.tags, digest)
     examples = examples.take(np.flatnonzero(~prompts), why=FITTED)
-    examples = examples.take(np.flatnonzero(~about[~prompts]), why=_ABOUT)
+    examples = examples.take(np.flatnonzero(~about[~prompts]), why=ABOUT)
     p = np.full(len(examples), np.nan)
     why = ""
     for row, entry in enumerate(
@@ -205,7 +205,7 @@ def _answers(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     sides = _Sides(examples.y, p[there], asked.bootstrap(examples.groups))
     level = _level(sides, probe)
     controls_left_out: dict[str, str] = {}
-    warnings = _warnings(probe, examples.left_out)
+    warnings = _warnings(probe, int(prompts.sum()))
     try:
         rivals, controls_left_out = rivals_of_answers(examples, asked.seed, asked.progress)
         level = _beside(level, rivals, sides)
@@ -239,10 +239,12 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
             f"{tokens.num_layers} of {tokens.width}"
         )
     digest = claims_fitted_on(tokens)["digest"]
-    prompts, about = _known(probe, tokens.keys, tokens.tags, asked.group, digest)
+    prompts, about = _known(probe, tokens.keys, tokens.tags, digest)
     of_answer = tokens.rows.answer
     about = about[of_answer][~prompts[of_answer]]
-    tokens = tokens.without(prompts[of_answer], FITTED).without(about, _ABOUT)
+    # What is counted here are tokens.
+    tokens = tokens.without(prompts[of_answer], f"tokens of answers {FITTED}")
+    tokens = tokens.without(about, f"tokens of answers {ABOUT}")
     names = {0: probe.negative, 1: probe.positive}
     spans = tokens.spans
     refuse_small(spans.y, names)
@@ -256,13 +258,17 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
         for one in np.unique(run.answer):
             answer[one] = probe.of_answer(run.X[run.answer == one])
     of_spans = tokens.answer_groups[spans.answer]
-    sides: dict[LevelName, tuple[Ints, AnyFloats, npt.NDArray[np.str_]]] = {
-        "span": (spans.y, span, of_spans),
-        "first": (spans.y, token[firsts], of_spans),
-        "token": (tokens.y[judged], token, tokens.groups[judged]),
-        "answer": (spans.wrong_answers(), answer, tokens.answer_groups),
+    of_tokens = tokens.groups[judged]
+    sides: dict[LevelName, _Sides] = {
+        "span": _Sides(spans.y, span, asked.bootstrap(of_spans)),
+        "first": _Sides(spans.y, token[firsts], asked.bootstrap(of_spans)),
+        # As in a study: a claim counts once, however long it is.
+        "token": _Sides(
+            tokens.y[judged], token, asked.bootstrap(of_tokens, tokens.weights[judged])
+        ),
+        "answer": _Sides(spans.wrong_answers(), answer, asked.bootstrap(tokens.answer_groups)),
     }
-    warnings = _warnings(probe, tokens.left_out)
+    warnings = _warnings(probe, int(prompts.sum()))
     rivals: dict[LevelName, Rivals] = {}
     controls_left_out: dict[str, str] = {}
     try:
@@ -270,13 +276,12 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     except DatasetError as error:
         warnings.append(f"there are no controls: {error}")
     levels: dict[str, Level] = {}
-    for name, (y, each, groups) in sides.items():
+    for name, here in sides.items():
         try:
-            refuse_small(y, names)
+            refuse_small(here.y, names)
         except DatasetError as error:
             warnings.append(f"{name}: {error}")
             continue
-        here = _Sides(y, each, asked.bootstrap(groups))
         levels[name] = _level(here, probe)
         if name in rivals:
             levels[name] = _beside(levels[name], rivals[name], here)
@@ -285,14 +290,10 @@ def _tokens(store: Store, probe: SavedProbe, asked: _Asked) -> ProbeEvaluation:
     )
 
 
-_ABOUT = "about something that the probe was fitted on"
-
-
 def _known(
     probe: SavedProbe,
     keys: Sequence[str],
     tags: Sequence[Mapping[str, str]],
-    group: Sequence[str],
     digest: str,
 ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
     """Which answers are to prompts that the probe was fitted on, and which about its subjects.
@@ -301,7 +302,6 @@ def _known(
         probe: the probe.
         keys: of the answers.
         tags: of the answers.
-        group: the tags that say what an answer is about.
         digest: what :func:`.fitted_on` says of the answers and their labels.
 
     Returns:
@@ -312,7 +312,7 @@ def _known(
     """
     same = probe.data.get("digest") == digest
     prompts = np.array([prompt_number(key) in probe.known_prompts for key in keys])
-    about = np.array([np.isin(subjects_among([own], group), probe.subjects).any() for own in tags])
+    about = np.array([is_about(own, probe.known_subjects) for own in tags])
     if same or (prompts | about).all():
         these = (
             "these"
@@ -329,11 +329,15 @@ def _known(
     return prompts, about
 
 
-def _warnings(probe: SavedProbe, left_out: Mapping[str, int]) -> list[str]:
-    count = left_out.get(FITTED, 0)
-    if len(probe.subjects) or not count:
-        return []
-    return [f"left out {count} {FITTED}; their subjects may be the others' too"]
+def _warnings(probe: SavedProbe, count: int) -> list[str]:
+    """What cannot be known of a probe; ``count`` answers are to prompts that it was fitted on."""
+    found = []
+    if count and not len(probe.subjects):
+        found.append(f"left out {count} answers {FITTED}; their subjects may be the others' too")
+    # A recalibrated one knows prompts, but those of later labels alone.
+    if not len(probe.prompts) or "digest" not in probe.data:
+        found.append("the probe does not say what it was fitted on: these answers may be among it")
+    return found
 
 
 def _level(sides: _Sides, probe: SavedProbe) -> Level:
@@ -346,6 +350,7 @@ def _level(sides: _Sides, probe: SavedProbe) -> Level:
         negatives=int((1 - y).sum()),
         auroc=interval(partial(metrics.auroc, y, p, folds=everything)),
         auprc=interval(partial(metrics.auprc, y, p, folds=everything)),
+        aurc=interval(partial(metrics.aurc, y, p, folds=everything)),
         accuracy=interval(partial(metrics.accuracy, y, predicted)),
         ece=interval(partial(metrics.expected_calibration_error, y, p)),
         recall_at={

@@ -20,13 +20,14 @@ from activation_logging.detectors.operating import (
     calibration_error,
     operating_points,
 )
+from activation_logging.detectors.probe_controls import Rivals, beside, controls_of_answers
 from activation_logging.detectors.results import Options
 from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.detectors.study import select_answers
-from activation_logging.detectors.sweep import Cell, Scores, Task, cross_validate, fit_sweep
+from activation_logging.detectors.sweep import Cell, Scores, Task, fit_sweep
 from activation_logging.detectors.text import TEXT_ONLY
 from activation_logging.extras import require
-from activation_logging.progress import Progress, silent, track
+from activation_logging.progress import Progress, silent
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,22 +79,22 @@ def fit_answer_probe(
             block.X[:, 0],
             held_out=sweep.scores[place],
             nested=sweep.combine(sweep.choose()),
-            text=text_scores(_texts(examples, progress), examples.y, folds, options.seed),
+            controls=controls_of_answers(examples, folds, options.seed, progress)[0],
             options=options,
         )
 
 
 def fit_probe(study: Study) -> SavedProbe:
     """The linear probe at a study's best place, fitted on all answers, for use on new ones."""
-    names = {result.name: result.scores for result in study.results}
+    controls = {one.name: one.scores.probability for one in study.results if one.control}
     return _make(
         study.examples,
         study.folds,
         study.place,
         study.states[study.place],
         held_out=study.cell_scores[study.place],
-        nested=names[LINEAR_PROBE.name],
-        text=names[TEXT_ONLY.name],
+        nested=study.result(LINEAR_PROBE.name).scores,
+        controls=Rivals([fold.test for fold in study.folds], controls),
         options=study.options,
     )
 
@@ -106,7 +107,7 @@ def _make(
     *,
     held_out: Scores,
     nested: Scores,
-    text: Scores,
+    controls: Rivals,
     options: Options,
 ) -> SavedProbe:
     """The probe at one place.
@@ -120,7 +121,7 @@ def _make(
             the calibration and the thresholds.
         nested: the same at the place that each fold chose by itself. It gives the report, since
             the choice of ``place`` has seen all answers.
-        text: what the text-only control said.
+        controls: what is told without states, on the same folds.
         options: number of resamples, and the seed.
     """
     y = examples.y
@@ -143,9 +144,8 @@ def _make(
         negative=examples.negative,
     )
     probability = probe.probability(log_odds)
-    tests = [fold.test for fold in folds]
-    report = _report(y, nested.probability, text.probability, tests, bootstrap)
-    report["ece"] = calibration_error(log_odds, y, tests, bootstrap)._asdict()
+    report = _report(y, nested.probability, controls, bootstrap)
+    report["ece"] = calibration_error(log_odds, y, controls.parts, bootstrap)._asdict()
     report |= Reference.of(probability).as_json()
     names = np.where(y == 1, examples.positive, examples.negative)
     return replace(
@@ -173,12 +173,12 @@ def _make(
 def _report(
     y: npt.NDArray[np.int64],
     p: npt.NDArray[np.float64],
-    text: npt.NDArray[np.float64],
-    tests: Sequence[npt.NDArray[np.int64]],
+    controls: Rivals,
     bootstrap: Bootstrap,
 ) -> dict[str, Any]:
-    """Metrics of cross-validated scores beside those of the control, with intervals."""
-    interval = bootstrap.interval
+    """Metrics of cross-validated scores beside those of the controls, with intervals."""
+    interval, tests = bootstrap.interval, controls.parts
+    text = controls.scores[TEXT_ONLY.name]
 
     def auroc(score: npt.NDArray[np.float64]) -> Interval:
         return interval(lambda w: metrics.auroc(y, score, w, tests))
@@ -186,6 +186,7 @@ def _report(
     return {
         "auroc": auroc(p)._asdict(),
         "auprc": interval(lambda w: metrics.auprc(y, p, w, tests))._asdict(),
+        "aurc": interval(lambda w: metrics.aurc(y, p, w, tests))._asdict(),
         "recall_at": {
             str(rate): interval(
                 partial(metrics.recall_at_fpr, y, p, folds=tests, fpr=rate)
@@ -194,20 +195,8 @@ def _report(
         },
         "text_only": {"auroc": auroc(text)._asdict()},
         "over_text": interval(lambda w: metrics.auroc_over(y, p, text, w, tests))._asdict(),
+        **beside(controls, y, p, bootstrap).as_json(),
     }
-
-
-def _texts(examples: Examples, progress: Progress) -> list[tuple[str, str]]:
-    entries = track(examples.entries(), "reading answers", len(examples), progress)
-    return [(entry.prompt, entry.response) for entry in entries]
-
-
-def text_scores(
-    texts: Sequence[tuple[str, str]], y: npt.NDArray[np.int64], folds: Sequence[Fold], seed: int
-) -> Scores:
-    """What the text-only control says of prompts and answers that it was not fitted on."""
-    words = np.array(texts, dtype=object)
-    return cross_validate(partial(TEXT_ONLY.make, seed), [words] * len(folds), y, folds)
 
 
 def _log_odds(probability: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

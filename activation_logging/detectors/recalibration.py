@@ -21,7 +21,7 @@ from activation_logging.dataset.groups import join_groups, subjects_of
 from activation_logging.detectors import metrics
 from activation_logging.detectors.answer_scores import answer_said, own_rows, scored_answers
 from activation_logging.detectors.drift import Reference
-from activation_logging.detectors.fitted_on import fitted_on, prompts_of
+from activation_logging.detectors.fitted_on import fitted_on, prompts_of, subjects_among
 from activation_logging.detectors.metrics import Bootstrap, Interval
 from activation_logging.detectors.operating import SMALLEST_SLOPE, calibrate, operating_points
 from activation_logging.detectors.saved_probe import Calibration, SavedProbe, probability_of
@@ -36,11 +36,9 @@ from activation_logging.tags import GROUP_TAGS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.records import Evaluation
     from activation_logging.store import Entry, Store
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 _EDGE = float(np.finfo(np.float32).epsneg)
 """Scores are kept as float32: nearer to 1 than this there is only 1 itself."""
@@ -139,6 +137,7 @@ class _Labelled(NamedTuple):
     decided: _Level
     keys: Sequence[str]
     labels: Sequence[str]
+    tags: Sequence[Mapping[str, str]]
     groups: npt.NDArray[np.str_]
 
 
@@ -253,6 +252,7 @@ def _made(asked: _Asked, found: _Labelled, curve: Calibration) -> tuple[SavedPro
         operating_points=points,
         # On these labels, too, it would now look better than it is.
         prompts=np.union1d(probe.prompts, prompts_of(found.keys)),
+        subjects=np.union1d(probe.subjects, subjects_among(found.tags, options.group)),
         provenance={**probe.provenance, "recalibrated": told},
     )
     return made, at
@@ -292,7 +292,7 @@ def _labelled(asked: _Asked, left_out: Counter[str], progress: Progress) -> _Lab
     read = _read_claims if probe.kind == "token" else _read_answer
     fitted: list[tuple[Floats, Ints]] = []
     decided: list[tuple[Floats, Ints]] = []
-    keys, labels, subjects = [], [], []
+    keys, labels, tags, subjects = [], [], [], []
     scored = scored_answers(store, probe, options.name, wanted, left_out, progress=progress)
     for entry, scores in scored:
         try:
@@ -304,13 +304,15 @@ def _labelled(asked: _Asked, left_out: Counter[str], progress: Progress) -> _Lab
         decided.append(many)
         keys.append(entry.key)
         labels.append(entry.evaluations[label].label)
+        tags.append(entry.tags)
         subjects.append(subjects_of(entry, options.group))
     if not keys:
         raise DatasetError(
             f"no answer has both a score by this probe and a label by {label!r} that it could "
             f"learn from{listing(left_out)}"
         )
-    found = _Labelled(_joined(fitted), _joined(decided), keys, labels, join_groups(subjects))
+    groups = join_groups(subjects)
+    found = _Labelled(_joined(fitted), _joined(decided), keys, labels, tags, groups)
     refuse_small(found.decided.y, {0: probe.negative, 1: probe.positive})
     return found
 

@@ -135,7 +135,9 @@ def meaning(entry: Entry, label: str | None = None) -> str:
     if place is None:
         return normalise_answer(entry.response)
     value = verdict.details.get("value")
-    return normalise_answer(entry.response[slice(*place)] if value is None else str(value))
+    if value is not None and not isinstance(value, str):
+        return str(value)  # -40 is not 40
+    return normalise_answer(entry.response[slice(*place)] if value is None else value)
 
 
 def same_texts(entries: Sequence[Entry]) -> list[list[int]]:
@@ -147,8 +149,11 @@ def same_texts(entries: Sequence[Entry]) -> list[list[int]]:
 
 
 def normalise_answer(text: str) -> str:
-    """Case, accents, punctuation, articles and spacing folded, as SQuAD's metric does it."""
-    return " ".join(word for word in fold(text).split() if word not in _ARTICLES)
+    """Case, accents, punctuation, articles and spacing folded, as SQuAD's metric does it.
+
+    A text of which nothing is left by that, such as a sign or the choice A, stays as it is.
+    """
+    return " ".join(word for word in fold(text).split() if word not in _ARTICLES) or text.strip()
 
 
 def semantic_entropy(_entry: Entry, samples: Samples) -> float:

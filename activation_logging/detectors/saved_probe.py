@@ -40,9 +40,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
+    from activation_logging.arrays import Floats
     from activation_logging.store import Entry
-
-Floats = npt.NDArray[np.float64]
 
 _KNOWN = {"prompts": "fitted_on", "subjects": "fitted_about"}
 """The names of the tensors that say what a probe was fitted on."""
@@ -147,6 +146,11 @@ class SavedProbe:
     def known_prompts(self) -> frozenset[int]:
         """:attr:`prompts`, to look one up."""
         return frozenset(self.prompts.tolist())
+
+    @cached_property
+    def known_subjects(self) -> frozenset[int]:
+        """:attr:`subjects`, to look one up."""
+        return frozenset(self.subjects.tolist())
 
     @cached_property
     def digest(self) -> str:
@@ -322,12 +326,16 @@ class SavedProbe:
         pooled = [read_vector(entry, one, rows) for one in self.sources]
         return self.of_answer(_joined(pooled, axis=0)[None])
 
-    def score_rows(self, entry: Entry) -> npt.NDArray[np.float32]:
+    def score_rows(self, entry: Entry, answer: float | None = None) -> npt.NDArray[np.float32]:
         """The probability at each row of the entry, float32 ``[rows]``; NaN where there is none.
 
         A probe of tokens gives one for the state that starts the answer, and for each that has
         read a token of it. A probe of answers gives one, :meth:`score`, at the row with which it
         is known: that of its position, or the last of its pool.
+
+        Args:
+            entry: the answer.
+            answer: what :meth:`score` gave, where a probe of answers has given it already.
 
         Raises:
             ProbeError, InputMissing, RowsMissing: as for :meth:`score`; a probe of tokens gives NaN
@@ -338,10 +346,11 @@ class SavedProbe:
         if self.kind == "token":
             start, stop = self._own(entry, before=1)
             scores[start:stop] = self.of_tokens(self._states(entry, start, stop))
-        elif self.position is None:
-            scores[self._own(entry)[1] - 1] = self.score(entry)
-        else:
-            scores[rows_at(self.position, entry).stop - 1] = self.score(entry)
+            return scores
+        answer = self.score(entry) if answer is None else answer
+        position = self.position
+        stop = self._own(entry)[1] if position is None else rows_at(position, entry).stop
+        scores[stop - 1] = answer
         return scores
 
     def check(self, entry: Entry) -> None:

@@ -33,7 +33,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from activation_logging.dataset.layers import Source
 from activation_logging.detectors.forms import form_of
@@ -45,10 +44,9 @@ from activation_logging.strict_json import dumps
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from activation_logging.arrays import Floats
     from activation_logging.probe_list import ProbeFile
     from activation_logging.sites import RowShape
-
-Floats = npt.NDArray[np.float64]
 
 CAPACITY = 64
 """How many columns all probes together may have of one site."""

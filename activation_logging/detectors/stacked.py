@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.model_selection import StratifiedGroupKFold
 
-from activation_logging.detectors.calibration import logistic_curve
+from activation_logging.detectors.calibration import held_out_values, logistic_curve
 from activation_logging.detectors.linear import LinearProbe
 from activation_logging.detectors.registry import Detector
 
@@ -39,14 +38,7 @@ class StackedProbe(ClassifierMixin, BaseEstimator):
     ) -> StackedProbe:
         """Fit on ``[n, hidden + numbers]``, classes ``[n]``, and what each answer is about."""
         states, numbers = self._divide(X)
-        log_odds = np.full(len(y), np.nan)
-        count = min(PARTS, len(np.unique(groups)))
-        parts = StratifiedGroupKFold(count, shuffle=True, random_state=0)
-        for train, test in parts.split(states, y, groups):
-            if len(np.unique(y[train])) > 1:
-                log_odds[test] = (
-                    LinearProbe().fit(states[train], y[train]).decision_function(states[test])
-                )
+        log_odds = held_out_values(LinearProbe(), states, y, groups, PARTS)
         there = np.isfinite(log_odds)
         self.curve_ = logistic_curve().fit(np.column_stack([log_odds, numbers])[there], y[there])
         self.probe_ = LinearProbe().fit(states, y)

@@ -149,9 +149,10 @@ class _Run:
             self.left_out[reason] += 1
             return None, None
         try:
+            known = None if probe.kind == "token" else probe.score(entry)
+            rows = probe.score_rows(entry, known)
             # Of an answer of one token, only the state that starts it is there.
-            rows = probe.score_rows(entry)
-            probability = probe.score(entry)
+            probability = probe.score(entry) if known is None else known
         except RowsMissing:
             self.left_out[f"without layer {probe.source}, or without their rows"] += 1
             return rows, None

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PROMPT, ANSWER = 0, 1
-WORD = r"(?u)\b\w+\b"
-"""One-letter words count: the symbol of an element may be one."""
+WORD = r"(?u)\b\w+\b|^(?=\W*$)"
+"""One-letter words count: the symbol of an element may be one. A text without a word has one, the
+empty one: all answers may be signs, and all claims may begin their answers."""
 
 
 def text_only(answer: bool = True) -> Pipeline:
@@ -40,10 +41,10 @@ def from_texts(parts: Sequence[tuple[str, Any, int]]) -> Pipeline:
     return make_pipeline(ColumnTransformer(parts), LogisticRegression(C=10.0, max_iter=2000))
 
 
-def words(most: int = 50_000, pattern: str = WORD) -> TfidfVectorizer:
+def words(most: int = 50_000) -> TfidfVectorizer:
     """The weights of words and word pairs, at most so many of them."""
     return TfidfVectorizer(
-        ngram_range=(1, 2), sublinear_tf=True, token_pattern=pattern, max_features=most
+        ngram_range=(1, 2), sublinear_tf=True, token_pattern=WORD, max_features=most
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,15 +31,17 @@ _UNKNOWN = Interval(float("nan"), float("nan"), float("nan"))
 class Transfer:
     """AUROC of a linear probe fitted on ``values[i]``, tested on ``values[j]``.
 
-    The place of a probe is chosen within the answers that it is fitted on: ``trials`` divide those
-    of each value, ``places`` is what came out. The diagonal is cross-validated, on the same folds
-    as everything else, at the place of each fold. ``shared`` counts the answers left out of the fit
-    since their entity is in the test part too.
+    Answers about something that the test part is about, too, are left out of the fit; ``shared``
+    counts them. The place of a probe is chosen within the answers that it is fitted on: the first
+    ``trials`` divide all of each value's, and ``places`` is what came out. The others, numbered by
+    ``apart`` for a pair of values, divide what is left of a value where answers are left out. The
+    diagonal is cross-validated, on the same folds as everything else, at the place of each fold.
     """
 
     tag: str
     values: list[str]
     trials: list[Trial]
+    apart: dict[tuple[str, str], int] = field(default_factory=dict)
     places: list[Cell] = field(default_factory=list)
     auroc: list[list[Interval]] = field(default_factory=list)
     shared: list[list[int]] = field(default_factory=list)
@@ -76,7 +79,9 @@ def plan_transfer(examples: Examples, folds: Sequence[Fold], options: Options) -
             else:
                 left_out[str(value)] = _counted(examples, own)
         if len(trials) >= 2:
-            return Transfer(name, list(trials), list(trials.values()), left_out=left_out)
+            found = Transfer(name, list(trials), list(trials.values()), left_out=left_out)
+            _plan_apart(found, examples, options.seed)
+            return found
         reasons.append(f"{name}: {len(trials)} usable of {len(rows)} values")
     raise InputMissing(
         "no tag has two values with enough answers of both classes to transfer between "
@@ -99,17 +104,16 @@ def fill_transfer(
     Args:
         matrix: what :func:`plan_transfer` gave.
         examples: the labelled answers.
-        places: where each value's probe reads, as its trial has chosen.
+        places: where a probe reads, as each trial has chosen.
         states: those of the answers at these places, ``[n, hidden]``.
         within: the cross-validated scores at the place of each fold, for the diagonal.
         folds: the splits of those.
         options: ``draws`` and ``seed`` are the bootstrap's.
     """
     value_of = _values(examples, matrix.tag)
-    matrix.places.extend(places)
-    for source, place in zip(matrix.values, places, strict=True):
+    matrix.places.extend(places[: len(matrix.values)])
+    for source, usual in zip(matrix.values, matrix.places, strict=True):
         aurocs, shared = [], []
-        train = np.flatnonzero(value_of == source)
         for target in matrix.values:
             test = np.flatnonzero(value_of == target)
             interval = partial(_interval, examples, test, options)
@@ -118,15 +122,38 @@ def fill_transfer(
                 aurocs.append(interval(within.probability[test], parts))
                 shared.append(0)
                 continue
-            fit = train[~np.isin(examples.groups[train], examples.groups[test])]
-            shared.append(len(train) - len(fit))
-            aurocs.append(
-                interval(_transferred(examples, states[place], fit, test), [np.arange(len(test))])
-                if _enough(examples.y[fit])
-                else _UNKNOWN
-            )
+            fit, left_out = _apart(examples, value_of, source, target)
+            shared.append(left_out)
+            number = matrix.apart.get((source, target))
+            if left_out and number is None:
+                aurocs.append(_UNKNOWN)
+                continue
+            X = states[usual if number is None else places[number]]
+            aurocs.append(interval(_transferred(examples, X, fit, test), [np.arange(len(test))]))
         matrix.auroc.append(aurocs)
         matrix.shared.append(shared)
+
+
+def _plan_apart(matrix: Transfer, examples: Examples, seed: int) -> None:
+    """Trials of the values that share things with another, where enough answers are left."""
+    value_of = _values(examples, matrix.tag)
+    for source, target in permutations(matrix.values, 2):
+        fit, left_out = _apart(examples, value_of, source, target)
+        if not left_out or not _enough(examples.y[fit]):
+            continue
+        trial = make_trial(examples.y, examples.groups, fit, seed)
+        if trial is not None:
+            matrix.apart[source, target] = len(matrix.trials)
+            matrix.trials.append(trial)
+
+
+def _apart(
+    examples: Examples, value_of: npt.NDArray[np.str_], source: str, target: str
+) -> tuple[npt.NDArray[np.int64], int]:
+    """The answers of one value about nothing that another's are about, and how many others."""
+    train, test = (np.flatnonzero(value_of == value) for value in (source, target))
+    fit = train[~np.isin(examples.groups[train], examples.groups[test])]
+    return fit, len(train) - len(fit)
 
 
 def _counted(examples: Examples, rows: npt.NDArray[np.int64]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from activation_logging.detectors.held_out import GROUP
 from activation_logging.errors import DatasetError
 from activation_logging.progress import Progress, silent
 from activation_logging.report.examples import PER_KIND, example, first_of_groups
@@ -30,6 +31,8 @@ def study_tokens(
     store: Store, label: str, options: Options, *, progress: Progress = silent
 ) -> TokenStudy | str:
     """The study of the claims that an evaluator has judged, or why there is none.
+
+    Claims are split by what an answer is about, whatever the folds of answers are by.
 
     Args:
         store: an open store.
@@ -102,6 +105,7 @@ def token_part(study: TokenStudy | str, colour: Callable[[Entry], Coloured]) -> 
         "tokens": len(tokens),
         "claims": tokens.counts(),
         "not_used": dict(tokens.left_out),
+        "folds_by": GROUP,
         "probe": MAIN,
         "layer": study.place.layer,
         "chosen": [place.layer for place in study.chosen],

@@ -18,12 +18,10 @@ from activation_logging.progress import Progress, silent
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from activation_logging.arrays import Floats, Ints
     from activation_logging.dataset import Tokens
     from activation_logging.detectors.tokens.cells import Cell, Split
     from activation_logging.detectors.tokens.results import Place
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
 
 
 KINDS: dict[str, tuple[str, str, type[AttentionProbe | MultimaxProbe]]] = {
@@ -76,6 +74,7 @@ def pooled_probes(
     wrong: Ints,
     places: Sequence[Place],
     *,
+    names: Sequence[str] = tuple(KINDS),
     seed: int = 0,
     memory: int = MEMORY,
     progress: Progress = silent,
@@ -86,11 +85,12 @@ def pooled_probes(
         split: the folds.
         wrong: class of each answer, ``[k]``.
         places: where each fold looks.
+        names: which of :data:`KINDS`.
         seed: of the probes' starting points, and of the answers where not all fit in memory.
         memory: most bytes of states to fit on; beyond it answers are drawn.
         progress: told how many probes are fitted.
     """
-    scores = {name: np.full(len(wrong), np.nan) for name in KINDS}
+    scores = {name: np.full(len(wrong), np.nan) for name in names}
     for layers in sorted({place.layers for place in places}, key=str):
         here = [fold for fold, place in enumerate(places) if place.layers == layers]
         X, answer = held_answers(split.tokens.at(*layers), memory=memory, seed=seed)
@@ -98,8 +98,9 @@ def pooled_probes(
         number = answer[runs.starts]
         train = (split.fold_of_answer[number][:, None] != here).astype(np.float64)
         probes = {}
-        for done, (name, (_, _, kind)) in enumerate(KINDS.items()):
-            progress("fitting probes of answers", done, len(KINDS))
+        for done, name in enumerate(names):
+            progress("fitting probes of answers", done, len(names))
+            kind = KINDS[name][2]
             found = kind(random_state=seed).fit_many(InMemory(X), wrong[number], train, runs)
             probes.update({(name, fold): probe for fold, probe in zip(here, found, strict=True)})
         for batch in split.tokens.at(*layers).whole_answers():
@@ -109,8 +110,8 @@ def pooled_probes(
                     numbers = batch.answer[own]
                     scores[name][np.unique(numbers)] = probe.span_odds(batch.X[own], numbers)
     return [
-        Scored(name, title, source, "probe", TokenScores(answer=scores[name]), places)
-        for name, (title, source, _) in KINDS.items()
+        Scored(name, *KINDS[name][:2], "probe", TokenScores(answer=scores[name]), places)
+        for name in names
     ]
 
 

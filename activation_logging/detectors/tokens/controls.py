@@ -42,8 +42,6 @@ BEFORE = 80
 MOST = 50_000
 """Claims that a control is fitted on; more would say little more of their words."""
 QUESTION, PRECEDING, CLAIM = 0, 1, 2
-WORD_OR_NONE = r"(?u)\b\w+\b|^(?=\W*$)"
-"""A text without a word has one, the empty one: all claims may begin their answers."""
 
 
 @dataclass
@@ -234,8 +232,8 @@ def _claim_text() -> Pipeline:
     """TF-IDF of the question's words, the words before the claim, and its own words and letters."""
     return from_texts(
         [
-            ("question", words(20_000, WORD_OR_NONE), QUESTION),
-            ("before", words(20_000, WORD_OR_NONE), PRECEDING),
+            ("question", words(20_000), QUESTION),
+            ("before", words(20_000), PRECEDING),
             ("claim", letters(1, 3), CLAIM),
         ]
     )

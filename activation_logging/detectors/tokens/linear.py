@@ -46,7 +46,7 @@ class Probe(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, X: npt.ArrayLike) -> Floats:
         """Probabilities of both classes for every row by itself, ``[n, 2]``."""
-        positive = 1 / (1 + np.exp(-self.decision_function(X)))
+        positive = np.exp(-np.logaddexp(0.0, -self.decision_function(X)))  # no overflow
         return np.stack([1 - positive, positive], axis=1)
 
     def predict(self, X: npt.ArrayLike) -> Ints:

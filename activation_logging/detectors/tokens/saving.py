@@ -23,6 +23,7 @@ from activation_logging.detectors.tokens.answers import (
     Chosen,
     held_answers,
     highest_of_answers,
+    pooled_probes,
 )
 from activation_logging.detectors.tokens.cells import Split
 from activation_logging.detectors.tokens.fitting import Problems
@@ -105,7 +106,7 @@ def _of_tokens(study: TokenStudy, *, span_max: bool) -> SavedProbe:
         (span_odds, spans.y, tokens.answer_groups[spans.answer]),
         answers=answers,
         data=claims_fitted_on(tokens),
-        report=_report(row, "span"),
+        report=_report(study, row, "span"),
         method="maximum over claims" if span_max else "cross-entropy over tokens",
     )
 
@@ -118,6 +119,16 @@ def _of_answers(study: TokenStudy, form: FormName) -> SavedProbe:
         reason = study.left_out.get("Whole answers", "the option answers was off")
         raise DatasetError(f"the study has no {form} probe of answers: {reason}") from None
     odds = row.scores.answer
+    if any(one.layers != study.place.layers for one in study.chosen):
+        # The row's own scores are of the layer of each fold, which gives other log-odds.
+        (here,) = pooled_probes(
+            Split.of(study.tokens, study.folds),
+            study.wrong,
+            [study.place] * len(study.folds),
+            names=[name],
+            seed=study.options.seed,
+        )
+        odds = here.scores.answer
     assert odds is not None
     tokens = study.tokens.at(*study.place.layers)
     X, answer = held_answers(tokens, seed=study.options.seed)
@@ -147,7 +158,7 @@ def _of_answers(study: TokenStudy, form: FormName) -> SavedProbe:
         (odds, study.wrong, tokens.answer_groups),
         answers=odds,
         data=fitted_on(tokens.keys, names),
-        report=_report(row, "answer"),
+        report=_report(study, row, "answer"),
         method=f"{form}, {kind.heads} heads, C = {kind.C}",
     )
 
@@ -198,7 +209,12 @@ def _with_thresholds(
     )
 
 
-def _report(row: TokenResult, main: LevelName) -> dict[str, Any]:
-    """The metrics of one level, and AUROCs of all, each with its interval."""
+def _report(study: TokenStudy, row: TokenResult, main: LevelName) -> dict[str, Any]:
+    """The metrics of one level, those without states there, and AUROCs of all levels."""
     levels = {name: {"auroc": level.auroc._asdict()} for name, level in row.levels.items()}
-    return {**row.levels[main].as_json(), "by": levels}
+    controls = {
+        one.name: {"auroc": one.levels[main].auroc._asdict()}
+        for one in study.results
+        if one.role in {"signal", "control"} and main in one.levels
+    }
+    return {**row.levels[main].as_json(), "controls": controls, "by": levels}

@@ -229,6 +229,14 @@ def test_meanings_are_the_judges_values(tmp_path):
             details={"answer_start": 4, "answer_end": 8},
         )
         assert meaning(store[entries[0].key], "own") == entries[0].response[4:8] == "city"
+        # A number keeps its sign.
+        store.put_evaluation(
+            entries[0].key,
+            name="degrees",
+            label="correct",
+            details={"answer_start": 4, "answer_end": 8, "value": -40},
+        )
+        assert meaning(store[entries[0].key], "degrees") == "-40"
 
 
 def test_grouping_compares_with_the_first_of_each_group():

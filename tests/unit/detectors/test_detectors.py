@@ -81,6 +81,22 @@ def test_a_curve_is_fitted_on_answers_that_were_held_out(data):
     np.testing.assert_allclose(ours, theirs, atol=0.03)
 
 
+def test_a_curve_is_fitted_on_answers_about_other_things():
+    """Of five samples of an answer, which differ little, each is known from the others."""
+    wanted = Calibrated(MassMeanProbe(whiten=True))
+    rng = np.random.default_rng(0)
+    group = np.repeat(np.arange(80), 5)
+    y = rng.integers(0, 2, 80)[group]
+    X = rng.normal(size=(80, 128))[group] + 0.3 * rng.normal(size=(400, 128))
+    train, test = group < 60, group >= 60
+    found = clone(wanted).fit(X[train], y[train], groups=group[train])
+    # The states know nothing, and the curve knows that.
+    sure = np.abs(found.predict_proba(X[test])[:, 1] - 0.5).mean()
+    assert sure < 0.2 < np.abs(wanted.fit(X[train], y[train]).predict_proba(X[test]) - 0.5).mean()
+    # With one thing of a class there is no other to learn from.
+    assert clone(wanted).fit(X[:40], np.repeat([0, 1], [5, 35]), groups=group[:40]).curve_
+
+
 def test_the_order_of_the_answers_does_not_turn_a_curve_round():
     """Answers come in order of their kind, and each kind has a rate of its own.
 
@@ -186,6 +202,12 @@ def test_text_only_sees_words_and_nothing_else():
     assert len(set(blind.predict_proba(texts)[:, 1].round(9))) == 1
 
 
+def test_text_only_reads_answers_without_a_word():
+    texts = np.array([["1 + 1 = 2?", sign] for sign in ("✓", "✗!") * 30], dtype=object)
+    y = np.arange(60) % 2
+    assert text_only().fit(texts, y).score(texts, y) == 1
+
+
 def test_signals_by_hand(tmp_path):
     build(tmp_path / "s", n=6)
     with open_store(tmp_path / "s") as store:
@@ -261,6 +283,8 @@ def test_semantic_entropy_and_agreement_by_hand(answers):
     *entries, loud = answers(*({"response": text} for text in texts))
     samples = Samples(entries, layer=2)
     assert normalise_answer("The  Pâris!") == "paris"
+    # Signs, and the letter of a choice that is an article, too.
+    assert len({normalise_answer(text) for text in ("✓", "✗", "A", "B", "")}) == 5
     wanted = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert semantic_entropy(entries[0], samples) == pytest.approx(wanted)
     assert disagreement(loud, samples) == pytest.approx(0.25)

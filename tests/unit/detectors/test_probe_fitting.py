@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from activation_logging import Span, open_store
 from activation_logging.detectors import Options, SavedProbe, fit_answer_probe, fit_probe, run_study
@@ -24,6 +25,7 @@ from activation_logging.detectors.operating import (
 )
 from activation_logging.detectors.probe_evaluation import evaluate_probe
 from activation_logging.errors import DatasetError, ProbeError
+from tests.fixtures.claims import Claims, build_claims
 from tests.fixtures.planted import build
 
 OPTIONS: dict[str, Any] = {"draws": 100, "positions": ["prompt_last", "response_last"]}
@@ -76,7 +78,16 @@ class TestFitting:
         assert probe.report["over_text"]["value"] == pytest.approx(
             probe.report["auroc"]["value"] - probe.report["text_only"]["auroc"]["value"]
         )
+        controls = probe.report["controls"]
+        assert {"text_only", "prompt_only", "length", "min_logprob"} <= controls.keys()
+        assert controls["text_only"] == probe.report["text_only"]
+        best = max(controls, key=lambda name: controls[name]["auroc"]["value"])
+        assert probe.report["best_control"] == best
+        assert probe.report["over_best_control"]["value"] == pytest.approx(
+            probe.report["auroc"]["value"] - controls[best]["auroc"]["value"]
+        )
         assert list(probe.report["recall_at"]) == ["0.01", "0.05", "0.1"]
+        assert 0 < probe.report["aurc"]["value"] < 0.5
         spread = Reference.of_probe(probe)
         assert spread.number == 100
         # Half of the answers are wrong, and the probe knows which.
@@ -156,6 +167,12 @@ class TestOperating:
         assert not (p[y == 0] >= point.threshold).any()
         assert (p[y == 1] >= point.threshold).sum() == 8
 
+    def test_a_share_of_all_lets_all_pass(self) -> None:
+        y, p = np.array([0, 1] * 10), np.linspace(0.2, 0.9, 20)
+        (point,) = operating_points(y, p, Bootstrap(y.astype(str), draws=100), [1.0])
+        assert 0 <= point.threshold <= 0.2
+        assert point.recall["value"] == 1.0
+
     def test_equal_scores(self) -> None:
         y, p = np.array([0, 1] * 20), np.full(40, 0.5)
         (point,) = operating_points(y, p, Bootstrap(y.astype(str), draws=100), [0.1])
@@ -195,6 +212,8 @@ class TestElsewhere:
         assert not found.warnings
         told = found.as_json()
         assert told["levels"]["answer"]["recall_at"].keys() == {"0.01", "0.05", "0.1"}
+        # Of an even order of all answers the risk is one half at every coverage.
+        assert 0 < level.aurc.low < level.aurc.value < level.aurc.high < 0.5
 
     def test_the_very_answers_are_refused(self, probe: SavedProbe, path: Path) -> None:
         with open_store(path) as store, pytest.raises(ProbeError, match="fitted on these 100"):
@@ -235,22 +254,47 @@ class TestElsewhere:
         of_tokens = replace(
             probe, kind="token", position=None, positive="contradicted", negative="supported"
         )
-        for kind, label in ((probe, "facts"), (of_tokens, "spans")):
+        about = "about something that the probe was fitted on"
+        for kind, label, why in (
+            (probe, "facts", about),
+            (of_tokens, "spans", f"tokens of answers {about}"),
+        ):
             kind.save(tmp_path / label)
             loaded = SavedProbe.load(tmp_path / label)
             with open_store(path) as store:
                 found = evaluate_probe(store, loaded, label, draws=100)
             level = found.levels["answer"]
             assert level.positives + level.negatives == 60
-            assert list(found.left_out) == ["about something that the probe was fitted on"]
+            assert list(found.left_out) == [why]
+
+    def test_things_are_known_by_the_tags_of_the_fit(self, tmp_path: Path) -> None:
+        """Whatever the answers here are grouped by."""
+
+        def with_country(number: int, document: dict[str, Any]) -> None:
+            document["tags"]["country"] = f"country {number}"
+
+        def others(number: int, document: dict[str, Any]) -> None:
+            other_prompts(number, document)
+            with_country(number, document)
+
+        with open_store(build(tmp_path / "fit", n=60, signal=3.0, change=with_country)) as store:
+            probe = fit_answer_probe(store, "facts", Options(**OPTIONS, group=("country",)))
+        with (
+            open_store(build(tmp_path / "s", n=60, signal=3.0, change=others)) as store,
+            pytest.raises(ProbeError, match="the prompts or the subjects of these 60 answers"),
+        ):
+            evaluate_probe(store, probe, "facts", group=("entity",))
 
     def test_a_probe_that_does_not_know_its_prompts(
         self, probe: SavedProbe, elsewhere: Path
     ) -> None:
         old = replace(probe, prompts=np.empty(0, np.uint64))
-        with open_store(elsewhere) as store:
-            found = evaluate_probe(store, old, "facts", draws=100)
-        assert any("may be among it" in warning for warning in found.warnings)
+        # Recalibrated, it knows the prompts of the later labels alone.
+        moved = replace(probe, data={})
+        for one in (old, moved):
+            with open_store(elsewhere) as store:
+                found = evaluate_probe(store, one, "facts", draws=100)
+            assert any("may be among it" in warning for warning in found.warnings)
 
     def test_claims(self, probe: SavedProbe, elsewhere: Path) -> None:
         of_tokens = replace(
@@ -278,6 +322,32 @@ class TestElsewhere:
             assert level.best_control in level.controls
             assert level.over_best_control is not None
         assert {"claim_text", "claim_type", "min_logprob"} <= found.levels["span"].controls.keys()
+
+    def test_a_claim_counts_once_however_long_it_is(self, probe: SavedProbe, path: Path) -> None:
+        """As at the level of tokens in a study."""
+        store_path = build_claims(path.parent / "claims", Claims(n=60, prefix="more "))
+        of_tokens = replace(
+            probe, kind="token", position=None, positive="contradicted", negative="supported"
+        )
+        of_tokens = replace(of_tokens, prompts=np.empty(0, np.uint64))
+        with open_store(store_path) as store:
+            level = evaluate_probe(store, of_tokens, "profiles", draws=100).levels["token"]
+            y, p, weight = [], [], []
+            for entry in store.entries():
+                rows, prompt = of_tokens.score_rows(entry), entry.num_tokens[0]
+                for one in entry.evaluations["profiles"].spans:
+                    own = rows[prompt + entry.span_tokens(one)]
+                    if one.label != "unverifiable":
+                        y += [one.label == "contradicted"] * len(own)
+                        p += own.tolist()
+                        weight += [1 / len(own)] * len(own)
+        assert set(weight) == {0.5, 1.0}
+        told = {"sample_weight": weight}
+        assert level.auroc.value == pytest.approx(roc_auc_score(y, p, **told), abs=1e-6)
+        assert level.auprc.value == pytest.approx(average_precision_score(y, p, **told), abs=1e-6)
+        flagged = np.array(p) >= of_tokens.threshold
+        right = np.average(flagged == np.array(y), weights=weight)
+        assert level.accuracy.value == pytest.approx(right)
 
     @pytest.mark.parametrize(
         ("label", "fields", "error", "said"),

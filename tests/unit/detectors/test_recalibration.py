@@ -13,6 +13,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 
 from activation_logging import Derived, open_store
 from activation_logging.detectors.drift import Reference
+from activation_logging.detectors.fitted_on import subjects_among
 from activation_logging.detectors.recalibration import (
     Recalibrated,
     RecalibrationOptions,
@@ -98,6 +99,22 @@ class TestCurve:
         found.save(tmp_path / "new")
         with pytest.raises(DatasetError, match="to prompts that the probe was fitted on: 400"):
             run(path, SavedProbe.load(tmp_path / "new"))
+
+    def test_other_questions_about_the_same_things_are_left_out(
+        self, path: Path, tmp_path: Path
+    ) -> None:
+        """The weights know what an answer is about, whatever the question's words."""
+        known = replace(PROBE, subjects=subjects_among([{"entity": "thing 0"}], ["entity"]))
+        found = run(path, known)
+        about = "about something that the probe was fitted on"
+        assert found.left_out == {about: 1}
+
+        def again(number: int, document: dict[str, Any]) -> None:
+            document["prompt"] = f"<user>Once more: what is thing number {number}?<bot>"
+
+        build(tmp_path / "s", n=60, change=again)
+        with pytest.raises(DatasetError, match=f"{about}: 60"):
+            run(tmp_path / "s", found.probe)
 
     def test_the_training_scores_move_with_it(self, path: Path) -> None:
         """So the drift is the same distance as before."""

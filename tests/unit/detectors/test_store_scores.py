@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,9 @@ import pytest
 
 from activation_logging import Derived, open_store
 from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.detectors.store_scores import label_of, score_store
+from activation_logging.detectors.store_scores import _Run, label_of, score_store
 from activation_logging.errors import DerivedError, ProbeError, StoreNotFound
+from activation_logging.store.query import Filter
 from activation_logging.store.statistics import statistics
 from activation_logging.verify import verify
 from bench.version_1 import make_version_1
@@ -39,6 +41,25 @@ def test_each_model_may_have_a_probe_of_the_same_name(path: Path, tmp_path: Path
     for folder, model, number in (("a", "org/tiny", 7), ("b", "org/other", 3)):
         probe, _ = make(model=model).save(tmp_path / folder / "claims")
         assert len(score_store(path, probe)[0]) == number
+
+
+def test_a_probe_of_answers_reads_each_once(path: Path) -> None:
+    read = []
+
+    class Counted(SavedProbe):
+        def score(self, entry: Any) -> float:
+            read.append(entry.key)
+            return super().score(entry)
+
+    counted = Counted(**vars(answers("response_mean")))
+    with open_store(path) as store:
+        run = _Run(counted, Filter(), unlabelled=False, left_out=Counter())
+        entry = next(store.entries())
+        rows, scored = run.score(entry)
+    assert read == [entry.key]
+    assert scored is not None
+    assert rows is not None
+    assert rows[np.isfinite(rows)].tolist() == [np.float32(scored.probability)]
 
 
 class TestRows:

@@ -226,6 +226,26 @@ def test_transfer_leaves_out_what_both_kinds_are_about(tmp_path):
     assert found.transfer.auroc[0][0].value > 0.95
 
 
+def test_what_the_test_part_is_about_has_no_say_in_the_place(tmp_path):
+    """Layer 4 knows of the things that both kinds are about, and layer 2 of the fewer others."""
+
+    def tags(i):
+        kind, number = "ab"[i % 4 // 2], i // 4
+        return {"entity": f"{number}" if number < 50 else f"{kind} {number}", "domain": kind}
+
+    def change_rows(i, rows):
+        rows[4 if i // 4 < 50 else 2][:, 0] += 5.0 if i % 2 else -5.0
+
+    path = build(tmp_path / "s", n=320, signal=0.0, tags_of=tags, change_rows=change_rows)
+    options = Options(draws=100, folds=3, positions=["response_last"], transfer_by="domain")
+    with open_store(path) as store:
+        transfer = run_study(store, "facts", options).transfer
+    assert transfer.shared[0][1] == 100
+    assert transfer.places[0].layer == 4
+    # Fitted on what layer 2 knows, it is read there.
+    assert transfer.auroc[0][1].value > 0.62
+
+
 def test_no_tag_to_transfer_between_is_said(tmp_path):
     found = study(build(tmp_path / "s", n=80, tags_of=lambda i: {}), layers=[2])
     assert found.transfer is None

@@ -159,6 +159,12 @@ def test_too_few_groups_for_a_promise_are_counted():
     assert tight.without_threshold > 0
 
 
+def test_without_a_cut_there_is_no_promise():
+    """Of nothing tested it was said that the promise is not kept."""
+    examples, refit, folds, bootstrap = answers(n=120)
+    assert conformal_promises(examples, refit, [], folds, bootstrap) == []
+
+
 def test_shuffled_labels_stay_within_their_kind_and_together_in_their_group():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(100), rng.integers(1, 4, 100)).astype(str)

@@ -137,6 +137,15 @@ def test_without_spans_no_probe_colours_a_token(tmp_path):
     assert not (tmp_path / "r" / "claims.csv").exists()
 
 
+@pytest.mark.parametrize("split", [{"folds_by": "template"}, {"match_length": True}])
+def test_the_page_says_that_claims_are_not_split_as_the_answers_are(report, split):
+    said = "claims are split by what an answer is about alone"
+    assert said not in Page(report.page.read_text("utf-8")).text
+    assert report.document["tokens"]["folds_by"] == "group"
+    other = {**report.document["provenance"], **split}
+    assert said in Page(render_page({**report.document, "provenance": other})).text
+
+
 def test_files_of_an_earlier_report_do_not_stay_beside_a_later_one(report, tmp_path):
     (tmp_path / "claims.csv").write_text("key\n1\n")
     (tmp_path / "mine.csv").write_text("mine\n")

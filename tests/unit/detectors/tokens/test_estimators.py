@@ -54,6 +54,15 @@ def test_the_linear_probe_is_scikit_learns_logistic_regression(planted, C):
     np.testing.assert_allclose(probe.decision_function(X), expected, atol=2e-3)
 
 
+def test_large_log_odds_are_probabilities_all_the_same(planted):
+    X, y = planted
+    probe = TokenProbe().fit(X, y, SPANS)
+    far = np.where(y == 1, 1, -1)[:, None] * 1e5 * np.sign(probe.coef_)
+    p = probe.predict_proba(far)[:, 1]  # a warning of ours is an error
+    assert np.abs(probe.decision_function(far)).min() > 800
+    assert set(p) == {0.0, 1.0}
+
+
 def test_many_problems_at_once_are_each_by_itself(planted):
     X, y = planted
     rng = np.random.default_rng(2)

@@ -149,6 +149,8 @@ def test_a_saved_probe_says_what_the_study_said(tmp_path, path, study):
     assert (loaded.kind, loaded.form, loaded.sources) == ("token", "linear", (2,))
     assert (loaded.positive, loaded.negative) == ("contradicted", "supported")
     assert loaded.report["auroc"]["value"] == study.result("token_linear").levels["span"].auroc[0]
+    assert {"claim_text", "prompt_only", "min_logprob"} <= loaded.report["controls"].keys()
+    assert loaded.report["best_control"] in loaded.report["controls"]
     assert loaded.data["claims"] == 320
     assert len(loaded.operating_points) == 3
     with open_store(path) as store:
@@ -196,6 +198,15 @@ def test_probes_of_the_maximum_are_calibrated_by_probes_of_their_own_penalty(tmp
         strong, weak = (replace(study, place=study.place._replace(C=C)) for C in (1e-4, 0.1))
         of_strong, of_weak = (fit_token_probe(one, span_max=True) for one in (strong, weak))
     assert of_strong.calibration.a > 2 * of_weak.calibration.a
+
+
+@pytest.mark.parametrize("form", ["attention", "multimax"])
+def test_probes_of_answers_are_calibrated_by_probes_of_their_own_layer(study, form):
+    """Of a layer that knows nothing the log-odds mean nothing, whatever the folds chose."""
+    knows = fit_token_probe(study, form)
+    other = fit_token_probe(replace(study, place=study.place._replace(layers=(4,))), form)
+    assert other.sources == (4,)
+    assert other.calibration.a < knows.calibration.a / 3
 
 
 @pytest.mark.parametrize("n", [60, 120])
