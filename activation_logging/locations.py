@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from activation_logging.errors import AddressError
+from activation_logging.errors import AddressError, SettingsError
 from activation_logging.extras import require
 from activation_logging.files import write_whole
 
@@ -64,8 +64,11 @@ def located(path: str | os.PathLike[str]) -> Path | Address:
 
     Raises:
         AddressError: the address has a password in it, or no folder.
+        SettingsError: it is empty, as a variable that is not set.
     """
     text = os.fspath(path)
+    if not text:
+        raise SettingsError("a path is empty; give a folder, and '.' for this one")
     if isinstance(path, Path) and ":/" in text and not path.is_absolute():
         scheme, _, rest = text.partition(":/")
         slashes = "///" if scheme == "file" else "//"
