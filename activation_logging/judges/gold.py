@@ -5,6 +5,9 @@ question of the same sort could have (every country, every capital, every elemen
 words in text without case, accents and punctuation; the longest name wins, so that "Niger" is not
 found in "Nigeria" and "Guinea" not in "Papua New Guinea".
 
+A name that is negated or taken back ("not in Germany but", "Germany? No,") does not count
+(:mod:`.negation`).
+
 1. Without a letter: ``invalid``.
 2. The first one named is right, and no other one is offered beside it by "or": ``correct``.
 3. The first one named is wrong, or several are offered: ``hallucinated``.
@@ -29,6 +32,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.judges.given import given_answer, given_denial, sentences
+from activation_logging.judges.negation import is_negated, settled
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
 from activation_logging.judges.values import find_names
@@ -41,17 +45,13 @@ if TYPE_CHECKING:
     from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/3"
+VERSION = "gold/4"
 
 DENIAL = "no such thing"
 """The ``value`` of an answer that denies what was asked about."""
 _RIGHT = "the right answer"
-_NEAR = 100  # characters before an answer that may negate it
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
-_NEGATION = re.compile(
-    r"\b(?:not|isnt|wasnt|arent|nor|rather than|instead of|unlike) (?:in |the |of )*$"
-)
 
 
 class Finding(NamedTuple):
@@ -129,21 +129,16 @@ def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) 
     table = {**candidates, **dict.fromkeys(right, _RIGHT)}
     if "usa" in right:
         table.pop("georgia", None)  # then it is the state
-    for start, sentence in sentences(answer):
-        names = [name for name in find_names(sentence, table) if name.value]
-        names = [name for name in names if not is_negated(sentence, name.start)]
+    for start, _, names in settled(
+        answer, lambda sentence: [name for name in find_names(sentence, table) if name.value]
+    ):
         if names:
-            label, words = _judge_names(sentence, names)
+            label, words = _judge_names(answer[start:], names)
             first = names[0]
             # All names of the right answer mean one thing, on whatever lists they are.
             meaning = fold(gold[0]) if first.value == _RIGHT else first.value
             return Finding(label, words, (start + first.start, start + first.end), meaning)
     return None
-
-
-def is_negated(sentence: str, start: int) -> bool:
-    """Whether what begins there is said not to be the answer: "not in Germany but in Austria"."""
-    return _NEGATION.search(f"{fold(sentence[max(0, start - _NEAR) : start])} ") is not None
 
 
 def _judge_names(text: str, names: Sequence[Found[str]]) -> tuple[Label, str]:

@@ -157,6 +157,44 @@ class TestGold:
         assert judge_short_answer(answer, gold, "city", candidates("city")).label == label
 
     @pytest.mark.parametrize(
+        "answer",
+        [
+            "It is not located in Germany, but in France.",
+            "It isn\u2019t a city in Germany, it\u2019s in France.",
+            "It can't be Germany, so France.",
+            "It's no longer Germany, it's France.",
+            "It doesn't lie in Germany. It lies in France.",
+            "It does not belong to Germany but to France.",
+            "I don't believe it's in Germany; it is in France.",
+            "I wouldn't say Germany; I would say France.",
+            "Neither Germany nor Austria: France.",
+            "It is not in Germany, Austria or Italy, but in France.",
+            "It is outside Germany, in France.",
+            "Germany isn't the answer, France is.",
+            "Germany is wrong; France is right.",
+            "Germany? No, France.",
+            "Germany... sorry, France.",
+            "Germany - no wait, France.",
+            "Germany. Hmm, that's wrong. It is France.",
+            "I first thought Germany, but it is France.",
+            "You might think it's in Germany, but it is in France.",
+            "France, rather than Germany.",
+            "France. No, it is not in Germany.",
+            "France, no doubt. It borders Germany.",
+            "I'm not sure it is France, but not Germany.",
+            "Not the largest city of France. It is not in Germany.",
+        ],
+    )
+    def test_what_is_negated_or_taken_back(self, answer: str) -> None:
+        def label(text: str) -> str:
+            return judge_short_answer(text, ["France"], "city", candidates("city")).label
+
+        assert label(answer) == "correct"
+        swapped = {"Germany": "France", "France": "Germany"}
+        other = re.sub("Germany|France", lambda match: swapped[match.group()], answer)
+        assert label(other) == "hallucinated"
+
+    @pytest.mark.parametrize(
         ("answer", "gold", "label"),
         [
             ("Na", "Na", "correct"),
