@@ -31,18 +31,17 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.judges.given import given_answer, given_denial, sentences
-from activation_logging.judges.negation import is_negated, settled
+from activation_logging.judges.given import given_answer, given_denial
+from activation_logging.judges.negation import settled
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
-from activation_logging.judges.values import find_names
+from activation_logging.judges.values import Found, find_names
 from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
 VERSION = "gold/4"
@@ -51,6 +50,11 @@ DENIAL = "no such thing"
 """The ``value`` of an answer that denies what was asked about."""
 _RIGHT = "the right answer"
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
+_NO_SYMBOLS = frozenset(
+    {"A", "Ah", "An", "By", "Do", "Go", "Hi", "Hm", "If", "Is", "It", "Me", "My", "Oh", "Ok"}
+    | {"On", "Or", "So", "To", "Um", "Up", "Us", "We"}
+)
+"""Words that open sentences, and are no element's."""
 _WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
 
 
@@ -158,26 +162,27 @@ def _judge_symbol(answer: str, gold: str, question: str) -> Finding:
     if bare.casefold() == gold.casefold():
         start = answer.index(bare)
         return Finding("correct", f"answers {bare!r}", (start, start + len(bare)), gold)
-    for start, sentence in sentences(answer):
-        found = [
-            match
-            for match in _SYMBOL.finditer(sentence)
-            if not (match.group() in _WORDS_LIKE_SYMBOLS and _is_a_word(sentence, match))
-            and not is_negated(sentence, match.start())
-            # "A" opens sentences and is no element.
-            and match.group() != "A"
-        ]
+    for start, _, found in settled(answer, _find_symbols):
         if found:
-            said = found[0].group()
+            said = found[0].value
             label: Label = "correct" if said == gold else "hallucinated"
-            place = (start + found[0].start(), start + found[0].end())
+            place = (start + found[0].start, start + found[0].end)
             return Finding(label, f"answers {said!r}", place, said)
     return _without_answer(answer, question)
 
 
+def _find_symbols(sentence: str) -> list[Found[str]]:
+    return [
+        Found(match.group(), *match.span())
+        for match in _SYMBOL.finditer(sentence)
+        if match.group() not in _NO_SYMBOLS
+        and not (match.group() in _WORDS_LIKE_SYMBOLS and _is_a_word(sentence, match))
+    ]
+
+
 def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
     """Whether "In", "As" and the like open a clause here and are no symbol."""
-    return bool(re.match(r"(?:'\w+)?,? [a-z]", sentence[match.end() :]))
+    return bool(re.match(r"(?:'\w+)?(?:,? [a-z]|, )", sentence[match.end() :]))
 
 
 def _without_answer(answer: str, question: str, *, closed: bool = False) -> Finding:
