@@ -134,7 +134,10 @@ def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) 
     if "usa" in right:
         table.pop("georgia", None)  # then it is the state
     for start, _, names in settled(
-        answer, lambda sentence: [name for name in find_names(sentence, table) if name.value]
+        answer,
+        lambda sentence: [
+            name for name in find_names(sentence, table) if name.value and _is_name(sentence, name)
+        ],
     ):
         if names:
             label, words = _judge_names(answer[start:], names)
@@ -181,8 +184,20 @@ def _find_symbols(sentence: str) -> list[Found[str]]:
 
 
 def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
-    """Whether "In", "As" and the like open a clause here and are no symbol."""
-    return bool(re.match(r"(?:'\w+)?(?:,? [a-z]|, )", sentence[match.end() :]))
+    """Whether "In", "As" and the like open a clause here, or "No" answers, and are no symbol."""
+    after = sentence[match.end() :]
+    if match.group() == "No" and re.match(r"\s*[.,;:!]", after):
+        return True
+    return bool(re.match(r"(?:'\w+)?(?:,? \w|, )", after))
+
+
+def _is_name(sentence: str, name: Found[str]) -> bool:
+    """Whether a name that is also a word is meant as one: "the us", and not "let us say"."""
+    said = name.text_in(sentence)
+    before = sentence[: name.start].lower()
+    if said == "us":
+        return not before.strip() or re.search(r"\b(?:the|in|is)\s+$", before) is not None
+    return said != "male" or re.search(r"\b(?:the|a|or|and)\s+$", before) is None
 
 
 def _without_answer(answer: str, question: str, *, closed: bool = False) -> Finding:

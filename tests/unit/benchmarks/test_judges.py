@@ -146,6 +146,10 @@ class TestGold:
             ("Atlanta is in Georgia, United States.", ["United States", "USA"], "correct"),
             ("Tbilisi is in Georgia.", ["Georgia"], "correct"),
             ("the US", ["United States", "US"], "correct"),
+            ("the us", ["United States", "US"], "correct"),
+            ("us", ["United States", "US"], "correct"),
+            ("Let us say France.", ["France"], "correct"),
+            ("Can you help us? It is in France.", ["France"], "correct"),
             ("In the Middle East.", ["Jordan"], "invalid"),
             ("I don't know.", ["Jordan"], "refused"),
             ("i dont know", ["Jordan"], "refused"),
@@ -210,6 +214,10 @@ class TestGold:
             ("As an AI model I say As", "As", "correct"),
             ("He", "H", "hallucinated"),
             ("It is Au.", "Au", "correct"),
+            ("In Latin it is aurum, so Au.", "Au", "correct"),
+            ("Am I right? Au", "Au", "correct"),
+            ("No. Au", "Au", "correct"),
+            ("No.", "No", "correct"),
             ("So it is Ag.", "Au", "hallucinated"),
             ("It isn't Ag, it is Au.", "Au", "correct"),
             ("Ag? No, Au.", "Au", "correct"),
@@ -247,6 +255,10 @@ class TestGold:
 
     def test_capitals_may_be_wrong_without_being_capitals(self) -> None:
         table = candidates("capital")
+        word = judge_short_answer("The male answer is Rome.", ["Rome"], "capital", table)
+        assert word.label == "correct"
+        name = judge_short_answer("it is male", ["Mal\u00e9"], "capital", table)
+        assert name.label == "correct"
         wrong = judge_short_answer("It is Sydney.", ["Canberra"], "capital", table)
         assert wrong.label == "hallucinated"
         right = judge_short_answer("Kiev", ["Kyiv", "Kiev"], "capital", table)
