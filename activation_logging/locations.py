@@ -65,9 +65,12 @@ def located(path: str | os.PathLike[str]) -> Path | Address:
 
     Raises:
         AddressError: the address has a password in it, or no folder.
-        SettingsError: the path begins with the home of a user whom nobody knows.
+        SettingsError: it is empty, as a variable that is not set; or it begins with the home of a
+            user whom nobody knows.
     """
     text = os.fspath(path)
+    if not text:
+        raise SettingsError("a path is empty; give a folder, and '.' for this one")
     if isinstance(path, Path) and ":/" in text and not path.is_absolute():
         scheme, _, rest = text.partition(":/")
         slashes = "///" if scheme == "file" else "//"

@@ -36,10 +36,29 @@ from activation_logging.store import Entry, Store, open_store
 from activation_logging.store.query import entries_of, parse_tags, parse_time, select
 from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.strict_json import dumps, is_deeper, to_plain
-from activation_logging.text import brief
+from activation_logging.text import brief, shown
 
 PREFIX = "/v1/activations"
-router = APIRouter(prefix=PREFIX, tags=["activations"], default_response_class=AsciiJson)
+
+
+def refuse_unknown(request: Request) -> None:
+    """Answer HTTP 400 to a parameter that the route has not: a filter may not be ignored."""
+    known = [one.alias for one in request.scope["route"].dependant.query_params]
+    for name in request.query_params:
+        if name not in known:
+            raise HTTPException(
+                400,
+                f"unknown parameter {shown(name)}; "
+                f"{'known are ' + ', '.join(known) if known else 'this path takes none'}",
+            )
+
+
+router = APIRouter(
+    prefix=PREFIX,
+    tags=["activations"],
+    default_response_class=AsciiJson,
+    dependencies=[Depends(refuse_unknown)],
+)
 
 T = TypeVar("T")
 
@@ -83,12 +102,12 @@ class NewEvaluation(BaseModel):
     label: Label
     score: float | None = Field(default=None, allow_inf_nan=False, strict=True)
     judge: str | None = Field(default=None, max_length=1000)
-    details: dict[str, Any] = Field(default_factory=dict)
-    spans: list[NewSpan] = Field(default_factory=list, max_length=MAX_SPANS)
+    details: dict[str, Any] | None = None
+    spans: list[NewSpan] | None = Field(default=None, max_length=MAX_SPANS)
 
     @field_validator("details")
     @classmethod
-    def _details_are_small(cls, details: dict[str, Any]) -> dict[str, Any]:
+    def _details_are_small(cls, details: dict[str, Any] | None) -> dict[str, Any] | None:
         if is_deeper(details, MAX_DETAILS_DEPTH - 1):
             raise ValueError(f"nested deeper than {MAX_DETAILS_DEPTH} levels")
         if len(dumps(to_plain(details, "details"))) > MAX_DETAILS_BYTES:
@@ -97,8 +116,8 @@ class NewEvaluation(BaseModel):
 
     @field_validator("spans")
     @classmethod
-    def _spans_are_valid(cls, spans: list[NewSpan]) -> list[NewSpan]:
-        checked_spans(span.model_dump() for span in spans)
+    def _spans_are_valid(cls, spans: list[NewSpan] | None) -> list[NewSpan] | None:
+        checked_spans(span.model_dump() for span in spans or ())
         return spans
 
 
@@ -223,18 +242,21 @@ async def get_entry(key: str, path: StorePath) -> Response:
 async def get_tensor(
     key: str,
     path: StorePath,
-    layer: Annotated[str, Query(pattern=r"^(last|\d{1,5})$")] = "last",
+    layer: Annotated[str | None, Query(pattern=r"^(last|\d{1,5})$")] = None,
     site: Annotated[str | None, Query(max_length=100)] = None,
     derived: Annotated[str | None, Query(max_length=128)] = None,
     format: Annotated[Literal["npy", "safetensors"], Query()] = "npy",  # noqa: A002 - the query's name
 ) -> Response:
-    """One layer's rows: ``npy`` (bfloat16 widened to float32) or ``safetensors`` (as stored).
+    """The last layer's rows: ``npy`` (bfloat16 widened to float32) or ``safetensors`` (as stored).
 
     The safetensors file holds ``activations`` ``[rows, hidden]`` and ``positions`` ``[rows]``.
-    ``site``, such as ``heads@15``, is for another site instead, ``[rows, *shape]``. ``derived``,
-    such as ``score/NAME``, is for an array beside the entry, ``values`` in the safetensors file.
+    Instead, ``layer`` is for another layer, ``site``, such as ``heads@15`` or ``heads`` with
+    ``layer``, for another site, ``[rows, *shape]``, and ``derived``, such as ``score/NAME``, for an
+    array beside the entry, ``values`` in the safetensors file.
     """
-    wanted = layer if site is None else site
+    if derived is not None and not (layer is None and site is None):
+        raise HTTPException(400, "derived: an array beside the entry has no layer and no site")
+    wanted = "@".join(one for one in (site, layer) if one is not None) or "last"
 
     def read(store: Store) -> bytes:
         entry = _entry(store, key)
@@ -243,7 +265,7 @@ async def get_tensor(
             return _npy(values) if format == "npy" else _safetensors(entry, {"values": values})
         return _npy(entry.site(wanted)) if format == "npy" else _as_safetensors(entry, wanted)
 
-    what = derived or (f"layer_{layer}" if site is None else site.replace("@", "_"))
+    what = derived or (f"layer_{wanted}" if site is None else wanted.replace("@", "_"))
     name = f"{key.replace('#', '_')}_{what}.{format}"
     return Response(
         await _in_store(path, read),

@@ -20,6 +20,7 @@ from activation_logging.cli.options import (
     Tags,
     Until,
     Yes,
+    given_path,
 )
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, entries_table, reasons_table, size, table
@@ -304,7 +305,8 @@ def merge_stores(
     stores: Annotated[
         list[Path],
         typer.Argument(
-            help="Stores to put together: their folders, folders of stores, or patterns."
+            parser=given_path,
+            help="Stores to put together: their folders, folders of stores, or patterns.",
         ),
     ],
     *,

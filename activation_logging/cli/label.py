@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from activation_logging.cli.options import AsJson
+from activation_logging.cli.options import AsJson, given_path
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, table
 from activation_logging.cli.terminal import errors, output, print_json
@@ -31,6 +31,7 @@ def label(
     places: Annotated[
         list[Path] | None,
         typer.Argument(
+            parser=given_path,
             metavar="PATH RUN_DIR",
             help="The store's folder, unless there is --base-url; and the folder of a finished "
             "run, with generation.jsonl and raw_eval_res.jsonl, unless there is --from.",

@@ -17,6 +17,7 @@ from activation_logging.cli.options import (
     RayAddress,
     StorePaths,
     Tags,
+    given_path,
 )
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import (
@@ -50,9 +51,10 @@ def report(
     path: Annotated[
         list[Path],
         typer.Argument(
+            parser=given_path,
             help="The store's folder, or several: their reports are compared. A folder of stores, "
             "or a pattern in quotes such as 'data/*.lmdb', is one store. The folder or address "
-            "(s3://bucket/folder) of an export will do."
+            "(s3://bucket/folder) of an export will do.",
         ),
     ],
     *,

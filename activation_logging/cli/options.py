@@ -7,16 +7,26 @@ from typing import Annotated
 
 import typer
 
+
+def given_path(text: str) -> Path:
+    """A path of an argument; an empty one is a variable of the shell that is not set."""
+    if not text:
+        raise typer.BadParameter("it is empty; give a folder, and '.' for this one")
+    return Path(text)
+
+
 StorePath = Annotated[
     Path,
     typer.Argument(
+        parser=given_path,
         help="The store's folder, such as lmdb_data/activations.lmdb. A folder of stores, or a "
-        "pattern in quotes such as 'data/*.lmdb', stands for all of them as one."
+        "pattern in quotes such as 'data/*.lmdb', stands for all of them as one.",
     ),
 ]
 StorePaths = Annotated[
     list[Path],
     typer.Argument(
+        parser=given_path,
         metavar="PATH...",
         help="The store's folder, such as lmdb_data/activations.lmdb. Several, a folder of stores, "
         "or a pattern such as 'data/*.lmdb' are one.",

@@ -5,6 +5,9 @@ question of the same sort could have (every country, every capital, every elemen
 words in text without case, accents and punctuation; the longest name wins, so that "Niger" is not
 found in "Nigeria" and "Guinea" not in "Papua New Guinea".
 
+A name that is negated or taken back ("not in Germany but", "Germany? No,") does not count
+(:mod:`.negation`).
+
 1. Without a letter: ``invalid``.
 2. The first one named is right, and no other one is offered beside it by "or": ``correct``.
 3. The first one named is wrong, or several are offered: ``hallucinated``.
@@ -28,30 +31,31 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.judges.given import given_answer, given_denial, sentences
+from activation_logging.judges.given import given_answer, given_denial
+from activation_logging.judges.negation import settled
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
-from activation_logging.judges.values import find_names
+from activation_logging.judges.values import Found, find_names
 from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/3"
+VERSION = "gold/4"
 
 DENIAL = "no such thing"
 """The ``value`` of an answer that denies what was asked about."""
 _RIGHT = "the right answer"
-_NEAR = 100  # characters before an answer that may negate it
 _SYMBOL = re.compile(r"(?<![\w-])[A-Z][a-z]?(?![\w'-])")
-_WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
-_NEGATION = re.compile(
-    r"\b(?:not|isnt|wasnt|arent|nor|rather than|instead of|unlike) (?:in |the |of )*$"
+_NO_SYMBOLS = frozenset(
+    {"A", "Ah", "An", "By", "Do", "Go", "Hi", "Hm", "If", "Is", "It", "Me", "My", "Oh", "Ok"}
+    | {"On", "Or", "So", "To", "Um", "Up", "Us", "We"}
 )
+"""Words that open sentences, and are no element's."""
+_WORDS_LIKE_SYMBOLS = frozenset({"I", "As", "In", "No", "He", "At", "Be", "Am"})
 
 
 class Finding(NamedTuple):
@@ -129,21 +133,19 @@ def judge_name(answer: str, gold: Sequence[str], candidates: Mapping[str, str]) 
     table = {**candidates, **dict.fromkeys(right, _RIGHT)}
     if "usa" in right:
         table.pop("georgia", None)  # then it is the state
-    for start, sentence in sentences(answer):
-        names = [name for name in find_names(sentence, table) if name.value]
-        names = [name for name in names if not is_negated(sentence, name.start)]
+    for start, _, names in settled(
+        answer,
+        lambda sentence: [
+            name for name in find_names(sentence, table) if name.value and _is_name(sentence, name)
+        ],
+    ):
         if names:
-            label, words = _judge_names(sentence, names)
+            label, words = _judge_names(answer[start:], names)
             first = names[0]
             # All names of the right answer mean one thing, on whatever lists they are.
             meaning = fold(gold[0]) if first.value == _RIGHT else first.value
             return Finding(label, words, (start + first.start, start + first.end), meaning)
     return None
-
-
-def is_negated(sentence: str, start: int) -> bool:
-    """Whether what begins there is said not to be the answer: "not in Germany but in Austria"."""
-    return _NEGATION.search(f"{fold(sentence[max(0, start - _NEAR) : start])} ") is not None
 
 
 def _judge_names(text: str, names: Sequence[Found[str]]) -> tuple[Label, str]:
@@ -163,26 +165,39 @@ def _judge_symbol(answer: str, gold: str, question: str) -> Finding:
     if bare.casefold() == gold.casefold():
         start = answer.index(bare)
         return Finding("correct", f"answers {bare!r}", (start, start + len(bare)), gold)
-    for start, sentence in sentences(answer):
-        found = [
-            match
-            for match in _SYMBOL.finditer(sentence)
-            if not (match.group() in _WORDS_LIKE_SYMBOLS and _is_a_word(sentence, match))
-            and not is_negated(sentence, match.start())
-            # "A" opens sentences and is no element.
-            and match.group() != "A"
-        ]
+    for start, _, found in settled(answer, _find_symbols):
         if found:
-            said = found[0].group()
+            said = found[0].value
             label: Label = "correct" if said == gold else "hallucinated"
-            place = (start + found[0].start(), start + found[0].end())
+            place = (start + found[0].start, start + found[0].end)
             return Finding(label, f"answers {said!r}", place, said)
     return _without_answer(answer, question)
 
 
+def _find_symbols(sentence: str) -> list[Found[str]]:
+    return [
+        Found(match.group(), *match.span())
+        for match in _SYMBOL.finditer(sentence)
+        if match.group() not in _NO_SYMBOLS
+        and not (match.group() in _WORDS_LIKE_SYMBOLS and _is_a_word(sentence, match))
+    ]
+
+
 def _is_a_word(sentence: str, match: re.Match[str]) -> bool:
-    """Whether "In", "As" and the like open a clause here and are no symbol."""
-    return bool(re.match(r"(?:'\w+)?,? [a-z]", sentence[match.end() :]))
+    """Whether "In", "As" and the like open a clause here, or "No" answers, and are no symbol."""
+    after = sentence[match.end() :]
+    if match.group() == "No" and re.match(r"\s*[.,;:!]", after):
+        return True
+    return bool(re.match(r"(?:'\w+)?(?:,? \w|, )", after))
+
+
+def _is_name(sentence: str, name: Found[str]) -> bool:
+    """Whether a name that is also a word is meant as one: "the us", and not "let us say"."""
+    said = name.text_in(sentence)
+    before = sentence[: name.start].lower()
+    if said == "us":
+        return not before.strip() or re.search(r"\b(?:the|in|is)\s+$", before) is not None
+    return said != "male" or re.search(r"\b(?:the|a|or|and)\s+$", before) is None
 
 
 def _without_answer(answer: str, question: str, *, closed: bool = False) -> Finding:

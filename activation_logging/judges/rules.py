@@ -231,10 +231,19 @@ def _quote(sentences: list[Sentence], role: str) -> str:
     return text if len(text) <= 200 else text[:197] + "..."
 
 
+_UNKNOWN = re.compile(
+    r"\b(?:is|are|was|remains?) (?:still )?(?:unknown|unclear|uncertain)\b|"
+    r"\b(?:isnt|arent|wasnt|not) (?:\w+ )?known\b(?! (?:for|as|to)\b)|"
+    r"\bi (?:do not|dont) (?:\w+ )?know\b|^(?:i am |im )?not (?:sure|certain)\b"
+)
+"""What says so in an answer that is to be a single name or number, folded."""
+
+
 def says_ignorance(answer: str) -> bool:
     """Whether some sentence says that the writer does not know, and none denies the thing."""
     roles = {sentence.role for sentence in classify(answer, "")}
-    return "denial" not in roles and bool(roles & {"ignorance", "apology"})
+    unknown = roles & {"ignorance", "apology"} or _UNKNOWN.search(fold(answer))
+    return "denial" not in roles and bool(unknown)
 
 
 def denies(answer: str) -> bool:

@@ -4,8 +4,8 @@ The sort of the question says which: one that ends with "year" ("birth year") ha
 right answer is a number ("8849 m") a number, any other a name. The first value of that sort counts,
 sentence by sentence, except
 
-- one that is negated ("not 1879 but 1880") or corrected ("in 1856, but it actually began in 1853"),
-  or that dates what the writer knows ("as of 2021");
+- one that is negated ("not 1879 but 1880"), taken back ("1880. No, 1879.") or corrected ("in 1856,
+  but it actually began in 1853"), or that dates what the writer knows ("as of 2021");
 - what may be the beginning of a year that was cut off at the end of the answer ("he died in 18");
 - of a birth or a death the year of the other: "born in 1756 and died in 1791", "(1756-1791)";
 - a number of the question itself, and a number in a unit that measures something else.
@@ -35,8 +35,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.judges.given import given_answer, given_denial, sentences
-from activation_logging.judges.gold import DENIAL, is_negated, judge_name
+from activation_logging.judges.given import given_answer, given_denial
+from activation_logging.judges.gold import DENIAL, judge_name
+from activation_logging.judges.negation import settled
 from activation_logging.judges.registry import Judge
 from activation_logging.judges.rules import denies, says_ignorance
 from activation_logging.judges.values import (
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label
 
-VERSION = "typed/2"
+VERSION = "typed/3"
 
 YEAR_TOLERANCES = (1, 5, 10)
 """Within how many years an answer is, in the details; only the very year is correct."""
@@ -84,11 +85,6 @@ _TO = re.compile(r"\s*[-\u2010-\u2015]\s*$")
 _OR = re.compile(r"\s*(?:,?\s?or(?: in| the year| perhaps| maybe)?|/)\s*$", re.IGNORECASE)
 _ASIDE = re.compile(
     r"\b(?:as of|updated?(?: in| of)?|(?:cut-?off|knowledge|training|my data)\b.*)\s(?:\w+\s)?$",
-    re.IGNORECASE,
-)
-_NOT_BEFORE = re.compile(
-    r"\b(?:not|n't|never|rather than|instead of|unlike)\s"
-    r"(?:(?:born|died|die|in|the|year|of|it|about|around|at|a|be|been|until|exactly|just)\s)*$",
     re.IGNORECASE,
 )
 _CORRECTED = re.compile(
@@ -151,12 +147,16 @@ def judge_value(answer: Answer, names: Callable[[str], Mapping[str, str]]) -> Fi
 def _judge_year(answer: Answer, right: int) -> Finding | None:
     text = answer.generation
     is_short = not re.search(r"[^\W\d_]", text)
-    for start, sentence in sentences(text):
+
+    def find(sentence: str) -> list[Found[int]]:
+        found = find_years(sentence, bare=is_short)
+        return [year for year in found if _counts(answer, sentence, year)]
+
+    for start, sentence, given in settled(text, find):
         years = [
             (year, _relevance(answer.type, sentence, year))
-            for year in find_years(sentence, bare=is_short)
-            if _counts(answer, sentence, year)
-            and (is_short or not _is_cut(text, start + year.start))
+            for year in given
+            if is_short or not _is_cut(text, start + year.start)
         ]
         # "He won a prize in 1921 and was born in 1879": what is said to be the birth's goes first.
         best = max((relevance for _, relevance in years), default=0)
@@ -228,16 +228,18 @@ def _number(gold: str) -> Quantity | None:
 
 
 def _judge_number(answer: Answer, right: Quantity) -> Finding | None:
-    for start, sentence in sentences(answer.generation):
-        found = [
+    def find(sentence: str) -> list[Found[Quantity]]:
+        return [
             one
             for one in find_quantities(sentence, years=True)
             if one.value.sort in {None, right.sort} and _counts(answer, sentence, one)
         ]
+
+    for start, sentence, found in settled(answer.generation, find):
         # "In 1921 it was measured at 8,849 m": a number with the right unit goes before others.
-        found = [one for one in found if one.value.unit] or found
-        if found:
-            return _number_finding(right, sentence, start, found)
+        chosen = [one for one in found if one.value.unit] or found
+        if chosen:
+            return _number_finding(right, sentence, start, chosen)
     return None
 
 
@@ -295,13 +297,11 @@ def _judge_place(answer: Answer, table: Mapping[str, str]) -> Finding:
 
 
 def _counts(answer: Answer, sentence: str, value: Found[object]) -> bool:
-    """Whether a value is said to be the answer: not negated, no aside, no part of the name."""
+    """Whether a value is said to be the answer: not corrected, no aside, no part of the name."""
     before = sentence[max(0, value.start - _NEAR) : value.start]
     said = re.escape(value.text_in(sentence))
     return not (
-        _NOT_BEFORE.search(before)
-        or _CORRECTED.match(sentence, value.end)
-        or is_negated(sentence, value.start)
+        _CORRECTED.match(sentence, value.end)
         or _ASIDE.search(before)
         or re.search(rf"(?<!\d){said}(?!\d)", answer.name)
     )

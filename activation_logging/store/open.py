@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from activation_logging.errors import StoreReadOnly
 from activation_logging.locations import located, refuse_address
@@ -22,7 +23,7 @@ def open_store(path: Where, *, writable: bool = False) -> Store:
 
     Args:
         path: the store's folder (the server's ``ACTIVATION_LMDB_PATH``); or a folder of stores, a
-            pattern such as ``data/*.lmdb``, or a list of these, see :class:`.ManyStores`; or the
+            pattern such as ``data/*.lmdb``, or several of these, see :class:`.ManyStores`; or the
             folder or address of an export, such as ``s3://bucket/folder``.
         writable: also allow labels and deletions. A single store is created if it does not exist.
 
@@ -33,13 +34,15 @@ def open_store(path: Where, *, writable: bool = False) -> Store:
         StoreReadOnly: ``writable`` is set, but this user may not write to the store, or it is an
             export.
         AddressError: an address cannot be reached, or ``writable`` is set.
+        SettingsError: a path is empty, or there is none.
+        TypeError: it is nothing of these.
     """
-    one = path if isinstance(path, (str, os.PathLike)) else path[0] if len(path) == 1 else None
-    if one is not None and _is_export(one, writable=writable):
+    given = [path] if isinstance(path, (str, os.PathLike)) else _listed(path)
+    if len(given) == 1 and _is_export(given[0], writable=writable):
         from activation_logging.export.reading import ExportStore
 
-        return ExportStore(one)
-    places = find_stores(path)
+        return ExportStore(given[0])
+    places = find_stores(given)
     if places.several:
         return ManyStores(places, writable=writable)
     return Store(places.title, writable=writable)
@@ -50,6 +53,15 @@ def open_each(path: OnePlace) -> list[Store]:
     if _is_export(path, writable=False):
         return [open_store(path)]
     return [Store(folder) for folder in find_stores(path).folders]
+
+
+def _listed(paths: Any) -> list[OnePlace]:
+    """Several paths as a list, also those of a generator such as ``Path.glob``."""
+    found = list(paths) if isinstance(paths, Iterable) and not isinstance(paths, bytes) else [paths]
+    for path in found:
+        if not isinstance(path, (str, os.PathLike)):
+            raise TypeError(f"a store is named by a path, not by a {type(path).__name__}")
+    return found
 
 
 def _is_export(path: str | os.PathLike[str], *, writable: bool) -> bool:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 OnePlace: TypeAlias = "str | os.PathLike[str]"
-Where: TypeAlias = "OnePlace | Sequence[OnePlace]"
+Where: TypeAlias = "OnePlace | Iterable[OnePlace]"
 """A store's folder, a folder of stores, a pattern such as ``data/*.lmdb``, or a list of these."""
 
 _OTHER_SIGNS = re.compile(r"[^\w.+~@=-]")

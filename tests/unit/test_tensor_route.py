@@ -51,6 +51,11 @@ def test_another_site(tmp_path: Path) -> None:
         where = f"/v1/activations/{entry.key}"
         assert client.get(where).json()["activations"]["sites"][-1] == "heads@3"
         npy = client.get(f"{where}/tensor", params={"site": "heads@3"})
+        apart = client.get(f"{where}/tensor", params={"site": "heads", "layer": "3"})
+        assert apart.content == npy.content
+        assert apart.headers["content-disposition"] == npy.headers["content-disposition"]
+        for both in ({"site": "heads@3", "layer": "2"}, {"site": "heads@3", "derived": "x"}):
+            assert client.get(f"{where}/tensor", params=both).status_code == 400
         assert "_heads_3.npy" in npy.headers["content-disposition"]
         found = np.load(io.BytesIO(npy.content))
         assert np.array_equal(found, expected)

@@ -65,7 +65,10 @@ class Joiner:
             yield _ID, self._labels.find(mark.request_id)
         if mark.key is not None:
             known = True
-            yield "key", self._labels.of_key(mark.key)
+            found = self._labels.of_key(mark.key)
+            # A key is that of the first answer to its prompt, too: it is meant if no text is given.
+            named = [one for one in found if one.key == mark.key and mark.response is None]
+            yield "key", named or found
         # The id of another answer must not label this one: its text must be the judged one.
         if mark.prompt is not None and (mark.response is not None or not known):
             exact = self._labels.of_key(layout.prompt_key(mark.prompt))

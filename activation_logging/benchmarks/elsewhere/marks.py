@@ -19,7 +19,8 @@ class Mark:
         value: as the tool wrote it: a label, a grade, a number.
         name: the evaluator's.
         request_id: the id of the OpenAI answer.
-        key: the entry's; without ``#`` that of all answers to its prompt.
+        key: the entry's. With a ``response``, one without ``#`` stands for all answers to its
+            prompt.
         prompt: the text that the model read or, of a chat, the user's last message.
         response: the judged text, where it must be the entry's.
         choice: its index among the choices of the OpenAI answer.

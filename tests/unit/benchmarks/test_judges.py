@@ -146,8 +146,17 @@ class TestGold:
             ("Atlanta is in Georgia, United States.", ["United States", "USA"], "correct"),
             ("Tbilisi is in Georgia.", ["Georgia"], "correct"),
             ("the US", ["United States", "US"], "correct"),
+            ("the us", ["United States", "US"], "correct"),
+            ("us", ["United States", "US"], "correct"),
+            ("Let us say France.", ["France"], "correct"),
+            ("Can you help us? It is in France.", ["France"], "correct"),
             ("In the Middle East.", ["Jordan"], "invalid"),
             ("I don't know.", ["Jordan"], "refused"),
+            ("i dont know", ["Jordan"], "refused"),
+            ("Not sure.", ["Jordan"], "refused"),
+            ("The answer isn't known.", ["Jordan"], "refused"),
+            ("It is unknown.", ["Jordan"], "refused"),
+            ("It is not known for its size.", ["Jordan"], "invalid"),
             ("I'm sorry, but I cannot answer that.", ["Jordan"], "refused"),
             ("Amman is a fictional city in a novel.", ["Jordan"], "hallucinated"),
             ("...", ["Jordan"], "invalid"),
@@ -155,6 +164,44 @@ class TestGold:
     )
     def test_countries(self, answer: str, gold: list[str], label: str) -> None:
         assert judge_short_answer(answer, gold, "city", candidates("city")).label == label
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            "It is not located in Germany, but in France.",
+            "It isn\u2019t a city in Germany, it\u2019s in France.",
+            "It can't be Germany, so France.",
+            "It's no longer Germany, it's France.",
+            "It doesn't lie in Germany. It lies in France.",
+            "It does not belong to Germany but to France.",
+            "I don't believe it's in Germany; it is in France.",
+            "I wouldn't say Germany; I would say France.",
+            "Neither Germany nor Austria: France.",
+            "It is not in Germany, Austria or Italy, but in France.",
+            "It is outside Germany, in France.",
+            "Germany isn't the answer, France is.",
+            "Germany is wrong; France is right.",
+            "Germany? No, France.",
+            "Germany... sorry, France.",
+            "Germany - no wait, France.",
+            "Germany. Hmm, that's wrong. It is France.",
+            "I first thought Germany, but it is France.",
+            "You might think it's in Germany, but it is in France.",
+            "France, rather than Germany.",
+            "France. No, it is not in Germany.",
+            "France, no doubt. It borders Germany.",
+            "I'm not sure it is France, but not Germany.",
+            "Not the largest city of France. It is not in Germany.",
+        ],
+    )
+    def test_what_is_negated_or_taken_back(self, answer: str) -> None:
+        def label(text: str) -> str:
+            return judge_short_answer(text, ["France"], "city", candidates("city")).label
+
+        assert label(answer) == "correct"
+        swapped = {"Germany": "France", "France": "Germany"}
+        other = re.sub("Germany|France", lambda match: swapped[match.group()], answer)
+        assert label(other) == "hallucinated"
 
     @pytest.mark.parametrize(
         ("answer", "gold", "label"),
@@ -166,6 +213,15 @@ class TestGold:
             ("In chemistry, the symbol of Indium is In.", "In", "correct"),
             ("As an AI model I say As", "As", "correct"),
             ("He", "H", "hallucinated"),
+            ("It is Au.", "Au", "correct"),
+            ("In Latin it is aurum, so Au.", "Au", "correct"),
+            ("Am I right? Au", "Au", "correct"),
+            ("No. Au", "Au", "correct"),
+            ("No.", "No", "correct"),
+            ("So it is Ag.", "Au", "hallucinated"),
+            ("It isn't Ag, it is Au.", "Au", "correct"),
+            ("Ag? No, Au.", "Au", "correct"),
+            ("Au, not Ag", "Au", "correct"),
             ("The chemical symbol of Terbium is Terbium.", "Tb", "hallucinated"),
             ("I don't know", "I", "refused"),
         ],
@@ -199,6 +255,10 @@ class TestGold:
 
     def test_capitals_may_be_wrong_without_being_capitals(self) -> None:
         table = candidates("capital")
+        word = judge_short_answer("The male answer is Rome.", ["Rome"], "capital", table)
+        assert word.label == "correct"
+        name = judge_short_answer("it is male", ["Mal\u00e9"], "capital", table)
+        assert name.label == "correct"
         wrong = judge_short_answer("It is Sydney.", ["Canberra"], "capital", table)
         assert wrong.label == "hallucinated"
         right = judge_short_answer("Kiev", ["Kyiv", "Kiev"], "capital", table)

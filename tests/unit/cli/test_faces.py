@@ -64,6 +64,39 @@ def test_an_invalid_filter(path: Path, option: str, value: str) -> None:
     assert str(done.exception).startswith(f"{option}: 'x' is not ")
 
 
+def test_what_is_no_filter(path: Path) -> None:
+    with open_store(path) as store, http(path) as client:
+        key = next(iter(store))
+        for where in ("", "/counters", f"/{key}", f"/{key}/tensor"):
+            answer = client.get(f"/v1/activations{where}", params={"lable": "correct"})
+            assert answer.status_code == 400
+            assert answer.json()["detail"].startswith("unknown parameter 'lable'; ")
+        told = client.get("/v1/activations", params={"lable": "correct"}).json()["detail"]
+        assert "known are limit, offset, request_id, prompt, key, model, status, label, " in told
+
+
+def test_a_label_may_leave_fields_null(path: Path) -> None:
+    body = {"name": "n", "label": "correct"}
+    body |= dict.fromkeys(("score", "judge", "details", "spans"))
+    with open_store(path) as store, http(path) as client:
+        key = next(iter(store))
+        answer = client.post(f"/v1/activations/{key}/evaluations", json=body)
+        assert answer.status_code == 201, answer.text
+        found = store[key].evaluations["n"]
+        assert (found.score, found.judge, found.details, found.spans) == (None, None, {}, ())
+
+
+PATHS_ALONE = ("ls", "stats", "verify", "repair", "prune", "compact", "upgrade", "view", "report")
+
+
+@pytest.mark.parametrize("name", [*PATHS_ALONE, "show", "delete", "label", "merge", "score"])
+def test_an_empty_path_is_no_folder(path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    done = CliRunner().invoke(_app, [name, "", *(() if name in PATHS_ALONE else ["x"])])
+    assert done.exit_code == 2
+    assert "it is empty" in done.output
+
+
 def test_a_filter_reads_its_label_once(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = Filter(label="e=correct")
     monkeypatch.delattr("activation_logging.store.query.LabelFilter.parse")

@@ -39,7 +39,7 @@ def said(text: str, found: Finding) -> str | None:
         ("not 1880 but 1879", "correct", "1879"),
         ("1880", "hallucinated", "1880"),
         ("1879 or 1880", "hallucinated", "1879"),
-        ("1880. No, 1879.", "hallucinated", "1880"),
+        ("1880. No, 1879.", "correct", "1879"),
         ("Born in 1880, but he was actually born in 1879.", "correct", "1879"),
         ("He was born in 1880, but his actual birthday is disputed.", "hallucinated", "1880"),
         ("He was born in the United States in 18", "invalid", None),
@@ -77,6 +77,26 @@ def test_death_years(text: str, label: str, words: str | None) -> None:
     assert (found.label, said(text, found)) == (label, words)
 
 
+@pytest.mark.parametrize(
+    ("text", "label"),
+    [
+        ("He wasn't born in 1880, he was born in 1879.", "correct"),
+        ("He wasn\u2019t born in 1880 but in 1879.", "correct"),
+        ("It was never 1880; it was 1879.", "correct"),
+        ("Not 1880 or 1881, but 1879.", "correct"),
+        ("1880? No, 1879.", "correct"),
+        ("1880, I mean 1879.", "correct"),
+        ("Many people think 1880, but it was 1879.", "correct"),
+        ("He was not born until 1879.", "correct"),
+        ("1879. Sorry, my knowledge ends in 2023.", "correct"),
+        ("He wasn't born in 1879 but in 1880.", "hallucinated"),
+        ("In 1880, no doubt, like his brother of 1879.", "hallucinated"),
+    ],
+)
+def test_what_is_negated_or_taken_back(text: str, label: str) -> None:
+    assert judge(text, "1879", "birth year").label == label
+
+
 def test_how_far_a_year_is_off() -> None:
     details = judge("It was 1884.", "1879", "work year").details
     assert details["off"] == 5
@@ -98,6 +118,8 @@ def test_years_before_christ() -> None:
         ("In 1955 it was measured at 8,848 m (29,029 ft).", "correct", "8,848 m"),
         ("8849 or 8850 m", "correct", "8849"),
         ("8849 or 9900 m", "hallucinated", "8849"),
+        ("It isn't 8,000 m, it is 8,849 m.", "correct", "8,849 m"),
+        ("8,000 m. No, wait: 8,849 m.", "correct", "8,849 m"),
         ("9,000 m", "hallucinated", "9,000 m"),
         ("I do not know", "refused", None),
         ("8,849 kg", "invalid", None),
@@ -181,5 +203,5 @@ def test_long_and_odd_answers_take_no_time(text: str) -> None:
 def test_it_is_a_judge_whose_details_are_json() -> None:
     answer = Answer("q", "?", "X", "birth year", "1880", kind="fact", gold=("1879",))
     verdict = asyncio.run(JUDGES.get("typed")(answer))
-    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/2")
+    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/3")
     assert json.loads(json.dumps(verdict.details))["off"] == 1

@@ -73,7 +73,7 @@ def whole(path: Path, answers: int = 4) -> Store:
 class TestPlaces:
     def test_a_folder_a_pattern_and_a_list_are_the_same(self, folder: Path) -> None:
         paths = sorted(folder.iterdir())
-        for where in (folder, f"{folder}/*.lmdb", folder / "h?.lmdb", paths, [folder]):
+        for where in (folder, f"{folder}/*.lmdb", folder / "h?.lmdb", paths, iter(paths), [folder]):
             with open_store(where) as store:
                 assert isinstance(store, ManyStores)
                 assert store.names == ("h0.lmdb", "h1.lmdb", "h2.lmdb")
@@ -124,6 +124,17 @@ class TestPlaces:
         with pytest.raises(NotAStore, match=r"no data\.mdb inside"):
             open_store(tmp_path)
         assert [one.name for one in tmp_path.iterdir()] == ["file"]
+
+    def test_what_names_no_place(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        for empty in ("", [""]):
+            for writable in (False, True):
+                with pytest.raises(SettingsError, match="a path is empty"):
+                    open_store(empty, writable=writable)
+        for given in (None, 5, b"store", [None]):
+            with pytest.raises(TypeError, match="a store is named by a path, not by a "):
+                open_store(given)  # type: ignore[arg-type]
+        assert not list(tmp_path.iterdir())
 
     def test_no_store_is_made_around_others(self, folder: Path) -> None:
         with pytest.raises(NotAStore, match="is a folder of stores; name a store in it"):

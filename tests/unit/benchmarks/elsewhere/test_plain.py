@@ -91,7 +91,7 @@ KEY = layout.prompt_key(PROMPT)
     ("where", "which"),
     [
         ({"request_id": "chat-1"}, ["chat-1"]),
-        ({"key": KEY}, None),
+        ({"key": KEY}, ["chat-1"]),
         ({"key": f"{KEY}#1"}, ["chat-2"]),
         ({"key": KEY, "response": "A programmer."}, ["chat-2"]),
         ({"prompt": PROMPT, "response": "A poet."}, ["chat-1"]),
@@ -113,6 +113,17 @@ def test_how_an_answer_is_found(
     assert labelled(tmp_path) == dict.fromkeys(which or (), "correct")
     if which is None:
         assert reasons(outcome) == ["it has 2 answers; say which by its `response`"]
+
+
+def test_the_keys_of_a_store_lead_back_to_its_entries(give: Give, tmp_path: Path) -> None:
+    with open_store(tmp_path / "s.lmdb") as store:
+        keys = {entry.key: entry.request_id for entry in store.entries()}
+    outcome = give(*({"key": key, "label": "correct", "details": {"id": key}} for key in keys))
+    assert reasons(outcome) == ["its answer ended with 'abort'"]
+    with open_store(tmp_path / "s.lmdb") as store:
+        found = {entry.key: entry.evaluations for entry in store.entries()}
+    told = {key: said["mine"].details["id"] for key, said in found.items() if said}
+    assert told == {key: key for key, name in keys.items() if name != "left"}
 
 
 @pytest.mark.parametrize(
