@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from activation_logging.judges.values import Found
     from activation_logging.records import Label
 
-VERSION = "gold/3"
+VERSION = "gold/4"
 
 DENIAL = "no such thing"
 """The ``value`` of an answer that denies what was asked about."""

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label
 
-VERSION = "typed/2"
+VERSION = "typed/3"
 
 YEAR_TOLERANCES = (1, 5, 10)
 """Within how many years an answer is, in the details; only the very year is correct."""
