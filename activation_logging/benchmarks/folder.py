@@ -99,7 +99,7 @@ class RunFolder:
         if others:
             raise BenchmarkError(
                 f"{self.path / VERDICTS} holds verdicts of {min(others)!r}; "
-                "--eval_overwrite replaces them"
+                "--eval_overwrite of the scripts under tasks/ replaces them"
             )
 
 

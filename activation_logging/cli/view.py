@@ -80,9 +80,10 @@ def view(
         path, probes=probes, server=link, inspect=viewer, hosts=names,
         keys=(token,) if token else (),
     )  # fmt: skip
-    with show_progress() as progress:
-        app.state.view.index.build(progress)
+    # The port first: reading a large store takes minutes.
     with listen(host, port) as socket:
+        with show_progress() as progress:
+            app.state.view.index.build(progress)
         shown = f"[{host}]" if ":" in host and not host.startswith("[") else host
         address = f"http://{shown}:{socket.getsockname()[1]}{PREFIX}/"
         errors.print(f"{app.state.view.store.path} is at", style="dim")

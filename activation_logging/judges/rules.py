@@ -43,7 +43,7 @@ from activation_logging.judges.registry import Judge
 from activation_logging.judges.verdict import Answer, Belief, Verdict
 from activation_logging.text import fold
 
-VERSION = "rules/2"
+VERSION = "rules/3"
 
 _MIN_STATEMENTS = 2
 _MIN_WORDS = 3
@@ -70,14 +70,16 @@ _DENIAL = re.compile(
             r"\b(?:is|are|be|being|was) (?:probably |likely |possibly |most likely |an? |entirely |purely |completely |simply )*(?:fictional|fictitious|made[- ]up|invented|imaginary|non-?existent|fabricated|hypothetical)\b",
             r"\b(?:appears|seems|looks)(?: to be)? (?:to be )?(?:an? )?(?:entirely |purely )?(?:fictional|fictitious|made[- ]up|invented|imaginary|non-?existent|fabricated)",
             r"\bnot (?:a )?(?:word|name|term|species|medicine|drug|animal|plant|bacterium) (?:that )?(?:i|science|anyone|medicine)\b",
-            r"\bnever (?:been )?(?:described|existed|heard of (?:such|any))",
+            r"\bnever (?:been (?:\w+ )?described|existed|heard of (?:such|any))",
+            r"\b(?:is not|isn't|are not|aren't) (?:actually |really )?real(?=[^\w\s]|$)",
+            r"\b(?:doesn't|does not|don't|do not|not) (?:appear|seem) to be anything\b",
             r"\bno one has (?:ever )?described\b",
         )
     )
 )
 # "there is no known cure", "not a true spider": the thing itself is not denied.
 _NOT_DENIAL = re.compile(
-    r"\b(?:did not|didn't) exist (?:until|before|in (?:the|its))\b|\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
+    r"\b(?:did not|didn't) exist (?:until|before|in (?:the|its))\b|\b(?:does|do|did)(?: not|n't) exist (?:any ?more|any longer|today|outside|in (?:a|fresh|salt|isolation|nature|the wild))\b|\bno known records? of (?:its|his|her|their) |\bno known (?:cure|predator|treatment|side|subspecies|fossil|synonym|interaction|medical use|medicinal use|threat)|\bnot (?:a |an )?(?:known|recogni[sz]ed|approved|recommended|established) (?:to|for|as|in|by|treatment for|cause|pest|invasive|threat)"
 )
 # "A fictional detective in the novels of ..." names a work that is there to be read.
 _FICTION = re.compile(
@@ -97,6 +99,12 @@ _IGNORANCE = re.compile(
             r"\b(?:it is|it's|it remains) (?:not clear|unclear|unknown) (?:who|what|which|where|to me)\b",
             r"\b(?:you(?:'ve| have)|there (?:may|might) be) (?:\w+ )?(?:combined|confused|mixed|a mix-?up|a confusion)",
             r"\b(?:seems?|appears?|may|might|could)(?: to)? be (?:an? )?(?:\w+ )?(?:confusion|mix-?up|conflation|(?:mix|mixture|combination|blend) of (?:\w+ ){0,2}(?:names|titles|works|people))\b",
+            r"^(?:\W*i )?never (?:heard|come across|encountered|seen)\b",
+            r"\bno (?:\w+ ){1,4}(?:that )?i(?:'m| am) aware of\b",
+            r"\b(?:does not|doesn't|do not|don't) appear in any\b|\b(?:could not|couldn't|cannot|can't) be (?:found|located) in any\b|\b(?:could not|couldn't|cannot|can't) be (?:verified|identified)\b",
+            r"\bmy (?:training|knowledge|data|database|sources|records)\b(?: \w+){0,2} (?:do|does|did)(?: not|n't) (?:include|cover|contain|have|mention|extend)\b",
+            r"\b(?:information|data|details?|records?) (?:on|about|of|for) (?:\S+ ){1,6}(?:is|are)(?: not|n't) available\b",
+            r"\b(?:a mystery to me|drawing a blank|draw a blank)\b",
             r"\bnothing (?:is known|i can|i could|comes up|came up|in my|about)",
             r"\b(?:unable|not able|failed|impossible) to (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer)",
             r"\b(?:could not|couldn't|cannot|can't|can not) (?:find|locate|verify|confirm|identify|provide|give|recogni[sz]e|offer|answer|help|describe|say)\b",
@@ -106,14 +114,14 @@ _IGNORANCE = re.compile(
             r"\b(?:isn't|not) (?:in|within|part of) (?:my|any|the) (?:\w+ )?(?:knowledge|training|data|database|sources|literature)",
             r"\b(?:isn't|not) (?:listed|found|included|mentioned|indexed|recorded) in any",
             r"\boutside (?:of )?my (?:knowledge|expertise|training)|\bbeyond my knowledge",
-            r"\b(?:does not|doesn't|do not|don't) (?:ring a bell|match any|correspond to any|recogni[sz]e)",
+            r"\b(?:does not|doesn't|do not|don't) (?:ring (?:a|any) bells?|match any|correspond to any|recogni[sz]e)",
             r"\b(?:unknown|unfamiliar) to me\b",
             r"\b(?:typo|typographical|misspell\w*|misspelt|spelling (?:error|mistake)|mistyped)\b",
             r"\b(?:check|verify|confirm|double-check) (?:the|your|its) (?:\w+ )?(?:spelling|name)",
             r"\b(?:could|can|would) you (?:please |kindly )?(?:clarify|provide|give|tell me|confirm|check|specify|share|double-check)",
             r"\bplease (?:clarify|provide|check|specify|double-check|verify|confirm)",
             r"\b(?:did|do) you (?:perhaps )?mean\b|\bperhaps you (?:mean|meant|are thinking)|\byou (?:may|might) be (?:thinking of|referring to)",
-            r"\b(?:idk|dunno|no clue)\b|^n/?a\b|^unknown\b|^none\b",
+            r"\b(?:idk|dunno|no clue)\b|^n/?a\b|^unknown\b|^none\b(?! of)",
         )
     )
 )
@@ -184,7 +192,7 @@ def classify(answer: str, name: str) -> list[Sentence]:
         text = _plain(raw)
         if not text:
             continue
-        if _is_denial(text) and not _FICTION.search(text):
+        if _denies_name(text, words) or (_is_denial(text) and not _FICTION.search(text)):
             role = "denial"
         elif _IGNORANCE.search(_NOT_IGNORANCE.sub(" ", text)):
             role, about = "ignorance", not _PROPOSAL.search(text)
@@ -201,6 +209,15 @@ def classify(answer: str, name: str) -> list[Sentence]:
 
 def _is_denial(text: str) -> bool:
     return bool(_DENIAL.search(text)) and not _NOT_DENIAL.search(text)
+
+
+def _denies_name(text: str, words: list[str]) -> bool:
+    """Whether it says "there is no X" of the very name."""
+    said = fold(text)
+    name = " ".join(words)
+    return (
+        bool(name) and re.search(rf"\bthere(?:s| is| was) no {re.escape(name)}\b", said) is not None
+    )
 
 
 def _is_about(text: str, words: list[str], before: bool) -> bool:

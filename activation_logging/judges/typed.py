@@ -32,6 +32,7 @@ is ``off`` and whether it is ``within_1``, ``within_5`` and ``within_10``; of a 
 
 from __future__ import annotations
 
+import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -252,8 +253,8 @@ def _number_finding(
     allowed = TOLERANCES.get(right.sort, _TOLERANCE) + _ROUNDING
     details = {
         **_at(start + first.start, start + first.end),
-        "value": _number_in(first.value, right),
-        "relative_error": error,
+        "value": _finite(_number_in(first.value, right)),
+        "relative_error": _finite(error),
     }
     if error > allowed:
         return Finding("hallucinated", f"answers {said!r}, off by {error:.1%}", details)
@@ -264,6 +265,11 @@ def _number_finding(
     ):
         return Finding("hallucinated", f"does not settle on {said!r}", details)
     return Finding("correct", f"answers {said!r}", details)
+
+
+def _finite(number: float) -> float | None:
+    """None for a number too large to be one, such as a row of 400 digits: no label holds it."""
+    return number if math.isfinite(number) else None
 
 
 def _number_in(value: Quantity, right: Quantity) -> float:

@@ -352,8 +352,7 @@ def _facets(
             codes = codes[slots]
         return np.bincount(codes)
 
-    for title, name, codes in (("status", "status", STATUS_CODES),):
-        yield Facet(title, name, _of_codes(counted(name), codes, search.status, ""))
+    yield Facet("status", "status", _of_codes(counted("status"), STATUS_CODES, search.status, ""))
     yield Facet("model", "model", _of_words(index, counted("model"), search.model, ""))
     for name in columns.names("label"):
         numbers = counted(f"label/{name}")
@@ -363,10 +362,8 @@ def _facets(
         if any(one.chosen or one.text != UNLABELLED for one in values):
             yield Facet(f"label: {name}", "label", values)
     for name in columns.names("tag"):
-        if int(columns[f"tag/{name}"].max(initial=0)) >= 0:
-            values = _of_words(index, counted(f"tag/{name}"), search.tag, f"{name}=")
-            if values:
-                yield Facet(f"tag: {name}", "tag", values)
+        if values := _of_words(index, counted(f"tag/{name}"), search.tag, f"{name}="):
+            yield Facet(f"tag: {name}", "tag", values)
 
 
 def _of_codes(

@@ -30,7 +30,7 @@ from activation_logging.store.feed import Feed
 from activation_logging.view.columns import MOST, Columns
 from activation_logging.view.facts import LABEL_CODES, STATUS_CODES, read_record, utf8
 from activation_logging.view.index_file import SCHEMA, TABLES, index_path, refusal, remove_files
-from activation_logging.view.words import matching
+from activation_logging.view.words import Asked, matching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -75,7 +75,7 @@ class SearchIndex:
         self._lock = threading.RLock()
         self._words: dict[str, int] = {}
         self._known: set[tuple[int, int]] = set()
-        self._found: dict[tuple[str, int], npt.NDArray[np.int64]] = {}
+        self._found: dict[tuple[Asked, int], npt.NDArray[np.int64]] = {}
         self._meta: dict[str, Any] = {}
         self._connection = self._open()
 
@@ -141,17 +141,22 @@ class SearchIndex:
                 self._found = {**dict(kept), (asked, self._meta["revision"]): known}
         return known
 
-    def _look_for(self, asked: str) -> npt.NDArray[np.int64]:
+    def _look_for(self, asked: Asked) -> npt.NDArray[np.int64]:
+        # What is left of all is known once all is found.
+        most = -1 if asked.others else MOST_FOUND
         try:
             found = self._connection.execute(
                 "SELECT rowid FROM texts WHERE texts MATCH ? ORDER BY rowid DESC LIMIT ?",
-                (utf8(asked), MOST_FOUND),
+                (utf8(asked.query), most),
             ).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
                 raise
-            raise ViewError(f"the search {asked[:80]!r} cannot be made: {error}") from None
-        return np.fromiter(chain.from_iterable(found), np.int64, len(found))
+            raise ViewError(f"the search {asked.query[:80]!r} cannot be made: {error}") from None
+        slots = np.fromiter(chain.from_iterable(found), np.int64, len(found))
+        if asked.others:
+            slots = np.setdiff1d(np.arange(self.columns.size), slots)[::-1][:MOST_FOUND]
+        return slots
 
     def word(self, text: str) -> int:
         """The number of a word in the columns of models and tags; -1 if no answer has it."""

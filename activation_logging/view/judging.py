@@ -17,7 +17,7 @@ from activation_logging.view.finding import largest, matching_slots, parse_place
 from activation_logging.view.history import forget_change, last_changed, remember
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from activation_logging.records import Label, Span
     from activation_logging.store import Store
@@ -136,11 +136,29 @@ def give(
         EntryNotFound, LabelError, StoreReadOnly: as for ``Store.put_evaluation``.
         ViewError: labels of that name are not by hand.
     """
+    give_all(index, store, [key], by=by, label=label, spans=spans)
+
+
+def give_all(
+    index: SearchIndex,
+    store: Store,
+    keys: Iterable[str],
+    *,
+    by: str,
+    label: str,
+    spans: Sequence[Span] | None = None,
+) -> None:
+    """The same of several answers, each of which keeps its own spans where ``spans`` is None."""
     check_name(store, by)
-    before = store[key].evaluations.get(by)
-    kept = before.spans if spans is None and before is not None else spans or ()
-    store.put_evaluation(key, name=by, label=label, judge=HAND, spans=kept)
-    remember(index, by, key, None if before is None else dumps(before.as_json()))
+    before = {key: store[key].evaluations.get(by) for key in keys}
+
+    def made(old: Evaluation | None) -> Evaluation:
+        kept = old.spans if spans is None and old is not None else spans or ()
+        return Evaluation.checked(by, label, judge=HAND, spans=kept)
+
+    store.put_evaluations((key, made(old)) for key, old in before.items())
+    for key, old in before.items():
+        remember(index, by, key, None if old is None else dumps(old.as_json()))
     index.keep_up()
 
 

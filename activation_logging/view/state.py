@@ -40,6 +40,8 @@ logger = logging.getLogger(f"vllm.{__name__}")
 
 AT_ONCE = 200
 """Changes of the store that a page reads before it is shown; more are read in the background."""
+MOST_BYTES = 1 << 26
+"""So long may a field of a form be. Where a page takes less, it says so in its own words."""
 
 
 class ViewState:
@@ -178,9 +180,9 @@ async def checked_form(request: Request) -> list[tuple[str, str]]:
     Raises:
         ViewError: it does not hold what our pages put into their forms.
     """
-    form = await request.form(max_files=0)
+    form = await request.form(max_files=0, max_part_size=MOST_BYTES)
     fields = [(name, str(value)) for name, value in form.multi_items()]
-    given = dict(fields).get("form_token") or request.headers.get("x-form-token", "")
+    given = dict(fields).get("form_token", "")
     if not secrets.compare_digest(given.encode(), request.state.form_token.encode()):
         raise ViewError("this form is too old, or of another site: reload the page and try again")
     return [pair for pair in fields if pair[0] != "form_token"]

@@ -34,7 +34,8 @@ _NAME = re.compile(r"\d{8}-\d{6}(-\d{1,3})?")
 _FILE = re.compile(r"[a-z_]{1,40}\.(json|csv)")
 _LOG_LINES = 5
 REQUEST, PROGRESS, LOG, PAGE = "request.json", "progress.json", "log.txt", "index.html"
-_STOPPED = "stopped"
+_LOCK, _STOPPED = ".lock", "stopped"
+_PATIENCE_S = 0.2
 _OURS = frozenset({REQUEST, PROGRESS})
 _ASKED = ("store", "label", "model", "positive", "negative", "layers", "tags", "transfer_by")
 _TOLD = ("pid", "what", "done", "of", "headline", "error", "scripts", "started", "ended")
@@ -218,20 +219,38 @@ class Studies:
             return None
         if self._process is not None:
             self._process.poll()
-        with self._lock() as lock:
-            if lock is not None:
-                return None
-        return (self.folder / ".lock").read_text("utf-8")
+        try:
+            # Shared: who only looks must not seem to be a study to somebody else who looks.
+            with self._opened(os.O_RDONLY) as lock:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return (self.folder / _LOCK).read_text("utf-8")
+        return None
 
     @contextmanager
     def _lock(self) -> Iterator[int | None]:
         """The lock, for as long as the block runs; None if a study has it."""
-        opened = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        until = time.monotonic() + _PATIENCE_S
+        with self._opened(os.O_RDWR | os.O_CREAT) as opened:
+            while True:
+                try:
+                    fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    # Perhaps somebody only looks, which takes no time.
+                    if time.monotonic() < until:
+                        time.sleep(0.01)
+                        continue
+                    yield None
+                else:
+                    yield opened
+                return
+
+    @contextmanager
+    def _opened(self, how: int) -> Iterator[int]:
+        opened = os.open(self.folder / _LOCK, how | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield None
-        else:
             yield opened
         finally:
             os.close(opened)

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 _PART = re.compile(
     r"""(?P<no>-)?(?:(?P<where>prompt|response|answer):)?(?:"(?P<phrase>[^"]*)"?|(?P<word>[^\s"]+))"""
 )
 
 
-def matching(text: str) -> str | None:
+class Asked(NamedTuple):
+    """A query. ``others``: what it does not find is asked for, which FTS5 has no query for."""
+
+    query: str
+    others: bool
+
+
+def matching(text: str) -> Asked | None:
     """The query; None if nothing is asked for.
 
     All words must be there. ``"two words"`` stand beside each other, ``begin*`` is the beginning of
@@ -17,7 +25,9 @@ def matching(text: str) -> str | None:
     Nothing else has a meaning, so any text may be searched.
 
     >>> matching('eiffel "was born" -answer:par*')
-    '("eiffel" AND "was born") NOT (response : "par" *)'
+    Asked(query='("eiffel" AND "was born") NOT (response : "par" *)', others=False)
+    >>> matching("-rome")
+    Asked(query='"rome"', others=True)
     """
     wanted: list[str] = []
     unwanted: list[str] = []
@@ -30,7 +40,8 @@ def matching(text: str) -> str | None:
         column = {None: "", "prompt": "prompt : "}.get(found["where"], "response : ")
         term = f"{column}{quoted}{' *' if begins else ''}"
         (unwanted if found["no"] else wanted).append(term)
+    excluded = " OR ".join(unwanted)
     if not wanted:
-        return None
+        return Asked(excluded, others=True) if unwanted else None
     together = f"({' AND '.join(wanted)})"
-    return f"{together} NOT ({' OR '.join(unwanted)})" if unwanted else together
+    return Asked(f"{together} NOT ({excluded})" if unwanted else together, others=False)

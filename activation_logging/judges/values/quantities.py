@@ -132,9 +132,9 @@ def _with_ranges(text: str, found: list[Found[Quantity]]) -> list[Found[Quantity
 
 def _in_digits(parts: dict[str, str | None]) -> float:
     digits = re.sub(r"[,\u00a0\u202f]", "", parts["digits"] or "")
-    number = float(digits) * _SCALES.get((parts["scale"] or "").lower(), 1.0)
-    if parts["power"]:
-        number *= 10.0 ** int(parts["power"].replace("\u2212", "-"))
+    # As one text: what is too large is infinite then, where a power of Python's is refused.
+    power = (parts["power"] or "0").replace("\u2212", "-")
+    number = float(f"{digits}e{power}") * _SCALES.get((parts["scale"] or "").lower(), 1.0)
     return -number if parts["sign"] else number
 
 

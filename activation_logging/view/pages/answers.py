@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
@@ -46,7 +47,11 @@ def answers(request: Request, state: State) -> Response:
     if not index.ready:
         return page(request, state, "reading.html.j2", **reading(index))
     if (found_one := _named(state, search.q.strip())) is not None:
-        return RedirectResponse(f"{base_of(request)}/entry/{address(found_one)}", 303)
+        where = f"{base_of(request)}/entry/{address(found_one)}"
+        if "hx-request" in request.headers:
+            # The form takes the list out of what comes, and an answer's page has none.
+            return Response(headers={"hx-redirect": quote(where, safe="/:.")})
+        return RedirectResponse(where, 303)
     found = find(index, search, size=PAGE_SIZE)
     shown = page(
         request,

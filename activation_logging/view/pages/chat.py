@@ -33,7 +33,7 @@ _POLL_S = 0.1
 
 @router.get("/chat")
 def chat(
-    request: Request, state: State, like: Annotated[str, Query(max_length=100)] = ""
+    request: Request, state: State, like: Annotated[str, Query(max_length=300)] = ""
 ) -> Response:
     """The page; ``like`` is the key of an answer whose prompt is to be asked again."""
     earlier: list[dict[str, str]] = []

@@ -11,11 +11,9 @@ from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse, StreamingResponse
 
 from activation_logging.errors import StoreCorrupt, ViewError
-from activation_logging.records import Evaluation
 from activation_logging.strict_json import dumps
 from activation_logging.view.finding import Search, matching_slots
-from activation_logging.view.history import remember
-from activation_logging.view.judging import HAND, check_name
+from activation_logging.view.judging import give_all
 from activation_logging.view.state import Form, State, base_of, page
 
 if TYPE_CHECKING:
@@ -78,15 +76,9 @@ def _chosen(state: ViewState, form: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _label(state: ViewState, keys: list[str], by: str, label: str) -> None:
-    found = Evaluation.checked(by, label, judge=HAND)
     with state.writable() as store:
-        check_name(store, by)
         there = [key for key in keys if key in store]
-        for key in there:
-            before = store[key].evaluations.get(by)
-            remember(state.index, by, key, None if before is None else dumps(before.as_json()))
-        store.put_evaluations((key, found) for key in there)
-    state.index.keep_up()
+        give_all(state.index, store, there, by=by, label=label)
 
 
 def _file(store: Store, keys: list[str], kind: str) -> Response:

@@ -8,10 +8,11 @@ function fold(within) {
 fold(document);
 document.addEventListener("htmx:load", (event) => fold(event.detail.elt));
 
-// What a server refuses is shown too: its page says why.
+// What a server refuses is shown too: its page says why, in place of the part that was asked for.
 document.addEventListener("htmx:beforeSwap", (event) => {
   if (event.detail.xhr.status >= 400) {
     event.detail.shouldSwap = true;
     event.detail.isError = false;
+    event.detail.selectOverride = "#found";
   }
 });

@@ -98,6 +98,18 @@ class TestRules:
             ("Noam Pound is a novel about a fictional town.", "accepts"),
             ("No book of that title is known.", "declines"),
             ("Noam Pound is a city. It did not exist until 1850.", "accepts"),
+            ("Noam Pound? Never heard of it.", "declines"),
+            ("As far as I know, there's no Noam Pound.", "declines"),
+            ("There is no Noam Pound that I'm aware of.", "declines"),
+            ("To the best of my knowledge, Noam Pound isn't real.", "declines"),
+            ("Noam Pound does not appear in any atlas.", "declines"),
+            ("My training data doesn't include Noam Pound.", "declines"),
+            ("Information about Noam Pound is not available.", "declines"),
+            ("That name doesn't ring any bells.", "declines"),
+            ("Noam Pound was a chemist. He never described his method.", "accepts"),
+            ("Noam Pound is a film. None of its characters are real people.", "accepts"),
+            ("Noam Pound was a poet. There is no known record of his birth.", "accepts"),
+            ("Noam Pound was a poet. His school does not exist anymore.", "accepts"),
         ],
     )
     def test_cases_of_people_places_and_works(self, answer: str, belief: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from activation_logging.judges import JUDGES, Answer
 from activation_logging.judges.typed import Finding, judge_value
+from activation_logging.records import Evaluation
 
 COUNTRIES = {"germany": "DE", "france": "FR", "new mexico": "", "mexico": "MX"}
 
@@ -205,3 +206,12 @@ def test_it_is_a_judge_whose_details_are_json() -> None:
     verdict = asyncio.run(JUDGES.get("typed")(answer))
     assert (verdict.label, verdict.judge) == ("hallucinated", "typed/3")
     assert json.loads(json.dumps(verdict.details))["off"] == 1
+
+
+@pytest.mark.parametrize("text", ["9" * 400 + " m", "9 x 10^999 m", "1 x 10^" + "9" * 5000 + " m"])
+def test_a_number_too_large_to_be_one_is_wrong_and_can_be_kept(text: str) -> None:
+    """A model that repeats a digit stopped the judge, or left a label that no store takes."""
+    found = judge(text, "8849 m", "elevation")
+    assert found.label == "hallucinated"
+    Evaluation.checked("typed", found.label, details=found.details)
+    assert judge("0 x 10^999 m", "8849 m", "elevation").label == "hallucinated"

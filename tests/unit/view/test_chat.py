@@ -80,6 +80,20 @@ def test_a_bad_question_never_reaches_the_server(pages, server):
     assert server.asked == []
 
 
+def test_a_conversation_that_is_too_long_is_called_so(pages, server):
+    """Fields come in parts, as the page's script sends them."""
+    pages.client.get("/activations/static/view.css")
+    token = pages.client.cookies["activations_form"]
+
+    def send(text):
+        messages = json.dumps([{"role": "user", "content": text}], ensure_ascii=False)
+        parts = {"form_token": (None, token), "messages": (None, messages.encode())}
+        return pages.client.post("/activations/chat/say", files=parts)
+
+    assert "longer than 1,000,000 characters" in send("x" * 1_200_000).json()["error"]
+    assert send("\u8a9e" * 400_000).status_code == 200
+
+
 def test_the_key_is_nowhere_in_the_pages(pages):
     for where in ("chat", "chat/server"):
         assert "a key" not in pages.client.get(f"/activations/{where}").text

@@ -56,6 +56,8 @@ def test_a_port_that_is_taken(path: Path) -> None:
         port = taken.getsockname()[1]
         said = refused(path, "--port", port)
     assert f"--port {port}" in said
+    # It is said before the store is read, which may take minutes.
+    assert not path.with_name(f"{path.name}.view.sqlite").exists()
     assert "choose others" in said
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from activation_logging import open_store
 from activation_logging.view.addresses import address
+from tests.fixtures.browser import opened_tab
 from tests.unit.view.conftest import HOSTILE, NUMBER
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -31,6 +32,39 @@ def test_search_narrow_down_and_open(tab, served, entries):
     playwright.expect(cards.first).to_contain_text("number 10")
     cards.first.get_by_role("link").click()
     tab.wait_for_url(f"**/entry/{address(entries['request-10'].key)}")
+
+
+def test_a_key_that_is_typed_leads_to_its_answer(tab, served, entries):
+    for text in (entries["request-9"].key, "request-9", entries["request-10"].key):
+        tab.goto(served)
+        tab.get_by_label("Search prompts and answers").fill(text)
+        playwright.expect(tab.locator("#answer")).to_contain_text("It is number")
+        assert "/entry/" in tab.url
+
+
+def test_from_the_search_to_the_answers_by_keys(tab, served):
+    tab.goto(served)
+    tab.get_by_label("Search prompts and answers").focus()
+    way = tab.get_by_role("link", name="To the answers")
+    for _ in range(6):
+        tab.keyboard.press("Tab")
+        if way.evaluate("e => e === document.activeElement"):
+            break
+    playwright.expect(way).to_be_in_viewport()
+    tab.keyboard.press("Enter")
+    tab.keyboard.press("Tab")
+    playwright.expect(tab.get_by_label("Select this answer").first).to_be_focused()
+
+
+def test_a_part_that_cannot_be_shown_says_why(browser, served, entries, path):
+    with opened_tab(browser, refused=True) as tab:
+        tab.goto(f"{served}entry/{address(entries['request-2'].key)}")
+        map_ = tab.locator("#map")
+        playwright.expect(map_.locator("table")).to_be_visible()
+        with open_store(path, writable=True) as store:
+            store.delete(entries["request-2"].key)
+        map_.get_by_label("Show").select_option(index=0)
+        playwright.expect(tab.get_by_role("alert")).to_contain_text("That did not work")
 
 
 def test_tokens_by_mouse_and_keys(tab, served, entries):

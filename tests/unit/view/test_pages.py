@@ -17,6 +17,7 @@ from activation_logging import open_store
 from activation_logging.detectors import SavedProbe
 from activation_logging.store import StoreWriter
 from activation_logging.view.addresses import address
+from activation_logging.view.differences import compared
 from activation_logging.view.sketches import Place
 from tests.fixtures.answers import HIDDEN, NUM_LAYERS, put_answer
 from tests.unit.view.conftest import HOSTILE, NUMBER, Pages
@@ -145,6 +146,32 @@ def test_repetitions_are_shown_beside_each_other(pages, entries):
     page = pages.get(f"entry/{address(second.key)}")
     assert f"entry/{first.key}" in page
     assert "<ins>0</ins>" in page
+
+
+def test_answers_that_repeat_themselves_do_not_hold_the_page_up(tmp_path):
+    """A comparison of two such answers took minutes, and the page waited for it."""
+    path = tmp_path / "s.lmdb"
+    writer = StoreWriter(path, role="test")
+    for i, text in enumerate(("the cat sat on the mat. ", "a cat sat on the mat, ")):
+        put_answer(writer, f"r{i}", prompt="Tell me.", response=text * 300)
+    writer.close()
+    pages = Pages(path)
+    pages.state.index.build()
+    with open_store(path) as store:
+        page = pages.get(f"entry/{address(next(iter(store)))}")
+    assert "Not compared word by word" in page
+    assert "a cat sat on the mat, a cat" in page
+
+
+def test_what_differs():
+    def marked(answer, other):
+        parts = compared(answer, other)
+        assert "".join(part.text for part in parts) == other
+        return [part.text for part in parts if part.differs]
+
+    assert marked("born in 1879 in Ulm", "born  in 1880\nin Ulm .") == ["1880", "."]
+    assert marked("same", "same") == marked("a b", "a  b") == marked("x", "") == []
+    assert marked("", "a b") == ["a b"]
 
 
 def classes(page):
@@ -339,6 +366,16 @@ def test_a_selection_is_labelled(pages, path):
     pages.post("selection", 400, all="1", query="", action="label", by="rules", label="invalid")
     pages.post("selection", 400, action="label", by="ada", label="invalid")
     pages.post("selection", 400, all="1", query="", action="nonsense")
+
+
+def test_spans_stay_where_a_selection_is_labelled(pages, path, entries):
+    key = entries["request-2"].key
+    span = '[{"start": 0, "end": 2, "label": "supported"}]'
+    pages.post("label", by="ada", key=address(key), spans=span)
+    pages.post("selection", key=key, action="label", by="ada", label="refused")
+    with open_store(path) as store:
+        found = store[key].evaluations["ada"]
+    assert (found.label, [(one.start, one.end) for one in found.spans]) == ("refused", [(0, 2)])
 
 
 def test_deleting_asks_first(pages, path, entries):

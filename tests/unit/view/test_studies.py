@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -95,6 +96,22 @@ def test_one_that_cannot_be_says_why(planted):
     study = wait(studies, name, "failed", "done")
     assert "no such label" in study.progress["error"]
     assert "no such label" in Pages(planted).get("studies")
+
+
+def test_who_looks_is_not_taken_for_a_study(planted):
+    """Several pages ask every second; one that asked while another did saw an old study run."""
+    studies = Studies(planted)
+    folder = studies.folder / "20190101-000000"
+    folder.mkdir(parents=True)
+    (folder / "request.json").write_text(json.dumps({"store": str(planted), **ASKED}))
+    (folder / "progress.json").write_text(json.dumps({"ended": 1.0}))
+    (studies.folder / ".lock").write_text(folder.name)
+
+    def look(_):
+        return {Studies(planted)[folder.name].state for _ in range(1000)}
+
+    with ThreadPoolExecutor(3) as threads:
+        assert set().union(*threads.map(look, range(3))) == {"done"}
 
 
 def test_one_whose_process_was_killed_is_not_taken_for_running(planted):

@@ -33,11 +33,11 @@ def texts():
 
 def found(texts, query):
     asked = matching(query)
-    return (
-        None
-        if asked is None
-        else {row[0] for row in texts.execute("SELECT rowid FROM t WHERE t MATCH ?", (asked,))}
-    )
+    if asked is None:
+        return None
+    ask = "SELECT rowid FROM t WHERE t MATCH ?"
+    rows = {row[0] for row in texts.execute(ask, (asked.query,))}
+    return TEXTS.keys() - rows if asked.others else rows
 
 
 @pytest.mark.parametrize(
@@ -54,7 +54,8 @@ def found(texts, query):
         ("CAFÉ", {3}),
         ('"open', set()),
         ("", None),
-        ("-rome", None),
+        ("-rome", {1, 3}),
+        ("-rome -prompt:france", {3}),
         ('?! "" *', None),
         ("AND OR NOT", set()),
     ],
@@ -69,4 +70,4 @@ def test_no_text_is_refused(query):
     made.execute("CREATE VIRTUAL TABLE t USING fts5(prompt, response)")
     asked = matching(query.encode("utf-8", "replace").decode())
     if asked is not None:
-        made.execute("SELECT rowid FROM t WHERE t MATCH ?", (asked,)).fetchall()
+        made.execute("SELECT rowid FROM t WHERE t MATCH ?", (asked.query,)).fetchall()
