@@ -70,10 +70,13 @@ class Engine:
         self, model: str, sampling: Mapping[str, Any], run: str, vllm_args: Sequence[str]
     ) -> None:
         check_plugin_is_loaded()
+        from activation_logging.vllm_plugin import calls
+
         _check_sampling(sampling)
         self._sampling = sampling
         self._run = run
         self._llm = _load(model, vllm_args)
+        calls.watch(self._llm.llm_engine)
         scheduler = self._llm.llm_engine.vllm_config.scheduler_config
         self.capacity = 2 * int(scheduler.max_num_seqs)
 
@@ -87,8 +90,13 @@ class Engine:
 
         Returns:
             Numbers of the lines that it refuses, with the reasons.
+
+        Raises:
+            EngineGone: the engine's process has died.
         """
         from vllm.exceptions import VLLMClientError
+
+        from activation_logging.vllm_plugin import calls
 
         refused: dict[int, str] = {}
         while self.in_flight < self.capacity:
@@ -96,16 +104,25 @@ class Engine:
             if line is None:
                 break
             try:
-                self._ask(line)
+                with calls.engine_gone():
+                    self._ask(line)
             except (VLLMClientError, ValueError) as error:
                 # A prompt that is longer than the model's context, or a broken chat.
                 refused[line.number] = " ".join(str(error).split())
         return refused
 
     def step(self) -> list[Answer]:
-        """Run one step. When the last request of all ends, every row is in the store."""
+        """Run one step. When the last request of all ends, every row is in the store.
+
+        Raises:
+            EngineGone: the engine's process has died.
+        """
+        from activation_logging.vllm_plugin import calls
+
         found = []
-        for output in self._llm.llm_engine.step():
+        with calls.engine_gone():
+            outputs = self._llm.llm_engine.step()
+        for output in outputs:
             if output.finished:
                 first, *_ = output.outputs
                 answer = Answer(

@@ -90,7 +90,9 @@ def _join(address: str, options: Mapping[str, Any]) -> bool:
     except ConnectionError:
         if address == "auto":
             return False
-        raise _no_cluster(address, "something else listens there") from None
+        raise _no_cluster(
+            address, "something else listens there, or it wants a token: set RAY_AUTH_MODE=token"
+        ) from None
     return True
 
 

@@ -27,7 +27,7 @@ _WAIT_S = 1.0
 _CLOSE_S = 60.0
 _LEAST = 8
 """Lines that are handed out at once, at least."""
-_DEATHS = 3
+DEATHS = 3
 """A line that has been in so many engines when they died is not asked again in this run."""
 
 
@@ -175,10 +175,10 @@ class Crew:
         for name, line in {**member.done, **member.asked}.items():
             if name in kept:
                 continue
-            if self._deaths[name] < _DEATHS:
+            if self._deaths[name] < DEATHS:
                 self._todo.append(line)
             else:
-                self.failures.append(f"line {line.number}: {_DEATHS} engines died with it")
+                self.failures.append(f"line {line.number}: {DEATHS} engines died with it")
 
     def _replace(self) -> None:
         if any(node.holds(self._need) for node in living()):

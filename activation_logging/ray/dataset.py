@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ from activation_logging.generate.prompts import make_line
 from activation_logging.generate.run import run_name
 from activation_logging.ray.bulk import make_job
 from activation_logging.ray.cluster import living
+from activation_logging.ray.crew import DEATHS
 from activation_logging.ray.needs import need_of, room_for
 from activation_logging.ray.process import EngineProcess, Failed, Job
 from activation_logging.ray.stores import Kept, answers
@@ -23,13 +25,14 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from ray.data import Dataset
 
-    from activation_logging.generate.engine import Answer
     from activation_logging.generate.prompts import PromptLine
 
 ADDED = ("request_id", "answer", "finish_reason", "error")
 """The columns that a dataset gets, all texts, empty (null) where there is nothing to say."""
 
 _BATCH = 1024
+
+logger = logging.getLogger(f"vllm.{__name__}")
 
 
 def generate(
@@ -69,7 +72,7 @@ def generate(
     Raises:
         SettingsError: logging is off, or an option is invalid.
         ClusterError: no node has room for an engine. While the dataset is computed: an engine
-            could not be started.
+            could not be started, or has died with the same rows three times.
     """
     require("ray", "pyarrow")
     sampling = dict(sampling or {})
@@ -140,25 +143,41 @@ class _Answering:
 
     def _answers(self, lines: Mapping[str, PromptLine]) -> tuple[dict[str, Kept], dict[str, str]]:
         """The answers by line, those that are there already included, and reasons of refusals."""
-        kept = answers(Path(self._job.folder), self._job.run, lines)
-        todo = [line for name, line in lines.items() if name not in kept]
-        answered, refused = self._ask(todo) if todo else ((), {})
-        for one in answered:
-            kept[one.line] = Kept(one.request_id, one.text, one.finish_reason)
-        names = {line.number: line.id for line in todo}
-        return kept, {names[number]: reason for number, reason in refused.items()}
+        reasons: list[str] = []
+        while len(reasons) < DEATHS:
+            if reasons:
+                # Before it is looked what is written: the workers of a killed engine still write.
+                self._start()
+            kept = answers(Path(self._job.folder), self._job.run, lines)
+            todo = [line for name, line in lines.items() if name not in kept]
+            if not todo:
+                return kept, {}
+            self._start()
+            done = self._process.answer(todo)
+            if not isinstance(done, Failed):
+                answered, refused = done
+                for one in answered:
+                    kept[one.line] = Kept(one.request_id, one.text, one.finish_reason)
+                names = {line.number: line.id for line in todo}
+                return kept, {names[number]: reason for number, reason in refused.items()}
+            reasons.append(f"the engine on {done.host} has died: {done.reason}")
+            logger.warning(reasons[-1])
+            self._process.close()
+            self._started = False
+        raise ClusterError(f"{len(reasons)} times with the same rows, last {reasons[-1]}")
 
-    def _ask(self, lines: Sequence[PromptLine]) -> tuple[Sequence[Answer], Mapping[int, str]]:
-        """Have lines answered; the engine starts with the first, so not for what is answered."""
-        if not self._started:
-            started = self._process.start()
-            if isinstance(started, Failed):
-                raise ClusterError(f"no engine on {started.host}: {started.reason}")
-            self._started = True
-        done = self._process.answer(lines)
-        if isinstance(done, Failed):
-            raise ClusterError(f"the engine on {done.host} has died: {done.reason}")
-        return done
+    def _start(self) -> None:
+        """Start the engine if it does not run; not for lines that are all answered.
+
+        Raises:
+            ClusterError: it does not start.
+        """
+        if self._started:
+            return
+        started = self._process.start()
+        if isinstance(started, Failed):
+            raise ClusterError(f"no engine on {started.host}: {started.reason}")
+        self._started = True
 
 
 def _value(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from activation_logging.errors import SettingsError
+from activation_logging.errors import EngineGone, SettingsError
 from activation_logging.generate.engine import Engine
 from activation_logging.ray.cluster import brief_reason
 from activation_logging.ray.stores import Claim, claim
@@ -111,9 +111,14 @@ class EngineProcess:
             return self._failed(error)
 
     def close(self) -> None:
-        """End vLLM's processes, which write what they have before."""
+        """End vLLM's processes, which write what they have before, and leave the store."""
         if self._engine is not None:
             self._engine.close()
+            self._engine = None
+        self._waiting.clear()
+        if self._claim is not None:
+            self._claim.file.close()
+            self._claim = None
 
     def _start(self) -> Started:
         variables = self._job.variables
@@ -162,7 +167,8 @@ class EngineProcess:
 
     def _failed(self, error: BaseException) -> Failed:
         reason = brief_reason(error)
-        if isinstance(error, SystemExit) or any(words in reason for words in _NOT_WHY):
+        says_nothing = isinstance(error, (SystemExit, EngineGone))
+        if says_nothing or any(words in reason for words in _NOT_WHY):
             reason = _last_error() or reason
         return Failed(socket.gethostname(), reason)
 

@@ -1,8 +1,12 @@
-"""Calls from a front end to the workers of all its engines."""
+"""Calls from a front end to the workers of all its engines, and engines that die meanwhile."""
 
 from __future__ import annotations
 
 import asyncio
+import threading
+import time
+import weakref
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -10,7 +14,10 @@ from vllm.v1.engine.exceptions import EngineDeadError
 from activation_logging.errors import EngineGone
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable
+    from collections.abc import Awaitable, Iterator
+
+    from vllm.v1.engine.core_client import SyncMPClient
+    from vllm.v1.engine.llm_engine import LLMEngine
 
 T = TypeVar("T")
 
@@ -60,3 +67,37 @@ async def _answer_or_engine_gone(engine: Any, call: Awaitable[T]) -> T:
         return answer.result()
     finally:
         answer.cancel()
+
+
+def watch(engine: LLMEngine) -> None:
+    """Have the engine's ``step`` raise an error once the engine's process is gone.
+
+    A process that is killed, as for want of memory, cannot say that it dies. vLLM notices, but does
+    not tell the caller of ``step``, who would wait forever.
+    """
+    client = engine.engine_core
+    if hasattr(client, "resources"):  # else the engine runs in this process
+        name = "activation-logging-engine-watch"
+        threading.Thread(target=_watch, args=(weakref.ref(client),), name=name, daemon=True).start()
+
+
+def _watch(reference: weakref.ref[SyncMPClient]) -> None:
+    while (client := reference()) is not None:
+        if client.resources.engine_dead:
+            client.outputs_queue.put_nowait(EngineDeadError())
+            return
+        del client
+        time.sleep(_POLL_S)
+
+
+@contextmanager
+def engine_gone() -> Iterator[None]:
+    """Say it in this package's words when an offline engine has died; see :func:`watch`.
+
+    Raises:
+        EngineGone: it has.
+    """
+    try:
+        yield
+    except EngineDeadError:
+        raise EngineGone(_ENGINE_DIED) from None

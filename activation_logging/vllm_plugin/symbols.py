@@ -162,6 +162,9 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "EngineCoreClient.shutdown(timeout)",
         "MPClient.core_engines",
         "AsyncMPClient._call_utility_async(method, engine)",
+        "SyncMPClient.outputs_queue",
+        "MPClient.resources",
+        "BackgroundResources.engine_dead",
     ),
     "vllm.v1.engine.detokenizer": (
         "IncrementalDetokenizer.output_token_ids",

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from activation_logging import open_store
@@ -46,6 +47,20 @@ def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
     out, err = process.communicate(timeout=300)
     assert out, err
     return process.returncode, json.loads(out), err
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def count(path: Path) -> int:
+    if not path.exists():
+        return 0
+    with open_store(path) as store:
+        return len(store)
 
 
 def write(path: Path, lines: list[dict[str, Any]]) -> Path:
@@ -133,13 +148,7 @@ def test_a_killed_run_goes_on(model_path: Path, tmp_path: Path) -> None:
     prompts, path = write(tmp_path / "prompts.jsonl", lines), tmp_path / "s.lmdb"
     flags = ("--max-tokens", "24", "--max-num-seqs", "16", "--json")
     process = start(model_path, prompts, path, *flags)
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline and process.poll() is None:
-        if path.exists():
-            with open_store(path) as store:
-                if len(store) > 30:
-                    break
-        time.sleep(0.2)
+    wait_until(lambda: process.poll() is not None or count(path) > 30)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     with open_store(path) as store:
@@ -153,3 +162,21 @@ def test_a_killed_run_goes_on(model_path: Path, tmp_path: Path) -> None:
     with open_store(path) as store:
         whole = {entry.tags[LINE_TAG] for entry in store.entries() if entry.status == "complete"}
     assert len(whole) == 300
+
+
+@pytest.mark.server
+def test_an_engine_that_is_killed_ends_the_command(model_path: Path, tmp_path: Path) -> None:
+    """By itself vLLM would wait for it forever."""
+    prompts = write(tmp_path / "prompts.jsonl", [{"prompt": f"Question {n}"} for n in range(300)])
+    path = tmp_path / "s.lmdb"
+    flags = ("--max-tokens", "100", "--max-num-seqs", "4", "--json")
+    process = start(model_path, prompts, path, *flags)
+    wait_until(lambda: process.poll() is not None or count(path) > 0)
+    engine = next(
+        one for one in psutil.Process(process.pid).children() if "EngineCore" in one.name()
+    )
+    engine.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "error: vLLM's engine has died" in err
+    assert "Traceback" not in err

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 pytest.importorskip("ray", reason="the extra 'ray' is not installed")
 
+import ray
+
 from activation_logging import open_store
 from activation_logging.generate import LINE_TAG
-from activation_logging.ray import answer_file
+from activation_logging.ray import answer_file, generate
 from tests.fixtures.ray_cluster import cluster
 
 __all__ = ["cluster"]
@@ -63,3 +68,40 @@ def test_a_file_is_answered_and_not_asked_again(
     # All are answered, so that no engine has to start.
     again = answer_file(prompts, folder=folder, **asked)
     assert (again.resumed, again.answered, again.missing) == (3, 0, 0)
+
+
+@pytest.mark.usefixtures("settings")
+def test_a_dataset_outlives_an_engine(folder_of: Callable[[str], Path], tmp_path: Path) -> None:
+    """A killed engine is started again, and every row has its answer once, and whole."""
+    rows = [{"id": number, "prompt": f"The number {number} is"} for number in range(24)]
+    asked: dict[str, Any] = {"sampling": {"max_tokens": 60, "ignore_eos": True}, "run": "killed"}
+    asked |= {"engines": 1, "batch_size": 24, "vllm_args": [*FLAGS, "--max-num-seqs", "2"]}
+    dataset = ray.data.from_items(rows)
+    answered = generate(dataset, model=str(folder_of("tiny")), path=tmp_path, **asked)
+    with ThreadPoolExecutor(1) as threads:
+        computed = threads.submit(answered.take_all)
+        killed = kill_engine_after(4, tmp_path, computed)
+        found = computed.result(timeout=300)
+    assert killed
+    assert sorted(row["id"] for row in found) == list(range(24))
+    assert {row["finish_reason"] for row in found} == {"length"}
+    with open_store(tmp_path) as store:
+        for row in found:
+            whole = [
+                one for one in store.for_request(row["request_id"]) if one.status == "complete"
+            ]
+            assert [one.response for one in whole] == [row["answer"]]
+
+
+def kill_engine_after(count: int, folder: Path, computed: Future[Any]) -> bool:
+    """Kill the engine of the cluster once so many answers are whole; False if it has ended."""
+    while not computed.done():
+        paths = list(folder.glob("*.lmdb"))
+        if paths:
+            with open_store(paths[0]) as store:
+                if sum(entry.status == "complete" for entry in store.entries()) >= count:
+                    below = psutil.Process().children(recursive=True)
+                    next(one for one in below if "EngineCore" in one.name()).kill()
+                    return True
+        time.sleep(0.1)
+    return False
