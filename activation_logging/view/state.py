@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from activation_logging.detectors.saved_probe import SavedProbe
-    from activation_logging.store.places import Where
+    from activation_logging.store.places import OnePlace, Where
     from activation_logging.view.server_link import ServerLink
 
 logger = logging.getLogger(f"vllm.{__name__}")
@@ -61,8 +61,8 @@ class ViewState:
         server: ServerLink | None = None,
         inspect: str | None = None,
     ) -> None:
-        self.path = path
-        self.title = _title(path)
+        self.path = path if isinstance(path, (str, os.PathLike)) else list(path)
+        self.title = _title(self.path)
         self.probes = dict(probes)
         self.server = server
         self.inspect = inspect
@@ -160,7 +160,7 @@ class ViewState:
             self._failed = ViewError(f"the search index cannot be made: {error}")
 
 
-def _title(path: Where) -> str:
+def _title(path: OnePlace | list[OnePlace]) -> str:
     if isinstance(path, (str, os.PathLike)):
         return str(path)
     # An address is that of an export, which cannot be one of several.
