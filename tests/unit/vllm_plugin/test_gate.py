@@ -9,7 +9,6 @@ import re
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version as vllm_version
 from pathlib import Path
@@ -131,7 +130,7 @@ class TestTheList:
             missing = [name for name in span.symbols if not found.find(span.module, name)]
             assert missing or span.module in KEPT, span
 
-    def test_is_checked_quickly_and_imports_nothing(self) -> None:
+    def test_is_checked_without_importing_anything(self) -> None:
         program = textwrap.dedent(
             """
             import sys
@@ -141,12 +140,10 @@ class TestTheList:
             print([name for name in sys.modules if name.split(".")[0] in ("vllm", "torch")])
             """
         )
-        started = time.monotonic()
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True
         )
         assert done.stdout == "[]\n"
-        assert time.monotonic() - started < 5
 
 
 SOURCES = {
