@@ -1,6 +1,6 @@
-"""Data parallelism over two hosts: network namespaces of this machine, an engine and a store each.
+"""Two hosts, which are network namespaces of this machine: data and pipeline parallelism over them.
 
-The front end and engine 0 are in the namespace of the test, engine 1 in another with another name.
+The front end is in the namespace of the test; the other one has another name. Each has a store.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from activation_logging.store.repair import find_unmatched
 from tests.fixtures.offline import SEVERAL_WORKERS
 from tests.fixtures.server import RunningServer, running
 from tests.server import live
+from tests.server.reference import Fidelity
 
 NAME = f"al{os.getpid()}"
 NET = f"10.231.{os.getpid() % 250}"
@@ -55,6 +57,43 @@ def namespace() -> Iterator[list[str]]:
         ip("netns", "delete", NAME)
 
 
+@contextmanager
+def two_hosts(
+    namespace: Sequence[str],
+    folder: Path,
+    model: Path,
+    flags: Sequence[str],
+    away_flags: Sequence[str],
+) -> Iterator[RunningServer]:
+    """A server on both hosts; ``away_flags`` are those of the other host alone."""
+    probes = live.make_probes("tiny", live.SHAPES["tiny"])
+    env = {
+        **SEVERAL_WORKERS,
+        "ACTIVATION_LMDB_PATH": str(folder / "{host}" / "activations.lmdb"),
+        "ACTIVATION_LAYERS": "1,2,last",
+        "ACTIVATION_PROBES": live.save(probes, folder / "probes"),
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "DO_NOT_TRACK": "1",
+    }
+    command = [
+        *(str(Path(sys.executable).parent / "vllm"), "serve", str(model)),
+        *("--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256"),
+        *("--enforce-eager", "--max-num-seqs", "8", *flags),
+    ]
+    away = [*namespace, *command, "--headless", *away_flags]
+    away_env = {**os.environ, **env, "VLLM_HOST_IP": THERE, "GLOO_SOCKET_IFNAME": "eth0"}
+    with (folder / "away.log").open("wb") as log:
+        other = subprocess.Popen(away, stdout=log, stderr=log, env=away_env, start_new_session=True)
+    try:
+        here = [*command, "--host", "127.0.0.1", "--api-server-count", "1"]
+        here_env = {**env, "VLLM_HOST_IP": HERE, "GLOO_SOCKET_IFNAME": NAME}
+        with running(here, folder, model="tiny", env=here_env) as started:
+            started.lmdb_path = folder / short_host() / "activations.lmdb"
+            yield started
+    finally:
+        process.stop(other)
+
+
 @pytest.fixture(scope="module")
 def server(
     namespace: list[str],
@@ -62,33 +101,11 @@ def server(
     folder_of: Callable[[str], Path],
 ) -> Iterator[RunningServer]:
     folder = tmp_path_factory.mktemp("hosts")
-    probes = live.save(live.make_probes("tiny", live.SHAPES["tiny"]), folder / "probes")
-    env = {
-        **SEVERAL_WORKERS,
-        "ACTIVATION_LMDB_PATH": str(folder / "{host}" / "activations.lmdb"),
-        "ACTIVATION_LAYERS": "1,2,last",
-        "ACTIVATION_PROBES": probes,
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "DO_NOT_TRACK": "1",
-    }
     size = ["--data-parallel-size", "2", "--data-parallel-size-local", "1"]
     where = ["--data-parallel-address", HERE, "--data-parallel-rpc-port", str(process.free_port())]
-    command = [
-        *(str(Path(sys.executable).parent / "vllm"), "serve", str(folder_of("tiny"))),
-        *("--served-model-name", "tiny", "--dtype", "float32", "--max-model-len", "256"),
-        *("--enforce-eager", "--max-num-seqs", "8", *size, *where),
-    ]
-    away = [*namespace, *command, "--headless", "--data-parallel-start-rank", "1"]
-    away_env = {**os.environ, **env, "VLLM_HOST_IP": THERE}
-    with (folder / "away.log").open("wb") as log:
-        other = subprocess.Popen(away, stdout=log, stderr=log, env=away_env, start_new_session=True)
-    try:
-        here = [*command, "--host", "127.0.0.1", "--api-server-count", "1"]
-        with running(here, folder, model="tiny", env={**env, "VLLM_HOST_IP": HERE}) as started:
-            started.lmdb_path = folder / short_host() / "activations.lmdb"
-            yield started
-    finally:
-        process.stop(other)
+    rank = ["--data-parallel-start-rank", "1"]
+    with two_hosts(namespace, folder, folder_of("tiny"), [*size, *where], rank) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -163,3 +180,22 @@ def test_the_routes_say_where(server: RunningServer, stores: tuple[Store, Store]
     assert refused.status_code == 404
     # vLLM leaves paths out of errors.
     assert f"the rows are in the store {NAME}:" in refused.text
+
+
+def test_pipeline_stages(
+    namespace: list[str], tmp_path: Path, folder_of: Callable[[str], Path], check: Fidelity
+) -> None:
+    """The last stage is on the other host, and writes the rows of both stages there."""
+    port = str(process.free_port())
+    size = ["--pipeline-parallel-size", "2", "--nnodes", "2"]
+    flags = [*size, "--master-addr", HERE, "--master-port", port]
+    with two_hosts(namespace, tmp_path, folder_of("tiny"), flags, ["--node-rank", "1"]) as server:
+        for prompt in PROMPTS:
+            server.complete(prompt, max_tokens=6, ignore_eos=True)
+        server.flush()
+        with server.store() as home:
+            assert [entry.status for entry in home.entries()] == ["elsewhere"] * len(PROMPTS)
+    with open_store([server.lmdb_path, tmp_path / NAME / "activations.lmdb"]) as both:
+        entries = list(both.entries())
+        assert len(entries) == len(PROMPTS)
+        check("pipeline over two hosts", entries)
