@@ -1,15 +1,34 @@
-"""Files that appear whole or not at all, and their checksums."""
+"""Files that appear whole or not at all, their checksums, and locks of folders."""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import mmap
 import os
 import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool) -> Iterator[None]:
+    """A folder that no other process of this machine has locked meanwhile.
+
+    Raises:
+        BlockingIOError: another one has it; not if ``wait`` is set.
+        OSError: the folder cannot be opened, or its disk has no locks, as some network disks.
+    """
+    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+    finally:
+        os.close(opened)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -9,18 +9,17 @@ down.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from activation_logging.errors import AddressError, SettingsError
 from activation_logging.extras import require
-from activation_logging.files import write_whole
+from activation_logging.files import locked, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -165,15 +164,12 @@ class Place:
         and on an S3 server that knows conditional writes. Elsewhere the last one does.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        opened = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
+        with ExitStack() as held:
             with suppress(OSError):  # some network disks have no locks
-                fcntl.flock(opened, fcntl.LOCK_EX)
+                held.enter_context(locked(self.folder, wait=True))
             if self.read(name) != before:
                 return False
             self.write(name, content)
-        finally:
-            os.close(opened)
         return True
 
     def put(self, name: str, source: Path) -> None:

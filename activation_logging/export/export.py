@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import fcntl
 import glob
-import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,12 +29,14 @@ from activation_logging.export.parts import (
 from activation_logging.export.plan import Choice, Plan, choose, make_plan
 from activation_logging.export.registry import FORMATS, Format
 from activation_logging.extras import require
+from activation_logging.files import locked
 from activation_logging.locations import Address, Place, place_of
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    import os
+    from collections.abc import Mapping, Sequence
 
     from activation_logging.store import Store
     from activation_logging.store.places import Where
@@ -184,7 +184,7 @@ def _at_once(
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
         held = ExitStack()
         with suppress(OSError):  # some network disks have no locks
-            held.enter_context(_locked(partial))
+            held.enter_context(locked(partial, wait=False))
         try:
             part = write_part(plan, chosen, head, partial, progress)
             manifest = Manifest(head, [part], str(store.path), dict(plan.left_out))
@@ -302,20 +302,9 @@ def _refuse_existing(target: Path, overwrite: bool) -> None:
 def _remove_abandoned(target: Path) -> None:
     """Delete the unfinished folders of killed exports to this place; those that run hold a lock."""
     for left in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
-        with suppress(OSError), _locked(left):
+        with suppress(OSError), locked(left, wait=False):
             if any(left.iterdir()):  # an empty one is about to be locked
                 shutil.rmtree(left)
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """A folder that no other process locks meanwhile; OSError if one does."""
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(opened)
 
 
 def _move(partial: Path, target: Path) -> None:

@@ -83,7 +83,7 @@ def two_hosts(
     away = [*namespace, *command, "--headless", *away_flags]
     away_env = {**os.environ, **env, "VLLM_HOST_IP": THERE, "GLOO_SOCKET_IFNAME": "eth0"}
     with (folder / "away.log").open("wb") as log:
-        other = subprocess.Popen(away, stdout=log, stderr=log, env=away_env, start_new_session=True)
+        other = subprocess.Popen(away, stdout=log, stderr=log, env=away_env, process_group=0)
     try:
         here = [*command, "--host", "127.0.0.1", "--api-server-count", "1"]
         here_env = {**env, "VLLM_HOST_IP": HERE, "GLOO_SOCKET_IFNAME": NAME}
