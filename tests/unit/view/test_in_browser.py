@@ -21,7 +21,8 @@ def test_search_narrow_down_and_open(tab, served, entries):
     tab.get_by_label("Search prompts and answers").fill("answer:9")
     tab.wait_for_url("**/activations/?q=answer%3A9&score=score%2Fmade_up")
     playwright.expect(cards).to_have_count(1)
-    tab.get_by_role("link", name="show all").click()
+    # A press takes time, and what is typed must not replace the link meanwhile.
+    tab.get_by_role("link", name="show all").click(delay=500)
     playwright.expect(cards).to_have_count(NUMBER)
     tab.get_by_role("link", name="even").click()
     playwright.expect(cards).to_have_count(NUMBER // 2)
