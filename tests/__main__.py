@@ -9,6 +9,7 @@ after the other. Arguments that name a test make it one run.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -31,6 +32,8 @@ ALONE = tuple(
 """Tests with servers and engines of their own, so that it is all the same in which run they are."""
 PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 """A selection may leave nothing to one of the two."""
+AGAIN = 5
+"""So many failed tests of a run are run once more; of more than that the machine is no reason."""
 _POLL_S = 0.2
 
 
@@ -39,17 +42,18 @@ class Part:
 
     Args:
         log: the file that its output replaces.
+        cache: of pytest: one of its own, so that ``--lf`` finds what failed here.
         arguments: of pytest.
     """
 
-    def __init__(self, log: Path, arguments: Sequence[str]) -> None:
+    def __init__(self, log: Path, cache: Path, arguments: Sequence[str]) -> None:
         self.log = log
-        # A cache of its own, so that `--lf` finds what failed here.
-        cache = ("-o", f"cache_dir=.pytest_cache/{log.stem}")
+        self.cache = cache
+        self.arguments = arguments
         color = ("--color=yes",) if sys.stdout.isatty() else ()
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *cache, *color, *arguments],
+                [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache}", *color, *arguments],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -65,6 +69,11 @@ class Part:
                 sys.stdout.write(log.read())
                 sys.stdout.flush()
                 time.sleep(0 if ended else _POLL_S)
+
+    def failed(self) -> list[str]:
+        """The tests that failed, as far as pytest could write them down."""
+        noted = self.cache / "v" / "cache" / "lastfailed"
+        return sorted(json.loads(noted.read_text("utf-8"))) if noted.exists() else []
 
     def summary(self) -> str:
         """Its last line, which says how many tests passed."""
@@ -87,18 +96,36 @@ def names_a_test(argument: str) -> bool:
     return not argument.startswith("-") and Path(argument.partition("::")[0]).exists()
 
 
-def run(parts: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path) -> int:
+def again(part: Part) -> int:
+    """Run what failed once more; the exit code of that, or of the part where it tells nothing."""
+    failed = part.failed()
+    if part.process.returncode != pytest.ExitCode.TESTS_FAILED or not 0 < len(failed) <= AGAIN:
+        return part.process.returncode
+    log = part.log.with_name(f"{part.log.stem}-again.log")
+    alone = Part(log, part.cache, [*part.arguments, "--lf"])
+    alone.show()
+    for test in sorted(set(failed) - set(alone.failed())):
+        print(f"FAILED beside the other run, passed alone: {test}")
+    return alone.process.returncode
+
+
+def run(
+    parts: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path, cache: Path
+) -> int:
     """Run pytest once per part, all at once; the exit code of one that failed, or 0."""
     logs.mkdir(parents=True, exist_ok=True)
     started = [
-        Part(logs / f"{name}.log", [*selection, *arguments]) for name, selection in parts.items()
+        Part(logs / f"{name}.log", cache / name, [*selection, *arguments])
+        for name, selection in parts.items()
     ]
     try:
         for part in started:
             part.show()
     finally:
         # An interrupt reaches all of them, and those with servers have to stop these first.
-        codes = {part.process.wait() for part in started}
+        for part in started:
+            part.process.wait()
+    codes = {again(part) for part in started}
     for part in started:
         print(part.summary())
     return max(codes - PASSED, default=min(codes))
@@ -107,7 +134,8 @@ def run(parts: Mapping[str, Sequence[str]], arguments: Sequence[str], logs: Path
 def main(arguments: Sequence[str]) -> int:
     if any(map(names_a_test, arguments)):
         os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
-    return run(selections(gpu=shutil.which("nvidia-smi") is not None), arguments, LOGS)
+    parts = selections(gpu=shutil.which("nvidia-smi") is not None)
+    return run(parts, arguments, LOGS, ROOT / ".pytest_cache")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``python -m tests``: two runs of pytest at once, of which either can fail."""
+"""``python -m tests``: two runs of pytest at once; what fails is run once more, alone."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import ROOT, names_a_test, run, selections
+from tests.__main__ import AGAIN, ROOT, names_a_test, run, selections
 from tests.conftest import SLOW
 
 PASSES = "def test_it():\n    pass\n"
 FAILS = "def test_it():\n    raise AssertionError('it is broken')\n"
+STEADIES = """
+from pathlib import Path
+
+def test_it():
+    noted = Path(__file__).with_suffix(".failed")
+    failed_before = noted.exists()
+    noted.touch()
+    assert failed_before, "it is unsteady"
+"""
 EMPTY = ""
 BROKEN = "1 / 0\n"
 
@@ -20,6 +29,8 @@ BROKEN = "1 / 0\n"
     [
         ((PASSES, PASSES), 0),
         ((PASSES, FAILS), 1),
+        ((STEADIES, PASSES), 0),
+        ((STEADIES, FAILS), 1),
         ((FAILS, PASSES), 1),
         ((PASSES, EMPTY), 0),
         ((BROKEN, PASSES), 2),
@@ -39,11 +50,26 @@ def test_either_can_fail(
         file = tmp_path / f"test_{name}.py"
         file.write_text(content)
         selections[name] = [str(file)]
-    options = ["-q", f"--rootdir={tmp_path}", "-c", "/dev/null", "-p", "no:cacheprovider"]
-    assert run(selections, options, tmp_path / "logs") == code
+    options = ["-q", f"--rootdir={tmp_path}", "-c", "/dev/null"]
+    assert run(selections, options, tmp_path / "logs", tmp_path / "cache") == code
     printed = capsys.readouterr().out
     assert printed.index("one.log") < printed.index("two.log")
     assert ("it is broken" in printed) == (FAILS in contents)
+    assert ("it is unsteady" in printed) == (STEADIES in contents)
+    alone = "FAILED beside the other run, passed alone: test_one.py::test_it"
+    assert (alone in printed) == (STEADIES in contents)
+
+
+def test_many_that_fail_are_not_run_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    file = tmp_path / "test_one.py"
+    tests = [FAILS.replace("test_it", f"test_{number}") for number in range(AGAIN + 1)]
+    file.write_text("".join(tests))
+    options = ["-q", f"--rootdir={tmp_path}", "-c", "/dev/null"]
+    assert run({"one": [str(file)]}, options, tmp_path / "logs", tmp_path / "cache") == 1
+    assert "again.log" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
