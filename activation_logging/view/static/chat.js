@@ -37,7 +37,10 @@ async function learn() {
   const again = document.getElementById("again");
   let found;
   try {
-    found = await (await fetch(form.action.replace(/say$/, "server"))).json();
+    const response = await fetch(form.action.replace(/say$/, "server"));
+    found = response.status === 401
+      ? { error: "these pages need their key again: reload the page" }
+      : await response.json();
   } catch (error) {
     found = { error: `these pages do not answer: ${error.message}` };
   }
