@@ -183,6 +183,27 @@ def test_spans_by_keys(tab, served, path, entries):
     assert entry.response[span.start : span.end] == f" is number 4{HOSTILE}"
 
 
+def test_spans_from_two_tabs_are_all_kept(browser, served, path, entries):
+    entry = entries["request-2"]
+
+    def labels():
+        with open_store(path) as store:
+            return [span.label for span in store[entry.key].evaluations["ada"].spans]
+
+    with opened_tab(browser) as one, opened_tab(browser) as other:
+        for tab in (one, other):
+            tab.goto(f"{served}label?by=ada&key={address(entry.key)}")
+        for tab, number, key in ((one, 0, "x"), (other, 1, "s"), (one, 2, "v")):
+            tab.locator("#answer .token").nth(number).dblclick()
+            press(tab, key)
+            tab.locator(f"#answer .token:nth-child({number + 1}) .judged").wait_for()
+        assert labels() == ["contradicted", "supported", "unverifiable"]
+        other.wait_for_load_state()
+        press(other, "d")  # the last that it knows of
+        playwright.expect(other.locator("#answer ol.spans > li")).to_have_count(2)
+    assert labels() == ["contradicted", "unverifiable"]
+
+
 def test_a_selection_is_deleted_after_a_question(tab, served, path):
     tab.goto(served)
     for box in tab.get_by_label("Select this answer").all()[:2]:
