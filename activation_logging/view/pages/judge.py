@@ -133,17 +133,19 @@ def undo(request: Request, state: State, form: Form) -> Response:
     return _back(request, fields, key)
 
 
-def _merged(mine: Evaluation | None, known: Sequence[Span], given: Sequence[Span]) -> list[Span]:
+def _merged(
+    mine: Evaluation | None, known: Sequence[Span], given: Sequence[Span]
+) -> tuple[Span, ...]:
     """The marks that there are by now, with what a page has changed that was opened with ``known``.
 
     The same person may have marked something else in another tab meanwhile.
     """
     there = mine.spans if mine is not None else ()
     taken = [one for one in known if one not in given]
-    return [
+    return (
         *(one for one in there if one not in taken),
         *(one for one in given if one not in known and one not in there),
-    ]
+    )
 
 
 def _parsed(text: str) -> Any:
