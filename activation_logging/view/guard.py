@@ -12,10 +12,10 @@ import hmac
 import ipaddress
 import secrets
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import PlainTextResponse, RedirectResponse
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 
 from activation_logging.printable import printable
 
@@ -129,10 +129,10 @@ class Guard:
             return None
         path, root = scope["path"], scope.get("root_path", "")
         pairs = parse_qsl(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+        rest = urlencode([pair for pair in pairs if pair[0] != TOKEN])
         given = [value for name, value in pairs if name == TOKEN]
         if given and self._key_in_address and scope["method"] == "GET" and self.opens(given[0]):
             # Out of the address, so that it is not shared, shown or logged with it.
-            rest = urlencode([pair for pair in pairs if pair[0] != TOKEN])
             answer = RedirectResponse(f"{path}?{rest}" if rest else path, 303)
             self.admit(answer, scope)
             return answer
@@ -144,8 +144,12 @@ class Guard:
             or path.removeprefix(root).startswith(_OPEN)
         ):
             return None
+        if "hx-request" in headers:
+            # A part of a page, whose key is another's by now: the whole page asks for the new one.
+            return Response(status_code=401, headers={"hx-refresh": "true"})
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
-            return RedirectResponse(f"{root}/key", 303)
+            here = quote(path.removeprefix(root)) + (f"?{rest}" if rest else "")
+            return RedirectResponse(f"{root}/key?{urlencode({'to': here})}", 303)
         return _refuse(401, "these pages need the key: open them in a browser, which asks for it")
 
     def opens(self, key: str) -> bool:

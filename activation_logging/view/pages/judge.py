@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import parse_qsl, urlencode
 
 from fastapi import APIRouter, Query, Request, Response
@@ -26,6 +26,11 @@ from activation_logging.view.judging import (
 from activation_logging.view.pages.answers import evaluators, reading, scores_of
 from activation_logging.view.pages.entry import answer_parts
 from activation_logging.view.state import Form, State, base_of, page
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from activation_logging.records import Evaluation, Span
 
 router = APIRouter()
 Text = Annotated[str, Query(max_length=300)]
@@ -107,6 +112,8 @@ def save(request: Request, state: State, form: Form) -> Response:
         spans = checked_spans(_parsed(fields["spans"]))
     with state.writable() as store:
         mine = store[key].evaluations.get(by)
+        if spans is not None and "known" in fields:
+            spans = _merged(mine, checked_spans(_parsed(fields["known"])), spans)
         if not given and spans is not None:
             # A span that is wrong makes the answer wrong, until its person says otherwise.
             wrong = any(one.label == "contradicted" for one in spans)
@@ -124,6 +131,21 @@ def undo(request: Request, state: State, form: Form) -> Response:
     with state.writable() as store:
         key = take_back(state.index, store, fields.get("by", ""))
     return _back(request, fields, key)
+
+
+def _merged(
+    mine: Evaluation | None, known: Sequence[Span], given: Sequence[Span]
+) -> tuple[Span, ...]:
+    """The marks that there are by now, with what a page has changed that was opened with ``known``.
+
+    The same person may have marked something else in another tab meanwhile.
+    """
+    there = mine.spans if mine is not None else ()
+    taken = [one for one in known if one not in given]
+    return (
+        *(one for one in there if one not in taken),
+        *(one for one in given if one not in known and one not in there),
+    )
 
 
 def _parsed(text: str) -> Any:

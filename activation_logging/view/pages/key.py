@@ -11,17 +11,19 @@ router = APIRouter()
 
 
 @router.get("/key")
-def ask(request: Request, state: State) -> Response:
-    """A form for the key."""
-    return page(request, state, "key.html.j2", wrong=False)
+def ask(request: Request, state: State, to: str = "/") -> Response:
+    """A form for the key; ``to`` is the page of ours that was asked for without it."""
+    return page(request, state, "key.html.j2", wrong=False, to=to)
 
 
 @router.post("/key")
 def check(request: Request, state: State, form: Form) -> Response:
     """Let the browser in that has sent the key."""
-    guard = request.app.state.guard
-    if not guard.opens(dict(form).get("key", "")):
-        return page(request, state, "key.html.j2", status=401, wrong=True)
-    answer = RedirectResponse(f"{base_of(request)}/", 303)
+    guard, fields = request.app.state.guard, dict(form)
+    to = fields.get("to", "/")
+    if not guard.opens(fields.get("key", "")):
+        return page(request, state, "key.html.j2", status=401, wrong=True, to=to)
+    # Only below the pages' own address.
+    answer = RedirectResponse(f"{base_of(request)}/{to.lstrip('/')}", 303)
     guard.admit(answer, request.scope)
     return answer

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 from starlette.responses import FileResponse, RedirectResponse
 
 from activation_logging.errors import ViewError
@@ -41,20 +41,30 @@ def _studies(state: ViewState) -> Studies:
 
 
 @router.get("/studies")
-def studies(request: Request, state: State) -> Response:
-    """All studies of the store, and the form for another."""
+def studies(
+    request: Request, state: State, of: Annotated[str, Query(max_length=300)] = ""
+) -> Response:
+    """All studies of the store, and the form for another.
+
+    The page of a study that runs asks each second ``of`` it, and takes its progress out of the
+    answer: the rest, which somebody may be reading or pressing, stays until the study has ended.
+    """
     found = counts(state.store)
     judged = sorted(found.labels.items())
-    return page(
+    of_store = _studies(state)
+    shown = page(
         request,
         state,
         "studies.html.j2",
-        studies=_studies(state).all(),
+        studies=of_store.all(),
         judged=dict(Counter({name: sum(one.values()) for name, one in judged}).most_common()),
         models=sorted(found.models),
         labels=[one for one in _LABELS if one != "invalid"],
         able=all(map(find_spec, NEEDED)),
     )
+    if of and of_store[of].state != "running":
+        shown.headers["hx-retarget"] = shown.headers["hx-reselect"] = f"#study-{of}"
+    return shown
 
 
 @router.post("/studies")

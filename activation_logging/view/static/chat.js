@@ -11,6 +11,7 @@ const field = form?.elements;
 let server = null;
 let probes = [];
 let logs = false;
+let learned = null;
 let running = null;
 // In order: {question, plain, answer} of this page, and {role, content} of an entry asked again.
 let turns = [];
@@ -36,7 +37,10 @@ async function learn() {
   const again = document.getElementById("again");
   let found;
   try {
-    found = await (await fetch(form.action.replace(/say$/, "server"))).json();
+    const response = await fetch(form.action.replace(/say$/, "server"));
+    found = response.status === 401
+      ? { error: "these pages need their key again: reload the page" }
+      : await response.json();
   } catch (error) {
     found = { error: `these pages do not answer: ${error.message}` };
   }
@@ -246,7 +250,7 @@ function begun(question, plain) {
 
 async function ask(text) {
   const plain = field.plain.checked;
-  const sent = toSend([...(plain ? [] : conversation()), { role: "user", content: text }]);
+  const earlier = plain ? [] : conversation();
   const [item, answer] = begun(text, plain);
   const own = running = new AbortController();
   busy(true);
@@ -259,6 +263,9 @@ async function ask(text) {
   };
   item.scrollIntoView({ block: "nearest" });
   try {
+    // Who is quick asks before the server has said what it has.
+    await learned;
+    const sent = toSend([...earlier, { role: "user", content: text }]);
     const response = await fetch(form.action, { method: "POST", body: sent, signal: own.signal });
     if (response.headers.get("content-type")?.startsWith("application/x-ndjson")) {
       for await (const told of lines(response)) {
@@ -342,9 +349,15 @@ function recall() {
   }
 }
 
+// Whether somebody was quicker than this script.
+const typed = (one) =>
+  one.type === "checkbox" ? one.checked !== one.defaultChecked : one.value !== (one.defaultValue ?? one.value);
+
 function restore({ server: known, fields, turns: kept, cut }) {
+  const meant = settings().filter(typed);
   if (known) know(known);
   for (const [name, value] of fields) {
+    if (meant.includes(field[name])) continue;
     if (field[name].type === "checkbox") field[name].checked = value;
     else field[name].value = value;
     // It decides what can be chosen in the fields after it.
@@ -374,7 +387,7 @@ function begin() {
   field.system.value = system.map(({ content }) => content).join("\n");
   const rest = earlier.filter(({ role }) => role !== "system");
   const last = rest.at(-1)?.role === "user" ? rest.pop() : null;
-  if (last) field.question.value = last.content;
+  if (last) field.question.value ||= last.content;
   rest.forEach(before);
 }
 
@@ -396,7 +409,7 @@ if (form) {
   });
   document.getElementById("halt").addEventListener("click", () => running?.abort());
   document.getElementById("anew").addEventListener("click", anew);
-  document.getElementById("again").addEventListener("click", learn);
+  document.getElementById("again").addEventListener("click", () => { learned = learn(); });
   document.getElementById("examples").addEventListener("click", ({ target }) => {
     if (target.tagName !== "BUTTON" || running) return;
     field.question.value = target.textContent;
@@ -411,5 +424,6 @@ if (form) {
   const kept = recall();
   if (kept) restore(kept);
   else begin();
-  learn();
+  document.getElementById("send").disabled = false;
+  learned = learn();
 }

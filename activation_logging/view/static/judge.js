@@ -4,7 +4,16 @@
 function typing(target) {
   return target.closest("input:not([type=hidden]), select, textarea") !== null;
 }
+// Once something is being saved, the next key or press is meant for the next answer, which is not
+// here yet: it would be given to this one.
+let saving = false;
+document.addEventListener("submit", (event) => {
+  if (saving) event.preventDefault();
+  saving = true;
+});
+window.addEventListener("pageshow", () => { saving = false; });
 document.addEventListener("keydown", (event) => {
+  if (event.key === "Escape") saving = false;
   if (event.ctrlKey || event.metaKey || event.altKey || event.repeat || typing(event.target)) return;
   const button = document.querySelector(`button[data-key="${CSS.escape(event.key.toLowerCase())}"]`);
   if (!button) return;
@@ -71,8 +80,9 @@ if (form && said) {
   // Where the tokens' texts are not the answer's, places in the page are none of the answer.
   const exact = length(said.textContent) === Number(said.dataset.length);
   const save = (spans) => {
+    if (saving) return;
     field.value = JSON.stringify(spans);
-    form.submit();
+    form.requestSubmit();
   };
   form.addEventListener("click", ({ target }) => {
     const button = target.closest("button");

@@ -142,7 +142,10 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture
-def tab(browser: Any) -> Iterator[Any]:
+def tab(browser: Any, request: pytest.FixtureRequest) -> Iterator[Any]:
+    # The pages stay until the browser has left them: a part that comes later would not be answered.
+    if "served" in request.fixturenames:
+        request.getfixturevalue("served")
     with opened_tab(browser) as opened:
         yield opened
 

@@ -133,7 +133,7 @@ def test_a_conversation_outlives_a_reload(tab, served, server):
     tab.get_by_role("link", name="Answers", exact=True).click()
     tab.get_by_role("link", name="Chat", exact=True).click()
     tab.get_by_label("Question").fill("And then?")
-    tab.keyboard.press("Enter")
+    tab.get_by_role("button", name="Ask", exact=True).click()
     playwright.expect(answer).to_have_count(2)
     playwright.expect(answer.nth(1)).to_have_attribute("aria-busy", "false")
     contents = [one["content"] for one in server.asked[1]["messages"]]

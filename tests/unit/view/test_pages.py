@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+from html import unescape
 from html.parser import HTMLParser
 from urllib.parse import urlencode
 
@@ -458,12 +459,36 @@ def test_with_a_key_nothing_is_shown_without_it(path, entries):
         assert answer.status_code == 401, where
         answer = pages.client.get(f"/activations/{where}", headers=html)
         assert answer.url.path == "/activations/key"
-        assert "number" not in answer.text
+        assert "It is number" not in answer.text
     assert pages.client.post("/activations/selection", data={"all": "1"}).status_code == 401
     assert "That is not the key" in pages.post("key", 401, key="wrong").text
     assert "secret key" not in pages.post("key", key="secret key").text
     assert "number 7" in pages.get()
     assert "secret" not in str(dict(pages.client.cookies))
+
+
+def test_who_gives_the_key_comes_to_the_page_that_was_asked_for(path, entries):
+    pages = Pages(path, keys=["secret"], hosts=None)
+    pages.state.index.build()
+    where = f"/activations/entry/{address(entries['request-4'].key)}?colour=logprob"
+    asked = pages.client.get(f"{where}&token=secrets", headers={"accept": "text/html"})
+    to = unescape(re.search(r'name="to" value="([^"]*)"', asked.text)[1])
+    assert "secrets" not in to
+    assert to in unescape(pages.post("key", 401, key="wrong", to=to).text)
+    answer = pages.post("key", key="secret", to=to)
+    assert (answer.url.path, answer.url.query) == (where.partition("?")[0], b"colour=logprob")
+    assert "number 4" in answer.text
+    for elsewhere in ("//evil.example/", "https://evil.example/", "\\\\evil.example"):
+        pages.client.follow_redirects = False
+        found = pages.post("key", 303, key="secret", to=elsewhere).headers["location"]
+        assert found.startswith("/activations/")
+
+
+def test_a_part_of_a_page_whose_key_has_changed_asks_for_the_new_one(path):
+    pages = Pages(path, keys=["secret"], hosts=None)
+    headers = {"accept": "text/html, */*", "hx-request": "true"}
+    answer = pages.client.get("/activations/?q=x", headers=headers)
+    assert (answer.status_code, answer.headers["hx-refresh"]) == (401, "true")
 
 
 def test_a_key_in_the_address_goes_away(path):

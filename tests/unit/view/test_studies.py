@@ -46,6 +46,11 @@ def test_a_study_from_the_form_to_the_report(planted, tab):
         tab.get_by_label("Only these layers").fill("2")
         tab.get_by_role("button", name="Begin").click()
         tab.get_by_role("progressbar").wait_for()
+        assert tab.get_by_role("button", name="Begin").is_disabled()
+        # What can be pressed beside the progress is not replaced with it.
+        stop = tab.get_by_role("button", name="Stop it").element_handle()
+        tab.locator("#progress").element_handle().wait_for_element_state("hidden")
+        assert stop.is_visible()
         # Other pages of the store, as after a restart, know of it too.
         (running,) = studies.all()
         name = running.name
@@ -56,6 +61,7 @@ def test_a_study_from_the_form_to_the_report(planted, tab):
         study = studies[name]
         assert study.state == "done", study.progress
         assert "with AUROC" in tab.locator("#studies").inner_text()
+        tab.get_by_role("button", name="Begin").click(trial=True)  # it may be pressed again
         assert f"activation-logging report {planted}" in pages.get("studies")
         tab.get_by_role("link", name="Read the report").click()
         # Its scripts have drawn the charts, and can reach nothing of ours.
