@@ -56,7 +56,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label
 
-VERSION = "typed/3"
+VERSION = "typed/4"
 
 YEAR_TOLERANCES = (1, 5, 10)
 """Within how many years an answer is, in the details; only the very year is correct."""

@@ -204,7 +204,7 @@ def test_long_and_odd_answers_take_no_time(text: str) -> None:
 def test_it_is_a_judge_whose_details_are_json() -> None:
     answer = Answer("q", "?", "X", "birth year", "1880", kind="fact", gold=("1879",))
     verdict = asyncio.run(JUDGES.get("typed")(answer))
-    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/3")
+    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/4")
     assert json.loads(json.dumps(verdict.details))["off"] == 1
 
 
