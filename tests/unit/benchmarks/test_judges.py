@@ -167,12 +167,8 @@ class TestRules:
         ],
     )
     def test_what_is_in_another_language_gets_no_verdict(self, answer: str, english: bool) -> None:
-        belief, why = judge_belief(answer, "Zorbia")
-        assert (
-            (belief == "accepts")
-            if english
-            else (belief, why[-14:]) == ("unclear", "not in English")
-        )
+        said = ("unclear", "the answer is not in English")
+        assert (judge_belief(answer, "Zorbia") != said) is english
 
     def test_the_reason_quotes_the_answer(self) -> None:
         answer = "Hello! The plant is a fern. I like ferns."
