@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label
 
-VERSION = "gold/4"
+VERSION = "gold/5"
 
 DENIAL = "no such thing"
 """The ``value`` of an answer that denies what was asked about."""

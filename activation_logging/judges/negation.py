@@ -40,6 +40,7 @@ _NEGATED = re.compile(rf"\b(?:{_NOT})\s+(?:(?:{_BETWEEN})\s+)*$")
 
 _SUPPOSED = re.compile(
     r"(?:\bi (?:at )?(?:first|initially|originally|once)|(?<!\bi )\b(?:might|may|could|would)|"
+    r"\bi would have|"
     r"\b(?:people|many|some|often|commonly|mistakenly|wrongly|falsely))\s+"
     r"(?:think|thought|say|said|guess|guessed|expect|assume|assumed|believe|believed|confused with|"
     rf"mistaken for)\s+(?:(?:{_BETWEEN})\s+)*$"
@@ -52,7 +53,7 @@ _WRONG = re.compile(
 )
 _TAKEN_BACK = re.compile(
     r"[\s,.;:?!\u2026\u2010-\u2015-]*"
-    r"(?:(?:oh|oops|er|um|hm|hmm|well|ah|actually|or|but)[\s,.\u2026]+)*"
+    r"(?:(?:oh|oops|er|um|hm|hmm|well|ah|actually|or|but|i think|i believe)[\s,.\u2026]+)*"
     r"(?:no+pe\b|no\s*[,.;:!\u2026\u2010-\u2015-]|no (?:wait|its?|thats?|sorry|actually|i)\b|"
     r"sorry\b|wait\b|i meant?\b|or rather\b(?! than)|correction\b|scratch that\b|my mistake\b|"
     r"(?:that|this|it)(?:s| is| was) (?:wrong|incorrect|not (?:right|correct))\b)"

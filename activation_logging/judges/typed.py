@@ -8,7 +8,8 @@ sentence by sentence, except
   but it actually began in 1853"), or that dates what the writer knows ("as of 2021");
 - what may be the beginning of a year that was cut off at the end of the answer ("he died in 18");
 - of a birth or a death the year of the other: "born in 1756 and died in 1791", "(1756-1791)";
-- a number of the question itself, and a number in a unit that measures something else.
+- a number of the question itself, and a number in a unit that measures something else. Of a number
+  that languages read in two ways ("8.849 m") the reading nearer to the right answer counts.
 
 The verdict, in this order:
 
@@ -34,6 +35,7 @@ from __future__ import annotations
 
 import math
 import re
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from activation_logging.judges.given import given_answer, given_denial
@@ -47,6 +49,7 @@ from activation_logging.judges.values import (
     find_periods,
     find_quantities,
     find_years,
+    other_reading,
 )
 from activation_logging.judges.verdict import Answer, Verdict
 from activation_logging.text import fold
@@ -56,7 +59,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label
 
-VERSION = "typed/3"
+VERSION = "typed/4"
 
 YEAR_TOLERANCES = (1, 5, 10)
 """Within how many years an answer is, in the details; only the very year is correct."""
@@ -83,7 +86,11 @@ _CUES = {
     "death year": (re.compile(rf"\b(?:{_DIED})\b"), re.compile(rf"\b(?:{_BORN})\b")),
 }
 _TO = re.compile(r"\s*[-\u2010-\u2015]\s*$")
-_OR = re.compile(r"\s*(?:,?\s?or(?: in| the year| perhaps| maybe)?|/)\s*$", re.IGNORECASE)
+_OR = re.compile(
+    r"\s*(?:,?\s?or(?: in| the year| perhaps| maybe| possibly| probably| around| about)*|/)\s*$",
+    re.IGNORECASE,
+)
+_LIST_MARK = re.compile(r"\s*1[.)]\s+(?=\D{0,40}\d)")  # of a list whose first number answers
 _ASIDE = re.compile(
     r"\b(?:as of|updated?(?: in| of)?|(?:cut-?off|knowledge|training|my data)\b.*)\s(?:\w+\s)?$",
     re.IGNORECASE,
@@ -181,7 +188,8 @@ def _year_finding(right: int, sentence: str, start: int, years: list[Found[int]]
         "off": off,
         **{f"within_{years}": abs(off) <= years for years in YEAR_TOLERANCES},
     }
-    if len(years) > 1 and _OR.fullmatch(sentence[first.end : years[1].start]):
+    is_split = "/" in first.text_in(sentence)  # "1879/1880"
+    if is_split or (len(years) > 1 and _OR.fullmatch(sentence[first.end : years[1].start])):
         return Finding("hallucinated", f"does not settle on {first.value}", details)
     if off:
         return Finding("hallucinated", f"answers {first.value}, off by {abs(off)}", details)
@@ -236,9 +244,18 @@ def _judge_number(answer: Answer, right: Quantity) -> Finding | None:
             if one.value.sort in {None, right.sort} and _counts(answer, sentence, one)
         ]
 
-    for start, sentence, found in settled(answer.generation, find):
-        # "In 1921 it was measured at 8,849 m": a number with the right unit goes before others.
-        chosen = [one for one in found if one.value.unit] or found
+    mark = _LIST_MARK.match(answer.generation)
+    begin = mark.end() if mark else 0
+    text = " " * begin + answer.generation[begin:]
+    for start, sentence, found in settled(text, find):
+        # "In 1921 it was measured at 8,849 m": a number with the right unit goes before others,
+        # and any before a year.
+        years = {year.start for year in find_years(sentence)}
+        chosen = (
+            [one for one in found if one.value.unit]
+            or [one for one in found if one.start not in years]
+            or found
+        )
         if chosen:
             return _number_finding(right, sentence, start, chosen)
     return None
@@ -249,11 +266,12 @@ def _number_finding(
 ) -> Finding:
     first = found[0]
     said = first.text_in(sentence)
-    error, *other_errors = [_relative_error(one.value, right) for one in found[:2]]
+    value, error = _as_meant(sentence, first, right)
+    other_errors = [_as_meant(sentence, one, right)[1] for one in found[1:2]]
     allowed = TOLERANCES.get(right.sort, _TOLERANCE) + _ROUNDING
     details = {
         **_at(start + first.start, start + first.end),
-        "value": _finite(_number_in(first.value, right)),
+        "value": _finite(_number_in(value, right)),
         "relative_error": _finite(error),
     }
     if error > allowed:
@@ -265,6 +283,12 @@ def _number_finding(
     ):
         return Finding("hallucinated", f"does not settle on {said!r}", details)
     return Finding("correct", f"answers {said!r}", details)
+
+
+def _as_meant(sentence: str, one: Found[Quantity], right: Quantity) -> tuple[Quantity, float]:
+    """A number and its error; of one that has two readings, that of the smaller error."""
+    readings = [one.value, other_reading(sentence, one) or one.value]
+    return min(((value, _relative_error(value, right)) for value in readings), key=itemgetter(1))
 
 
 def _finite(number: float) -> float | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from activation_logging.records import Label, Span
 
-VERSION = "claims/2"
+VERSION = "claims/3"
 
 _READERS = {"person": read_person, "country": read_country, "element": read_element}
 

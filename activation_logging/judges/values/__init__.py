@@ -14,7 +14,7 @@ They follow the text's order, and none of one sort overlaps another.
 
 from activation_logging.judges.values.found import Found
 from activation_logging.judges.values.names import find_names
-from activation_logging.judges.values.quantities import Quantity, find_quantities
+from activation_logging.judges.values.quantities import Quantity, find_quantities, other_reading
 from activation_logging.judges.values.times import (
     Date,
     Period,
@@ -36,4 +36,5 @@ __all__ = [
     "find_periods",
     "find_quantities",
     "find_years",
+    "other_reading",
 ]

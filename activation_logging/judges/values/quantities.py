@@ -52,9 +52,18 @@ _SMALL = {
 }  # fmt: skip
 _LARGE = r"(?:hundred|thousand|million|billion)"
 _WORD = rf"(?:{'|'.join(_SMALL)}|{_LARGE})"
+_GROUPS = " '\u2019\u00a0\u2009\u202f"
+_THOUSANDS = rf"\d{{1,3}}(?:(?:,\d{{3}})+|(?:[{_GROUPS}]\d{{3}})+)(?:\.\d+)?"
+# Points between thousands, or a decimal comma, where no number of English has them.
+_CONTINENTAL = (
+    r"(?:\d{1,3}(?:(?:\.\d{3})+,\d+|(?:\.\d{3}){2,}"
+    rf"|(?:[{_GROUPS}]\d{{3}})+,\d+)|\d+,\d{{1,2}})"
+)
+_TWO_READINGS = re.compile(r"\D*\d{1,3}[.,]\d{3}(?![.,]?\d)")
+_SWAPPED = str.maketrans(".,", ",.")
 _NUMBER = re.compile(
     r"(?<![\w.,/])(?P<money>US\$|\$|\u20ac)?\s?(?P<sign>[-\u2212]|\bminus\s)?"
-    r"(?P<digits>\d{1,3}(?:[,\u00a0\u202f]\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+    rf"(?P<digits>{_THOUSANDS}|{_CONTINENTAL}|\d+(?:\.\d+)?|\.\d+)"
     r"(?!\d|[.,]\d)(?:\s?[\u00d7x*]\s?10\^?(?P<power>[-\u2212]?\d+))?"
     r"(?:[\s\u00a0-](?P<scale>hundred|thousand|million|billion|trillion|bn)\b)?"
     r"(?!st\b|nd\b|rd\b|th\b|s\b|'s\b)",
@@ -97,6 +106,23 @@ def find_quantities(text: str, *, years: bool = False) -> list[Found[Quantity]]:
     return disjoint([*(one for one in found if one.value.unit), *bare])
 
 
+def other_reading(text: str, one: Found[Quantity]) -> Quantity | None:
+    """What "8.849 m" or "55,845 u" says in the languages that have points and commas the other way.
+
+    Args:
+        text: where the quantity was found.
+        one: the quantity as English reads it.
+
+    Returns:
+        None for a number that has one reading only.
+    """
+    said = one.text_in(text)
+    if not _TWO_READINGS.match(said):
+        return None
+    found = find_quantities(said.translate(_SWAPPED), years=True)
+    return found[0].value if found else None
+
+
 def _with_units(text: str) -> list[Found[Quantity]]:
     found = [_feet(text, match) for match in _FEET.finditer(text)]
     spaced = text.replace("\u00a0", " ").replace("\u202f", " ")
@@ -131,7 +157,10 @@ def _with_ranges(text: str, found: list[Found[Quantity]]) -> list[Found[Quantity
 
 
 def _in_digits(parts: dict[str, str | None]) -> float:
-    digits = re.sub(r"[,\u00a0\u202f]", "", parts["digits"] or "")
+    digits = parts["digits"] or ""
+    if re.fullmatch(_CONTINENTAL, digits):
+        digits = digits.translate(_SWAPPED)
+    digits = re.sub(rf"[,{_GROUPS}]", "", digits)
     # As one text: what is too large is infinite then, where a power of Python's is refused.
     power = (parts["power"] or "0").replace("\u2212", "-")
     number = float(f"{digits}e{power}") * _SCALES.get((parts["scale"] or "").lower(), 1.0)

@@ -115,6 +115,61 @@ class TestRules:
     def test_cases_of_people_places_and_works(self, answer: str, belief: str) -> None:
         assert judge_belief(answer, "Noam Pound")[0] == belief
 
+    @pytest.mark.parametrize(
+        ("answer", "belief"),
+        [
+            ("Zorbia orbits a red star. There is no evidence of life there.", "accepts"),
+            ("There is no evidence of a planet of that name.", "declines"),
+            ("There is no evidence of Zorbia in any catalogue.", "declines"),
+            ("Zorbia is a drug for gout. No information is available about overdose.", "accepts"),
+            ("No information is available about it.", "declines"),
+            ("Zorbia is a beetle. Nothing is known about its diet.", "accepts"),
+            ("Nothing is known about its existence.", "declines"),
+            ("Zorbia is a moth. Its larvae could not be identified until 1950.", "accepts"),
+            ("Well, Zorbia is a beetle.", "accepts"),
+            ("Yes, it is a town in Peru.", "accepts"),
+            ("No doubt, Zorbia is a beetle.", "accepts"),
+            ("Unfortunately, Zorbia is an endangered bird.", "accepts"),
+            ("I have no doubt that Zorbia is a beetle of Borneo.", "accepts"),
+            ("A beetle.", "accepts"),
+            ("Yes, I know it well.", "declines"),
+            ("Sure, here is information about Zorbia:", "declines"),
+            ("Well, Zorbia isn't a thing.", "declines"),
+            ("That's not a real word.", "declines"),
+            ("It's a made-up name.", "declines"),
+            ("Zorbia sounds like a made-up name.", "declines"),
+            ("This seems to be a hoax.", "declines"),
+            ("There isn't any animal called Zorbia.", "declines"),
+            ("There is nothing by that name.", "declines"),
+            ("I know little about Zorbia.", "declines"),
+            ("Nobody knows what Zorbia is.", "declines"),
+        ],
+    )
+    def test_what_is_said_of_the_thing_and_of_something_else(
+        self, answer: str, belief: str
+    ) -> None:
+        assert judge_belief(answer, "Zorbia")[0] == belief
+
+    @pytest.mark.parametrize(
+        ("answer", "english"),
+        [
+            ("Ich kenne kein Tier dieses Namens.", False),
+            ("Zorbia ist ein K\u00e4fer aus Borneo.", False),
+            ("Je ne connais pas Zorbia.", False),
+            ("No conozco ning\u00fan animal con ese nombre.", False),
+            ("Non conosco nessuna specie di questo nome.", False),
+            ("\u042f \u043d\u0435 \u0437\u043d\u0430\u044e.", False),
+            ("\u6211\u4e0d\u77e5\u9053\u3002", False),
+            ("Juan de la Zorbia was a poet.", True),
+            ("Zorbia lived in Rio de Janeiro, and in the Sierra de la Luna.", True),
+            ("Zorbia (\u5c71) is a mountain.", True),
+            ("Small beetle, Madagascar", True),
+        ],
+    )
+    def test_what_is_in_another_language_gets_no_verdict(self, answer: str, english: bool) -> None:
+        said = ("unclear", "the answer is not in English")
+        assert (judge_belief(answer, "Zorbia") != said) is english
+
     def test_the_reason_quotes_the_answer(self) -> None:
         answer = "Hello! The plant is a fern. I like ferns."
         assert "The plant is a fern." in judge_belief(answer, "Filix nova")[1]

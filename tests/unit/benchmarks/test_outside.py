@@ -126,7 +126,7 @@ def test_its_own_judge_labels_its_answers(env: dict[str, str], logging: Logging)
     printed = ask(env, logging, "sums")
     folder = Path(printed["folder"])
     assert folder.parent.name == "sums_all_0_2"
-    assert printed["judge"] == "gold/4"
+    assert printed["judge"] == "gold/5"
     assert printed["metrics"]["right"]["value"] == 0.5
     assert printed["groups"].keys() == {"double", "twice"}
     assert json.loads((folder / "run.json").read_text())["versions"]["outside"] == "1.0"

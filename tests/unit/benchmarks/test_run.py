@@ -240,7 +240,7 @@ def test_options_are_the_same_as_fields(server: Any, tmp_path: Path) -> None:
     second = run_benchmark("short_facts", **fields, n=2, judge="rules")
     assert len(server.asked) == asked
     assert second.folder == first.folder
-    assert second.results["judge"] == "gold/4"
+    assert second.results["judge"] == "gold/5"
 
 
 class TestResume:
@@ -412,7 +412,7 @@ class TestBadInput:
 
     def test_a_judge_of_other_questions(self, server: Any, tmp_path: Path) -> None:
         asked = len(server.asked)
-        with pytest.raises(BenchmarkError, match=r"'gold/4' cannot judge .* 'made_up'.*--judge"):
+        with pytest.raises(BenchmarkError, match=r"'gold/5' cannot judge .* 'made_up'.*--judge"):
             run(server, tmp_path, judge="gold")
         assert len(server.asked) == asked
 

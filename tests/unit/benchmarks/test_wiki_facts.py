@@ -135,7 +135,7 @@ def test_rates() -> None:
         year = int(question.gold[0]) + 3 if question.type == "birth year" else None
         answer = answer_to(question, str(year) if year else question.gold[0])
         found = judge_value(answer, place_names)
-        verdict = Verdict.on(answer, found.label, "typed/3", found.words, details=found.details)
+        verdict = Verdict.on(answer, found.label, "typed/4", found.words, details=found.details)
         items.append(Judged(question, verdict))
     rates = wiki_rates(items)
     assert rates["within_5"].value == 1

@@ -84,6 +84,10 @@ def test_death_years(text: str, label: str, words: str | None) -> None:
         ("He wasn't born in 1880, he was born in 1879.", "correct"),
         ("He wasn\u2019t born in 1880 but in 1879.", "correct"),
         ("It was never 1880; it was 1879.", "correct"),
+        ("I would have said 1880, but it was 1879.", "correct"),
+        ("1880. Hmm, I think that's wrong. It was 1879.", "correct"),
+        ("1879/1880", "hallucinated"),
+        ("1879, or possibly 1880", "hallucinated"),
         ("Not 1880 or 1881, but 1879.", "correct"),
         ("1880? No, 1879.", "correct"),
         ("1880, I mean 1879.", "correct"),
@@ -114,6 +118,14 @@ def test_years_before_christ() -> None:
     [
         ("8,849 m", "correct", "8,849 m"),
         ("8849", "correct", "8849"),
+        ("8 849 m", "correct", "8 849 m"),
+        ("8.849 m", "correct", "8.849 m"),
+        ("8.849,0 m", "correct", "8.849,0 m"),
+        ("8\u2019849 m", "correct", "8\u2019849 m"),
+        ("8,85 km", "correct", "8,85 km"),
+        ("8.611 m", "hallucinated", "8.611 m"),
+        ("1. 8,849 m", "correct", "8,849 m"),
+        ("1) 8849", "correct", "8849"),
         ("29,032 feet", "correct", "29,032 feet"),
         ("8.849 km", "correct", "8.849 km"),
         ("In 1955 it was measured at 8,848 m (29,029 ft).", "correct", "8,848 m"),
@@ -204,7 +216,7 @@ def test_long_and_odd_answers_take_no_time(text: str) -> None:
 def test_it_is_a_judge_whose_details_are_json() -> None:
     answer = Answer("q", "?", "X", "birth year", "1880", kind="fact", gold=("1879",))
     verdict = asyncio.run(JUDGES.get("typed")(answer))
-    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/3")
+    assert (verdict.label, verdict.judge) == ("hallucinated", "typed/4")
     assert json.loads(json.dumps(verdict.details))["off"] == 1
 
 

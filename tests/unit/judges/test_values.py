@@ -17,6 +17,7 @@ from activation_logging.judges.values import (
     find_periods,
     find_quantities,
     find_years,
+    other_reading,
 )
 
 
@@ -156,7 +157,15 @@ def test_dates_agree_where_both_say_something() -> None:
         ("on 14 March 1879", []),
         ("the 5th of the 1990s", []),
         ("one of them", []),
-        ("3,5 m", []),
+        ("3,5 m", [(3.5, "m", "3,5 m")]),
+        ("players 3,5,7", []),
+        ("8 849 m", [(8849, "m", "8 849 m")]),
+        ("8\u2019849 m", [(8849, "m", "8\u2019849 m")]),
+        ("17\u2009098\u2009246 km2", [(17_098_246, "km2", "17\u2009098\u2009246 km2")]),
+        ("17.098.246 km2", [(17_098_246, "km2", "17.098.246 km2")]),
+        ("8.849,5 m", [(8849.5, "m", "8.849,5 m")]),
+        ("8 849,5 m", [(8849.5, "m", "8 849,5 m")]),
+        ("In 2020 5 000 people", [(5000, None, "5 000")]),
     ],
 )  # fmt: skip
 def test_quantities(text: str, found: list[tuple[float, str | None, str]]) -> None:
@@ -166,6 +175,16 @@ def test_quantities(text: str, found: list[tuple[float, str | None, str]]) -> No
     ]
     for one, (number, _, _) in zip(made, found, strict=True):
         assert math.isclose(one.value.number, number)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("8.849 m", 8849), ("55,845 u", 55.845), ("8.849,5 m", None), ("8849 m", None), ("1.5", None)],
+)
+def test_other_languages_read_some_numbers_otherwise(text: str, number: float | None) -> None:
+    (found,) = find_quantities(text)
+    other = other_reading(text, found)
+    assert (other and other.number) == number
 
 
 def test_a_number_like_a_year_is_one_if_asked_for() -> None:

@@ -293,7 +293,7 @@ def test_a_benchmark_of_ours_is_labelled_once_and_by_its_run(
         assert label.details["inspect_log"] == log.name
         sample = samples[label.details["sample_id"], label.details["epoch"]]
         assert sample.metadata["request_id"] == request_id
-    assert all(label.details["run"] and label.judge == "gold/4" for label in labels)
+    assert all(label.details["run"] and label.judge == "gold/5" for label in labels)
     outcome = label_from(log, StoreLabels(server.path), dry_run=True)
     assert outcome.written == len(labels)
     assert outcome.problems == []
