@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ STOP_S = 60.0
 _POLL_S = 0.5
 _PROBE_S = 5.0
 _LOG_LINES = 40
+_PORTS = range(20_000, 32_768)
+"""Below those that Linux gives to connections, above those of Ray's workers."""
 
 # Not a session of its own where that can be helped: Linux schedules by session, and on two cores
 # streams stood still for seconds (docs/architecture.md).
@@ -94,10 +97,15 @@ def stop(process: subprocess.Popen[bytes], stop_s: float = STOP_S) -> None:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this machine that nothing listens on, nor is likely to before a server does.
+
+    Not one of those that the system gives to connections: an engine takes half a minute to start.
+    """
+    while True:
+        port = _PORTS.start + secrets.randbelow(len(_PORTS))
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def tail(log: Path, lines: int = _LOG_LINES) -> str:

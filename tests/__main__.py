@@ -35,6 +35,18 @@ PASSED = {pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED}
 AGAIN = 5
 """So many failed tests of a run are run once more; of more than that the machine is no reason."""
 _POLL_S = 0.2
+THREADS = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+"""On two cores the second thread of either run would only spin, waiting for the other run's core.
+
+By itself vLLM binds a worker to all cores but the last: the workers of both runs to the same one.
+"""
+UNWRITTEN = "PYTHONDONTWRITEBYTECODE"
+"""Hundreds of processes import this project, and each would compile it anew."""
+
+
+def environment() -> dict[str, str]:
+    """That of the runs; a variable of ``THREADS`` that is set already stays as it is."""
+    return {**THREADS, **{name: v for name, v in os.environ.items() if name != UNWRITTEN}}
 
 
 class Part:
@@ -55,6 +67,7 @@ class Part:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "pytest", "-o", f"cache_dir={cache}", *color, *arguments],
                 cwd=ROOT,
+                env=environment(),
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -133,7 +146,7 @@ def run(
 
 def main(arguments: Sequence[str]) -> int:
     if any(map(names_a_test, arguments)):
-        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+        os.execve(sys.executable, [sys.executable, "-m", "pytest", *arguments], environment())
     parts = selections(gpu=shutil.which("nvidia-smi") is not None)
     return run(parts, arguments, LOGS, ROOT / ".pytest_cache")
 

@@ -52,7 +52,7 @@ def _write_and_kill(path: Path, turn: int, chance: random.Random) -> list[str]:
         process.start()
     if chance.random() < 0.9:
         # Otherwise while they open the store, or make it.
-        pipes[0][0].poll(30)
+        pipes[0][0].poll(120)
     time.sleep(chance.random() * _LONGEST_S)
     for process in writers:
         process.kill()

@@ -87,7 +87,7 @@ def test_the_engine_is_killed_during_a_flush(serve: Callable[..., Any]) -> None:
         time.sleep(1)
         processes["engine"].kill()
         processes["worker"].kill()
-        assert answer.result(timeout=30).status_code == 503
+        assert answer.result(timeout=120).status_code == 503
         _, alive = psutil.wait_procs(processes.values(), GONE_S)
         assert not alive
         assert examine(started, [before]).entries == 1

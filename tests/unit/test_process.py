@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -52,7 +53,7 @@ def start(tmp_path: Path) -> Start:
 
     def started(program: str, *arguments: str, port: int = 0, **options: Any) -> Any:
         port = port or free_port()
-        options = {"env": os.environ, "start_s": 30, **options}
+        options = {"env": os.environ, "start_s": 120, **options}
         return running(
             [sys.executable, "-c", program, str(port), *arguments],
             url=f"http://127.0.0.1:{port}",
@@ -70,8 +71,8 @@ def word(log: Path, name: str) -> str:
 
 
 def is_gone(pid: int) -> bool:
-    """Whether a process has ended within five seconds; nobody may have waited for it yet."""
-    deadline = time.monotonic() + 5
+    """Whether a process has ended within a minute; nobody may have waited for it yet."""
+    deadline = time.monotonic() + 60
     while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
         if time.monotonic() > deadline:
             return False
@@ -125,13 +126,20 @@ def test_one_that_exits_early_shows_the_end_of_its_log(start: Start) -> None:
     assert "line 1\n" not in str(failed.value)
 
 
-def test_one_that_never_listens(start: Start, tmp_path: Path) -> None:
-    program = "import os, time; print('pid', os.getpid(), flush=True); time.sleep(600)"
+def test_a_free_port_is_none_that_a_connection_may_get() -> None:
+    taken = socket.create_server(("127.0.0.1", free_port()))
+    with taken:
+        assert 20_000 <= taken.getsockname()[1] < 32_768
+
+
+def test_one_that_never_listens(start: Start) -> None:
+    children = psutil.Process().children()
+    program = "import time; time.sleep(600)"
     before = time.monotonic()
     with pytest.raises(ServerFailed, match="not ready within 1 s"), start(program, start_s=1):
         pass
-    assert time.monotonic() - before < 10
-    assert is_gone(int(word(tmp_path / "log", "pid")))
+    assert time.monotonic() - before < 60
+    assert psutil.Process().children() == children
 
 
 @pytest.mark.parametrize(("given", "cache"), [({}, "3"), ({"VLLM_CPU_KVCACHE_SPACE": "7"}, "7")])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.__main__ import AGAIN, ROOT, names_a_test, run, selections
+from tests.__main__ import AGAIN, ROOT, environment, names_a_test, run, selections
 from tests.conftest import SLOW
 
 PASSES = "def test_it():\n    pass\n"
@@ -84,6 +84,15 @@ def test_many_that_fail_are_not_run_again(
 )
 def test_an_argument_that_names_a_test_makes_it_one_run(argument: str, named: bool) -> None:
     assert names_a_test(argument) == named
+
+
+def test_each_has_one_thread_and_keeps_what_it_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "3"}.items():
+        monkeypatch.setenv(name, value)
+    assert "PYTHONDONTWRITEBYTECODE" not in environment()
+    assert environment()["OMP_NUM_THREADS"] == "3"
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert environment()["OMP_NUM_THREADS"] == "1"
 
 
 @pytest.mark.parametrize("gpu", [False, True])

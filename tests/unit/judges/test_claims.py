@@ -187,10 +187,10 @@ class TestAnswers:
     def test_long_texts_take_linear_time(self, unit: str) -> None:
         took = []
         for length in (10_000, 80_000):
-            begin = time.perf_counter()
+            begin = time.process_time()
             for type_, name in (("person", "Albert Einstein"), ("country", "Nepal")):
                 claims(type_, name, unit * (length // len(unit)))
-            took.append(time.perf_counter() - begin)
+            took.append(time.process_time() - begin)
         assert took[1] < 40 * took[0] + 0.5  # eight times as long; quadratic would be 64 times
 
 

@@ -58,7 +58,7 @@ def label(path: Path, count: int | None = None) -> None:
             store.put_evaluation(key, name="judge", label="correct")
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 30) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end

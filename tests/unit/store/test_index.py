@@ -333,7 +333,7 @@ class TestVersion1:
         # That it has started, and that the first are listed: from then on others may come in.
         assert process.stdout.readline() + process.stdout.readline() == "started\n5\n"
         make_history(path, seed=5)
-        process.communicate(timeout=60)
+        process.communicate(timeout=300)
         assert process.returncode == 0
         with open_store(path) as store:
             assert_index_finds_what_a_walk_finds(store)

@@ -241,8 +241,11 @@ def test_the_usual_map_is_no_limit(store_path: Path, monkeypatch: pytest.MonkeyP
         assert len(store) == 100
 
 
-def test_threads_that_meet_a_grown_map_together(store_path: Path) -> None:
+def test_threads_that_meet_a_grown_map_together(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each used to wait for the other to go first."""
+    monkeypatch.setattr(environment, "_GROW_PATIENCE_S", 120.0)  # a busy machine is slow, too
     env = environment.acquire(store_path, create=True, map_size=1 << 20)
     store = open_store(store_path)
     assert store._environment is env

@@ -214,6 +214,6 @@ def test_after_a_fork(store_path: Path, store_writer: StoreWriter) -> None:
     with store._row_reader._lock:
         process = context.Process(target=child)
         process.start()
-    process.join(20)
+    process.join(120)
     assert process.exitcode == 0
     assert result.get()

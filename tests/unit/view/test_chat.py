@@ -123,7 +123,7 @@ def test_who_leaves_ends_the_answer(server):
     while not running.started:
         thread.join(0.01)
     port = running.servers[0].sockets[0].getsockname()[1]
-    connection = http.client.HTTPConnection("localhost", port, timeout=30)
+    connection = http.client.HTTPConnection("localhost", port, timeout=120)
     connection.request("GET", "/activations/static/view.css")
     first = connection.getresponse()
     cookie = first.getheader("set-cookie").partition(";")[0]
@@ -135,9 +135,9 @@ def test_who_leaves_ends_the_answer(server):
     assert json.loads(answer.readline())["tokens"]
     answer.close()
     connection.close()
-    assert server.left.wait(30)
+    assert server.left.wait(120)
     running.should_exit = True
-    thread.join(30)
+    thread.join(120)
     app.state.writer.close()
 
 

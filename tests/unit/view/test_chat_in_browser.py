@@ -88,7 +88,7 @@ def test_escape_ends_the_answer(tab, served, server):
     playwright.expect(answer.locator(".token").nth(3)).to_be_visible()
     tab.keyboard.press("Escape")
     playwright.expect(tab.locator("#said-status")).to_have_text("You have ended the answer.")
-    assert server.left.wait(30)
+    assert server.left.wait(120)
     playwright.expect(tab.get_by_label("Question")).to_be_editable()
 
 
@@ -152,7 +152,7 @@ def test_a_reload_ends_an_answer_and_keeps_what_came(tab, served, server):
     playwright.expect(answer.locator(".token").nth(3)).to_have_text(HOSTILE)
     playwright.expect(answer).to_contain_text("ended by you")
     playwright.expect(answer).to_have_attribute("aria-busy", "false")
-    assert server.left.wait(30)
+    assert server.left.wait(120)
 
 
 def test_an_entry_is_asked_again_and_a_reload_goes_on(tab, served, entries):

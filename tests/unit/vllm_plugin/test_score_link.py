@@ -18,7 +18,7 @@ import zmq
 
 from activation_logging.vllm_plugin.score_link import Block, Columns, ScoreInbox, ScoreOutbox
 
-SECONDS = 20.0
+SECONDS = 120.0
 
 
 @pytest.fixture(params=[None, "127.0.0.1"], ids=["ipc", "tcp"])

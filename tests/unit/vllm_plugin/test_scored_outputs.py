@@ -194,7 +194,7 @@ class TestOutputs:
 
     @staticmethod
     def wait_for(engine: Engine, name: str) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not engine.live._answers[name].num_rows and time.monotonic() < deadline:
             engine.live.collect(0.1)
 
@@ -313,7 +313,7 @@ class TestFinals:
     def test_that_the_worker_knows_of_first(self, engine: Engine) -> None:
         engine.ask()
         engine.send(-2.0, 3.0, ended=True)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not engine.live._last and time.monotonic() < deadline:
             engine.live.before([], {})
         assert not engine.finals
@@ -360,7 +360,7 @@ class TestFinals:
         assert [live._answers, live._open, live._ended, live._last] == [{}, set(), {}, {}]
 
     def wait(self, engine: Engine) -> None:
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not engine.finals and time.monotonic() < deadline:
             engine.live.before([], {})
 
