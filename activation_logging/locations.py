@@ -134,15 +134,14 @@ class Place:
         self.address: Path | Address = folder
         self.folder = folder
 
-    def names(self, start: str = "") -> list[str]:
-        """The files whose names begin so, in all folders below.
+    def sizes(self) -> dict[str, int]:
+        """Names and bytes of all files, in all folders below.
 
         Raises:
             AddressError: the place cannot be read, as for every method.
         """
-        found = (path for path in self.folder.rglob("*") if path.is_file())
-        named = (path.relative_to(self.folder).as_posix() for path in found)
-        return sorted(name for name in named if name.startswith(start))
+        found = sorted(path for path in self.folder.rglob("*") if path.is_file())
+        return {path.relative_to(self.folder).as_posix(): path.stat().st_size for path in found}
 
     def read(self, name: str) -> bytes | None:
         """What a file holds; None if it is not there."""
@@ -228,16 +227,19 @@ class RemotePlace(Place):
             raise AddressError(
                 f"{address}: fsspec needs another package for {scheme}:// ({error})"
             ) from None
-        except ValueError as error:
+        except (OSError, ValueError) as error:  # such as zip://, which opens a file at once
             raise AddressError(f"{address}: {error}") from None
 
-    def names(self, start: str = "") -> list[str]:
+    def sizes(self) -> dict[str, int]:
         with self._speaking():
             self.fs.invalidate_cache()
             root = self._root.rstrip("/") + "/"
-            found = self.fs.find(self._root)
-        inside = (path.removeprefix(root) for path in found if path.startswith(root))
-        return sorted(name for name in inside if name.startswith(start))
+            found = self.fs.find(self._root, detail=True)
+        return {
+            path.removeprefix(root): about["size"]
+            for path, about in sorted(found.items())
+            if path.startswith(root)
+        }
 
     def read(self, name: str) -> bytes | None:
         with self._speaking():

@@ -91,9 +91,9 @@ def export_store(
         store_path: the store's folder, or several, see :func:`.open_store`.
         out_dir: the folder to make, or an address such as ``s3://bucket/folder``.
         format: a name in :data:`FORMATS`; ``parquet`` if not given.
-        layers: which layers of the residual stream.
-        sites: which other sites, such as ``heads@15``. Without both, all layers and sites, which
-            every entry must then have.
+        layers: which layers of the residual stream. Entries without one of them are left out.
+        sites: which other sites, such as ``heads@15``, likewise. Without both, all layers and
+            sites, which every entry must then have.
         position: one row per entry, see :mod:`activation_logging.dataset.positions`; else all rows.
         label: only entries that this evaluator has judged.
         model: only this model's entries.
@@ -155,13 +155,16 @@ def _choose(store: Store, asked: Mapping[str, Any], there: There, progress: Prog
     )
 
 
-def _plan(store: Store, chosen: Choice, asked: Mapping[str, Any]) -> Plan:
+def _plan(
+    store: Store, chosen: Choice, asked: Mapping[str, Any], before: str | None = None
+) -> Plan:
     return make_plan(
         store,
         chosen,
         layers=asked["layers"],
         sites=asked["sites"],
         position=asked["position"],
+        before=before,
     )
 
 
@@ -216,8 +219,10 @@ def _in_parts(
         choice = _choose(store, asked, there, progress)
         new: list[Part] = []
         head = there.head
+        if head is not None:
+            choice.leave_out_without(head.shapes, head.num_layers)
         if choice.items or head is None:
-            plan = _plan(store, choice, asked)
+            plan = _plan(store, choice, asked, None if head is None else head.dtype)
             made = head_of(plan, chosen, asked["label"], asked["tags"] or {})
             head = made if head is None else joined(head, made, place.address)
             sent = send_parts(

@@ -65,6 +65,11 @@ class Head(Struct, frozen=True):
     tags: dict[str, str] = field(default_factory=dict)
     writers: list[str] = field(default_factory=list)
 
+    @property
+    def shapes(self) -> dict[Layer | str, list[Size]]:
+        """The shape of a row of each layer or site."""
+        return {layer: self.sites.get(str(layer), [self.hidden_size]) for layer in self.layers}
+
 
 class Listed(Struct, frozen=True):
     """An entry of a part, and where its record lies in ``records.jsonl``.

@@ -34,7 +34,7 @@ from activation_logging.export.manifest import (
 )
 from activation_logging.export.plan import Known, Named
 from activation_logging.export.records import write_records
-from activation_logging.export.verified import verified
+from activation_logging.export.verified import refuse_half_written, verified
 from activation_logging.strict_json import dumps
 
 if TYPE_CHECKING:
@@ -73,12 +73,13 @@ def look(place: Place, *, append: bool, overwrite: bool) -> There:
 
     Raises:
         OutputExists: something is there that is neither to be appended to nor replaced.
-        StoreCorrupt: a part that is there is damaged.
+        StoreCorrupt: a part that is there is damaged, or one of its files is missing or half
+            written.
         StoreVersionError: another version of this program wrote what is there.
         AddressError: the place cannot be read.
     """
     raw = place.read(NAME)
-    names = place.names()
+    names = place.sizes()
     ours = [name for name in names if name.startswith(_FOLDER)]
     if raw is None and len(ours) < len(names):
         raise OutputExists(
@@ -99,9 +100,10 @@ def look(place: Place, *, append: bool, overwrite: bool) -> There:
     if manifest is not None:
         there.head = manifest.head
         for part in manifest.parts:
+            refuse_half_written(place, part, names)
             _take(there, part, _record(place, part.inside(PART), part.files.get(PART)))
     listed = {name for part in there.parts for name in part.names}
-    _take_over(there, place, [name for name in ours if name not in listed])
+    _take_over(there, place, {name: names[name] for name in ours if name not in listed})
     return there
 
 
@@ -124,15 +126,17 @@ def _take(there: There, part: Part, record: PartRecord) -> None:
         there.known[one.answer] = Known(Named(one.key, one.capture), one.beside)
 
 
-def _take_over(there: There, place: Place, names: Sequence[str]) -> None:
+def _take_over(there: There, place: Place, sizes: Mapping[str, int]) -> None:
     """Go on with the finished parts of a run that broke off, if they are of the same export."""
-    for name in names:
+    for name in sizes:
         folder, _, last = name.partition("/")
         raw = place.read(name) if last == PART else None
         if raw is None:
             continue
         try:
             record = read_part(raw, str(place.within(name)))
+            part = _part(folder, record, raw)
+            refuse_half_written(place, part, sizes)
         except StoreCorrupt:  # A broken run may well have left such a file.
             continue
         is_new = all(one.answer not in there.known for one in record.entries)
@@ -140,9 +144,9 @@ def _take_over(there: There, place: Place, names: Sequence[str]) -> None:
             there.head is None or _without_writers(there.head) == _without_writers(record.head)
         ):
             there.head = there.head or record.head
-            _take(there, _part(folder, record, raw), record)
+            _take(there, part, record)
     taken = {name for part in there.parts for name in part.names}
-    there.unfinished = [name for name in names if name not in taken]
+    there.unfinished = [name for name in sizes if name not in taken]
 
 
 def _without_writers(head: Head) -> Head:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from activation_logging.dataset.features import read_rows, read_vector
-from activation_logging.dataset.layers import Source, labels_of
+from activation_logging.dataset.layers import Source, in_order, labels_of
 from activation_logging.dataset.positions import Rows, rows_at
 from activation_logging.errors import DatasetError, InputMissing
 from activation_logging.export.records import beside_digest
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from activation_logging.store import Entry, Store
+
+
+Sites: TypeAlias = "frozenset[tuple[Site, RowShape]]"
+"""What an entry has rows of, and what a row is."""
 
 
 class Named(NamedTuple):
@@ -39,7 +43,7 @@ class Item(NamedTuple):
     """One entry of the export; ``rows`` is None where all of them go out.
 
     ``key`` is its key in the export, ``source`` the one in the store. ``answer`` is
-    :func:`.merge.answer_digest`.
+    :func:`.merge.answer_digest`. ``sites`` are those that it has.
     """
 
     key: str
@@ -48,6 +52,7 @@ class Item(NamedTuple):
     source: str
     capture: str
     answer: str
+    sites: Sites
 
 
 class Known(NamedTuple):
@@ -186,9 +191,27 @@ class Choice:
     changed: list[Item] = field(default_factory=list)
     models: Counter[str] = field(default_factory=Counter)
     shapes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    site_sets: Counter[frozenset[tuple[Site, RowShape]]] = field(default_factory=Counter)
     names: set[str] = field(default_factory=set)
     with_spans: set[str] = field(default_factory=set)
+
+    @property
+    def site_sets(self) -> Counter[Sites]:
+        """How many of the entries have which sites."""
+        return Counter(item.sites for item in self.items)
+
+    def leave_out_without(self, wanted: Mapping[int | str, Sequence[int]], num_layers: int) -> None:
+        """Leave out the entries that lack one of these sites, which have rows of these shapes."""
+        needed = [
+            (Source.of(label, num_layers).site, tuple(shape)) for label, shape in wanted.items()
+        ]
+        lacking: dict[Sites, str | None] = {}
+        for sites in self.site_sets:
+            there = {(site, row.shape) for site, row in sites}
+            missing = (site.words for site, shape in needed if (site, shape) not in there)
+            lacking[sites] = next(missing, None)
+        left = [lacking[item.sites] for item in self.items]
+        self.left_out.update(f"without {one}" for one in left if one is not None)
+        self.items = [item for item, one in zip(self.items, left, strict=True) if one is None]
 
 
 def choose(
@@ -215,6 +238,7 @@ def choose(
     wanted = Filter(model=model, tags=tags, evaluator=label)
     found = Choice()
     names = _Names(one.named for one in known.values())
+    seen: dict[Sites, Sites] = {}  # a million entries have few, and share them
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         answer = answer_digest(entry.document)
         there = known.get(answer)
@@ -228,16 +252,16 @@ def choose(
                 found.left_out[str(missing)] += 1
                 continue
             key, capture = names.give(entry, answer)
-            found.items.append(Item(key, count, rows, entry.key, capture, answer))
+            sites = frozenset((site, entry.shape_of(site)) for site in entry.sites)
+            sites = seen.setdefault(sites, sites)
+            found.items.append(Item(key, count, rows, entry.key, capture, answer, sites))
             found.models[entry.model] += 1
             found.shapes[entry.num_layers, entry.hidden_size] += 1
-            sites = frozenset((site, entry.shape_of(site)) for site in entry.sites)
-            found.site_sets[sites] += 1
         else:
             found.there += 1
             if beside_digest(entry) != there.beside:
                 key, capture = there.named
-                found.changed.append(Item(key, 0, None, entry.key, capture, answer))
+                found.changed.append(Item(key, 0, None, entry.key, capture, answer, frozenset()))
         evaluations = entry.evaluations
         found.names.update(evaluations)
         found.with_spans.update(name for name, given in evaluations.items() if given.spans)
@@ -278,11 +302,23 @@ def make_plan(
     layers: Sequence[int | str] | None,
     sites: Sequence[str] | None,
     position: str | int | None,
+    before: str | None = None,
 ) -> Plan:
     """Check that the chosen entries go together, and choose the columns.
 
+    Entries that lack a layer or site that is named are left out.
+
+    Args:
+        store: where the entries are.
+        chosen: what was chosen of it.
+        layers: the layers that are named, or None, as for ``sites``.
+        sites: the other sites.
+        position: one row per entry; else all rows.
+        before: the type of the numbers in what this is appended to; wider ones do not go into it.
+
     Raises:
-        DatasetError: nothing is left, or the entries are of several models or lack a layer.
+        DatasetError: nothing is left, the entries are of several models or, if nothing is named,
+            have different sites.
     """
     if not chosen.items:
         why = "; ".join(f"{count} {reason}" for reason, count in chosen.left_out.items())
@@ -296,6 +332,10 @@ def make_plan(
     ((num_layers, hidden_size),) = chosen.shapes
     wanted_sites = None if layers is None and sites is None else [*(layers or ()), *(sites or ())]
     columns = _columns(wanted_sites, chosen.site_sets, num_layers, len(chosen.items))
+    chosen.leave_out_without({column.layer: column.shape for column in columns}, num_layers)
+    if not chosen.items:
+        named = ", ".join(str(column.layer) for column in columns)
+        raise DatasetError(f"no entry of {store.path} has all of {named}; name fewer")
     is_half = _is_half(columns, chosen.site_sets, num_layers) and all(
         item.rows is None or item.rows.pool == "one" for item in chosen.items
     )
@@ -306,7 +346,7 @@ def make_plan(
         columns=columns,
         num_layers=num_layers,
         hidden_size=hidden_size,
-        dtype="float16" if is_half else "float32",
+        dtype="float16" if is_half and before != "float32" else "float32",
         position=position,
         labels=tuple(sorted(chosen.names)),
         spans=tuple(sorted(chosen.with_spans)),
@@ -339,12 +379,13 @@ def _rows(entry: Entry, position: str | int | None) -> tuple[int, Rows | None]:
 
 def _columns(
     wanted: Sequence[int | str] | None,
-    site_sets: Counter[frozenset[tuple[Site, RowShape]]],
+    site_sets: Counter[Sites],
     num_layers: int,
     answers: int,
 ) -> tuple[Column, ...]:
     sets = [frozenset((site, row.shape) for site, row in one) for one in site_sets]
-    common = dict(sorted(frozenset.intersection(*sets), key=lambda pair: pair[0].code))
+    common = _in_order(frozenset.intersection(*sets))
+    anywhere = {**_in_order(frozenset.union(*sets)), **common}
     if wanted is None:
         if len(set(sets)) > 1:
             counts: Counter[str] = Counter()
@@ -353,11 +394,26 @@ def _columns(
             listing = "; ".join(f"{names}: {count}" for names, count in counts.items())
             raise DatasetError(
                 f"the entries have different layers ({listing}); name those to export (--layers, "
-                f"--sites); all entries share {_names(common)}"
+                "--sites), and entries without one of them are left out; all entries share "
+                f"{_names(common)}"
             )
         wanted = [str(site) for site in common]
-    labels = labels_of(wanted, common, num_layers=num_layers, answers=answers)
-    return tuple(_column(label, common, num_layers) for label in labels)
+
+    def labels(part: int | str) -> list[int | str]:
+        try:
+            return labels_of([part], common, num_layers=num_layers, answers=answers)
+        except DatasetError as not_all:
+            try:
+                return labels_of([part], anywhere, num_layers=num_layers, answers=answers)
+            except DatasetError:
+                raise not_all from None
+
+    named = in_order(label for part in wanted for label in labels(part))
+    return tuple(_column(label, anywhere, num_layers) for label in named)
+
+
+def _in_order(pairs: Iterable[tuple[Site, tuple[int, ...]]]) -> dict[Site, tuple[int, ...]]:
+    return dict(sorted(pairs, key=lambda pair: pair[0].code))
 
 
 def _names(sites: Iterable[Site]) -> str:

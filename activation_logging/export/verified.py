@@ -16,7 +16,7 @@ from activation_logging.files import sha256
 from activation_logging.locations import RemotePlace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from activation_logging.export.manifest import File, Part
     from activation_logging.locations import Place
@@ -34,6 +34,20 @@ def verified(place: Place, name: str, file: File | None) -> bytes:
         raise _missing(where)
     _refuse_other(where, file, len(raw), hashlib.sha256(raw).hexdigest)
     return raw
+
+
+def refuse_half_written(place: Place, part: Part, sizes: Mapping[str, int]) -> None:
+    """Compare the sizes of a part's files with what the part lists; ``sizes`` are those there.
+
+    Raises:
+        StoreCorrupt: a file is not there, or is half written.
+    """
+    for name, file in part.files.items():
+        inside = part.inside(name)
+        where = str(place.within(inside))
+        if inside not in sizes:
+            raise _missing(where)
+        _refuse_other_size(where, file, sizes[inside])
 
 
 class Files:
@@ -95,12 +109,16 @@ def _missing(where: str) -> StoreCorrupt:
     )
 
 
-def _refuse_other(where: str, file: File, size: int, digest: Callable[[], str]) -> None:
+def _refuse_other_size(where: str, file: File, size: int) -> None:
     if size != file.bytes:
         raise StoreCorrupt(
             f"{where} has {size} bytes of {file.bytes}: it is half written; export again with "
             "--overwrite"
         )
+
+
+def _refuse_other(where: str, file: File, size: int, digest: Callable[[], str]) -> None:
+    _refuse_other_size(where, file, size)
     if digest() != file.sha256:
         raise StoreCorrupt(
             f"{where} is damaged: its SHA-256 is not the one that export.json lists; export again "

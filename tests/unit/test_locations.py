@@ -70,7 +70,7 @@ def place(request, tmp_path):
 
 def test_files_of_a_place(place, tmp_path):
     cache = tmp_path / "cache"
-    assert (place.names(), place.read("a/b")) == ([], None)
+    assert (place.sizes(), place.read("a/b")) == ({}, None)
     with pytest.raises(FileNotFoundError):
         place.local("a/b", cache)
     place.write("a/b", b"one")
@@ -78,9 +78,8 @@ def test_files_of_a_place(place, tmp_path):
     (tmp_path / "sent").write_bytes(b"sent")
     place.put("a/c/d", tmp_path / "sent")
     place.write("e", b"")
-    assert place.names() == ["a/b", "a/c/d", "e"]
-    assert place.names("a/c") == ["a/c/d"]
-    assert [place.read(name) for name in place.names()] == [b"other", b"sent", b""]
+    assert place.sizes() == {"a/b": 5, "a/c/d": 4, "e": 0}
+    assert [place.read(name) for name in place.sizes()] == [b"other", b"sent", b""]
     assert place.local("a/c/d", cache).read_bytes() == b"sent"
     assert not place.replace("e", b"new", b"old")
     assert not place.replace("e", b"new", None)
@@ -88,7 +87,7 @@ def test_files_of_a_place(place, tmp_path):
     assert place.replace("f", b"first", None)
     assert [place.read(name) for name in "ef"] == [b"new", b"first"]
     place.delete(["a/b", "a/c/d", "f"])
-    assert place.names() == ["e"]
+    assert list(place.sizes()) == ["e"]
 
 
 def test_a_folder_that_is_sent_to_an_address(tmp_path):
@@ -98,8 +97,8 @@ def test_a_folder_that_is_sent_to_an_address(tmp_path):
         (folder / "sub").mkdir()
         (folder / "index.html").write_text("page")
         (folder / "sub" / "figures.csv").write_text("1,2")
-        assert not place_of(address).names()
-    assert place_of(address).names() == ["index.html", "sub/figures.csv"]
+        assert not place_of(address).sizes()
+    assert list(place_of(address).sizes()) == ["index.html", "sub/figures.csv"]
     assert not folder.exists()
     with folder_for(tmp_path / "local", "index.html") as same:
         assert same == tmp_path / "local"
@@ -111,4 +110,4 @@ def test_nothing_is_sent_after_a_failure(tmp_path):
     with pytest.raises(ZeroDivisionError), folder_for(address, "index.html") as folder:
         (folder / "index.html").write_text("half")
         raise ZeroDivisionError
-    assert not place_of(address).names()
+    assert not place_of(address).sizes()

@@ -276,11 +276,44 @@ def test_sites_that_not_every_entry_has(mixed, tmp_path):
     build(path, n=2, prefix="plain-")
     with pytest.raises(DatasetError, match=r"\(0, 2, 4, attn_out@1, heads@3: 2; 0, 2, 4: 2\)"):
         export_store(path, tmp_path / "out", format="npy")
-    with pytest.raises(DatasetError, match="heads@3 is not there for all 4 answers"):
-        export_store(path, tmp_path / "out", format="npy", sites=["heads@3"])
+    with pytest.raises(DatasetError, match="layer 3 is not there for all 4 answers"):
+        export_store(path, tmp_path / "out", format="npy", layers=[2, 3])
     assert export_store(path, tmp_path / "out", format="npy", layers=["all"]).layers == LAYERS
     said = command("export", mixed, "-o", tmp_path / "two", "-f", "npy", "--json")
     assert strict(said)["layers"] == [*LAYERS, "attn_out@1", "heads@3"]
     chosen = ("--layers", "last", "--sites", "attn_out@all", "--position", "response_mean")
     said = command("export", mixed, "-o", tmp_path / "three", "-f", "npy", "--json", *chosen)
     assert strict(said)["layers"] == [4, "attn_out@1"]
+
+
+@pytest.mark.parametrize("name", ["npy", "safetensors"])
+def test_entries_without_what_is_named_are_left_out(tmp_path, name):
+    """A request may log fewer layers than the server; the answers to the others go out."""
+    path = build(tmp_path / "s", n=2, sites=SITES, layers=(0, 2))
+    build(path, n=3, prefix="fewer-", layers=(2,))
+    first = export_store(path, tmp_path / "out", format=name, layers=[0, 2], sites=["heads@3.1"])
+    assert (first.entries, first.layers) == (2, (0, 2, "heads@3.1"))
+    assert first.left_out == {"without layer 0": 3}
+    build(path, n=1, prefix="late-", sites=SITES, layers=(0, 2))
+    build(path, n=1, prefix="without-a-head-", layers=(0, 2))
+    more = export_store(path, tmp_path / "out", append=True)
+    assert (more.entries, more.there) == (1, 2)
+    assert more.left_out == {"without layer 0": 3, "without heads@3": 1}
+    none = export_store(path, tmp_path / "out", append=True)
+    assert (none.entries, none.there, none.left_out) == (0, 3, more.left_out)
+    with pytest.raises(DatasetError, match=r"has all of 4, heads@3; name fewer"):
+        build(path, n=1, prefix="last-")
+        export_store(path, tmp_path / "none", format=name, layers=[4], sites=["heads@3"])
+
+
+@pytest.mark.parametrize("name", FORMATS.names())
+def test_narrower_numbers_are_appended_to_wider_ones(tmp_path, name):
+    path = build(tmp_path / "s", n=2, dtype="float32")
+    build(path, n=2, prefix="half-", dtype="float16")
+    export_store(path, tmp_path / "out", format=name)
+    build(path, n=2, prefix="more-", dtype="float16")
+    assert export_store(path, tmp_path / "out", append=True).entries == 2
+    with open_store(path) as store, open_store(tmp_path / "out") as found:
+        assert len(found) == 6
+        for entry in store.entries():
+            assert_same_bits(found[entry.key].layer(2), entry.layer(2))
