@@ -17,6 +17,7 @@ from activation_logging.store.query import Filter
 from activation_logging.store.statistics import statistics
 from activation_logging.verify import verify
 from bench.version_1 import make_version_1
+from tests.fixtures.damage import cut_off
 from tests.fixtures.planted import build
 from tests.unit.detectors.test_saved_probe import answers, make
 
@@ -214,3 +215,14 @@ class TestBadInput:
             store.put_derived([Derived(key, "score/claims", np.zeros(2, np.float32))])
         with pytest.raises(ProbeError, match="1 entries have scores"):
             score_store(path, tokens)
+
+
+@pytest.mark.parametrize("left", [20, 300])
+def test_a_damaged_entry_is_counted_and_the_rest_goes_on(path, tokens, left):
+    cut_off(path, 2, left=left)
+    for _ in range(2):
+        scored, left_out = score_store(path, tokens, write="p")
+        assert len(scored) == 6
+        assert left_out["that cannot be read"] == 1
+    with open_store(path) as store:
+        assert statistics(store).labels["p"].total() == 6
