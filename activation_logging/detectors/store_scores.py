@@ -45,7 +45,6 @@ class Scored(NamedTuple):
     key: str
     probability: float
     label: str
-    response: str
     tokens: int
 
 
@@ -119,6 +118,13 @@ def score_store(
     return scored, dict(left_out)
 
 
+def responses(store_path: Where, scored: Iterable[Scored]) -> dict[str, str]:
+    """What scored answers say, by key; without those that were deleted meanwhile."""
+    with open_store(store_path) as store:
+        found = (store.get(row.key) for row in scored)
+        return {entry.key: entry.response for entry in found if entry is not None}
+
+
 def _open(path: Where, *, writable: bool) -> Store:
     if not writable:
         return open_store(path)
@@ -171,7 +177,7 @@ class _Run:
             return None, None
         label = label_of(probe, probability)
         tokens = int(np.isfinite(rows).sum())
-        return rows, Scored(entry.key, probability, label, entry.response, tokens)
+        return rows, Scored(entry.key, probability, label, tokens)
 
 
 def _all(

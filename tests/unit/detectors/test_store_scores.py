@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from activation_logging import Derived, open_store
+from activation_logging.cli import _app
 from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.detectors.store_scores import _Run, label_of, score_store
+from activation_logging.detectors.store_scores import _Run, label_of, responses, score_store
 from activation_logging.errors import DerivedError, ProbeError, StoreNotFound
 from activation_logging.store.query import Filter
 from activation_logging.store.statistics import statistics
@@ -226,3 +229,16 @@ def test_a_damaged_entry_is_counted_and_the_rest_goes_on(path, tokens, left):
         assert left_out["that cannot be read"] == 1
     with open_store(path) as store:
         assert statistics(store).labels["p"].total() == 6
+
+
+def test_texts_are_looked_up_for_what_is_shown(path, tokens):
+    scored, _ = score_store(path, tokens)
+    with open_store(path, writable=True) as store:
+        # No text is held of every answer of a store.
+        assert not {entry.response for entry in store.entries()} & {*map(str, sum(scored, ()))}
+        store.delete(scored[0].key)
+        said = {row.key: store[row.key].response for row in scored[1:]}
+    assert responses(path, scored) == said
+    result = CliRunner().invoke(_app, ["score", str(path), "--probe", str(tokens), "--json"])
+    told = json.loads(result.stdout)["scores"]
+    assert {row["key"]: row["response"] for row in told} == said
