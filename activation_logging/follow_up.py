@@ -33,7 +33,7 @@ from activation_logging.errors import BenchmarkError
 from activation_logging.progress import Progress, silent
 from activation_logging.records import ANSWERED
 from activation_logging.store import open_store
-from activation_logging.store.query import select
+from activation_logging.store.query import readable, select
 from activation_logging.text import brief
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class _Answer(NamedTuple):
 
 
 def _answers(store: Store, **conditions: Any) -> Iterator[_Answer]:
-    for entry in select(store, newest_first=False, **conditions):
+    for entry in readable(select(store, newest_first=False, **conditions)):
         if entry.finish_reason in ANSWERED and not is_follow_up(entry.tags):
             yield _Answer(entry.key, entry.model, Subject.of(entry), entry.messages is not None)
 

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from activation_logging.store import StoreWriter
 
@@ -24,6 +25,11 @@ SLOW = (
     "test_study.py", "test_sweep.py", "test_travel.py", "test_wiki_facts.py",
 )  # fmt: skip
 """Modules of ``tests/unit`` that ``make test-fast`` leaves out."""
+
+
+# A test that shares its processors with others may take any time for one example.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

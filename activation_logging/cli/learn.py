@@ -281,7 +281,7 @@ def score(
     needs are counted and left out; with nothing left to score, the exit code is 1.
     """
     from activation_logging.detectors.probe_format import paths_of
-    from activation_logging.detectors.store_scores import score_store
+    from activation_logging.detectors.store_scores import responses, score_store
 
     if dry_run and write is not None:
         raise SettingsError("--write stores labels, --dry-run stores nothing; give one of them")
@@ -303,9 +303,11 @@ def score(
     if out is not None:
         _write_csv(out, scored)
     if as_json:
-        print_json({"scores": [row._asdict() for row in scored], "left_out": left_out})
+        texts = responses(path, scored)
+        rows = [{**row._asdict(), "response": texts.get(row.key)} for row in scored]
+        print_json({"scores": rows, "left_out": left_out})
     else:
-        _print_scores(scored, left_out)
+        _print_scores(path, scored, left_out)
         if scored and not dry_run:
             kept = name or paths_of(probe)[0].stem
             errors.print(f"their rows' scores are kept as entry.scores[{kept!r}]")
@@ -313,12 +315,15 @@ def score(
         raise typer.Exit(1)
 
 
-def _print_scores(scored: list[Scored], left_out: dict[str, int]) -> None:
+def _print_scores(path: list[Path], scored: list[Scored], left_out: dict[str, int]) -> None:
+    from activation_logging.detectors.store_scores import responses
+
     made = table("key", ">probability", "label", "response")
-    ranked = sorted(scored, key=lambda row: -row.probability)
-    for row in ranked[:_SHOWN_SCORES]:
-        cells = (short_key(row.key), f"{row.probability:.3f}", row.label, shorten(row.response, 70))
-        made.add_row(*as_row(cells))
+    ranked = sorted(scored, key=lambda row: -row.probability)[:_SHOWN_SCORES]
+    texts = responses(path, ranked)
+    for row in ranked:
+        text = shorten(texts.get(row.key, ""), 70)
+        made.add_row(*as_row((short_key(row.key), f"{row.probability:.3f}", row.label, text)))
     if scored:
         output.print(made)
     if len(scored) > _SHOWN_SCORES:

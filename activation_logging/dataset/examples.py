@@ -17,7 +17,7 @@ import numpy.typing as npt
 from activation_logging.dataset.groups import join_groups, subjects_of
 from activation_logging.dataset.layers import Source, labels_of
 from activation_logging.dataset.positions import Place
-from activation_logging.errors import DatasetError
+from activation_logging.errors import DatasetError, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import LABELS, Label
 from activation_logging.sites import RESID, AnySite, Site
@@ -226,19 +226,40 @@ class _Answer:
 
 @dataclass
 class Found:
-    """The answers that a scan took, and why it left out the others."""
+    """The answers that a scan took, and why it left out the others; see :func:`scan`."""
 
     label: str
+    classes: Sequence[str]
+    wanted: Filter
+    group: Sequence[str]
+    each: Callable[[Entry, Evaluation], object] | None = None
     answers: list[_Answer] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     incomplete: list[str] = field(default_factory=list)
     sites: set[tuple[Site, tuple[int, ...]]] = field(default_factory=set)
 
-    def add(self, entry: Entry, verdict: Evaluation, group: Sequence[str]) -> None:
-        """Take an answer. ``sites`` keeps those besides the residual stream that all have."""
+    def look_at(self, entry: Entry, verdict: Evaluation) -> None:
+        """Take an answer, or count why not."""
+        if reason := self.wanted.why_not(entry):
+            self.left_out[reason] += 1
+        elif verdict.label not in self.classes:
+            self.left_out[f"labelled {verdict.label}"] += 1
+        elif entry.status == "unkept":
+            self.left_out["whose rows were not kept"] += 1
+        elif entry.status != "complete":
+            self.left_out["without all of their rows"] += 1
+            self.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
+        else:
+            self._take(entry, verdict)
+
+    def _take(self, entry: Entry, verdict: Evaluation) -> None:
+        """Keep an answer; of the sites besides the residual stream those that all have."""
         others = {(site, entry.shape_of(site).shape) for site in entry.sites if site.name != RESID}
+        answer = _answer(entry, verdict, self.group)
+        if self.each is not None:
+            self.each(entry, verdict)
         self.sites = self.sites & others if self.answers else others
-        self.answers.append(_answer(entry, verdict, group))
+        self.answers.append(answer)
 
     def common_layers(self) -> tuple[int, ...]:
         return tuple(sorted(set.intersection(*(set(answer.layers) for answer in self.answers))))
@@ -252,9 +273,9 @@ class Found:
     def refuse_incomplete(self) -> None:
         if self.incomplete:
             raise DatasetError(
-                f"{len(self.incomplete)} labelled answers lack activations (the first: "
-                f"{self.incomplete[0]}); look at them with `activation-logging verify`, ask again, "
-                "or leave them out (broken='skip', --skip-broken)"
+                f"{len(self.incomplete)} labelled answers lack activations or are damaged (the "
+                f"first: {self.incomplete[0]}); look at them with `activation-logging verify`, ask "
+                "again, or leave them out (broken='skip', --skip-broken)"
             )
 
     def refuse_mixtures(self) -> None:
@@ -306,30 +327,21 @@ def scan(
         raise DatasetError(f"group is a list of names of tags, such as [{group!r}], not a text")
     # A store without an index has to be walked through, which takes its time.
     all_counts = counts(store, progress)
-    found = Found(choose_evaluator(store, label, all_counts))
+    found = Found(choose_evaluator(store, label, all_counts), classes, wanted, group, each)
     number = all_counts.labels[found.label].total()
     if number < all_counts.entries:
         found.left_out["without this label"] = all_counts.entries - number
     models: Counter[str] = Counter()
     labelled = select(store, evaluator=found.label, newest_first=False)
     for entry in track(labelled, "looking for labels", number, progress):
-        verdict = entry.evaluations.get(found.label)
-        if verdict is None:
-            continue
-        models[entry.model] += 1
-        if reason := wanted.why_not(entry):
-            found.left_out[reason] += 1
-        elif verdict.label not in classes:
-            found.left_out[f"labelled {verdict.label}"] += 1
-        elif entry.status == "unkept":
-            found.left_out["whose rows were not kept"] += 1
-        elif entry.status != "complete":
-            found.left_out["without all of their rows"] += 1
-            found.incomplete.append(f"{entry.key} is {entry.status}: {entry.status_reason}")
-        else:
-            found.add(entry, verdict, group)
-            if each is not None:
-                each(entry, verdict)
+        try:
+            verdict = entry.evaluations.get(found.label)
+            if verdict is not None:
+                models[entry.model] += 1
+                found.look_at(entry, verdict)
+        except StoreCorrupt as error:  # noqa: PERF203 - one that is damaged hides no other
+            found.left_out["that cannot be read"] += 1
+            found.incomplete.append(str(error))
     if not found.answers and wanted.model is not None and wanted.model not in models:
         raise DatasetError(
             f"no labelled answer is by {wanted.model!r}; the models are{listing(models)}"

@@ -41,6 +41,11 @@ class Source(NamedTuple):
         """
         return cls(given) if isinstance(given, Site) else _source(given, num_layers)
 
+    @classmethod
+    def labelled(cls, label: int | str) -> Source:
+        """The source of this label; 0 stands in for the depth, as layer of ``resid_prenorm``."""
+        return _source(label, 0)
+
     @property
     def label(self) -> int | str:
         """A number for a layer of the residual stream, else a text."""
@@ -84,7 +89,7 @@ def in_order(labels: Iterable[int | str]) -> list[int | str]:
     """Labels of sources, each once: layers first, then by kind, layer and head."""
 
     def place(label: int | str) -> tuple[int, int]:
-        site, head = Source.of(label, 0)  # only resid_prenorm depends on the depth: one label
+        site, head = Source.labelled(label)
         return site.code, -1 if head is None else head
 
     return sorted(set(labels), key=place)

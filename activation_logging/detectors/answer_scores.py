@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from activation_logging.detectors.fitted_on import is_about, prompt_number
-from activation_logging.errors import DatasetError, InputMissing, RowsMissing
+from activation_logging.errors import DatasetError, InputMissing, RowsMissing, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
 from activation_logging.store.query import Filter, select
 
@@ -52,15 +52,17 @@ def scored_answers(
     """
     entries = select(store, since=wanted.since, until=wanted.until, evaluator=wanted.evaluator)
     for entry in track(entries, "reading scores", len(store), progress):
-        if reason := _refusal(entry, probe, wanted):
-            left_out[reason] += 1
-            continue
         try:
+            if reason := _refusal(entry, probe, wanted):
+                left_out[reason] += 1
+                continue
             scores = rows_said(probe, entry, name)
         except RowsMissing:
             left_out[f"without rows, and without scores of this probe called {name!r}"] += 1
         except DatasetError as error:
             left_out[f"without a usable state ({error})"] += 1
+        except StoreCorrupt:
+            left_out["that cannot be read"] += 1
         else:
             yield entry, scores
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from activation_logging.detectors.registry import Detector
 from activation_logging.errors import InputMissing
-from activation_logging.store.query import select
+from activation_logging.store.query import readable, select
 from activation_logging.tags import ABOUT, BESIDE, KIND
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class FollowUps:
         """The probability of True by kind and subject, and by model, the last asked last."""
         found: dict[tuple[str, Subject], dict[str, float | None]] = {}
         for kind in ASKS:
-            for entry in select(self._store, tags={KIND: kind}, newest_first=False):
+            for entry in readable(select(self._store, tags={KIND: kind}, newest_first=False)):
                 subject = _subject(entry)
                 if subject is not None:
                     by_model = found.setdefault((kind, subject), {})

@@ -21,6 +21,7 @@ from activation_logging.detectors.follow_ups import (
 )
 from activation_logging.detectors.registry import Detector
 from activation_logging.errors import InputMissing, RowsMissing
+from activation_logging.store.query import readable
 from activation_logging.text import fold
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ def samples_to(store: Store, prompt: str, model: str) -> list[Entry]:
     """
     return [
         entry
-        for entry in store.for_prompt(prompt)
+        for entry in readable(store.for_prompt(prompt))
         if entry.model == model
         and entry.status == "complete"
         and entry.finish_reason not in {"abort", "error"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -11,7 +12,13 @@ import numpy as np
 from activation_logging.dataset.examples import PROBE_JUDGE
 from activation_logging.detectors.probe_format import paths_of
 from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.errors import DatasetError, ProbeError, RowsMissing, StoreReadOnly
+from activation_logging.errors import (
+    DatasetError,
+    ProbeError,
+    RowsMissing,
+    StoreCorrupt,
+    StoreReadOnly,
+)
 from activation_logging.progress import Progress, silent, track
 from activation_logging.records import Evaluation
 from activation_logging.store import Derived, open_store
@@ -38,7 +45,6 @@ class Scored(NamedTuple):
     key: str
     probability: float
     label: str
-    response: str
     tokens: int
 
 
@@ -112,6 +118,13 @@ def score_store(
     return scored, dict(left_out)
 
 
+def responses(store_path: Where, scored: Iterable[Scored]) -> dict[str, str]:
+    """What scored answers say, by key; without those that were deleted meanwhile."""
+    with open_store(store_path) as store:
+        found = (store.get(row.key) for row in scored)
+        return {entry.key: entry.response for entry in found if entry is not None}
+
+
 def _open(path: Where, *, writable: bool) -> Store:
     if not writable:
         return open_store(path)
@@ -145,10 +158,10 @@ class _Run:
     def score(self, entry: Entry) -> tuple[npt.NDArray[np.float32] | None, Scored | None]:
         """What the probe says of the rows and of the answer; what it does not say is counted."""
         probe, rows = self.probe, None
-        if reason := self.refusal(entry):
-            self.left_out[reason] += 1
-            return None, None
         try:
+            if reason := self.refusal(entry):
+                self.left_out[reason] += 1
+                return None, None
             known = None if probe.kind == "token" else probe.score(entry)
             rows = probe.score_rows(entry, known)
             # Of an answer of one token, only the state that starts it is there.
@@ -159,9 +172,12 @@ class _Run:
         except DatasetError as error:
             self.left_out[f"without a usable state ({error})"] += 1
             return rows, None
+        except StoreCorrupt:
+            self.left_out["that cannot be read"] += 1
+            return None, None
         label = label_of(probe, probability)
         tokens = int(np.isfinite(rows).sum())
-        return rows, Scored(entry.key, probability, label, entry.response, tokens)
+        return rows, Scored(entry.key, probability, label, tokens)
 
 
 def _all(
@@ -211,10 +227,11 @@ def _refuse_other_scores(store: Store, name: str, probe: SavedProbe, progress: P
     plain = name[len(SCORE) :]
     # What it does not score it does not replace: each model may have a probe of that name.
     entries = track(store.entries(), "looking for scores", len(store), progress)
-    others = sum(
-        plain in digests and digests[plain] != probe.digest
-        for digests in (entry.score_digests for entry in entries if entry.model == probe.model)
-    )
+    others = 0
+    for entry in entries:
+        with suppress(StoreCorrupt):  # what cannot be read gets no scores
+            if entry.model == probe.model:
+                others += entry.score_digests.get(plain, probe.digest) != probe.digest
     if others:
         raise ProbeError(
             f"{others} entries have scores called {plain!r} by another probe; choose another name "

@@ -90,7 +90,7 @@ def _fit_all(
 
 def _parts(layers: Sequence[int | str]) -> Iterator[list[int | str]]:
     """The heads of one site together, which are read together; each layer by itself."""
-    for _, part in groupby(layers, key=lambda layer: Source.of(layer, 0).site):
+    for _, part in groupby(layers, key=lambda layer: Source.labelled(layer).site):
         yield list(part)
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.errors import ReplayError, SettingsError
+from activation_logging.errors import ReplayError, SettingsError, StoreCorrupt
 from activation_logging.progress import Progress, silent, track
 from activation_logging.replay.model import ReplayModel
 from activation_logging.replay.proof import proving_sites
@@ -172,17 +172,20 @@ def plan_replay(
     differ: Counter[str] = Counter()
     chosen, total = _chosen(store, options)
     for entry in track(chosen, "looking for answers", total, progress):
-        if not answered(entry):
-            plan.left_out["of another model"] += 1
-        elif why := _without(entry):
-            plan.left_out[why] += 1
-        elif shape := _other_shape(entry, replayed):
-            differ[shape] += 1
-            plan.refused.append(Refusal(entry.key, f"it has {shape}: another model answered"))
-        elif why := _unfit(entry, replayed):
-            plan.refused.append(Refusal(entry.key, why))
-        else:
-            _add(plan, entry)
+        try:
+            if not answered(entry):
+                plan.left_out["of another model"] += 1
+            elif why := _without(entry):
+                plan.left_out[why] += 1
+            elif shape := _other_shape(entry, replayed):
+                differ[shape] += 1
+                plan.refused.append(Refusal(entry.key, f"it has {shape}: another model answered"))
+            elif why := _unfit(entry, replayed):
+                plan.refused.append(Refusal(entry.key, why))
+            else:
+                _add(plan, entry)
+        except StoreCorrupt as error:  # noqa: PERF203 - one that is damaged hides no other
+            plan.refused.append(Refusal(entry.key, str(error)))
     if differ and not (plan.jobs or plan.there or plan.others):
         shape, number = differ.most_common(1)[0]
         raise ReplayError(

@@ -96,7 +96,7 @@ def best_heads(document: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _layers(sites: Mapping[str, list[Row]], place: Row, levels: Sequence[Row]) -> Chart:
     """AUROC by layer: a line per position, and one per other kind of site at the best position."""
-    main = Source.of(place["layer"], 0).site.name
+    main = Source.labelled(place["layer"]).site.name
     if main not in sites:
         main = next(iter(sites))
     best = place["position"]

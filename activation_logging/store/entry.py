@@ -34,9 +34,9 @@ _SUMMARY = (
 class Entry(Beside):
     """One answer: the prompt, the response, and the activations of the logged sites.
 
-    Text and arrays are read on access. ``P`` and ``R`` are the numbers of prompt and response
-    tokens. Row ``p`` of an array of activations is the state at position ``p`` of prompt +
-    response, from which the model predicted token ``p + 1``.
+    All is read on access: a walk goes on behind a damaged record. ``P`` and ``R`` are the numbers
+    of prompt and response tokens. Row ``p`` of an array of activations is the state at position
+    ``p`` of prompt + response, from which the model predicted token ``p + 1``.
     """
 
     def __init__(self, store: Store, key: str, raw: memoryview) -> None:
@@ -44,11 +44,14 @@ class Entry(Beside):
         self._key = key
         self._raw = bytes(raw)
         self._found_capture: dict[str, Any] | None = None
-        self._head = layout.read_head(self._raw) or layout.head_of(self._document)
 
     @cached_property
     def _document(self) -> dict[str, Any]:
         return schema.entry(self._raw, f"entry {self._key}")
+
+    @cached_property
+    def _head(self) -> layout.Head:
+        return layout.read_head(self._raw) or layout.head_of(self._document)
 
     @property
     def prompt(self) -> str:
@@ -227,10 +230,7 @@ class Entry(Beside):
         return dict(self._document)
 
     def summary(self) -> dict[str, Any]:
-        """What a list shows of it, for JSON; no labels, and nothing that is as long as its tokens.
-
-        The texts are whole.
-        """
+        """What a list shows of it, for JSON: whole texts, no labels, nothing of each token."""
         return {name: getattr(self, name) for name in _SUMMARY}
 
     # --- activations -----------------------------------------------------------------
@@ -420,8 +420,7 @@ class Entry(Beside):
             snapshot = snapshot or self._store.snapshot()
             raw = snapshot.get(layout.CAPTURES, layout.id_key(self._head.capture))
             if raw is not None:
-                what = f"capture of {self.key}"
-                self._found_capture = schema.capture(raw, what)
+                self._found_capture = schema.capture(raw, f"capture of {self.key}")
         return self._found_capture
 
     def runs(self, snapshot: Snapshot, site: AnySite) -> tuple[RowType, list[Run]]:

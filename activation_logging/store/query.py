@@ -11,7 +11,7 @@ from functools import cached_property, partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from activation_logging.errors import EntryNotFound, SettingsError
+from activation_logging.errors import EntryNotFound, SettingsError, StoreCorrupt
 from activation_logging.records import LABELS, STATUSES
 from activation_logging.store import layout
 from activation_logging.store.index import Bounds, Index, term, words_of
@@ -200,6 +200,16 @@ def select(
         # The index of one store does not know what another has of its entries.
         return islice((one for one in _at(store, places) if one.status == status), offset, end)
     return _at(store, islice(places, offset, end))
+
+
+def readable(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """All but those whose records are damaged, which ``verify`` names."""
+    for entry in entries:
+        try:
+            entry.document, entry.status  # noqa: B018 - reads both of its records
+        except StoreCorrupt:
+            continue
+        yield entry
 
 
 def _at(store: Store, places: Iterable[bytes]) -> Iterator[Entry]:

@@ -9,6 +9,8 @@ from activation_logging import open_store
 from activation_logging.errors import DatasetError
 from activation_logging.store import StoreWriter
 from tests.fixtures import planted
+from tests.fixtures.claims import Claims, build_claims
+from tests.fixtures.damage import cut_off
 from tests.fixtures.planted import MODEL, build
 
 
@@ -135,7 +137,7 @@ def test_infinity_counts_as_not_finite(tmp_path):
 def test_half_written_entries(tmp_path):
     build(tmp_path / "s", n=8, without_rows=frozenset({2, 5}))
     text = refused(tmp_path / "s")
-    assert "2 labelled answers lack activations" in text
+    assert "2 labelled answers lack activations or are damaged" in text
     assert "pending" in text
     assert "verify" in text
     with open_store(tmp_path / "s") as store:
@@ -176,3 +178,20 @@ def test_options_that_would_mean_something_else(tmp_path, options, says):
         if "position" not in options:
             with pytest.raises(DatasetError, match=says):
                 store.tokens(**options)
+
+
+@pytest.mark.parametrize("left", [20, 300])
+def test_a_damaged_entry_is_named_and_the_rest_goes_on(tmp_path, left):
+    build_claims(tmp_path / "s", Claims(n=40))
+    key = cut_off(tmp_path / "s", 3, left=left)
+    text = refused(tmp_path / "s")
+    assert f"1 labelled answers lack activations or are damaged (the first: entry {key}" in text
+    with open_store(tmp_path / "s") as store:
+        dataset = store.dataset(broken="skip")
+        assert len(dataset) == 39
+        assert dataset.left_out == {"that cannot be read": 1}
+        with pytest.raises(DatasetError, match=key):
+            store.tokens()
+        tokens = store.tokens(broken="skip")
+        assert len(tokens.keys) == 39
+        assert tokens.left_out["that cannot be read"] == 1

@@ -34,11 +34,14 @@ from activation_logging.detectors.samples import (
     disagreement,
     eigenscore,
     normalise_answer,
+    samples_to,
     semantic_entropy,
 )
 from activation_logging.detectors.signals import token_entropy
 from activation_logging.detectors.text import text_only
 from activation_logging.errors import InputMissing, PluginError
+from tests.fixtures import planted
+from tests.fixtures.damage import cut_off
 from tests.fixtures.planted import build
 
 
@@ -363,6 +366,19 @@ def test_what_a_time_out_cut_off_is_no_sample(tmp_path):
         examples = store.dataset(layer=2).examples
         signals = read_signals(examples, DETECTORS)
     assert not signals.values["semantic_entropy"].any()
+
+
+@pytest.mark.parametrize("left", [20, 300])
+def test_a_damaged_entry_is_no_sample(tmp_path, left):
+    build(tmp_path / "s", n=6, samples=3)
+    key = cut_off(tmp_path / "s", 1, left=left)
+    with open_store(tmp_path / "s") as store:
+        examples = store.dataset(layer=2, broken="skip").examples
+        assert len(examples) == 17
+        assert np.isfinite(read_signals(examples, DETECTORS).values["eigenscore"]).all()
+        prompt = store[examples.keys[0]].prompt
+        assert key in [entry.key for entry in store.for_prompt(prompt)]
+        assert len(samples_to(store, prompt, planted.MODEL)) == 2
 
 
 def test_single_answers_leave_the_sample_detectors_out(tmp_path):

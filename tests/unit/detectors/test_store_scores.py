@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from activation_logging import Derived, open_store
+from activation_logging.cli import _app
 from activation_logging.detectors.saved_probe import SavedProbe
-from activation_logging.detectors.store_scores import _Run, label_of, score_store
+from activation_logging.detectors.store_scores import _Run, label_of, responses, score_store
 from activation_logging.errors import DerivedError, ProbeError, StoreNotFound
 from activation_logging.store.query import Filter
 from activation_logging.store.statistics import statistics
 from activation_logging.verify import verify
 from bench.version_1 import make_version_1
+from tests.fixtures.damage import cut_off
 from tests.fixtures.planted import build
 from tests.unit.detectors.test_saved_probe import answers, make
 
@@ -214,3 +218,27 @@ class TestBadInput:
             store.put_derived([Derived(key, "score/claims", np.zeros(2, np.float32))])
         with pytest.raises(ProbeError, match="1 entries have scores"):
             score_store(path, tokens)
+
+
+@pytest.mark.parametrize("left", [20, 300])
+def test_a_damaged_entry_is_counted_and_the_rest_goes_on(path, tokens, left):
+    cut_off(path, 2, left=left)
+    for _ in range(2):
+        scored, left_out = score_store(path, tokens, write="p")
+        assert len(scored) == 6
+        assert left_out["that cannot be read"] == 1
+    with open_store(path) as store:
+        assert statistics(store).labels["p"].total() == 6
+
+
+def test_texts_are_looked_up_for_what_is_shown(path, tokens):
+    scored, _ = score_store(path, tokens)
+    with open_store(path, writable=True) as store:
+        # No text is held of every answer of a store.
+        assert not {entry.response for entry in store.entries()} & {*map(str, sum(scored, ()))}
+        store.delete(scored[0].key)
+        said = {row.key: store[row.key].response for row in scored[1:]}
+    assert responses(path, scored) == said
+    result = CliRunner().invoke(_app, ["score", str(path), "--probe", str(tokens), "--json"])
+    told = json.loads(result.stdout)["scores"]
+    assert {row["key"]: row["response"] for row in told} == said

@@ -20,6 +20,7 @@ from activation_logging.replay import QUANTITIES, ReplayOptions, model, plan_rep
 from activation_logging.store import StoreWriter
 from activation_logging.store.prune import prune
 from tests.fixtures import architectures, teacher
+from tests.fixtures.damage import cut_off
 
 KINDS = ["icr", "lapeigvals", "logit_lens", "lookback"]
 
@@ -389,3 +390,13 @@ def test_the_command_ends_with_1_if_an_answer_was_refused(folder, other, store_p
     assert done.exit_code == 1
     assert "nothing was replayed" in done.stdout
     assert "a row differs by" in done.stdout.replace("\n", " ")
+
+
+def test_a_damaged_entry_is_refused_by_name(folder, store_path):
+    teacher.build(store_path, folder)
+    key = cut_off(store_path, 1, left=20)
+    report = replay(store_path, folder)
+    assert report.kept == dict.fromkeys(KINDS, 2)
+    assert [(refusal.key, "is not readable JSON" in refusal.why) for refusal in report.refused] == [
+        (key, True)
+    ]
