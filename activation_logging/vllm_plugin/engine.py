@@ -7,7 +7,8 @@
 - Offline chat and ``run-batch`` record messages and ids, which otherwise come over HTTP.
 - The server's handlers record the parser of each answer.
 - ``Executor.__init__`` refuses a worker class that is not ours. This check is in place in every
-  process, so an engine either logs or does not start, however it was configured.
+  process, so an engine either logs or does not start, however it was configured. An executor of
+  Ray gets a ``shutdown`` that has the workers write.
 """
 
 from __future__ import annotations
@@ -214,6 +215,19 @@ def _init_executor(
 ) -> None:
     gate.check_worker(vllm_config)
     original(executor, vllm_config, *args, **kwargs)
+    if executor.uses_ray and gate.is_logged(vllm_config):
+        executor.shutdown = functools.partial(_shut_down_executor, executor.shutdown, executor)
+
+
+def _shut_down_executor(original: Callable[[], None], executor: Any) -> None:
+    """Shut an executor down, and its workers before that: under Ray vLLM kills them unasked."""
+    executor.shutdown = original
+    try:
+        executor.collective_rpc("shutdown", timeout=_WRITE_S)
+    except Exception:
+        # A worker has died, or does not answer. The others end all the same.
+        logger.exception("the last activations may be missing from the store")
+    original()
 
 
 def _shut_down_engine(

@@ -196,7 +196,10 @@ SYMBOLS: Mapping[str, tuple[str, ...]] = {
         "OutputProcessorOutput.reqs_to_abort",
     ),
     "vllm.v1.engine.parallel_sampling": _of("ParentRequest", "n request_id"),
-    "vllm.v1.executor.abstract": ("Executor.__init__(vllm_config)",),
+    "vllm.v1.executor.abstract": (
+        "Executor.__init__(vllm_config)",
+        *_of("Executor", "collective_rpc shutdown() uses_ray"),
+    ),
     "vllm.v1.kv_cache_interface": (
         "AttentionSpec.tokens_per_state",
         "ChunkedLocalAttentionSpec",
