@@ -351,7 +351,9 @@ def _parts(served: ServedProbe, shapes: Mapping[int, RowShape]) -> Iterator[Part
         yield Part(source.site, rows, projection[start:stop], served.columns)
         start = stop
     if start != len(projection):
+        sources = (Source.of(label, probe.num_layers) for label in probe.sources)
+        read = " and ".join(source.site.words for source in sources)
         raise ProbeError(
-            f"the probe {name} reads {len(projection)} numbers of {probe.source}, of which this "
-            f"model has {start}: it was fitted on another model of that name"
+            f"the probe {name} reads {len(projection)} numbers of {read}, and this model has "
+            f"{start} there: it was fitted on another model of that name"
         )
