@@ -39,6 +39,21 @@ if TYPE_CHECKING:
     from activation_logging.arrays import Floats
 
 
+class Run(ABC):
+    """The rows of one answer so far. What it keeps of them does not grow."""
+
+    @abstractmethod
+    def more(self, columns: Floats) -> Floats:
+        """Log-odds of all rows so far, at each of the rows that come now, float64 ``[n]``.
+
+        They are the same, to the last bit, in whatever pieces the rows come. From a row that is
+        not finite on they are NaN.
+
+        Args:
+            columns: of the new rows, ``[n, C]``.
+        """
+
+
 class Form(ABC):
     """One way in which a probe's tensors make log-odds of rows.
 
@@ -59,11 +74,12 @@ class Form(ABC):
         """Log-odds of every row by itself, float64 ``[n]``, of their ``columns``, ``[n, C]``."""
 
     @abstractmethod
-    def running_of(self, columns: Floats, bias: float) -> Floats:
-        """Log-odds of the first row, of the first two together, and so on, float64 ``[n]``.
+    def begin(self, bias: float) -> Run:
+        """A run that has no rows yet."""
 
-        From a row that is not finite on they are NaN.
-        """
+    def running_of(self, columns: Floats, bias: float) -> Floats:
+        """Log-odds of the first row, of the first two together, and so on; see :meth:`Run.more`."""
+        return self.begin(bias).more(columns)
 
     def answer_of(self, columns: Floats, bias: float) -> float:
         """Log-odds of a run of rows together, of their ``columns``, ``[n, C]``.
@@ -128,8 +144,8 @@ class _Linear(Form):
     def tokens_of(self, columns: Floats, bias: float) -> Floats:
         return columns[:, 0] + bias
 
-    def running_of(self, columns: Floats, bias: float) -> Floats:
-        return _highest(columns)[:, 0] + bias
+    def begin(self, bias: float) -> Run:
+        return _HighestRun(bias)
 
 
 class _Attention(Form):
@@ -141,25 +157,8 @@ class _Attention(Form):
     def tokens_of(self, columns: Floats, bias: float) -> Floats:
         return np.asarray(columns[:, columns.shape[1] // 2 :].sum(axis=1) + bias)
 
-    def running_of(self, columns: Floats, bias: float) -> Floats:
-        looks, values = np.split(columns, 2, axis=1)
-        found = np.empty(len(columns))
-        highest = _highest(looks)
-        total = weighted = np.zeros(looks.shape[1])
-        start, base = 0, highest[:1]
-        while start < len(columns):
-            # The exponentials of a stretch have one scale; what overflows it begins another.
-            new = highest[start : start + 1]
-            total, weighted = (np.exp(base - new) * sums for sums in (total, weighted))
-            base = new
-            beyond = np.flatnonzero((highest[start:] - base > _STRETCH).any(axis=1))
-            stop = start + int(beyond[0]) if len(beyond) else len(columns)
-            shares = np.exp(looks[start:stop] - base)
-            totals = total + shares.cumsum(axis=0)
-            sums = weighted + (shares * values[start:stop]).cumsum(axis=0)
-            found[start:stop] = (sums / totals).sum(axis=1)
-            total, weighted, start = totals[-1:], sums[-1:], stop
-        return found + bias
+    def begin(self, bias: float) -> Run:
+        return _AttentionRun(bias)
 
 
 class _Multimax(Form):
@@ -171,8 +170,8 @@ class _Multimax(Form):
     def tokens_of(self, columns: Floats, bias: float) -> Floats:
         return np.asarray(columns.sum(axis=1) + bias)
 
-    def running_of(self, columns: Floats, bias: float) -> Floats:
-        return np.asarray(_highest(columns).sum(axis=1) + bias)
+    def begin(self, bias: float) -> Run:
+        return _HighestRun(bias)
 
 
 FORMS: Mapping[str, Form] = MappingProxyType(
@@ -196,6 +195,68 @@ _STRETCH = 500.0
 """How much larger than the first a logarithm may become: exp of 709 overflows float64."""
 
 
-def _highest(columns: Floats) -> Floats:
-    """The maximum of each column so far, ``[n, C]``."""
-    return np.asarray(np.maximum.accumulate(columns, axis=0))
+class _HighestRun(Run):
+    """The sum of the maximum of each column."""
+
+    def __init__(self, bias: float) -> None:
+        self._bias = bias
+        self._highest = Accumulated(np.maximum)
+
+    def more(self, columns: Floats) -> Floats:
+        return np.asarray(self._highest.more(columns).sum(axis=1) + self._bias)
+
+
+class _AttentionRun(Run):
+    """The means of the values, weighted with the exponentials of the looks, of each head."""
+
+    def __init__(self, bias: float) -> None:
+        self._bias = bias
+        self._base: Floats | None = None
+        self._highest = Accumulated(np.maximum)
+        self._total, self._weighted = Accumulated(np.add), Accumulated(np.add)
+
+    def more(self, columns: Floats) -> Floats:
+        looks, values = np.split(columns, 2, axis=1)
+        found = np.empty(len(columns))
+        highest = self._highest.more(looks)
+        start = 0
+        while start < len(columns):
+            # The exponentials of a stretch have one scale; what overflows it begins another.
+            if self._base is None:
+                self._base = highest[:1]
+            beyond = np.flatnonzero((highest[start:] - self._base > _STRETCH).any(axis=1))
+            stop = start + int(beyond[0]) if len(beyond) else len(columns)
+            shares = np.exp(looks[start:stop] - self._base)
+            totals = self._total.more(shares)
+            sums = self._weighted.more(shares * values[start:stop])
+            found[start:stop] = (sums / totals).sum(axis=1)
+            if stop < len(columns):
+                scale = np.exp(self._base - highest[stop : stop + 1])
+                self._total.scale(scale)
+                self._weighted.scale(scale)
+                self._base = highest[stop : stop + 1]
+            start = stop
+        return found + self._bias
+
+
+class Accumulated:
+    """The sums, or maxima, of columns so far: in order, so that pieces of rows change no bit."""
+
+    def __init__(self, function: np.ufunc) -> None:
+        self._function = function
+        self._last: Floats | None = None
+
+    def more(self, columns: Floats) -> Floats:
+        """Those at each of the rows that come now, ``[n, C]``."""
+        if self._last is None:
+            found = self._function.accumulate(columns, axis=0)
+        else:
+            found = self._function.accumulate(np.concatenate([self._last, columns]), axis=0)[1:]
+        if len(found):
+            self._last = found[-1:].copy()
+        return np.asarray(found)
+
+    def scale(self, factor: Floats) -> None:
+        """Multiply what there is so far."""
+        if self._last is not None:
+            self._last = self._last * factor

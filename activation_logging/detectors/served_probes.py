@@ -30,12 +30,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from activation_logging.dataset.layers import Source
-from activation_logging.detectors.forms import form_of
+from activation_logging.detectors.forms import Accumulated, form_of
 from activation_logging.detectors.saved_probe import SavedProbe
 from activation_logging.errors import DatasetError, ProbeError
 from activation_logging.sites import Site
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from activation_logging.arrays import Floats
+    from activation_logging.detectors.forms import Form
     from activation_logging.probe_list import ProbeFile
     from activation_logging.sites import RowShape
 
@@ -103,7 +104,7 @@ class ServedProbe:
         Args:
             columns: of all probes, ``[n, num_columns]``.
         """
-        return self._probability(self._form.tokens_of(self._own(columns), self._bias))
+        return self.probe.probability(self.form.tokens_of(self.own(columns), self.bias))
 
     def running(self, columns: Floats) -> Floats:
         """What it would say of the answer if that ended at each row, float64 ``[n]``.
@@ -113,14 +114,11 @@ class ServedProbe:
         Args:
             columns: of all probes, ``[n, num_columns]``, from position ``P`` on without a gap.
         """
-        own, position = self._own(columns), self.probe.position
-        if position is None:
-            return self._probability(self._form.running_of(own, self._bias))
-        if position == "response_mean":
-            own = own.cumsum(axis=0) / np.arange(1, len(own) + 1)[:, None]
-        elif position == "response_first":
-            own = np.repeat(own[:1], len(own), axis=0)
-        return self._probability(self._form.tokens_of(own, self._bias))
+        return self.begin().more(columns)
+
+    def begin(self) -> Running:
+        """What it says of an answer that has no states yet; see :meth:`running`."""
+        return Running(self)
 
     def answer(self, columns: Floats) -> float:
         """What it says of an answer with these states; NaN if it has none where the probe looks.
@@ -144,19 +142,55 @@ class ServedProbe:
         return self.at(columns[self.offset : self.offset + 1])
 
     @property
-    def _form(self) -> Any:
+    def form(self) -> Form:
+        """How its columns make log-odds."""
         return form_of(self.probe.form)
 
     @property
-    def _bias(self) -> float:
+    def bias(self) -> float:
+        """Of its log-odds."""
         return float(self.probe.tensors["bias"][0])
 
-    def _own(self, columns: Floats) -> Floats:
+    def own(self, columns: Floats) -> Floats:
+        """Its columns of those of all probes; a row that is not finite is NaN whole."""
         own = columns[:, self.columns]
         return np.where(np.isfinite(own).all(axis=1, keepdims=True), own, np.nan)
 
-    def _probability(self, log_odds: Floats) -> Floats:
-        return self.probe.probability(log_odds)
+
+class Running:
+    """What a probe would say of an answer if that ended at each row, of rows that come in pieces.
+
+    The pieces change no bit, and what is kept of the rows does not grow.
+
+    Args:
+        served: the probe.
+    """
+
+    def __init__(self, served: ServedProbe) -> None:
+        self._served = served
+        self._run = served.form.begin(served.bias)
+        self._sums = Accumulated(np.add)
+        self._first: Floats | None = None
+        self._count = 0
+
+    def more(self, columns: Floats) -> Floats:
+        """The probability at each of the rows that come now, float64 ``[n]``.
+
+        Args:
+            columns: of all probes, ``[n, num_columns]``, which follow on those before.
+        """
+        served, position = self._served, self._served.probe.position
+        own = served.own(columns)
+        if position is None:
+            return served.probe.probability(self._run.more(own))
+        if position == "response_mean":
+            counts = np.arange(1, len(own) + 1) + self._count
+            self._count += len(own)
+            own = self._sums.more(own) / counts[:, None]
+        elif position == "response_first" and len(own):
+            self._first = own[:1].copy() if self._first is None else self._first
+            own = np.repeat(self._first, len(own), axis=0)
+        return served.probe.probability(served.form.tokens_of(own, served.bias))
 
 
 class Part(NamedTuple):
@@ -317,7 +351,9 @@ def _parts(served: ServedProbe, shapes: Mapping[int, RowShape]) -> Iterator[Part
         yield Part(source.site, rows, projection[start:stop], served.columns)
         start = stop
     if start != len(projection):
+        sources = (Source.of(label, probe.num_layers) for label in probe.sources)
+        read = " and ".join(source.site.words for source in sources)
         raise ProbeError(
-            f"the probe {name} reads {len(projection)} numbers of {probe.source}, of which this "
-            f"model has {start}: it was fitted on another model of that name"
+            f"the probe {name} reads {len(projection)} numbers of {read}, and this model has "
+            f"{start} there: it was fitted on another model of that name"
         )

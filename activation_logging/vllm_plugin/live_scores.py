@@ -86,25 +86,35 @@ class _Part:
 
 
 class _Watch:
-    """One stop: how many tokens in a row were above, and up to which row that is known."""
+    """One stop: how many tokens in a row were above, and up to which row that is known.
+
+    What counts are the numbers that clients are told: one that equals a threshold is not above it.
+    """
 
     def __init__(self, stop: Stop, probe: ServedProbe) -> None:
         self._stop = stop
         self._probe = probe
         self._checked = 0
         self._streak = 0
+        self._running = probe.begin()
+        self._read = 1
+
+    def forget(self, row: int) -> None:
+        """Note that rows from this one on were computed again; what was checked stays so."""
+        if row < self._read:
+            self._running, self._read = self._probe.begin(), 1
 
     def fires(self, rows: Floats) -> bool:
         """Whether the answer ends after the last of these rows, which begin with row 0."""
         stop, probe, start = self._stop, self._probe, self._checked
         self._checked = max(start, len(rows))
         before, above = stop.prompt_above, stop.above
-        if before is not None and start == 0 and len(rows) and probe.at(rows[:1])[0] > before:
+        if before is not None and start == 0 and (_of_prompt(probe, rows) or 0.0) > before:
             return True
         if above is None or len(rows) <= max(start, 1):
             return False
-        for score in self._scores(rows, max(start, 1)):
-            self._streak = self._streak + 1 if score > above else 0
+        for score in map(_number, self._scores(rows, max(start, 1))):
+            self._streak = self._streak + 1 if (score or 0.0) > above else 0
             if self._streak >= stop.tokens:
                 return True
         return False
@@ -113,7 +123,10 @@ class _Watch:
         """What the probe says at each row from ``start`` on, or of the answer up to there."""
         if self._probe.reads_one_row:
             return self._probe.at(rows[start:])
-        return self._probe.running(rows[1:])[start - 1 :]
+        # Of the rows before it keeps what it needs: a long answer costs no more at its end.
+        found = self._running.more(rows[self._read :])
+        found, self._read = found[start - self._read :], len(rows)
+        return found
 
 
 class LiveAnswer:
@@ -166,6 +179,8 @@ class LiveAnswer:
         if columns.shape[1] == self.served.num_columns:
             self._expected = parts
             self._parts.setdefault(part, _Part()).take(first - self._first, columns)
+            for watch in self._watches.values():
+                watch.forget(first - self._first)
 
     def rows(self, count: int) -> Floats:
         """The first rows that are known, at most ``count``, float64 ``[n, num_columns]``."""

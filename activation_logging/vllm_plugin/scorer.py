@@ -96,9 +96,13 @@ class CapturedScores(Mapping[str, LiveScore]):
         self._first = first
 
     def answers(self, states: int) -> dict[str, float]:
-        """What each probe says of the answer that has so many states; NaN if it says nothing."""
+        """What each probe says of the answer that has so many states; NaN if it says nothing.
+
+        Rounded as it is stored, so that what is above a threshold now is above it later.
+        """
         values = self._columns.values[:states]
-        return {name: served.answer(values) for name, served in self._columns.served.items()}
+        told = ((name, served.answer(values)) for name, served in self._columns.served.items())
+        return {name: float(np.float32(answer)) for name, answer in told}
 
     @cached_property
     def _scores(self) -> dict[str, LiveScore]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -60,6 +62,16 @@ def test_a_running_answer_is_that_of_the_rows_so_far(name: str, scale: float) ->
     found = form.running_of(*form.project(tensors, rows))
     alone = [form.answer(tensors, rows[: i + 1]) for i in range(len(rows))]
     assert found == pytest.approx(alone, rel=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1, 1000])
+@pytest.mark.parametrize("name", FORMS)
+def test_pieces_of_a_run_change_no_bit(name: str, scale: float) -> None:
+    form, tensors = FORMS[name], TENSORS[name]
+    columns, bias = form.project(tensors, RNG.normal(size=(40, 3)).astype(np.float32) * scale)
+    run, ends = form.begin(bias), [0, 1, 1, 2, 10, 11, 40]
+    pieces = [run.more(columns[start:stop]) for start, stop in pairwise(ends)]
+    assert np.array_equal(np.concatenate(pieces), form.running_of(columns, bias))
 
 
 def test_attention_that_looks_elsewhere_again_and_again() -> None:

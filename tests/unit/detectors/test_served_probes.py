@@ -151,7 +151,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("width", [WIDTH - 1, WIDTH + 1])
     def test_another_width(self, width: int) -> None:
-        with pytest.raises(ProbeError, match=f"it reads {width} numbers of 3, .* model has 6"):
+        with pytest.raises(ProbeError, match=f"it reads {width} numbers of layer 3, .* has 6"):
             served(it=probe(width=width)).parts(SHAPES)
 
     def test_a_head_that_is_not_there(self) -> None:

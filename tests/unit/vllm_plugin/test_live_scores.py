@@ -180,6 +180,15 @@ class TestStops:
         assert self.fires([0.0, 0.0, 0.0], probe="span", above=0.5) is None
         assert self.fires([0.0, 0.0, 0.1], probe="span", above=0.5) == 2
 
+    @pytest.mark.parametrize("logit", [0.1, 0.2, 0.3, 1.0, 2.0])
+    def test_above_is_not_what_was_told(self, logit: float) -> None:
+        """Clients know the rounded number."""
+        told = p(logit)
+        assert self.fires([logit], probe="made_up", prompt_above=told) is None
+        for name in ("span", "first", "last", "mean", "looks"):
+            assert self.fires([9.0, logit], probe=name, above=told) is None
+            assert self.fires([9.0, logit], probe=name, above=np.nextafter(told, 0)) == 1
+
     def test_before_the_first_token(self) -> None:
         assert self.fires([1.0, -5.0], probe="made_up", prompt_above=0.7) == 0
         assert self.fires([1.0, -5.0], probe="span", prompt_above=0.7) == 0
@@ -188,6 +197,17 @@ class TestStops:
     def test_of_what_has_been_written_so_far(self) -> None:
         assert self.fires([9.0, -3.0, 1.0, 9.0], probe="mean", above=0.6) == 3
         assert self.fires([9.0, -3.0, 1.0, 1.0], probe="mean", above=0.6) is None
+
+    @pytest.mark.parametrize("name", ["first", "last", "mean", "looks"])
+    def test_of_what_was_computed_again(self, name: str) -> None:
+        """After a preemption: the rows that stand count, and none of them twice."""
+        columns = project(SERVED, rows_of(9.0, -3.0, 1.0, 4.0, 2.5))
+        said = SERVED[name].running(columns[1:])[-1]
+        for above, reason in ((said - 1e-6, f"activation:{name}"), (said + 1e-6, None)):
+            live = answer(rows_of(9.0, -9.0, -9.0, -9.0), stop={"probe": name, "above": above})
+            assert live.stop(2) is live.stop(4) is None
+            live.take(PROMPT - 1, columns)
+            assert live.stop(5) == reason
 
     def test_a_probe_ends_an_answer_once(self) -> None:
         live = answer(rows_of(3.0, 3.0), stop={"probe": "span", "prompt_above": 0.5})
