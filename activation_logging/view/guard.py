@@ -150,7 +150,11 @@ class Guard:
         if scope["method"] == "GET" and "text/html" in headers.get("accept", ""):
             here = quote(path.removeprefix(root)) + (f"?{rest}" if rest else "")
             return RedirectResponse(f"{root}/key?{urlencode({'to': here})}", 303)
-        return _refuse(401, "these pages need the key: open them in a browser, which asks for it")
+        return _refuse(
+            401,
+            "these pages need the key, so nothing was shown or changed: open or reload them in a "
+            "browser, which asks for it",
+        )
 
     def opens(self, key: str) -> bool:
         """Whether this is one of the keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
@@ -120,7 +121,8 @@ def test_a_few_answers_at_first_give_way_to_a_better_sample(near, index, store, 
         file.execute("UPDATE near_frames SET asked = 2")
     fresh = Near(index)
     assert fresh.find(entry_of(store, "request-2"), LAST).missing == 0
-    fresh.build(LAST)
+    while fresh.progress(LAST) is not None:  # it is read anew in the background
+        time.sleep(0.01)
     with index.file() as file:
         assert file.execute("SELECT asked FROM near_frames").fetchone() == (11,)
         assert file.execute("SELECT count(*) FROM near").fetchone() == (1,)
