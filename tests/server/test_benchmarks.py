@@ -71,24 +71,24 @@ def test_nonsense_is_described(server: Any, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_and_ends_like_an_unbroken_one(server: Any, tmp_path: Path) -> None:
-    whole = run(server, tmp_path / "whole", seed=3, n=10, max_connections=1)
+    whole = run(server, tmp_path / "whole", seed=3, n=4, max_connections=1)
     command = [
-        sys.executable, str(SCRIPT), "--do_inference", "--do_eval", "--N", "10", "--seed", "3",
+        sys.executable, str(SCRIPT), "--do_inference", "--do_eval", "--N", "4", "--seed", "3",
         *("--tested_model", server.model, "--base_url", server.base_url),
         *("--lmdb_path", str(server.lmdb_path), "--max_connections", "1"),
         *("--output_base_dir", str(tmp_path / "killed")),
     ]  # fmt: skip
     folder = tmp_path / "killed" / whole.folder.relative_to(tmp_path / "whole")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while len(lines(folder / "generation.jsonl")) < 15:
+    deadline = time.monotonic() + 300
+    while len(lines(folder / "generation.jsonl")) < 6:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     kept = lines(folder / "generation.jsonl")
-    assert 15 <= len(kept) < len(whole.questions)
+    assert 6 <= len(kept) < len(whole.questions)
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
     answers = lines(folder / "generation.jsonl")

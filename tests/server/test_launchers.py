@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +72,7 @@ class TestCheckScript:
 
 
 class TestModule:
-    """``python -m activation_logging.vllm_serve``, and logging switched off."""
+    """``python -m activation_logging.vllm_serve``."""
 
     def test_flags_and_identical_answers(
         self, server: RunningServer, tmp_path: Path, model_path: Path
@@ -101,21 +101,6 @@ class TestModule:
         # It listens on all addresses, and asks for a key.
         assert OPEN not in started.log.read_text()
 
-    def test_off_leaves_vllm_as_it_was(
-        self, server: RunningServer, serve: Callable[..., Any]
-    ) -> None:
-        prompts = ["The sun is", "Once upon a time", "def add(a, b):", "Q: Who? A:"]
-        options = {"max_tokens": 40, "logprobs": 3}
-        logged = [server.complete(prompt, **options) for prompt in prompts]
-        chat = server.chat("Name a river.")
-        with serve(env={"ACTIVATION_LOGGING": "0"}) as plain:
-            for prompt, expected in zip(prompts, logged, strict=True):
-                assert without_ids(plain.complete(prompt, **options)) == without_ids(expected)
-            assert without_ids(plain.chat("Name a river.")) == without_ids(chat)
-            assert plain.get("/v1/activations").status_code == 404
-            assert not plain.lmdb_path.exists()
-            assert "activation" not in plain.get("/metrics").text
-
 
 def check_guarded(server: RunningServer, *paths: str) -> None:
     """Nothing is told or done without the key, or with another; ``server`` itself has it."""
@@ -129,12 +114,6 @@ def check_guarded(server: RunningServer, *paths: str) -> None:
             body = {"name": "x", "label": "correct"}
             answer = httpx.post(f"{url}{path}", json=body, headers=headers)
             assert answer.status_code == 401, path
-
-
-def without_ids(answer: Mapping[str, Any]) -> dict[str, Any]:
-    """An answer without what differs between any two: its id, its time, its server's build."""
-    left_out = ("id", "created", "system_fingerprint")
-    return {name: value for name, value in answer.items() if name not in left_out}
 
 
 @pytest.mark.core

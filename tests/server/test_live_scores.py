@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-import httpx
 import numpy as np
 import openai
 import pytest
@@ -262,42 +260,6 @@ class TestBadInput:
         check_told(
             answer.choices[0].model_extra["activation_scores"], entries(server, answer.id)[0]
         )
-
-
-# A prompt that nobody has asked, alone: in a batch, or after a cached prefix, bfloat16 rounds
-# otherwise. No streams: how many tokens a piece has depends on time.
-BODIES: list[tuple[str, dict[str, Any]]] = [
-    ("/v1/completions", {"prompt": "Rivers of the north are"}),
-    ("/v1/completions", {"prompt": "Seven small birds were", "logprobs": 2}),
-    ("/v1/chat/completions", {"messages": CHAT}),
-    ("/v1/responses", {"input": "Hello"}),
-]
-_CHANGING = re.compile(
-    rb'"(created|created_at|completed_at)":[\d.]+|"system_fingerprint":"[^"]*"'
-    rb"|(msg|resp|rs|fc)_\w+"
-)
-"""Times, ids, and a hash of the engine's configuration, which names the worker's class."""
-
-
-def answers(server: RunningServer) -> list[tuple[httpx.Headers, bytes]]:
-    found = []
-    for number, (path, body) in enumerate(BODIES):
-        limit = "max_output_tokens" if "input" in body else "max_tokens"
-        fixed = {"model": server.model, limit: 6, "temperature": 0, "request_id": f"same-{number}"}
-        answer = server.post(path, {**fixed, **body})
-        assert answer.status_code == 200, answer.text
-        headers = {k: v for k, v in answer.headers.items() if k not in ("date", "content-length")}
-        found.append((httpx.Headers(headers), _CHANGING.sub(b"", answer.content)))
-    return found
-
-
-def test_who_does_not_ask_gets_the_same_bytes(
-    server: RunningServer, serve: Callable[..., Any]
-) -> None:
-    """Of a server with probes as of one without this package at work."""
-    with serve(env={"ACTIVATION_LOGGING": "0"}) as plain:
-        for (path, body), ours, theirs in zip(BODIES, answers(server), answers(plain), strict=True):
-            assert ours == theirs, (path, body)
 
 
 class TestTools:
