@@ -25,7 +25,8 @@ from activation_logging.cli.options import (
 from activation_logging.cli.progress import show_progress
 from activation_logging.cli.rendering import as_row, entries_table, reasons_table, size, table
 from activation_logging.cli.terminal import errors, output, print_json
-from activation_logging.errors import SettingsError
+from activation_logging.console import sentence
+from activation_logging.errors import SettingsError, StoreError
 from activation_logging.keep import PRUNING, Keep
 from activation_logging.progress import track
 from activation_logging.store import layout, open_store
@@ -38,7 +39,9 @@ from activation_logging.store.upgrade import upgrade
 from activation_logging.text import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from activation_logging.store.places import Places
 
 _SHOWN_BEFORE_DELETING = 10
 
@@ -172,8 +175,9 @@ def prune_store(
     file does not shrink: later entries use the room, and `activation-logging compact` gives it
     back. It asks only if no rows at all would be left.
 
-    Several stores are pruned one after the other. Rows that lie in another store than their entry
-    stay; `activation-logging merge` brings them together.
+    Several stores are pruned one after the other; one that is broken does not keep the others from
+    it. Rows that lie in another store than their entry stay; `activation-logging merge` brings them
+    together.
     """
     before = None if older_than is None else parse_time(older_than)
     limit = None if max_size is None else parse_size(max_size)
@@ -183,8 +187,8 @@ def prune_store(
         raise SettingsError(
             f"--max-size is the size of one store, and {places.title} is several; name one of them"
         )
-    told: dict[str, Any] = {}
-    for folder in places.folders:
+
+    def one(folder: Path) -> dict[str, Any]:
         with open_store(folder) as store, show_progress() as progress:
             plan = plan_prune(
                 store,
@@ -197,19 +201,47 @@ def prune_store(
         removed = 0
         if plan.keys and not dry_run:
             removed = _prune(folder, plan, wanted, entries=entries, yes=yes)
-        told[str(folder)] = {
+        if not as_json:
+            if places.several:
+                output.print(Text(f"{folder}:", style="bold"))
+            _show_pruned(plan, removed, dry_run=dry_run, entries=entries)
+        return {
             "chosen": plan.keys,
             "removed": removed,
             "bytes": plan.nbytes,
             "kept": dict(plan.kept),
             "used_bytes": plan.used,
         }
-        if not as_json:
-            if places.several:
-                output.print(Text(f"{folder}:", style="bold"))
-            _show_pruned(plan, removed, dry_run=dry_run, entries=entries)
+
+    _change_each(places, one, as_json=as_json)
+
+
+def _change_each(
+    places: Places, change: Callable[[Path], Mapping[str, Any]], *, as_json: bool
+) -> None:
+    """Change stores one after the other. Of several, one that refuses is named at the end.
+
+    Raises:
+        StoreError: it is the only one, and refuses.
+    """
+    problems: list[StoreError] = []
+
+    def tried(folder: Path) -> Mapping[str, Any]:
+        try:
+            return change(folder)
+        except StoreError as error:
+            if not places.several:
+                raise
+            problems.append(error)
+            return {"problem": str(error)}
+
+    told = {str(folder): tried(folder) for folder in places.folders}
     if as_json:
-        _print_each(told, several=places.several)
+        print_json({"stores": told} if places.several else next(iter(told.values())))
+    for problem in problems:
+        errors.print(sentence("error:", problem))
+    if problems:
+        raise typer.Exit(1)
 
 
 def _prune(folder: Path, plan: Plan, wanted: Keep | None, *, entries: bool, yes: bool) -> int:
@@ -226,11 +258,6 @@ def _prune(folder: Path, plan: Plan, wanted: Keep | None, *, entries: bool, yes:
             unless_labelled=wanted is not None and wanted.labelled,
             progress=progress,
         )
-
-
-def _print_each(told: Mapping[str, Any], *, several: bool) -> None:
-    """What was done to each store, by its folder; of one store, only that."""
-    print_json({"stores": told} if several else next(iter(told.values())))
 
 
 def _show_pruned(plan: Plan, removed: int, *, dry_run: bool, entries: bool) -> None:
@@ -255,18 +282,17 @@ def compact_store(paths: StorePaths, as_json: AsJson = False) -> None:
     The store is copied beside itself, so the disk needs room for the copy. The copy replaces the
     store in one step: a kill at any moment leaves a whole store. The command is refused while a
     reader or a server has the store open. A process that opens it meanwhile waits. Several stores
-    are compacted one after the other.
+    are compacted one after the other; one that refuses does not keep the others from it.
     """
-    places = find_stores(paths)
-    told: dict[str, Any] = {}
-    for folder in places.folders:
+
+    def one(folder: Path) -> dict[str, Any]:
         with show_progress() as progress:
             done = compact(folder, progress=progress)
-        told[str(folder)] = done._asdict()
         if not as_json:
             output.print(f"{folder}: {size(done.before)} before, {size(done.after)} now")
-    if as_json:
-        _print_each(told, several=places.several)
+        return done._asdict()
+
+    _change_each(find_stores(paths), one, as_json=as_json)
 
 
 def upgrade_store(
@@ -283,22 +309,20 @@ def upgrade_store(
 
     No other process may have the store open at the start; then servers may write to it. An
     interrupted run continues where it was, and nothing is lost. Version 0.1 cannot read the store
-    afterwards. Several stores are upgraded one after the other.
+    afterwards. Several stores are upgraded one after the other; one that refuses does not keep the
+    others from it.
     """
-    places = find_stores(paths)
-    told: dict[str, Any] = {}
-    for folder in places.folders:
+
+    def one(folder: Path) -> dict[str, Any]:
         with show_progress() as progress:
             done = upgrade(folder, rebuild=rebuild, progress=progress)
-        told[str(folder)] = done._asdict()
-        if as_json:
-            continue
-        if done.entries or done.version == layout.WITHOUT_INDEX:
+        if not as_json and (done.entries or done.version == layout.WITHOUT_INDEX):
             output.print(f"{folder}: {done.entries} entries listed in its index")
-        else:
+        elif not as_json:
             output.print(f"{folder} has its index already")
-    if as_json:
-        _print_each(told, several=places.several)
+        return done._asdict()
+
+    _change_each(find_stores(paths), one, as_json=as_json)
 
 
 def merge_stores(

@@ -57,14 +57,14 @@ class There:
     """What is at a place before a run: the parts to go on with, and what is to be deleted.
 
     ``raw`` is the ``export.json`` that was there. ``head`` is what its parts share; None where
-    there are none. ``known`` are their entries by the digest of the answer. ``unfinished`` are
-    files that nothing lists.
+    there are none. ``known`` are their entries by the digest of the answer and by key.
+    ``unfinished`` are files that nothing lists.
     """
 
     raw: bytes | None = None
     head: Head | None = None
     parts: list[Part] = field(default_factory=list)
-    known: dict[str, Known] = field(default_factory=dict)
+    known: dict[str, dict[str, Known]] = field(default_factory=dict)
     unfinished: list[str] = field(default_factory=list)
 
 
@@ -123,7 +123,8 @@ def _record(place: Place, name: str, file: File | None) -> PartRecord:
 def _take(there: There, part: Part, record: PartRecord) -> None:
     there.parts.append(part)
     for one in record.entries:
-        there.known[one.answer] = Known(Named(one.key, one.capture), one.beside)
+        copies = there.known.setdefault(one.answer, {})
+        copies[one.key] = Known(Named(one.key, one.capture), one.beside)
 
 
 def _take_over(there: There, place: Place, sizes: Mapping[str, int]) -> None:

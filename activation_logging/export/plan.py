@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -221,7 +222,7 @@ def choose(
     label: str | None,
     model: str | None,
     tags: Mapping[str, str],
-    known: Mapping[str, Known],
+    known: Mapping[str, Mapping[str, Known]],
     progress: Progress,
 ) -> Choice:
     """Look through a store for what is to go out.
@@ -232,12 +233,14 @@ def choose(
         label: only entries that this evaluator has judged.
         model: only this model's entries.
         tags: only entries that carry all of these tags.
-        known: entries that the export has already, by the digest of the answer.
+        known: entries that the export has already, by the digest of the answer and by key. There
+            are several where copies of a store were exported as one.
         progress: told how far it is.
     """
     wanted = Filter(model=model, tags=tags, evaluator=label)
     found = Choice()
-    names = _Names(one.named for one in known.values())
+    names = _Names(one.named for copies in known.values() for one in copies.values())
+    met: Counter[str] = Counter()
     seen: dict[Sites, Sites] = {}  # a million entries have few, and share them
     for entry in track(store.entries(), "looking for entries", len(store), progress):
         answer = answer_digest(entry.document)
@@ -259,8 +262,11 @@ def choose(
             found.shapes[entry.num_layers, entry.hidden_size] += 1
         else:
             found.there += 1
-            if beside_digest(entry) != there.beside:
-                key, capture = there.named
+            # Each copy is compared with its own record, or their labels would take turns.
+            mine = next(islice(there.values(), met[answer], None), None)
+            met[answer] += 1
+            if mine is not None and beside_digest(entry) != mine.beside:
+                key, capture = mine.named
                 found.changed.append(Item(key, 0, None, entry.key, capture, answer, frozenset()))
         evaluations = entry.evaluations
         found.names.update(evaluations)

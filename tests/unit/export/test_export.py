@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -317,3 +318,19 @@ def test_narrower_numbers_are_appended_to_wider_ones(tmp_path, name):
         assert len(found) == 6
         for entry in store.entries():
             assert_same_bits(found[entry.key].layer(2), entry.layer(2))
+
+
+def test_labels_of_copies_do_not_take_turns(tmp_path):
+    """Copies of a store that are exported as one keep the labels that each has."""
+    stores = tmp_path / "stores"
+    build(stores / "a", n=3)
+    shutil.copytree(stores / "a", stores / "b")
+    assert export_store(stores, tmp_path / "out", format="npy").entries == 6
+    with open_store(stores / "b", writable=True) as store:
+        key = next(iter(store))
+        store.put_evaluation(key, name="late", label="correct")
+    for refreshed in (1, 0, 0):
+        done = export_store(stores, tmp_path / "out", append=True)
+        assert (done.entries, done.there, done.refreshed) == (0, 6, refreshed)
+    with open_store(tmp_path / "out") as found:
+        assert ["late" in found[name].evaluations for name in (key, f"{key}#1")] == [False, True]

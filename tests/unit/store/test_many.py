@@ -29,6 +29,7 @@ from activation_logging.store.query import entries_of, find, select
 from activation_logging.store.statistics import counts, statistics
 from tests.fixtures.answers import make_capture, make_document, make_segment, put_answer
 from tests.fixtures.halves import TIME, make_halves
+from tests.fixtures.readers import command, strict
 
 
 def fill(path: Path, host: int, answers: int = 4) -> Path:
@@ -488,6 +489,21 @@ class TestFeed:
         all_three, two = open_store(folder), open_store([folder / "h0.lmdb", folder / "h1.lmdb"])
         assert Feed(all_three).identity() != Feed(two).identity()
         assert Feed(two).changed(Feed(all_three).last(), 10) is None
+
+
+@pytest.mark.parametrize(
+    "words", [("prune", "--older-than", "0s", "--yes"), ("compact",), ("upgrade",)]
+)
+def test_a_broken_store_keeps_no_other_from_upkeep(folder: Path, words: tuple[str, ...]) -> None:
+    os.truncate(folder / "h1.lmdb" / "data.mdb", 5000)
+    name, *options = words
+    done = strict(command(name, folder, *options, "--json", codes=(1,)))["stores"]
+    first, broken, last = (done[str(folder / f"h{host}.lmdb")] for host in range(3))
+    assert "has been cut off" in broken["problem"]
+    assert "problem" not in {*first, *last}
+    if name == "prune":
+        assert first["removed"] == last["removed"] == 4
+    assert "h2.lmdb" in command(name, folder, *options, codes=(1,))
 
 
 def _place(sequence: int) -> bytes:
