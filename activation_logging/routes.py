@@ -33,7 +33,7 @@ from activation_logging.errors import (
 from activation_logging.printable import printable
 from activation_logging.records import MAX_LENGTH, MAX_SPANS, Label, SpanLabel, checked_spans
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.query import entries_of, parse_tags, parse_time, select
+from activation_logging.store.query import entries_of, parse_tags, parse_time, readable, select
 from activation_logging.store.rows import NUMPY_TYPES
 from activation_logging.strict_json import dumps, is_deeper, to_plain
 from activation_logging.text import brief, shown
@@ -164,7 +164,7 @@ async def list_entries(
         more = len(page) > limit
         return {
             "object": "list",
-            "data": [_summary(entry) for entry in page[:limit]],
+            "data": [_summary(entry) for entry in readable(page[:limit])],
             "next": offset + limit if more else None,
         }
 

@@ -35,9 +35,9 @@ from activation_logging.cli.rendering import (
     tokens_table,
 )
 from activation_logging.cli.spans import as_records, judged_spans, marked, spans_table
-from activation_logging.cli.terminal import output, print_json
+from activation_logging.cli.terminal import errors, output, print_json
 from activation_logging.store import Entry, Store, open_store
-from activation_logging.store.query import find, parse_tags, parse_time, select
+from activation_logging.store.query import find, parse_tags, parse_time, readable, select
 from activation_logging.store.statistics import Statistics, statistics
 
 _MOST = 1 << 48
@@ -83,13 +83,16 @@ def ls(
             )
         )
         entries, more = found[:limit], len(found) > limit
+        shown = list(readable(entries))
+        if damaged := len(entries) - len(shown):
+            errors.print(f"{damaged} of them cannot be read: see `activation-logging verify`")
         if as_json:
-            print_json([summary(entry) for entry in entries])
+            print_json([summary(entry) for entry in shown])
             return
         if not entries:
             output.print(_nothing(store, filtered=any((model, status, label, tag, since, until))))
             return
-        output.print(entries_table(entries))
+        output.print(entries_table(shown))
         last = offset + len(entries)
         rest = f"; more with --offset {last}" if more else ""
         output.print(f"{offset + 1} to {last} of {len(store)} in the store{rest}", style="dim")

@@ -205,8 +205,16 @@ def refuse_one_class(examples: Examples) -> None:
             other = max(examples.counts().values())
             raise DatasetError(
                 f"none of the {other} answers is {name}: one class cannot be told from nothing; "
-                "label more answers, or choose other classes" + listing(examples.left_out)
+                f"label more answers, or choose other classes{or_claims(examples)}"
+                + listing(examples.left_out)
             )
+
+
+def or_claims(examples: Examples) -> str:
+    """What there is to learn from besides, where claims of the answers have been judged."""
+    if not counts(examples.store).spans.get(examples.label):
+        return ""
+    return ", or learn from their claims (`activation-logging probe fit --kind token`)"
 
 
 @dataclass(frozen=True)

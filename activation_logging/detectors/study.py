@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from activation_logging.dataset.examples import refuse_one_class, select_examples
+from activation_logging.dataset.examples import or_claims, refuse_one_class, select_examples
 from activation_logging.dataset.features import finite, locate, read_blocks
 from activation_logging.dataset.layers import in_order
 from activation_logging.dataset.positions import parse_position
@@ -166,7 +166,10 @@ def select_answers(
     if options.broken == "skip":
         examples = finite(examples, layers, positions, progress=progress)
     refuse_one_class(examples)
-    refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
+    try:
+        refuse_small(examples.y, {0: examples.negative, 1: examples.positive})
+    except DatasetError as error:
+        raise DatasetError(f"{error}{or_claims(examples)}") from None
     return examples, layers, positions, left_out
 
 

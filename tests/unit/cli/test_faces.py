@@ -15,6 +15,7 @@ from activation_logging.store import StoreWriter
 from activation_logging.store.query import Filter
 from activation_logging.text import brief
 from tests.fixtures.answers import put_answer
+from tests.fixtures.damage import cut_off
 from tests.fixtures.readers import command, http, strict
 
 CHAT = [
@@ -116,3 +117,14 @@ def test_brief() -> None:
     assert brief("x" * 200) == "x" * 200
     assert brief("x" * 201) == "x" * 199 + "…"
     assert brief("one two", 5) == "one …"
+
+
+@pytest.mark.parametrize("left", [20, 300])
+def test_a_list_goes_on_behind_a_damaged_entry(path: Path, left: int) -> None:
+    cut_off(path, 1, left=left)
+    listed = CliRunner().invoke(_app, ["ls", str(path), "--json"], catch_exceptions=False)
+    assert [entry["request_id"] for entry in json.loads(listed.stdout)] == ["chat"]
+    assert "1 of them cannot be read" in listed.stderr
+    with http(path) as client:
+        data = strict(client.get("/v1/activations").content)["data"]
+    assert [entry["request_id"] for entry in data] == ["chat"]

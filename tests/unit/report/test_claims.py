@@ -14,7 +14,7 @@ pytest.importorskip("sklearn", reason="the extra 'detect' is not installed")
 from activation_logging import open_store
 from activation_logging.detectors import SavedProbe, metrics
 from activation_logging.detectors.tokens import TokenOptions, fit_token_probe, run_token_study
-from activation_logging.errors import ProbeError
+from activation_logging.errors import DatasetError, ProbeError
 from activation_logging.report import build_report
 from activation_logging.report.files import write_data
 from activation_logging.report.page import render_page
@@ -198,3 +198,13 @@ def test_probes_that_cannot_colour_are_refused_at_once(store, probe, report, tmp
             build_report(store, tmp_path / "r", label="profiles", token_probe=tmp_path / name)
     assert not (tmp_path / "r").exists()
     assert report.page.exists()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"), [(0.9, "only . answers are correct"), (1.0, "none of the 40 answers")]
+)
+def test_where_hardly_an_answer_is_right_its_claims_are_pointed_to(tmp_path, wrong, says):
+    path = build_claims(tmp_path / "s", Claims(n=40, wrong=(wrong, wrong)))
+    with pytest.raises(DatasetError, match=rf"{says}.*probe fit --kind token"):
+        build_report(path, tmp_path / "report", label="profiles", **OPTIONS)
+    assert not (tmp_path / "report").exists()
