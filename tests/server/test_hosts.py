@@ -1,17 +1,23 @@
 """Two hosts, which are network namespaces of this machine: data and pipeline parallelism over them.
 
 The front end is in the namespace of the test; the other one has another name. Each has a store.
+On Ray each is a node of one cluster.
 """
 
 from __future__ import annotations
 
 import os
+import secrets
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+import textwrap
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +28,7 @@ from activation_logging import Entry, Store, open_store, process
 from activation_logging.placeholders import short_host
 from activation_logging.store.repair import find_unmatched
 from tests.fixtures.offline import SEVERAL_WORKERS
-from tests.fixtures.server import RunningServer, running
+from tests.fixtures.server import START_S, RunningServer, as_on_gpu, running
 from tests.server import live
 from tests.server.reference import Fidelity
 
@@ -30,6 +36,37 @@ NAME = f"al{os.getpid()}"
 NET = f"10.231.{os.getpid() % 250}"
 HERE, THERE = f"{NET}.1", f"{NET}.2"
 PROMPTS = [f"The number {n} is" for n in range(4)]
+ON_RAY = textwrap.dedent(
+    """
+    import asyncio, sys
+    from vllm import SamplingParams
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    async def ask(engine, prompt, length, began):
+        params = SamplingParams(temperature=0, max_tokens=length, ignore_eos=True)
+        async for _ in engine.generate(prompt, params, prompt):
+            began.set()
+
+    async def main():
+        model, *prompts = sys.argv[1:]
+        args = AsyncEngineArgs(
+            model, served_model_name="tiny", dtype="float32", enforce_eager=True,
+            max_model_len=1024, max_num_seqs=8,
+            distributed_executor_backend="ray", pipeline_parallel_size=2,
+        )
+        engine = AsyncLLM.from_engine_args(args)
+        began = asyncio.Event()
+        long = asyncio.create_task(ask(engine, "On and on", 1000, began))
+        await began.wait()
+        await asyncio.gather(*(ask(engine, prompt, 6, began) for prompt in prompts))
+        engine.shutdown()
+        long.cancel()
+
+    if __name__ == "__main__":
+        asyncio.run(main())
+    """
+)
 
 
 def ip(*words: str) -> None:
@@ -199,3 +236,77 @@ def test_pipeline_stages(
         entries = list(both.entries())
         assert len(entries) == len(PROMPTS)
         check("pipeline over two hosts", entries)
+
+
+@contextmanager
+def ray_nodes(namespace: Sequence[str], folder: Path) -> Iterator[dict[str, str]]:
+    """A Ray node on each host, with one GPU that is not there; the environment of a program."""
+    port = process.free_port()
+    env = {
+        **os.environ,
+        **as_on_gpu("V1"),
+        **SEVERAL_WORKERS,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+    }
+    here = {**env, "VLLM_HOST_IP": HERE, "GLOO_SOCKET_IFNAME": NAME}
+    there = {**env, "VLLM_HOST_IP": THERE, "GLOO_SOCKET_IFNAME": "eth0"}
+    start = [
+        *(str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"),
+        *("--num-cpus", "1", "--num-gpus", "1", "--object-store-memory", str(100 << 20)),
+        *("--min-worker-port", "0", "--max-worker-port", "0"),
+    ]
+    first = ["--head", "--port", str(port), "--node-ip-address", HERE, "--include-dashboard=false"]
+    first += ["--ray-client-server-port", str(process.free_port())]
+    second = ["--address", f"{HERE}:{port}", "--node-ip-address", THERE]
+    # Paths of Ray's sockets are long, and the system's limit is short.
+    with tempfile.TemporaryDirectory(prefix="ray", dir="/tmp", ignore_cleanup_errors=True) as short:
+        log = (folder / "nodes.log").open("wb")
+        options: dict[str, Any] = {"stdout": log, "stderr": log, "process_group": 0}
+        nodes = [subprocess.Popen([*start, *first, "--temp-dir", short], env=here, **options)]
+        try:
+            await_port(port)
+            nodes.append(subprocess.Popen([*namespace, *start, *second], env=there, **options))
+            yield {**here, "RAY_ADDRESS": f"{HERE}:{port}"}
+        finally:
+            for node in reversed(nodes):
+                process.stop(node)
+            log.close()
+
+
+def await_port(port: int) -> None:
+    end = time.monotonic() + START_S
+    while time.monotonic() < end:
+        with suppress(OSError), socket.create_connection((HERE, port), timeout=1):
+            return
+        time.sleep(0.2)
+    raise TimeoutError(f"nothing listens at {HERE}:{port}")
+
+
+def test_pipeline_stages_on_ray(
+    namespace: list[str], tmp_path: Path, folder_of: Callable[[str], Path], check: Fidelity
+) -> None:
+    """A stage on each node. What runs when the engine is shut down is whole, too."""
+    pytest.importorskip("ray", reason="the extra 'ray' is not installed")
+    program = tmp_path / "program.py"
+    program.write_text(ON_RAY)
+    stores = str(tmp_path / "{host}.lmdb")
+    probes = live.save(live.make_probes("tiny", live.SHAPES["tiny"]), tmp_path / "probes")
+    with ray_nodes(namespace, tmp_path) as env:
+        env |= {"ACTIVATION_LMDB_PATH": stores, "ACTIVATION_LAYERS": "1,2,last"}
+        env |= {"ACTIVATION_PROBES": probes, "VLLM_CPU_KVCACHE_SPACE": "1"}
+        done = subprocess.run(
+            [sys.executable, program, folder_of("tiny"), *PROMPTS],
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=2 * START_S,
+            check=False,
+        )
+    assert done.returncode == 0, done.stderr[-3000:]
+    with open_store([stores.format(host=host) for host in (short_host(), NAME)]) as both:
+        entries = list(both.entries())
+        assert {entry.prompt for entry in entries} == {*PROMPTS, "On and on"}
+        assert len(entries) == len(PROMPTS) + 1
+        check("pipeline over two Ray nodes", entries)
