@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from numbers import Integral, Real
 from typing import Any, NamedTuple
 
 from activation_logging.errors import RequestOptionError
@@ -156,22 +155,18 @@ def _parse_stop(value: Any) -> Stop:
         raise RequestOptionError(STOP, f"has neither above nor prompt_above; give {_LIKE}")
     if tokens is not None and above is None:
         raise RequestOptionError(STOP, "tokens counts tokens that are above; give above too")
-    if tokens is not None and (not _is(Integral, tokens) or tokens < 1):
+    if tokens is not None and (type(tokens) is not int or tokens < 1):
         raise RequestOptionError(
             STOP, f"tokens is {shown(tokens)}; give a whole number of at least 1"
         )
-    return Stop(probe, above, 1 if tokens is None else int(tokens), before)
+    return Stop(probe, above, 1 if tokens is None else tokens, before)
 
 
 def _threshold(value: Mapping[str, Any], name: str) -> float | None:
     given = value.get(name)
     if given is None:
         return None
-    # A bool is an int, and NaN lies nowhere. Numpy's numbers come from offline callers.
-    if not _is(Real, given) or not 0 <= given <= 1:
+    # A bool is an int, and NaN lies nowhere.
+    if type(given) not in (int, float) or not 0 <= given <= 1:
         raise RequestOptionError(STOP, f"{name} is {shown(given)}; give a probability, 0 to 1")
     return float(given)
-
-
-def _is(kind: type, value: Any) -> bool:
-    return isinstance(value, kind) and not isinstance(value, bool)

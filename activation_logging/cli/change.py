@@ -274,6 +274,9 @@ def _show_pruned(plan: Plan, removed: int, *, dry_run: bool, entries: bool) -> N
         )
     for term, number in plan.kept.most_common():
         output.print(f"{number} were left alone: {term}")
+    if plan.keys and plan.unknown:
+        names = ", ".join(sorted(plan.unknown))
+        output.print(f"nothing was left alone for a score of {names}: none has one")
 
 
 def compact_store(paths: StorePaths, as_json: AsJson = False) -> None:

@@ -47,7 +47,8 @@ class Plan:
 
     ``keys`` are the entries chosen, from the oldest. ``kept`` counts the others that are old enough
     or in the way, by the term that keeps them. ``nbytes`` come free. ``used`` bytes are in use
-    before. ``everything``: no rows would be left.
+    before. ``everything``: no rows would be left. ``unknown`` are probes of terms, of
+    which no entry that was looked at has a score: a misspelt name keeps nothing.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -55,6 +56,7 @@ class Plan:
     nbytes: int = 0
     used: int = 0
     everything: bool = False
+    unknown: set[str] = field(default_factory=set)
 
 
 def plan_prune(
@@ -90,6 +92,7 @@ def plan_prune(
         )
     check_index(store.environment, "pruning")
     plan, sizes = Plan(used=store.snapshot().used_bytes), _Sizes()
+    plan.unknown.update(() if keep is None else keep.probes)
     freed, left = 0, False
     for entry in track(_oldest_first(store, whole=entries), "looking", len(store), progress):
         try:
@@ -100,6 +103,8 @@ def plan_prune(
                 # All that follow are younger.
                 left = True
                 break
+            if plan.unknown:
+                plan.unknown -= entry.scores.keys()
             if reason := None if keep is None else why_kept(entry, keep):
                 plan.kept[reason] += 1
                 continue

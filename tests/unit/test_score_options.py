@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import numpy as np
 import pytest
 
 from activation_logging.errors import RequestOptionError
@@ -53,13 +52,6 @@ def test_stops_come_as_objects_or_as_json(value: Any) -> None:
 def test_one_stop_may_look_twice() -> None:
     both = {"probe": "a", "above": 1, "prompt_above": 0.5}
     assert parse(stop=both).stops == parse(stop=json.dumps(both)).stops == (Stop("a", 1.0, 1, 0.5),)
-
-
-def test_numbers_of_numpy_are_numbers() -> None:
-    for above in (np.float64(0.5), np.float32(0.5)):
-        stop = parse(stop={"probe": "a", "above": above, "tokens": np.int64(2)}).stops[0]
-        assert stop == Stop("a", 0.5, 2)
-        assert (type(stop.above), type(stop.tokens)) == (float, int)
 
 
 @pytest.mark.parametrize(

@@ -113,6 +113,12 @@ class TestCommand:
         found = statuses(aged)
         assert [day for day in range(6) if found[f"d{day}"] == "unkept"] == [0, 1]
 
+    def test_a_probe_that_nothing_has_scores_of(self, aged: Path) -> None:
+        flags = ("--older-than", "60h", "--dry-run", "--keep")
+        said = "nothing was left alone for a score of prob: none has one"
+        assert said in run("prune", aged, *flags, "score:prob>0.8,score:probe>0.8")
+        assert "none has one" not in run("prune", aged, *flags, "score:probe>0.95")
+
     def test_everything_is_asked_about(self, aged: Path) -> None:
         assert "Aborted" in run("prune", aged, "--older-than", "0s", code=1, stdin="n\n")
         assert set(statuses(aged).values()) == {"complete"}

@@ -187,7 +187,7 @@ class TestStops:
         assert self.fires([logit], probe="made_up", prompt_above=told) is None
         for name in ("span", "first", "last", "mean", "looks"):
             assert self.fires([9.0, logit], probe=name, above=told) is None
-            assert self.fires([9.0, logit], probe=name, above=np.nextafter(told, 0)) == 1
+            assert self.fires([9.0, logit], probe=name, above=float(np.nextafter(told, 0))) == 1
 
     def test_before_the_first_token(self) -> None:
         assert self.fires([1.0, -5.0], probe="made_up", prompt_above=0.7) == 0
@@ -202,7 +202,7 @@ class TestStops:
     def test_of_what_was_computed_again(self, name: str) -> None:
         """After a preemption: the rows that stand count, and none of them twice."""
         columns = project(SERVED, rows_of(9.0, -3.0, 1.0, 4.0, 2.5))
-        said = SERVED[name].running(columns[1:])[-1]
+        said = float(SERVED[name].running(columns[1:])[-1])
         for above, reason in ((said - 1e-6, f"activation:{name}"), (said + 1e-6, None)):
             live = answer(rows_of(9.0, -9.0, -9.0, -9.0), stop={"probe": name, "above": above})
             assert live.stop(2) is live.stop(4) is None
