@@ -17,7 +17,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal, get_args
 
-from activation_logging.errors import AddressError, RequestOptionError, SettingsError
+from activation_logging.errors import (
+    ActivationLoggingError,
+    RequestOptionError,
+    SettingsError,
+)
 from activation_logging.keep import Keep
 from activation_logging.locations import refuse_address
 from activation_logging.placeholders import check_placeholders, filled
@@ -51,6 +55,19 @@ _OURS = re.compile(r"\s*activation[-_]", re.IGNORECASE)
 """Names that are meant for us, other spellings included: none of them may be ignored."""
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Say in an error which setting it is of.
+
+    Raises:
+        SettingsError: whatever of ours was raised, after the setting's name.
+    """
+    try:
+        yield
+    except ActivationLoggingError as error:
+        raise SettingsError(f"{name}: {error}") from None
+
+
 @dataclass(frozen=True)
 class Settings:
     """What a server logs, and where to.
@@ -80,20 +97,17 @@ class Settings:
         _one_of("ACTIVATION_FULL_POLICY", self.full_policy, get_args(FullPolicy))
         if not self.lmdb_path:
             raise SettingsError("ACTIVATION_LMDB_PATH is empty; give the folder of the store")
-        try:
+        with named("ACTIVATION_LMDB_PATH"):
             refuse_address(self.lmdb_path, "a store")
-        except AddressError as error:
-            raise SettingsError(f"ACTIVATION_LMDB_PATH: {error}") from None
-        with _named("ACTIVATION_LMDB_PATH"):
             check_placeholders(self.lmdb_path)
-        with _named("ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"):
+        with named(self.sites_variable):
             self.wanted()
-        with _named("ACTIVATION_PROBES"):
+        with named("ACTIVATION_PROBES"):
             parse_probes(self.probes)
-        with _named("ACTIVATION_KEEP"):
+        with named("ACTIVATION_KEEP"):
             self.keeping  # noqa: B018 - refuses an invalid one at once
         self.keeping.check_probes(probe.name for probe in parse_probes(self.probes))
-        with _named("ACTIVATION_MAX_SIZE"):
+        with named("ACTIVATION_MAX_SIZE"):
             self.ceiling  # noqa: B018
 
     @cached_property
@@ -126,6 +140,11 @@ class Settings:
         """
         names = ("LAYERS", "SITES", "TOKENS", "DTYPE", "KEEP")
         return {f"ACTIVATION_{name}": getattr(self, _ENVIRONMENT[name]) for name in names}
+
+    @property
+    def sites_variable(self) -> str:
+        """The variable that says what is logged."""
+        return "ACTIVATION_SITES" if self.sites else "ACTIVATION_LAYERS"
 
     def wanted(self, num_layers: int | None = None) -> tuple[Wanted, ...]:
         """The list of sites, parsed; see :func:`.parse_sites`."""
@@ -407,15 +426,6 @@ def _parse_tags(value: Any) -> Mapping[str, str] | None:
     if size > MAX_TAGS_BYTES:
         raise RequestOptionError(name, f"longer than {MAX_TAGS_BYTES} bytes")
     return dict(value)
-
-
-@contextmanager
-def _named(name: str) -> Iterator[None]:
-    """Say in an error which setting it is of."""
-    try:
-        yield
-    except SettingsError as error:
-        raise SettingsError(f"{name}: {error}") from None
 
 
 def _one_of(name: str, value: str, allowed: Iterable[str]) -> None:

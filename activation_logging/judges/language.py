@@ -21,25 +21,36 @@ _OTHER_WORDS = (
 )
 _ENGLISH, _OTHERS = frozenset(_ENGLISH_WORDS.split()), frozenset(_OTHER_WORDS.split())
 _LETTER = re.compile(r"[^\W\d_]")
+_WORD = re.compile(r"[^\W\d_]+")
 _MIN_FOREIGN = 2
 _LOOKED_AT = 2000  # characters
 
 
-def is_english(text: str) -> bool:
+def is_english(text: str, name: str = "") -> bool:
     """False where most letters are not Latin, or small words of another language prevail.
 
-    Names alone have too few of either to say, and pass for English.
+    Names alone have too few of either to say, and pass for English. Words of the name that was
+    asked about do not count, nor do those with a capital inside a text: "El Salvador".
 
     >>> is_english("Apis nova ist eine Biene.")
     False
     >>> is_english("Juan de la Cruz was a poet.")
     True
+
+    Args:
+        text: the answer.
+        name: what was asked about.
     """
     start = text[:_LOOKED_AT]
     letters = _LETTER.findall(start)
     latin = sum(unicodedata.name(letter, "").startswith(("LATIN", "FULL")) for letter in letters)
     if 2 * latin < len(letters):
         return False
-    words = fold(start).split()
-    foreign = sum(word in _OTHERS for word in words)
+    asked = set(fold(name).split())
+    words = [
+        fold(match[0])
+        for match in _WORD.finditer(start)
+        if match.start() == 0 or match[0].islower() or match[0] == "I"
+    ]
+    foreign = sum(word in _OTHERS and word not in asked for word in words)
     return foreign < _MIN_FOREIGN or foreign <= sum(word in _ENGLISH for word in words)

@@ -196,7 +196,7 @@ def judge_belief(answer: str, name: str) -> tuple[Belief, str]:
     roles = [sentence.role for sentence in sentences]
     if not re.search(r"[^\W\d_]{2}", answer) and "ignorance" not in roles:
         return "unclear", "the answer has no words"
-    if not is_english(answer):
+    if not is_english(answer, name):
         return "unclear", "the answer is not in English"
     if "denial" in roles:
         return "declines", f"denial: {_quote(sentences, 'denial')}"

@@ -26,7 +26,7 @@ from activation_logging.exposure import warn_if_open
 from activation_logging.locations import expanded
 from activation_logging.placeholders import filled
 from activation_logging.probe_list import absolute, parse_probes
-from activation_logging.settings import Settings
+from activation_logging.settings import Settings, named
 from activation_logging.sites import RESID, Site
 from activation_logging.vllm_plugin import gate
 from activation_logging.vllm_plugin.served_model import depth_of
@@ -108,7 +108,9 @@ def _prepare(config: VllmConfig, settings: Settings, sites: Sequence[Site]) -> N
     path = expanded(settings.lmdb_path)
     gate.check_absolute(path, config)
     path = path.resolve()
-    with open_store(filled(str(path)), writable=True) as store:
+    with named("ACTIVATION_LMDB_PATH"):
+        store = open_store(filled(str(path)), writable=True)
+    with store:
         if settings.ceiling is not None:
             check_index(store.environment, "ACTIVATION_MAX_SIZE")
     # Workers inherit the environment, but not always the working directory. Ray's workers inherit

@@ -179,7 +179,7 @@ def check_config(config: VllmConfig, settings: Settings) -> tuple[Site, ...]:
 
     Raises:
         UnsupportedEngineError: names the mode and the remedy.
-        ProbeError: names a probe that cannot be served.
+        SettingsError: names a variable that asks for what the model has not.
     """
     for reason, applies in _REFUSED.items():
         if applies(config):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from activation_logging.detectors.served_probes import ServedProbes
 from activation_logging.probe_list import parse_probes
-from activation_logging.settings import Settings, resolve_sites
+from activation_logging.settings import Settings, named, resolve_sites
 from activation_logging.vllm_plugin.served_model import depth_of, name_of
 
 if TYPE_CHECKING:
@@ -31,8 +31,11 @@ def sites_to_read(settings: Settings, model: ModelConfig) -> tuple[Site, ...]:
     """The sites that are logged, and those that probes read, ascending by code.
 
     Raises:
-        ProbeError, SettingsError: as for :func:`load_probes`; or the model has no such layer.
+        SettingsError: names the variable, and the layer that the model has not, or the probe that
+            it cannot be served with.
     """
-    logged = resolve_sites(settings, depth_of(model))
-    scored = load_probes(settings.probes, model).sites
+    with named(settings.sites_variable):
+        logged = resolve_sites(settings, depth_of(model))
+    with named("ACTIVATION_PROBES"):
+        scored = load_probes(settings.probes, model).sites
     return tuple(sorted({*logged, *scored}, key=lambda site: site.code))

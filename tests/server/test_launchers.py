@@ -345,7 +345,9 @@ class TestRefusedAtStart:
             check=False,
         )
         assert done.returncode == 1
-        assert done.stderr.count("error: layer 31 does not exist") == 1, done.stderr[-2000:]
+        assert done.stderr.count("error: ACTIVATION_LAYERS: layer 31 does not exist") == 1, (
+            done.stderr[-2000:]
+        )
         assert "Traceback" not in done.stderr
 
 

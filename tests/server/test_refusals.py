@@ -76,6 +76,21 @@ FIELDS: dict[str, tuple[Mapping[str, str], Mapping[str, Any]]] = {
 }
 """The same where this machine or model has no such mode: fields of a real configuration."""
 
+VALUES: dict[str, str] = {
+    "ACTIVATION_LMDB_PATH": "/dev/null/store.lmdb",
+    "ACTIVATION_LAYERS": "31",
+    "ACTIVATION_SITES": "heads@31",
+    "ACTIVATION_PROBES": "made_up=/nowhere",
+    "ACTIVATION_PROBE_FOLDER": "/nowhere",
+    "ACTIVATION_TOKENS": "some",
+    "ACTIVATION_DTYPE": "int8",
+    "ACTIVATION_FULL_POLICY": "wait",
+    "ACTIVATION_KEEP": "score:made_up>0.5",
+    "ACTIVATION_MAX_SIZE": "1KB",
+    "ACTIVATION_LOGGING": "yes",
+}
+"""A value that this model or machine cannot be logged with, for each variable."""
+
 PROGRAM = textwrap.dedent(
     """
     import copy, json, os, sys
@@ -90,7 +105,7 @@ PROGRAM = textwrap.dedent(
     from vllm.engine.arg_utils import EngineArgs
     from activation_logging.errors import ActivationLoggingError
 
-    model, flags, fields = sys.argv[1], *map(json.loads, sys.argv[2:])
+    model, flags, fields, values = sys.argv[1], *map(json.loads, sys.argv[2:])
 
     @contextmanager
     def environment(env):
@@ -140,6 +155,9 @@ PROGRAM = textwrap.dedent(
         for name, (env, options) in flags.items():
             with environment(env):
                 found[name] = refusal(configure, **options)
+        for name, value in values.items():
+            with environment({name: value}):
+                found[name] = refusal(configure)
         for name, (env, changes) in fields.items():
             config = copy.deepcopy(base)
             change(config, changes)
@@ -176,7 +194,7 @@ def found(tmp_path_factory: pytest.TempPathFactory, model_path: Path) -> dict[st
     program = folder / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, str(program), str(model_path), json.dumps(FLAGS), json.dumps(FIELDS)],
+        [sys.executable, str(program), str(model_path), *map(json.dumps, (FLAGS, FIELDS, VALUES))],
         capture_output=True,
         text=True,
         env={**os.environ, "ACTIVATION_LMDB_PATH": str(folder / "store.lmdb")},
@@ -194,6 +212,11 @@ class TestModes:
     def test_is_refused_with_the_remedy(self, found: dict[str, Any], part: str) -> None:
         assert part in (found[part] or "")
         assert found[part].endswith("or set ACTIVATION_LOGGING=0 to serve without logging")
+
+    @pytest.mark.parametrize("variable", VALUES)
+    def test_a_bad_value_is_refused_by_name(self, found: dict[str, Any], variable: str) -> None:
+        assert variable in found[variable]
+        assert "vLLM's own" not in found[variable]
 
     def test_nothing_else_is(self, found: dict[str, Any]) -> None:
         assert found["nothing"] is None

@@ -164,6 +164,7 @@ class TestRules:
             ("Zorbia lived in Rio de Janeiro, and in the Sierra de la Luna.", True),
             ("Zorbia (\u5c71) is a mountain.", True),
             ("Small beetle, Madagascar", True),
+            ("Los Cerros de la Luna is a town in El Salvador.", True),
         ],
     )
     def test_what_is_in_another_language_gets_no_verdict(self, answer: str, english: bool) -> None:
