@@ -7,7 +7,7 @@ import hashlib
 import mmap
 import os
 import threading
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,6 +29,15 @@ def locked(folder: Path, *, wait: bool) -> Iterator[None]:
         yield
     finally:
         os.close(opened)
+
+
+@contextmanager
+def locked_where_possible(folder: Path, *, wait: bool) -> Iterator[None]:
+    """As :func:`locked`, and without a lock where there can be none, as on some network disks."""
+    with ExitStack() as held:
+        with suppress(OSError):
+            held.enter_context(locked(folder, wait=wait))
+        yield
 
 
 def write_whole(path: Path, content: bytes) -> None:

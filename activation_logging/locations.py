@@ -12,14 +12,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
 from activation_logging.errors import AddressError, SettingsError
 from activation_logging.extras import require
-from activation_logging.files import locked, write_whole
+from activation_logging.files import locked_where_possible, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -163,9 +163,7 @@ class Place:
         and on an S3 server that knows conditional writes. Elsewhere the last one does.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as held:
-            with suppress(OSError):  # some network disks have no locks
-                held.enter_context(locked(self.folder, wait=True))
+        with locked_where_possible(self.folder, wait=True):
             if self.read(name) != before:
                 return False
             self.write(name, content)

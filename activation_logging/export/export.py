@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import shutil
 import tempfile
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from activation_logging.export.parts import (
 from activation_logging.export.plan import Choice, Plan, choose, make_plan
 from activation_logging.export.registry import FORMATS, Format
 from activation_logging.extras import require
-from activation_logging.files import locked
+from activation_logging.files import locked, locked_where_possible
 from activation_logging.locations import Address, Place, place_of
 from activation_logging.progress import Progress, silent
 from activation_logging.store import open_store
@@ -185,19 +185,16 @@ def _at_once(
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(target)
         partial = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-        held = ExitStack()
-        with suppress(OSError):  # some network disks have no locks
-            held.enter_context(locked(partial, wait=False))
-        try:
-            part = write_part(plan, chosen, head, partial, progress)
-            manifest = Manifest(head, [part], str(store.path), dict(plan.left_out))
-            (partial / NAME).write_bytes(manifest.dump())
-            partial.chmod(0o755)
-            _refuse_existing(target, overwrite)  # which may have come meanwhile
-            _move(partial, target)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-            held.close()
+        with locked_where_possible(partial, wait=False):
+            try:
+                part = write_part(plan, chosen, head, partial, progress)
+                manifest = Manifest(head, [part], str(store.path), dict(plan.left_out))
+                (partial / NAME).write_bytes(manifest.dump())
+                partial.chmod(0o755)
+                _refuse_existing(target, overwrite)  # which may have come meanwhile
+                _move(partial, target)
+            finally:
+                shutil.rmtree(partial, ignore_errors=True)
     return _result(target, head, [part], plan.left_out)
 
 

@@ -47,8 +47,8 @@ class Plan:
 
     ``keys`` are the entries chosen, from the oldest. ``kept`` counts the others that are old enough
     or in the way, by the term that keeps them. ``nbytes`` come free. ``used`` bytes are in use
-    before. ``everything``: no rows would be left. ``unknown`` are probes of terms, of
-    which no entry that was looked at has a score: a misspelt name keeps nothing.
+    before. ``everything``: no rows would be left. ``unknown`` are probes of terms, of which nothing
+    that was looked at has a score: a misspelt name keeps nothing.
     """
 
     keys: list[str] = field(default_factory=list)
@@ -104,7 +104,7 @@ def plan_prune(
                 left = True
                 break
             if plan.unknown:
-                plan.unknown -= entry.scores.keys()
+                plan.unknown -= entry.score_digests.keys()
             if reason := None if keep is None else why_kept(entry, keep):
                 plan.kept[reason] += 1
                 continue
